@@ -1,1 +1,40 @@
-//! decode-kernel
+//! Erasure codes for Penstock: bytes in, bytes out. No I/O, no threads, and no allocation per call
+//! once an erasure pattern has been seen; all buffers are the caller's.
+//!
+//! An object is cut into segments, a segment into `k` data blocks, and the code adds `n - k` parity
+//! blocks. Any `k` of the `n` shares give back any byte range of any other share from the same
+//! range of the `k`, so only what is missing, and only the range that is wanted, is ever computed.
+//!
+//! - [`code`]: the two codes, `rs8` (GF(2^8), zfec's code) and `rs16` (GF(2^16), wide), behind one
+//!   [`code::Coder`].
+//! - [`arch`]: the arithmetic of `rs8`, one back-end per instruction set, one chooser.
+//!
+//! # Example
+//!
+//! Two of six shares are lost; the range of the missing data share is rebuilt from four others.
+//!
+//! ```
+//! use decode_kernel::code::{Code, CodeKind, Coder};
+//!
+//! let code = Code::new(CodeKind::Rs8, 4, 6)?;
+//! let mut coder = Coder::new(16);
+//!
+//! let data: Vec<Vec<u8>> = (0..4u8).map(|j| vec![j * 31 + 7; 1000]).collect();
+//! let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+//! let mut parity = vec![vec![0u8; 1000]; 2];
+//! let mut outputs: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+//! coder.encode(&code, &data, &mut outputs)?;
+//!
+//! // Shares 1 and 4 are gone. Bytes 100..228 of share 1, from shares 0, 2, 3 and 5:
+//! let inputs = [&data[0][100..228], &data[2][100..228], &data[3][100..228], &parity[1][100..228]];
+//! let mut rebuilt = [0u8; 128];
+//! coder.rebuild(&code, &[0, 2, 3, 5], &inputs, &[1], &mut [&mut rebuilt])?;
+//! assert_eq!(rebuilt, data[1][100..228]);
+//! # Ok::<(), decode_kernel::CodeError>(())
+//! ```
+
+pub mod arch;
+pub mod code;
+mod error;
+
+pub use error::{CodeError, Role};

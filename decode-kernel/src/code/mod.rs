@@ -1,0 +1,148 @@
+//! The codes: which there are ([`CodeKind`]), one of given width ([`Code`]), the work one erasure
+//! pattern takes ([`Plan`]), and the per-thread state that does it ([`Coder`]).
+
+mod coder;
+mod gf8;
+mod plan;
+mod rs16;
+mod rs8;
+
+pub(crate) use gf8::POLYNOMIAL_LOW;
+#[cfg(test)]
+pub(crate) use gf8::mul as mul8;
+
+pub use coder::Coder;
+pub use plan::Plan;
+
+use crate::error::CodeError;
+
+/// Which code. The numbers are those of the share format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CodeKind {
+    /// GF(2^8), polynomial 0x11D, zfec's systematic matrix; up to 256 shares.
+    Rs8 = 1,
+    /// GF(2^16), the code of the crate `reed-solomon-simd`; for wide codes.
+    Rs16 = 2,
+}
+
+impl std::fmt::Display for CodeKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            CodeKind::Rs8 => "rs8",
+            CodeKind::Rs16 => "rs16",
+        })
+    }
+}
+
+impl std::str::FromStr for CodeKind {
+    type Err = CodeError;
+
+    fn from_str(name: &str) -> Result<Self, CodeError> {
+        match name {
+            "rs8" => Ok(CodeKind::Rs8),
+            "rs16" => Ok(CodeKind::Rs16),
+            _ => Err(CodeError::UnknownName),
+        }
+    }
+}
+
+impl TryFrom<u8> for CodeKind {
+    type Error = CodeError;
+
+    fn try_from(number: u8) -> Result<Self, CodeError> {
+        match number {
+            1 => Ok(CodeKind::Rs8),
+            2 => Ok(CodeKind::Rs16),
+            _ => Err(CodeError::UnknownKind(number)),
+        }
+    }
+}
+
+/// A code of given width: `k` data shares, numbered 0..k, and parity shares k..n.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code {
+    kind: CodeKind,
+    k: usize,
+    n: usize,
+}
+
+impl Code {
+    /// The code with `k` data shares of `n`.
+    ///
+    /// # Errors
+    ///
+    /// [`CodeError::Shape`] unless 1 <= k <= n and n is within the code: 256 for rs8, some 32768 to
+    /// 65535, depending on k, for rs16.
+    pub fn new(kind: CodeKind, k: usize, n: usize) -> Result<Code, CodeError> {
+        let n_max = match kind {
+            CodeKind::Rs8 => rs8::SHARES_MAX,
+            CodeKind::Rs16 => rs16::SHARES_MAX,
+        };
+        let fits = 1 <= k && k <= n && n <= n_max;
+        if !fits || (kind == CodeKind::Rs16 && !rs16::supports(k, n - k)) {
+            return Err(CodeError::Shape { kind, k, n, n_max });
+        }
+        Ok(Code { kind, k, n })
+    }
+
+    /// Which code this is.
+    pub fn kind(&self) -> CodeKind {
+        self.kind
+    }
+
+    /// Data shares; also how many shares are needed.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// All shares.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Bytes: any range of a share whose start and length are multiples of it can be rebuilt alone.
+    pub fn granularity(&self) -> usize {
+        match self.kind {
+            CodeKind::Rs8 => 1,
+            CodeKind::Rs16 => rs16::GRANULARITY,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes() {
+        for (kind, k, n, good) in [
+            (CodeKind::Rs8, 1, 1, true),
+            (CodeKind::Rs8, 256, 256, true),
+            (CodeKind::Rs8, 1, 256, true),
+            (CodeKind::Rs8, 0, 4, false),
+            (CodeKind::Rs8, 5, 4, false),
+            (CodeKind::Rs8, 100, 257, false),
+            (CodeKind::Rs16, 1, 1, true),
+            (CodeKind::Rs16, 1000, 1024, true),
+            (CodeKind::Rs16, 32768, 65535, true),
+            (CodeKind::Rs16, 65535, 65535, true),
+            (CodeKind::Rs16, 33000, 65535, false),
+            (CodeKind::Rs16, 0, 0, false),
+            (CodeKind::Rs16, 1, usize::MAX, false),
+        ] {
+            let code = Code::new(kind, k, n);
+            assert_eq!(code.is_ok(), good, "{kind} {k}-of-{n}: {code:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_by_name_and_number() {
+        for kind in [CodeKind::Rs8, CodeKind::Rs16] {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+            assert_eq!(CodeKind::try_from(kind as u8), Ok(kind));
+        }
+        assert_eq!("rs9".parse::<CodeKind>(), Err(CodeError::UnknownName));
+        assert_eq!(CodeKind::try_from(0), Err(CodeError::UnknownKind(0)));
+    }
+}
