@@ -9,6 +9,8 @@
 //!   [`code::Coder`].
 //! - [`arch`]: the arithmetic of `rs8`, one back-end per instruction set, one chooser.
 //!
+//! Beside them, [`share`]: the format of a share file, as pure functions of bytes.
+//!
 //! # Example
 //!
 //! Two of six shares are lost; the range of the missing data share is rebuilt from four others.
@@ -36,5 +38,6 @@
 pub mod arch;
 pub mod code;
 mod error;
+pub mod share;
 
 pub use error::{CodeError, Role};

@@ -1,0 +1,247 @@
+//! Keys and generations, and the file names made from them.
+//!
+//! No part of a key becomes part of a path: the directory is named by the key's hash, so no key can
+//! escape the store, and any two readers find the same place.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Hex;
+
+/// Longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// An object's name: what a client asks for after the first `/`. May hold `/` between components.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Key(String);
+
+/// Why a text is no key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Nothing at all.
+    #[error("the key is empty")]
+    Empty,
+    /// Longer than [`KEY_BYTES_MAX`].
+    #[error("the key is {len} bytes long; the most is {KEY_BYTES_MAX}")]
+    TooLong {
+        /// Bytes.
+        len: usize,
+    },
+    /// A control character.
+    #[error("the key has a control character (U+{:04X}) at byte {at}", u32::from(*.character))]
+    Control {
+        /// The character.
+        character: char,
+        /// Byte offset in the key.
+        at: usize,
+    },
+    /// An empty component, `.` or `..`: a leading, trailing or doubled slash gives an empty one.
+    #[error(
+        "the key {key:?} has a component {component:?}; empty ones, \".\" and \"..\" are not allowed"
+    )]
+    Component {
+        /// The whole key.
+        key: String,
+        /// The offending part between slashes.
+        component: String,
+    },
+}
+
+impl Key {
+    /// Checks `text`: 1..=1024 bytes, no control characters, and no empty, `.` or `..` component between
+    /// slashes (so no slash at either end).
+    pub fn new(text: &str) -> Result<Key, KeyError> {
+        if text.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if text.len() > KEY_BYTES_MAX {
+            return Err(KeyError::TooLong { len: text.len() });
+        }
+        if let Some((at, character)) = text.char_indices().find(|(_, c)| c.is_control()) {
+            return Err(KeyError::Control { character, at });
+        }
+        if let Some(component) = text
+            .split('/')
+            .find(|part| matches!(*part, "" | "." | ".."))
+        {
+            return Err(KeyError::Component {
+                key: text.into(),
+                component: component.into(),
+            });
+        }
+        Ok(Key(text.to_owned()))
+    }
+
+    /// The key's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Key, KeyError> {
+        Key::new(text)
+    }
+}
+
+/// Which put a share comes from: 8 bytes of time, big-endian, then 8 random ones. Order is age.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation([u8; 16]);
+
+impl Generation {
+    /// A generation of this time (nanoseconds since 1970), told from others of the same time by `random`.
+    pub fn new(unix_nanos: u64, random: [u8; 8]) -> Generation {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&unix_nanos.to_be_bytes());
+        bytes[8..].copy_from_slice(&random);
+        Generation(bytes)
+    }
+
+    /// The generation with these bytes, as stored in a header.
+    pub fn from_bytes(bytes: [u8; 16]) -> Generation {
+        Generation(bytes)
+    }
+
+    /// Its bytes, as stored in a header.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// Its time, in nanoseconds since 1970.
+    pub fn unix_nanos(&self) -> u64 {
+        u64::from_be_bytes(self.0[..8].try_into().expect("eight bytes"))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hex(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Generation({self})")
+    }
+}
+
+/// The directory of an object's shares below a store's `objects`: `ab/cdef…`, the lower-case hex of the
+/// key's SHA-256, split after two characters so that no directory grows too wide.
+pub fn object_dir(key: &Key) -> String {
+    let hash = Sha256::digest(key.as_str().as_bytes());
+    let hex = Hex(&hash).to_string();
+    format!("{}/{}", &hex[..2], &hex[2..])
+}
+
+/// The file name of a share of this generation: 32 hex characters and `.share`. One store holds one share of
+/// a generation, so the number is not in it.
+pub fn share_file_name(generation: &Generation) -> String {
+    format!("{generation}.share")
+}
+
+/// The generation that a share's file name tells; `None` for any other name.
+pub fn generation_of_file_name(name: &str) -> Option<Generation> {
+    let hex = name.strip_suffix(".share")?.as_bytes();
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; 16];
+    if hex.len() != 32 {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(Generation(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn keys_that_are_and_are_not() {
+        let longest = "k".repeat(1024);
+        for good in [
+            "a",
+            "a/b.c",
+            "häuser/☂ x",
+            "...",
+            "a/.hidden",
+            "a\\b",
+            longest.as_str(),
+        ] {
+            assert_eq!(Key::new(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a\0", "a\nb", "\u{85}",
+        ] {
+            assert!(Key::new(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            Key::new(&"k".repeat(1025)),
+            Err(KeyError::TooLong { len: 1025 })
+        );
+        let error = Key::new("a\u{7}b").unwrap_err().to_string();
+        assert!(
+            error.contains("U+0007") && error.contains("byte 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn directories_come_from_the_hash() {
+        // printf abc | sha256sum
+        let dir = object_dir(&Key::new("abc").unwrap());
+        assert_eq!(
+            dir,
+            "ba/7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn only_share_files_have_a_generation() {
+        for name in [
+            "",
+            ".share",
+            "00.share",
+            "0123456789abcdef0123456789abcdeF.share",
+            "x",
+        ] {
+            assert_eq!(generation_of_file_name(name), None, "{name}");
+        }
+        let long = format!("{}.share", "ä".repeat(16));
+        assert_eq!(generation_of_file_name(&long), None);
+    }
+
+    proptest! {
+        #[test]
+        fn order_is_age_and_names_come_back(a: (u64, [u8; 8]), b: (u64, [u8; 8])) {
+            let (older, newer) = (Generation::new(a.0, a.1), Generation::new(b.0, b.1));
+            if a.0 != b.0 {
+                prop_assert_eq!(older < newer, a.0 < b.0);
+            }
+            prop_assert_eq!(older.unix_nanos(), a.0);
+            prop_assert_eq!(generation_of_file_name(&share_file_name(&older)), Some(older));
+        }
+
+        #[test]
+        fn any_text_is_a_key_or_an_error(text in ".*") {
+            if let Ok(key) = Key::new(&text) {
+                prop_assert_eq!(object_dir(&key).len(), 65);
+            }
+        }
+    }
+}
