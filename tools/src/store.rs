@@ -1,0 +1,579 @@
+//! Directory stores: where an object's share files are, and which of them belong together.
+//!
+//! ```text
+//! <store>/objects/<ab>/<cdef…>/<generation>.share    hex of the key's SHA-256; at most one share of a put
+//! <store>/tmp/…                                      files being written, in the same filesystem
+//! ```
+//!
+//! A reader lists the object's directory in every store, reads the headers, and groups the files that
+//! are shares of the same put ([`scan`]). It uses the newest group with k distinct numbers
+//! ([`open_object`]). File names are never believed, only headers, so that files may be copied by hand.
+//! Stores that are missing or unreadable are like lost shares: noted, not fatal.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use decode_kernel::share::{Generation, Header, HeaderError, Key, PAGE_BYTES, object_dir};
+
+/// One share of an object, open for reading. Its header was read and its length is right.
+#[derive(Debug)]
+pub struct OpenShare {
+    /// Its number, 0..n.
+    pub number: u16,
+    /// Index of its store in the list given.
+    pub store: usize,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Open for reading.
+    pub file: File,
+}
+
+/// The newest readable put of an object.
+#[derive(Debug)]
+pub struct OpenObject {
+    /// What all its shares say; the number is that of the first of [`OpenObject::shares`].
+    pub header: Header,
+    /// At least k shares of distinct numbers, sorted by number.
+    pub shares: Vec<OpenShare>,
+    /// What [`fingerprint`] gave just before the object was opened.
+    pub fingerprint: u64,
+}
+
+/// Why an object cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No store has a file for it.
+    #[error("no object {key:?} in the {stores} stores given")]
+    NotFound {
+        /// The key asked for.
+        key: Key,
+        /// How many stores were looked at.
+        stores: usize,
+    },
+    /// There are shares, but no put has enough of them.
+    #[error(
+        "object {key:?}: {have} good shares of its newest put {generation}, {need} are needed{}",
+        list(notes)
+    )]
+    TooFew {
+        /// The key asked for.
+        key: Key,
+        /// Distinct shares found of the newest generation.
+        have: usize,
+        /// k of that generation.
+        need: usize,
+        /// The newest generation seen.
+        generation: Generation,
+        /// What was wrong with files and stores that might have had the rest.
+        notes: Vec<String>,
+    },
+    /// There are files, but none of them is a share that can be used; or no store could be read.
+    #[error("object {key:?}: no usable share{}", list(notes))]
+    Unusable {
+        /// The key asked for.
+        key: Key,
+        /// What was wrong with each file and store.
+        notes: Vec<String>,
+    },
+}
+
+/// A share file or a store that could not be used, and why.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Index of the store in the list given.
+    pub store: usize,
+    /// The file, or the directory that could not be listed.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub reason: RejectReason,
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.reason)
+    }
+}
+
+/// Why a file or store was not used.
+#[derive(Debug, thiserror::Error)]
+pub enum RejectReason {
+    /// It could not be opened, listed or read.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The store's directory does not exist: a lost or unmounted disk.
+    #[error("the store is missing")]
+    StoreMissing,
+    /// A directory or special file with the name of a share.
+    #[error("not a regular file")]
+    NotAFile,
+    /// Its header does not read.
+    #[error("{0}")]
+    Header(#[from] HeaderError),
+    /// Too short or too long for its header.
+    #[error("the file is {len} bytes long; its header says {expected}")]
+    Length {
+        /// Bytes.
+        len: u64,
+        /// Bytes.
+        expected: u64,
+    },
+    /// A share of some other object.
+    #[error("a share of another object, {0:?}")]
+    OtherObject(Key),
+}
+
+/// The shares of one put that were found.
+#[derive(Debug)]
+pub struct Group {
+    /// What they say; the number is that of the first found.
+    pub header: Header,
+    /// All files found, sorted by number; the same number may occur twice, the one in the store at that
+    /// position first.
+    pub shares: Vec<OpenShare>,
+}
+
+impl Group {
+    /// How many different shares there are.
+    pub fn distinct(&self) -> usize {
+        self.shares
+            .iter()
+            .map(|share| share.number)
+            .collect::<HashSet<_>>()
+            .len()
+    }
+
+    /// Whether the object can be read from this group, damaged leaves aside.
+    pub fn readable(&self) -> bool {
+        self.distinct() >= usize::from(self.header.geometry.k())
+    }
+
+    /// Whether every share is there, damaged leaves aside.
+    pub fn complete(&self) -> bool {
+        self.distinct() == usize::from(self.header.geometry.n())
+    }
+}
+
+/// What one look through the stores found of one object.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Puts, the newest first.
+    pub groups: Vec<Group>,
+    /// Files and stores that could not be used.
+    pub rejected: Vec<Rejected>,
+}
+
+impl Scan {
+    /// Index in [`Scan::groups`] of the one a reader uses: the newest with k shares.
+    pub fn chosen(&self) -> Option<usize> {
+        self.groups.iter().position(Group::readable)
+    }
+}
+
+/// Opens the newest put of `key` that has k distinct shares in `stores`.
+///
+/// Files that are no good (wrong length, bad header, another object's) are passed over, with a warning each
+/// in the log. Leaves are not verified here.
+pub fn open_object(stores: &[PathBuf], key: &Key) -> Result<OpenObject, OpenError> {
+    let fingerprint = fingerprint(stores, key);
+    let mut scan = scan(stores, key);
+    for rejected in &scan.rejected {
+        tracing::warn!(key = %key, store = rejected.store, "share not used: {rejected}");
+    }
+    if let Some(chosen) = scan.chosen() {
+        let Group {
+            mut header,
+            mut shares,
+        } = scan.groups.swap_remove(chosen);
+        shares.dedup_by_key(|share| share.number);
+        header.number = shares[0].number;
+        return Ok(OpenObject {
+            header,
+            shares,
+            fingerprint,
+        });
+    }
+    let unusable = |rejected: &Rejected| !matches!(rejected.reason, RejectReason::StoreMissing);
+    let nothing_there = scan.groups.is_empty() && !scan.rejected.iter().any(unusable);
+    // One of several stores missing is a lost disk; all of them missing is more likely a mistyped path.
+    if nothing_there && scan.rejected.len() < stores.len() {
+        return Err(OpenError::NotFound {
+            key: key.clone(),
+            stores: stores.len(),
+        });
+    }
+    let notes = scan.rejected.iter().map(Rejected::to_string).collect();
+    Err(match scan.groups.first() {
+        Some(newest) => OpenError::TooFew {
+            key: key.clone(),
+            have: newest.distinct(),
+            need: newest.header.geometry.k().into(),
+            generation: newest.header.generation,
+            notes,
+        },
+        None => OpenError::Unusable {
+            key: key.clone(),
+            notes,
+        },
+    })
+}
+
+/// A number that changes when the object's share files do: over store, name, inode, modification time and
+/// length of each. Cheap: lists directories, opens nothing. Not stable between releases: never store it.
+pub fn fingerprint(stores: &[PathBuf], key: &Key) -> u64 {
+    let dir = object_dir(key);
+    let mut hasher = DefaultHasher::new();
+    for (store, root) in stores.iter().enumerate() {
+        let mut files: Vec<_> = match fs::read_dir(objects_dir(root).join(&dir)) {
+            Ok(entries) => entries
+                .flatten()
+                .filter(|entry| is_share_name(&entry.path()))
+                .collect(),
+            Err(error) => {
+                (store, error.raw_os_error()).hash(&mut hasher);
+                continue;
+            }
+        };
+        files.sort_by_key(|entry| entry.file_name());
+        for entry in files {
+            (store, entry.file_name()).hash(&mut hasher);
+            match entry.metadata() {
+                Ok(m) => (m.ino(), m.mtime(), m.mtime_nsec(), m.len()).hash(&mut hasher),
+                Err(error) => error.raw_os_error().hash(&mut hasher),
+            }
+        }
+    }
+    hasher.finish()
+}
+
+/// Looks for all shares of `key` in all `stores`, reading headers only.
+pub fn scan(stores: &[PathBuf], key: &Key) -> Scan {
+    let mut scan = scan_dir(stores, &object_dir(key), Some(key));
+    // A put or repair may have replaced files between listing and opening them.
+    for _ in 0..3 {
+        let gone = |r: &Rejected| matches!(&r.reason, RejectReason::Io(e) if e.kind() == io::ErrorKind::NotFound);
+        if !scan.rejected.iter().any(gone) {
+            break;
+        }
+        scan = scan_dir(stores, &object_dir(key), Some(key));
+    }
+    scan
+}
+
+/// As [`scan`], for one object's directory (`ab/cdef…`), whatever its key is. Shares whose key does not belong
+/// in `dir` are rejected, so all groups have the same key.
+pub fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
+    let mut scan = Scan::default();
+    for (store, root) in stores.iter().enumerate() {
+        let path = objects_dir(root).join(dir);
+        let mut reject = |path, reason| {
+            scan.rejected.push(Rejected {
+                store,
+                path,
+                reason,
+            })
+        };
+        let paths = match share_paths(&path) {
+            Ok(paths) => paths,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !root.is_dir() {
+                    reject(root.clone(), RejectReason::StoreMissing);
+                }
+                continue;
+            }
+            Err(error) => {
+                reject(path, error.into());
+                continue;
+            }
+        };
+        for path in paths {
+            match open_share(&path) {
+                Ok((header, _))
+                    if key.map_or(object_dir(&header.key) != dir, |key| header.key != *key) =>
+                {
+                    reject(path, RejectReason::OtherObject(header.key));
+                }
+                Ok((header, file)) => {
+                    let share = OpenShare {
+                        number: header.number,
+                        store,
+                        path,
+                        file,
+                    };
+                    match scan
+                        .groups
+                        .iter_mut()
+                        .find(|group| group.header.same_object(&header))
+                    {
+                        Some(group) => group.shares.push(share),
+                        None => scan.groups.push(Group {
+                            header,
+                            shares: vec![share],
+                        }),
+                    }
+                }
+                Err(reason) => reject(path, reason),
+            }
+        }
+    }
+    for group in &mut scan.groups {
+        group
+            .shares
+            .sort_by_key(|s| (s.number, s.store != usize::from(s.number), s.store));
+    }
+    // Two groups of one generation differ in something else: the one with more shares is right.
+    scan.groups
+        .sort_by_key(|group| std::cmp::Reverse((group.header.generation, group.distinct())));
+    scan
+}
+
+/// Opens a share file: its header must read, and its length be what the header says.
+pub fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(RejectReason::NotAFile);
+    }
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let mut page = [0; PAGE_BYTES];
+    let have = page.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+    file.read_exact_at(&mut page[..have], 0)?;
+    let header = Header::decode(&page[..have])?;
+    let expected = header.geometry.share_file_bytes();
+    if len != expected {
+        return Err(RejectReason::Length { len, expected });
+    }
+    Ok((header, file))
+}
+
+/// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the names of one
+/// `ab` directory at a time. Stores that cannot be read are passed over; see [`check_stores`].
+pub fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + '_ {
+    (0..=255u8).flat_map(move |first| {
+        let first = format!("{first:02x}");
+        let mut names = BTreeSet::new();
+        for store in stores {
+            let entries = fs::read_dir(objects_dir(store).join(&first));
+            for entry in entries.into_iter().flatten().flatten() {
+                names.extend(
+                    entry
+                        .file_name()
+                        .to_str()
+                        .map(|name| format!("{first}/{name}")),
+                );
+            }
+        }
+        names.into_iter()
+    })
+}
+
+/// The first store that cannot be listed, if all of them cannot: then there is nothing to look through.
+pub fn check_stores(stores: &[PathBuf]) -> io::Result<()> {
+    let mut first = None;
+    for store in stores {
+        match fs::read_dir(store) {
+            Ok(_) => return Ok(()),
+            Err(error) => first = first.or(Some((store, error))),
+        }
+    }
+    match first {
+        None => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no stores given",
+        )),
+        Some((store, error)) => Err(io::Error::new(
+            error.kind(),
+            format!(
+                "none of the stores can be read; the first, {}: {error}",
+                store.display()
+            ),
+        )),
+    }
+}
+
+/// Where a store keeps its objects.
+pub(crate) fn objects_dir(store: &Path) -> PathBuf {
+    store.join("objects")
+}
+
+/// The share files in an object's directory, in order of name.
+pub(crate) fn share_paths(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if is_share_name(&path) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_share_name(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "share")
+}
+
+/// Notes for the end of a message: "; a; b".
+fn list(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("; {note}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use decode_kernel::code::CodeKind;
+    use decode_kernel::share::{
+        Digest, DigestAlgorithm, Geometry, LeafChecksum, TablePage, share_file_name,
+    };
+
+    /// A share of a 1-byte object of 2+1, its one block all zeros.
+    fn share(key: &str, nanos: u64, number: u16) -> (Header, Vec<u8>) {
+        let header = Header {
+            key: Key::new(key).unwrap(),
+            content_type: "text/plain".into(),
+            geometry: Geometry::new(1, 2, 3, 4096, 4096).unwrap(),
+            code: CodeKind::Rs8,
+            number,
+            leaf_checksum: LeafChecksum::Crc64Nvme,
+            digest: Digest {
+                algorithm: DigestAlgorithm::Sha256,
+                bytes: [0; 32],
+            },
+            generation: Generation::new(nanos, [0; 8]),
+            created: 1,
+        };
+        let sum = header.leaf_checksum.compute(&[0; 64]);
+        let mut bytes = header.encode().to_vec();
+        bytes.extend([0; 4096]);
+        bytes.extend(TablePage::encode(&header.generation, number, 0, &[sum]));
+        (header, bytes)
+    }
+
+    /// The directory, removed when dropped, and the stores in it.
+    struct Stores(#[expect(dead_code)] tempfile::TempDir, Vec<PathBuf>);
+
+    impl Stores {
+        fn new(n: usize) -> Stores {
+            let dir = tempfile::tempdir().unwrap();
+            let stores: Vec<_> = (0..n).map(|i| dir.path().join(i.to_string())).collect();
+            stores
+                .iter()
+                .for_each(|store| fs::create_dir(store).unwrap());
+            Stores(dir, stores)
+        }
+
+        /// Writes a share of `key` into the directory of "a", so that a foreign one can be placed there.
+        fn add(&self, store: usize, key: &str, nanos: u64, number: u16) -> PathBuf {
+            let (header, bytes) = share(key, nanos, number);
+            let dir = self.1[store]
+                .join("objects")
+                .join(object_dir(&Key::new("a").unwrap()));
+            fs::create_dir_all(&dir).unwrap();
+            let path = dir.join(share_file_name(&header.generation));
+            fs::write(&path, bytes).unwrap();
+            path
+        }
+
+        fn open(&self) -> Result<OpenObject, OpenError> {
+            open_object(&self.1, &Key::new("a").unwrap())
+        }
+    }
+
+    #[test]
+    fn the_newest_put_with_k_shares_is_opened() {
+        let stores = Stores::new(3);
+        assert!(matches!(
+            stores.open(),
+            Err(OpenError::NotFound { stores: 3, .. })
+        ));
+        stores.add(0, "a", 5, 0);
+        let error = stores.open().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                OpenError::TooFew {
+                    have: 1,
+                    need: 2,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        stores.add(2, "a", 5, 2);
+        let object = stores.open().unwrap();
+        let found: Vec<_> = object.shares.iter().map(|s| (s.number, s.store)).collect();
+        assert_eq!(found, [(0, 0), (2, 2)]);
+        // One share of a newer put is not enough; two are.
+        stores.add(1, "a", 6, 1);
+        assert_eq!(stores.open().unwrap().header.generation.unix_nanos(), 5);
+        stores.add(0, "a", 6, 0);
+        let object = stores.open().unwrap();
+        assert_eq!(
+            (object.header.generation.unix_nanos(), object.header.number),
+            (6, 0)
+        );
+    }
+
+    #[test]
+    fn files_that_are_no_good_are_passed_over_and_named() {
+        let stores = Stores::new(4);
+        stores.add(0, "a", 5, 0);
+        stores.add(1, "b", 5, 1);
+        stores.add(2, "a", 5, 0);
+        let short = stores.add(3, "a", 5, 2);
+        let len = fs::metadata(&short).unwrap().len();
+        File::options()
+            .write(true)
+            .open(&short)
+            .unwrap()
+            .set_len(len - 1)
+            .unwrap();
+        let message = stores.open().unwrap_err().to_string();
+        assert!(
+            message.contains("1 good shares") && message.contains("2 are needed"),
+            "{message}"
+        );
+        assert!(
+            message.contains("a share of another object, \"b\""),
+            "{message}"
+        );
+        assert!(message.contains(&format!("{}: the file is 12287 bytes", short.display())));
+        fs::remove_dir_all(&stores.1[0]).unwrap();
+        fs::remove_dir_all(&stores.1[2]).unwrap();
+        let error = stores.open().unwrap_err();
+        assert!(matches!(error, OpenError::Unusable { .. }), "{error}");
+        assert!(
+            error.to_string().contains("the store is missing"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_the_files() {
+        let stores = Stores::new(2);
+        let key = Key::new("a").unwrap();
+        let mut seen = vec![fingerprint(&stores.1, &key)];
+        stores.add(0, "a", 5, 0);
+        seen.push(fingerprint(&stores.1, &key));
+        stores.add(1, "a", 5, 1);
+        seen.push(fingerprint(&stores.1, &key));
+        assert_eq!(stores.open().unwrap().fingerprint, seen[2]);
+        fs::remove_dir_all(&stores.1[0]).unwrap();
+        seen.push(fingerprint(&stores.1, &key));
+        let distinct: HashSet<_> = seen.iter().collect();
+        assert_eq!(distinct.len(), seen.len());
+    }
+
+    #[test]
+    fn objects_are_listed_once() {
+        let stores = Stores::new(3);
+        stores.add(0, "a", 5, 0);
+        stores.add(2, "a", 5, 2);
+        let dirs: Vec<_> = object_dirs(&stores.1).collect();
+        assert_eq!(dirs, [object_dir(&Key::new("a").unwrap())]);
+    }
+}
