@@ -8,6 +8,7 @@
 //! - [`code`]: the two codes, `rs8` (GF(2^8), zfec's code) and `rs16` (GF(2^16), wide), behind one
 //!   [`code::Coder`].
 //! - [`arch`]: the arithmetic of `rs8`, one back-end per instruction set, one chooser.
+//! - [`share`]: the share format: header, geometry, leaf checksums, names.
 //!
 //! Beside them, [`share`]: the format of a share file, as pure functions of bytes.
 //!

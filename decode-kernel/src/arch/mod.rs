@@ -6,11 +6,29 @@
 //!
 //! The environment variable `PENSTOCK_KERNEL` overrides the choice, for tests and comparisons.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod grouped;
 mod portable;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod tables;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "aarch64")]
+use aarch64::neon::Neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use grouped::Grouped;
 use portable::BitLists;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use tables::Nibbles;
+#[cfg(target_arch = "x86_64")]
+use x86_64::{avx2::Avx2, avx2_gfni::Avx2Gfni, avx512_gfni::Avx512Gfni};
 
 /// The environment variable that names the kernel to use instead of the best.
 pub const KERNEL_VARIABLE: &str = "PENSTOCK_KERNEL";
@@ -21,6 +39,14 @@ pub struct Kernel(Backend);
 
 #[derive(Clone, Copy)]
 enum Backend {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Gfni(Avx512Gfni),
+    #[cfg(target_arch = "x86_64")]
+    Avx2Gfni(Avx2Gfni),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
     Portable,
 }
 
@@ -44,7 +70,7 @@ pub enum KernelError {
 }
 
 /// All kernels of all CPUs, best first among those of one architecture.
-const NAMES: &[&str] = &["portable"];
+const NAMES: &[&str] = &["avx512-gfni", "avx2-gfni", "avx2", "neon", "portable"];
 
 impl Kernel {
     /// The kernels that this CPU can run, best first; the last is `portable`.
@@ -109,6 +135,14 @@ impl Kernel {
     /// Its name, as `PENSTOCK_KERNEL` takes it.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512Gfni(_) => "avx512-gfni",
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2Gfni(_) => "avx2-gfni",
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(_) => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Backend::Neon(_) => "neon",
             Backend::Portable => "portable",
         }
     }
@@ -122,6 +156,14 @@ impl Kernel {
     /// The kernel of this name, if this CPU can run it.
     fn detect(name: &str) -> Option<Kernel> {
         match name {
+            #[cfg(target_arch = "x86_64")]
+            "avx512-gfni" => Some(Kernel(Backend::Avx512Gfni(Avx512Gfni::detect()?))),
+            #[cfg(target_arch = "x86_64")]
+            "avx2-gfni" => Some(Kernel(Backend::Avx2Gfni(Avx2Gfni::detect()?))),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => Some(Kernel(Backend::Avx2(Avx2::detect()?))),
+            #[cfg(target_arch = "aarch64")]
+            "neon" => Some(Kernel(Backend::Neon(Neon::detect()?))),
             "portable" => Some(Kernel(Backend::Portable)),
             _ => None,
         }
@@ -143,6 +185,14 @@ pub struct Products {
 
 /// The coefficients in the form each kernel wants, together with the kernel.
 enum Layout {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Gfni(Avx512Gfni, Grouped<u64>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2Gfni(Avx2Gfni, Grouped<u64>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2, Grouped<Nibbles>),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon, Grouped<Nibbles>),
     Portable(BitLists),
 }
 
@@ -161,6 +211,22 @@ impl Products {
         );
         assert!((1..=256).contains(&inputs), "{inputs} inputs");
         let layout = match kernel.0 {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512Gfni(kernel) => {
+                Layout::Avx512Gfni(kernel, kernel.lay_out(inputs, outputs, coefficients))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2Gfni(kernel) => {
+                Layout::Avx2Gfni(kernel, kernel.lay_out(inputs, outputs, coefficients))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(kernel) => {
+                Layout::Avx2(kernel, kernel.lay_out(inputs, outputs, coefficients))
+            }
+            #[cfg(target_arch = "aarch64")]
+            Backend::Neon(kernel) => {
+                Layout::Neon(kernel, kernel.lay_out(inputs, outputs, coefficients))
+            }
             Backend::Portable => Layout::Portable(BitLists::new(inputs, coefficients)),
         };
         Products {
@@ -178,6 +244,14 @@ impl Products {
     /// Bytes held on the heap.
     pub fn bytes(&self) -> usize {
         match &self.layout {
+            #[cfg(target_arch = "x86_64")]
+            Layout::Avx512Gfni(_, matrix) => matrix.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Layout::Avx2Gfni(_, matrix) => matrix.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Layout::Avx2(_, matrix) => matrix.bytes(),
+            #[cfg(target_arch = "aarch64")]
+            Layout::Neon(_, matrix) => matrix.bytes(),
             Layout::Portable(lists) => lists.bytes(),
         }
     }
@@ -201,6 +275,14 @@ impl Products {
             "outputs of the inputs' length"
         );
         match &self.layout {
+            #[cfg(target_arch = "x86_64")]
+            Layout::Avx512Gfni(kernel, matrix) => kernel.apply(matrix, inputs, outputs),
+            #[cfg(target_arch = "x86_64")]
+            Layout::Avx2Gfni(kernel, matrix) => kernel.apply(matrix, inputs, outputs),
+            #[cfg(target_arch = "x86_64")]
+            Layout::Avx2(kernel, matrix) => kernel.apply(matrix, inputs, outputs),
+            #[cfg(target_arch = "aarch64")]
+            Layout::Neon(kernel, matrix) => kernel.apply(matrix, inputs, outputs),
             Layout::Portable(lists) => portable::apply(lists, inputs, outputs),
         }
     }

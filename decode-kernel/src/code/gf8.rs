@@ -37,7 +37,6 @@ pub(crate) const fn double(x: u8) -> u8 {
 }
 
 /// a times b.
-#[cfg(test)]
 pub(crate) const fn mul(a: u8, b: u8) -> u8 {
     if a == 0 || b == 0 {
         0

@@ -7,9 +7,7 @@ mod plan;
 mod rs16;
 mod rs8;
 
-pub(crate) use gf8::POLYNOMIAL_LOW;
-#[cfg(test)]
-pub(crate) use gf8::mul as mul8;
+pub(crate) use gf8::{POLYNOMIAL_LOW, mul as mul8};
 
 pub use coder::Coder;
 pub use plan::Plan;

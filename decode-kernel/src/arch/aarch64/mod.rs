@@ -1,0 +1,3 @@
+//! Back-ends for 64-bit ARM.
+
+pub(super) mod neon;

@@ -1,0 +1,148 @@
+//! The one loop that all SIMD back-ends run, over a small trait that each implements.
+//!
+//! A pass holds the sums of E outputs x N vectors in registers and runs over all inputs, so that
+//! inputs are loaded once for E outputs and outputs are stored once.
+
+#![allow(unsafe_code)]
+
+/// A register of bytes that can add up products.
+///
+/// # Safety
+///
+/// `BYTES` is at most [`PART_BYTES`], and `load` and `store` touch that many bytes and no more.
+/// All methods may only be called where the CPU has the implementing back-end's instructions;
+/// where they take a pointer, `BYTES` bytes behind it must be readable (or writable), at any
+/// alignment.
+pub(super) unsafe trait Vector: Copy {
+    /// What the layout holds per coefficient.
+    type Entry: Copy;
+    /// An entry, loaded.
+    type Table: Copy;
+    /// A vector of input, ready to be multiplied.
+    type Operand: Copy;
+    const BYTES: usize;
+
+    /// All zero: an empty sum.
+    unsafe fn zero() -> Self;
+    unsafe fn load(from: *const u8) -> Self::Operand;
+    unsafe fn store(self, to: *mut u8);
+    unsafe fn table(entry: &Self::Entry) -> Self::Table;
+    /// The sum plus the operand times the table's coefficient.
+    unsafe fn add(self, operand: Self::Operand, table: Self::Table) -> Self;
+    /// The sum plus two products; some CPUs fold both at once.
+    #[inline(always)]
+    unsafe fn add_two(
+        self,
+        a: Self::Operand,
+        ta: Self::Table,
+        b: Self::Operand,
+        tb: Self::Table,
+    ) -> Self {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.add(a, ta).add(b, tb) }
+    }
+}
+
+/// Room for part of a vector, of any back-end.
+const PART_BYTES: usize = 64;
+
+/// Sums bytes `from..to` of all inputs into the E outputs, N vectors at a time.
+///
+/// # Safety
+///
+/// The CPU has V's instructions. `entries` has E entries per input, there are E outputs, and every
+/// input and output has at least `to` bytes.
+#[inline(always)]
+pub(super) unsafe fn pass<V: Vector, const E: usize, const N: usize>(
+    entries: &[V::Entry],
+    inputs: &[&[u8]],
+    outputs: &mut [&mut [u8]],
+    bytes: std::ops::Range<usize>,
+) {
+    debug_assert_eq!(entries.len(), inputs.len() * E);
+    debug_assert_eq!(outputs.len(), E);
+    debug_assert!(inputs.iter().all(|input| input.len() >= bytes.end));
+    debug_assert!(outputs.iter().all(|output| output.len() >= bytes.end));
+    let (mut at, to) = (bytes.start, bytes.end);
+    // SAFETY: the caller's promise is passed on; each column ends at or before `to`.
+    unsafe {
+        while to - at >= N * V::BYTES {
+            column::<V, E, N, false>(entries, inputs, outputs, at, V::BYTES);
+            at += N * V::BYTES;
+        }
+        while to - at >= V::BYTES {
+            column::<V, E, 1, false>(entries, inputs, outputs, at, V::BYTES);
+            at += V::BYTES;
+        }
+        if at < to {
+            column::<V, E, 1, true>(entries, inputs, outputs, at, to - at);
+        }
+    }
+}
+
+/// One column of N vectors from `at`; or, where PART, of one vector that has only `part` bytes.
+///
+/// # Safety
+///
+/// As for [`pass`], and every slice reaches `at` + N vectors (where PART, `at` + `part`).
+#[inline(always)]
+unsafe fn column<V: Vector, const E: usize, const N: usize, const PART: bool>(
+    entries: &[V::Entry],
+    inputs: &[&[u8]],
+    outputs: &mut [&mut [u8]],
+    at: usize,
+    part: usize,
+) {
+    // SAFETY: the slices reach past what is loaded here, by the caller's promise; a part is shorter
+    // than a vector, so it fits into the room, from which a whole vector can be loaded.
+    let load = |input: usize, n: usize| unsafe {
+        let from = inputs.get_unchecked(input).as_ptr().add(at + n * V::BYTES);
+        if PART {
+            let mut room = [0u8; PART_BYTES];
+            std::ptr::copy_nonoverlapping(from, room.as_mut_ptr(), part);
+            V::load(room.as_ptr())
+        } else {
+            V::load(from)
+        }
+    };
+    // SAFETY: there are E entries per input, and `input` is one of them.
+    let table = |input: usize, e: usize| unsafe { V::table(entries.get_unchecked(input * E + e)) };
+
+    // SAFETY: the CPU has the instructions, by the caller's promise.
+    unsafe {
+        let mut sums = [[V::zero(); N]; E];
+        let mut input = 0;
+        while input + 2 <= inputs.len() {
+            let a: [_; N] = std::array::from_fn(|n| load(input, n));
+            let b: [_; N] = std::array::from_fn(|n| load(input + 1, n));
+            for (e, sums) in sums.iter_mut().enumerate() {
+                let (ta, tb) = (table(input, e), table(input + 1, e));
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = sum.add_two(a[n], ta, b[n], tb);
+                }
+            }
+            input += 2;
+        }
+        if input < inputs.len() {
+            let a: [_; N] = std::array::from_fn(|n| load(input, n));
+            for (e, sums) in sums.iter_mut().enumerate() {
+                let ta = table(input, e);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = sum.add(a[n], ta);
+                }
+            }
+        }
+        for (e, sums) in sums.iter().enumerate() {
+            let to = outputs.get_unchecked_mut(e).as_mut_ptr().add(at);
+            for (n, sum) in sums.iter().enumerate() {
+                if PART {
+                    let mut room = [0u8; PART_BYTES];
+                    sum.store(room.as_mut_ptr());
+                    std::ptr::copy_nonoverlapping(room.as_ptr(), to, part);
+                } else {
+                    sum.store(to.add(n * V::BYTES));
+                }
+            }
+        }
+    }
+}
