@@ -179,22 +179,27 @@ impl Scan {
 /// in the log. Leaves are not verified here.
 pub fn open_object(stores: &[PathBuf], key: &Key) -> Result<OpenObject, OpenError> {
     let fingerprint = fingerprint(stores, key);
+    let Group {
+        mut header,
+        mut shares,
+    } = choose(stores, key)?;
+    shares.dedup_by_key(|share| share.number);
+    header.number = shares[0].number;
+    Ok(OpenObject {
+        header,
+        shares,
+        fingerprint,
+    })
+}
+
+/// The group that [`open_object`] opens, with all copies of shares of which there are several.
+pub fn choose(stores: &[PathBuf], key: &Key) -> Result<Group, OpenError> {
     let mut scan = scan(stores, key);
     for rejected in &scan.rejected {
         tracing::warn!(key = %key, store = rejected.store, "share not used: {rejected}");
     }
     if let Some(chosen) = scan.chosen() {
-        let Group {
-            mut header,
-            mut shares,
-        } = scan.groups.swap_remove(chosen);
-        shares.dedup_by_key(|share| share.number);
-        header.number = shares[0].number;
-        return Ok(OpenObject {
-            header,
-            shares,
-            fingerprint,
-        });
+        return Ok(scan.groups.swap_remove(chosen));
     }
     let unusable = |rejected: &Rejected| !matches!(rejected.reason, RejectReason::StoreMissing);
     let nothing_there = scan.groups.is_empty() && !scan.rejected.iter().any(unusable);

@@ -1,0 +1,256 @@
+//! Get: an object's bytes, from any k shares, each leaf verified and the whole digested.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use decode_kernel::share::{Digest, Header, Key};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{During, FileError};
+use crate::progress::Progress;
+use crate::rows::{ReadStats, RowError, Rows};
+use crate::store::{self, OpenError};
+use crate::temp::{allow_open_files, write_all_parts};
+
+/// Segments up to this length are read whole, several at once if short; longer ones block by block, in which
+/// case a missing block costs reading k others. Rebuilding takes as much again at most.
+const WINDOW_BYTES: u64 = 16 << 20;
+
+/// Which object, from where.
+#[derive(Clone, Debug)]
+pub struct GetOptions {
+    /// All stores that may have shares of it.
+    pub stores: Vec<PathBuf>,
+    /// Its name.
+    pub key: Key,
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub struct GetReport {
+    /// What the shares say; the number is that of one of them.
+    pub header: Header,
+    /// Damage met, and work done for it.
+    pub stats: ReadStats,
+}
+
+impl std::fmt::Display for GetReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Header {
+            key,
+            geometry,
+            digest,
+            ..
+        } = &self.header;
+        let size = geometry.size();
+        write!(
+            f,
+            "got {key}: {} ({size} bytes), sha256 {digest}",
+            ByteSize(size).display().iec()
+        )?;
+        let ReadStats {
+            bad_leaves,
+            rebuilt_bytes,
+        } = self.stats;
+        if rebuilt_bytes > 0 {
+            write!(f, "; rebuilt {}", ByteSize(rebuilt_bytes).display().iec())?;
+        }
+        if bad_leaves > 0 {
+            write!(f, "; {bad_leaves} damaged leaves met, repair is advised")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why an object was not got, or not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// It could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It is too damaged.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// Every leaf matched, but the whole did not: the shares do not belong together, or were made wrongly.
+    #[error("object {key:?}: its digest is {found}, its shares say {expected}")]
+    Digest {
+        /// Which object.
+        key: Key,
+        /// The digest in the headers.
+        expected: Digest,
+        /// The digest of what was read.
+        found: Digest,
+    },
+    /// Where it was to go failed.
+    #[error("cannot write the object: {0}")]
+    Write(#[source] io::Error),
+    /// The file it was to become could not be made.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Writes the object to `out`. On an error `out` has got only verified bytes, but not all of them; after
+/// [`GetError::Digest`] all, yet not to be trusted. Memory stays bounded: 32 MiB, or two rows of the
+/// widest code if that is more.
+pub fn get(
+    options: &GetOptions,
+    out: &mut dyn Write,
+    progress: &Progress,
+) -> Result<GetReport, GetError> {
+    let mut rows = open(options)?;
+    progress.add_len(rows.header.geometry.size());
+    read_object(&mut rows, out, progress)?;
+    out.flush().map_err(GetError::Write)?;
+    Ok(GetReport {
+        header: rows.header,
+        stats: rows.stats,
+    })
+}
+
+/// As [`get`], to a file. It appears under its name only when it is complete and synced; an existing one is
+/// replaced in one step. What is not a regular file (a device, a pipe) is written to directly.
+pub fn get_file(
+    options: &GetOptions,
+    path: &Path,
+    progress: &Progress,
+) -> Result<GetReport, GetError> {
+    let mut rows = open(options)?;
+    progress.add_len(rows.header.geometry.size());
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let mut file = File::options()
+            .write(true)
+            .open(path)
+            .during("open", path)?;
+        read_object(&mut rows, &mut file, progress)?;
+        return Ok(GetReport {
+            header: rows.header,
+            stats: rows.stats,
+        });
+    }
+    // A link stays a link: the file it leads to is replaced.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".penstock-get-").suffix(".part");
+    // As any new file; the process's umask takes away what it takes away.
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    let mut file = builder
+        .permissions(permissions)
+        .tempfile_in(dir)
+        .during("create a file in", dir)?;
+    read_object(&mut rows, file.as_file_mut(), progress)?;
+    file.as_file().sync_all().during("sync", &path)?;
+    file.persist(&path)
+        .map_err(|error| error.error)
+        .during("rename the complete file to", &path)?;
+    Ok(GetReport {
+        header: rows.header,
+        stats: rows.stats,
+    })
+}
+
+fn open(options: &GetOptions) -> Result<Rows, GetError> {
+    allow_open_files(options.stores.len());
+    Ok(Rows::new(store::choose(&options.stores, &options.key)?)?)
+}
+
+/// Writes the object to `out` in order, and checks its digest.
+pub(crate) fn read_object(
+    rows: &mut Rows,
+    out: &mut dyn Write,
+    progress: &Progress,
+) -> Result<(), GetError> {
+    let mut sha = Sha256::new();
+    for_each_window(rows, &mut |parts: &[&[u8]]| {
+        // SHA-256 takes longer than all the rest: it gets a core of its own.
+        std::thread::scope(|scope| {
+            scope.spawn(|| parts.iter().for_each(|part| sha.update(part)));
+            write_all_parts(out, parts)
+        })?;
+        progress.add(parts.iter().map(|part| part.len() as u64).sum());
+        Ok(())
+    })?;
+    let expected = rows.header.digest;
+    let found = Digest {
+        algorithm: expected.algorithm,
+        bytes: sha.finalize().into(),
+    };
+    if found != expected {
+        return Err(GetError::Digest {
+            key: rows.header.key.clone(),
+            expected,
+            found,
+        });
+    }
+    Ok(())
+}
+
+/// Gives the object's bytes to `take`, in order, several parts at a time.
+fn for_each_window(
+    rows: &mut Rows,
+    take: &mut dyn FnMut(&[&[u8]]) -> io::Result<()>,
+) -> Result<(), GetError> {
+    let geometry = rows.header.geometry;
+    let (k, block_bytes) = (u64::from(geometry.k()), u64::from(geometry.block_bytes()));
+    let mut left = geometry.size(); // bytes of the object not yet given
+    if geometry.segment_bytes() <= WINDOW_BYTES {
+        let wanted: Vec<u16> = (0..geometry.k()).collect();
+        let window_segments = WINDOW_BYTES / geometry.segment_bytes();
+        let mut buffers: Vec<Vec<u8>> = vec![Vec::new(); wanted.len()];
+        for first in (0..geometry.segments()).step_by(window_segments as usize) {
+            let start = first * block_bytes;
+            let end = geometry
+                .share_bytes()
+                .min(start + window_segments * block_bytes);
+            let segments = (end - start).div_ceil(block_bytes);
+            buffers
+                .iter_mut()
+                .for_each(|buffer| buffer.resize((end - start) as usize, 0));
+            let mut outputs: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+            rows.read(start..end, &wanted, &mut outputs)?;
+            let mut parts: Vec<&[u8]> = Vec::with_capacity((segments * k) as usize);
+            for segment in 0..segments {
+                let len = geometry.block_len(first + segment) as usize;
+                let at = (segment * block_bytes) as usize;
+                parts.extend(
+                    buffers
+                        .iter()
+                        .map(|buffer| trim(&buffer[at..at + len], &mut left)),
+                );
+            }
+            take(&parts).map_err(GetError::Write)?;
+        }
+        return Ok(());
+    }
+    // One block at a time, in strips that end where leaves do.
+    let leaf_bytes = u64::from(geometry.leaf_bytes());
+    let strip = (WINDOW_BYTES / k / leaf_bytes).max(1) * leaf_bytes;
+    let mut buffer = vec![0; strip as usize];
+    for segment in 0..geometry.segments() {
+        let block_len = u64::from(geometry.block_len(segment));
+        for number in 0..geometry.k() {
+            for at in (0..block_len).step_by(strip as usize) {
+                let start = segment * block_bytes + at;
+                let len = strip.min(block_len - at);
+                let output = &mut buffer[..len as usize];
+                rows.read(start..start + len, &[number], &mut [&mut *output])?;
+                take(&[trim(output, &mut left)]).map_err(GetError::Write)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The part of `bytes` that belongs to the object, of which `left` bytes are to come: padding goes.
+fn trim<'a>(bytes: &'a [u8], left: &mut u64) -> &'a [u8] {
+    let len = bytes
+        .len()
+        .min(usize::try_from(*left).unwrap_or(usize::MAX));
+    *left -= len as u64;
+    &bytes[..len]
+}

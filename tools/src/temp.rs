@@ -1,0 +1,233 @@
+//! Files being written: created under a store's `tmp`, and either renamed into place or removed.
+//!
+//! A temporary file is locked (flock) by the process that writes it, for as long as that lives. So one
+//! that nobody has locked was left by a process that died, and may be removed by anyone
+//! ([`remove_stale`]). Where locks are not supported, nothing is removed.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{During, FileError};
+
+/// A file that is removed when dropped, unless it was renamed into place.
+#[derive(Debug)]
+pub(crate) struct TempFile {
+    file: File,
+    path: PathBuf,
+    placed: bool,
+}
+
+impl TempFile {
+    /// A new file under `store`'s `tmp`, making both directories if need be.
+    pub(crate) fn create(store: &Path) -> Result<TempFile, FileError> {
+        let dir = tmp_dir(store);
+        create_dir(&dir)?;
+        loop {
+            let mut name = [0; 8];
+            getrandom::fill(&mut name)
+                .map_err(io::Error::other)
+                .during("name a file in", &dir)?;
+            let path = dir.join(format!("{:016x}.tmp", u64::from_le_bytes(name)));
+            let file = match OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)
+            {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                file => file.during("create", &path)?,
+            };
+            let temp = TempFile {
+                file,
+                path,
+                placed: false,
+            };
+            // Without locks nobody removes what others left, so going on is safe.
+            let _ = temp.file.lock();
+            // Someone may have taken it for a left-over between its creation and the lock.
+            let links = temp.file.metadata().during("look at", &temp.path)?.nlink();
+            if links > 0 {
+                return Ok(temp);
+            }
+        }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Renames the file to `place`, in one step; what was there before is replaced. Its data must have been
+    /// synced before, and the directory must be synced after.
+    pub(crate) fn rename(mut self, place: &Path) -> Result<(), FileError> {
+        fs::rename(&self.path, place).during("rename a new share to", place)?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if !self.placed {
+            // Nothing more can be done; the next put or repair finds it unlocked.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the files that dead processes left under `store`'s `tmp`; tells how many.
+pub(crate) fn remove_stale(store: &Path) -> usize {
+    let mut removed = 0;
+    for entry in fs::read_dir(tmp_dir(store)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_temp = path.extension().is_some_and(|extension| extension == "tmp");
+        if !is_temp || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        match file.try_lock() {
+            // Removed while the lock is held: its maker, if only just creating it, sees that it is gone.
+            Ok(()) => removed += usize::from(fs::remove_file(&path).is_ok()),
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+        }
+    }
+    if removed > 0 {
+        tracing::info!(store = %store.display(), removed, "removed temporary files of interrupted writes");
+    }
+    removed
+}
+
+/// Where a store keeps files being written.
+pub(crate) fn tmp_dir(store: &Path) -> PathBuf {
+    store.join("tmp")
+}
+
+/// Makes a directory and those above it, so that they are still there after a crash: each new one's parent is
+/// synced.
+pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
+    match fs::create_dir(path) {
+        Ok(()) => match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+            _ => sync_dir(Path::new(".")),
+        },
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => create_dir(parent)?,
+                _ => return Err(error).during("create the directory", path),
+            }
+            create_dir(path)
+        }
+        Err(error) => Err(error).during("create the directory", path),
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .during("sync the directory", path)
+}
+
+/// Lets this process have `files` open at once if the hard limit allows; otherwise opening fails later, with an
+/// error that says so. A wide code has a file per share.
+pub(crate) fn allow_open_files(files: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // Standard streams, directories, a spool, and whatever the caller has open.
+    let wanted = files as u64 + 64;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current,
+                maximum: limit.maximum,
+            },
+        );
+    }
+}
+
+/// Writes all `parts` in order with as few calls as possible.
+pub(crate) fn write_all_parts(out: &mut (impl Write + ?Sized), parts: &[&[u8]]) -> io::Result<()> {
+    let mut slices: Vec<io::IoSlice> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
+    let mut left = &mut slices[..];
+    io::IoSlice::advance_slices(&mut left, 0); // drops empty ones
+    while !left.is_empty() {
+        match out.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => io::IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_is_removed_and_renamed_stays() {
+        let store = tempfile::tempdir().unwrap();
+        let temp = TempFile::create(store.path()).unwrap();
+        let path = temp.path().to_owned();
+        assert!(path.starts_with(store.path().join("tmp")) && path.exists());
+        drop(temp);
+        assert!(!path.exists());
+        let temp = TempFile::create(store.path()).unwrap();
+        let place = store.path().join("there");
+        temp.rename(&place).unwrap();
+        assert!(place.exists());
+        assert_eq!(fs::read_dir(store.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_nobody_writes_is_stale() {
+        let store = tempfile::tempdir().unwrap();
+        assert_eq!(remove_stale(store.path()), 0);
+        let live = TempFile::create(store.path()).unwrap();
+        let tmp = store.path().join("tmp");
+        fs::write(tmp.join("0123456789abcdef.tmp"), "left").unwrap();
+        fs::write(tmp.join("somebody's file"), "kept").unwrap();
+        assert_eq!(remove_stale(store.path()), 1);
+        assert!(live.path().exists() && tmp.join("somebody's file").exists());
+        assert!(!tmp.join("0123456789abcdef.tmp").exists());
+    }
+
+    #[test]
+    fn parts_are_written_in_order_however_little_is_taken() {
+        struct Sip(Vec<u8>);
+        impl Write for Sip {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.extend(&bytes[..bytes.len().min(3)]);
+                Ok(bytes.len().min(3))
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut sip = Sip(Vec::new());
+        write_all_parts(&mut sip, &[b"", b"abcde", b"", b"f", b"ghi", b""]).unwrap();
+        assert_eq!(sip.0, b"abcdefghi");
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        let store = tempfile::tempdir().unwrap();
+        fs::write(store.path().join("tmp"), "a file in the way").unwrap();
+        let error = TempFile::create(store.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(&store.path().join("tmp").display().to_string()),
+            "{error}"
+        );
+    }
+}
