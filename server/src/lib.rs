@@ -1,1 +1,28 @@
-//! penstock
+//! Penstock's server: erasure-coded objects over HTTP in bounded memory.
+//!
+//! The modules in the order that data moves. `http`, `plan`, `gate` and `conn` know no ring, clock or
+//! descriptor; `io` knows no HTTP; only `drive` and `produce` see both.
+
+pub mod config;
+pub mod limits;
+
+pub mod serve;
+pub mod worker;
+
+pub mod core;
+pub mod watch;
+
+pub mod conn;
+pub mod http;
+pub mod object;
+
+pub mod gate;
+pub mod plan;
+
+pub mod drive;
+pub mod produce;
+
+pub mod io;
+
+pub mod admin;
+pub mod stats;

@@ -1,0 +1,100 @@
+//! The admin listener: `/metrics`, `/healthz`, `/readyz` and `/status`, on a thread of its own.
+//!
+//! It reads the cores' counters and nothing else, so nothing that happens here can slow a core.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+
+use crate::io::Backend;
+use crate::stats::CoreStats;
+
+mod metrics;
+mod status;
+
+/// What the admin thread sees of the server.
+pub struct Shared {
+    /// How the cores talk to the kernel.
+    pub backend: Backend,
+    /// One per core.
+    pub cores: Vec<Arc<CoreStats>>,
+    /// Connections in all that are planned for.
+    pub connections_max: usize,
+    /// When the server started.
+    pub started: Instant,
+    ready: AtomicBool,
+}
+
+impl Shared {
+    /// Counters for this many cores, all zero.
+    pub fn new(backend: Backend, cores: usize, connections_max: usize) -> Shared {
+        Shared {
+            backend,
+            cores: (0..cores).map(|_| Arc::default()).collect(),
+            connections_max,
+            started: Instant::now(),
+            ready: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether every core serves and none is stopping.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Says so.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+}
+
+/// Starts the thread. It ends with the process.
+pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("admin".into()).spawn(move || {
+        let served = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, routes(shared)).await
+        });
+        if let Err(error) = served {
+            tracing::error!(%error, "the admin listener stopped");
+        }
+    })?;
+    Ok(())
+}
+
+fn routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .with_state(shared)
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    if shared.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or stopping\n")
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    match metrics::encode(shared) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    Json(status::status(&shared))
+}

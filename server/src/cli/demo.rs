@@ -1,0 +1,119 @@
+//! `penstock demo`: a store that has lost as many disks as its parity allows, served.
+
+use std::fs;
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use decode_kernel::share::{Digest, Key};
+use penstock::config::{Options, Settings};
+use penstock::serve;
+use penstock_tools::Progress;
+use penstock_tools::put::{self, PutOptions};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Where to build the store, and keep it [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where to serve it [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+}
+
+const DATA: u16 = 4;
+const PARITY: u16 = 2;
+/// Two data shares: what they held must be rebuilt from parity.
+const LOST: [usize; 2] = [0, 2];
+const OBJECT: &str = "demo.bin";
+const OBJECT_BYTES: u64 = 64 << 20;
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let temporary;
+    let dir = match arguments.dir {
+        Some(dir) => dir,
+        None => {
+            temporary = tempfile::Builder::new().prefix("penstock-demo-").tempdir()?;
+            temporary.path().to_owned()
+        }
+    };
+    let stores: Vec<PathBuf> =
+        (0..DATA + PARITY).map(|i| dir.join(format!("disk{i}"))).collect();
+    let digest = build(&stores).with_context(|| format!("building a store in {}", dir.display()))?;
+    lose(&stores)?;
+
+    let options = Options {
+        store: stores,
+        listen: arguments.listen,
+        admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        ..Options::default()
+    };
+    let settings = Settings::new(options, super::serve::cores())?;
+    serve::serve(settings, |addresses| {
+        let url = format!("http://{}/{OBJECT}", addresses.objects);
+        println!();
+        println!("  {} MiB in {DATA}+{PARITY} shares; {} of 6 disks lost", OBJECT_BYTES >> 20, LOST.len());
+        println!("  store   {}", dir.display());
+        println!("  url     {url}");
+        println!("  sha256  {digest}");
+        println!();
+        println!("  curl -o {OBJECT} {url} && sha256sum {OBJECT}");
+        println!("  curl -s http://{}/metrics | grep rebuilt", addresses.admin);
+        println!();
+        super::serve::announce(addresses);
+    })?;
+    Ok(())
+}
+
+fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
+    for store in stores {
+        fs::create_dir_all(store)?;
+    }
+    let options = PutOptions {
+        stores: stores.to_vec(),
+        data: DATA,
+        parity: PARITY,
+        key: Key::new(OBJECT)?,
+        block_size: super::put::BLOCK_SIZE_DEFAULT,
+        code: None,
+        content_type: None,
+        size_hint: Some(OBJECT_BYTES),
+    };
+    let mut content = Generated { state: 1 }.take(OBJECT_BYTES);
+    let report = put::put(&mut content, &options, &Progress::on_terminal("building"))?;
+    Ok(report.header.digest)
+}
+
+/// Loses two disks.
+fn lose(stores: &[PathBuf]) -> io::Result<()> {
+    for lost in LOST {
+        let objects: &Path = &stores[lost].join("objects");
+        fs::remove_dir_all(objects)?;
+    }
+    Ok(())
+}
+
+/// The same incompressible bytes every time (SplitMix64, Steele and others, OOPSLA 2014).
+struct Generated {
+    state: u64,
+}
+
+impl Read for Generated {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Whole words, so that the content does not depend on how it is read.
+        let whole = buffer.len() / 8 * 8;
+        let buffer = match whole {
+            0 => return Err(io::ErrorKind::InvalidInput.into()),
+            whole => &mut buffer[..whole],
+        };
+        for word in buffer.chunks_exact_mut(8) {
+            self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = self.state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            word.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes());
+        }
+        Ok(whole)
+    }
+}

@@ -1,0 +1,83 @@
+//! `penstock put`: a file or standard input into shares.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use bytesize::ByteSize;
+use decode_kernel::code::CodeKind;
+use decode_kernel::share::Key;
+use penstock_tools::Progress;
+use penstock_tools::put::{self, PutOptions};
+
+use super::Stores;
+
+/// Small blocks keep a whole segment within one turn's credit, so that a degraded read reads nothing
+/// twice; the reads of one turn are contiguous in each share whatever the block size.
+pub(super) const BLOCK_SIZE_DEFAULT: u32 = 16 << 10;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    stores: Stores,
+    /// Data shares; as many are needed to read
+    #[arg(long, value_name = "K")]
+    data: u16,
+    /// Parity shares; as many may be lost
+    #[arg(long, value_name = "M")]
+    parity: u16,
+    /// The object's name [default: the file's name]
+    #[arg(long, value_parser = super::key)]
+    key: Option<Key>,
+    /// Bytes of one block: how much of the file goes to one share at a time
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(u64::from(BLOCK_SIZE_DEFAULT)))]
+    block_size: ByteSize,
+    /// rs8 (up to 256 shares) or rs16 [default: what fits the number of shares]
+    #[arg(long)]
+    code: Option<CodeKind>,
+    /// Media type [default: guessed from the key]
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// The file to store; `-` is standard input
+    file: PathBuf,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let stdin = arguments.file.as_os_str() == "-";
+    let key = match (arguments.key, stdin) {
+        (Some(key), _) => key,
+        (None, true) => bail!("standard input has no name: give one with --key"),
+        (None, false) => {
+            let name = arguments.file.file_name().context("the file has no name; use --key")?;
+            let name = name.to_str().context("the file's name is not UTF-8; use --key")?;
+            Key::new(name).context("the file's name can't be a key; use --key")?
+        }
+    };
+    let block_size = u32::try_from(arguments.block_size.0)
+        .with_context(|| format!("--block-size {} is too large", arguments.block_size))?;
+    let (mut source, size_hint): (Box<dyn Read>, _) = if stdin {
+        (Box::new(io::stdin().lock()), None)
+    } else {
+        let name = arguments.file.display();
+        let file = File::open(&arguments.file).with_context(|| format!("cannot open {name}"))?;
+        let metadata = file.metadata().with_context(|| format!("cannot look at {name}"))?;
+        if metadata.is_dir() {
+            bail!("{name} is a directory; put stores one file");
+        }
+        (Box::new(file), metadata.is_file().then_some(metadata.len()))
+    };
+    let options = PutOptions {
+        stores: arguments.stores.stores,
+        data: arguments.data,
+        parity: arguments.parity,
+        key,
+        block_size,
+        code: arguments.code,
+        content_type: arguments.content_type,
+        size_hint,
+    };
+    let report = put::put(&mut source, &options, &Progress::on_terminal("put"))?;
+    println!("{report}");
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! What an operator may set: raw values from the command line and a TOML file of the same keys.
+//!
+//! Flags override the file. What follows from the values is computed in [`limits`](crate::limits) and
+//! checked in [`Settings::new`].
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use crate::io::BackendChoice;
+use crate::limits;
+
+/// A length of time as people write it: `500ms`, `10s`, `2m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = humantime::DurationError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        humantime::parse_duration(text).map(Span)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// Reads a value from its text, as the command line does.
+fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// The options of `penstock serve`. Each is also a key of the TOML file, with `_` for `-`.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// A store directory; repeat it for each. Shares of one object lie in different stores
+    #[arg(long, value_name = "DIR")]
+    pub store: Vec<PathBuf>,
+    /// Where to serve objects [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Where to serve metrics, health and status [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// Threads, each pinned to a core [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub cores: Option<usize>,
+    /// How to talk to the kernel: auto, uring or epoll [default: auto]
+    #[arg(long, value_name = "BACKEND")]
+    #[serde(deserialize_with = "from_text")]
+    pub io: Option<BackendChoice>,
+    /// Segment buffers per core [default: 8]
+    #[arg(long, value_name = "N")]
+    pub pool_buffers: Option<usize>,
+    /// Bytes of one segment buffer [default: 512KiB]
+    #[arg(long, value_name = "SIZE")]
+    pub pool_buffer_size: Option<ByteSize>,
+    /// Connections in all; more are answered 503 [default: 16384]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// A request head must arrive within this time [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "from_text")]
+    pub head_timeout: Option<Span>,
+    /// A connection without a request is closed after this time [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "from_text")]
+    pub idle_timeout: Option<Span>,
+    /// A client that acknowledges nothing for this long is closed [default: 2m]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "from_text")]
+    pub send_timeout: Option<Span>,
+    /// After SIGTERM, bodies may finish within this time [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "from_text")]
+    pub drain_timeout: Option<Span>,
+}
+
+/// Why the configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{path}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: {error}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        error: Box<toml::de::Error>,
+    },
+    /// A value is out of its bounds.
+    #[error("--{option} {value}: {reason}")]
+    Value {
+        /// The option.
+        option: &'static str,
+        /// What it was set to.
+        value: String,
+        /// Its bounds.
+        reason: String,
+    },
+}
+
+impl Options {
+    /// Reads a TOML file.
+    pub fn read(path: &Path) -> Result<Options, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), error: Box::new(error) })
+    }
+
+    /// These options, and those of `file` where these don't say.
+    pub fn or(self, file: Options) -> Options {
+        Options {
+            store: if self.store.is_empty() { file.store } else { self.store },
+            listen: self.listen.or(file.listen),
+            admin: self.admin.or(file.admin),
+            cores: self.cores.or(file.cores),
+            io: self.io.or(file.io),
+            pool_buffers: self.pool_buffers.or(file.pool_buffers),
+            pool_buffer_size: self.pool_buffer_size.or(file.pool_buffer_size),
+            max_connections: self.max_connections.or(file.max_connections),
+            head_timeout: self.head_timeout.or(file.head_timeout),
+            idle_timeout: self.idle_timeout.or(file.idle_timeout),
+            send_timeout: self.send_timeout.or(file.send_timeout),
+            drain_timeout: self.drain_timeout.or(file.drain_timeout),
+        }
+    }
+}
+
+/// Every setting with its value, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Store directories.
+    pub stores: Vec<PathBuf>,
+    /// Where objects are served.
+    pub listen: SocketAddr,
+    /// Where metrics, health and status are served.
+    pub admin: SocketAddr,
+    /// Threads.
+    pub cores: usize,
+    /// I/O backend asked for.
+    pub io: BackendChoice,
+    /// Segment buffers per core.
+    pub pool_buffers: usize,
+    /// Bytes of one.
+    pub pool_buffer_bytes: usize,
+    /// Connections in all; `None` leaves it to what the machine allows.
+    pub connections_max: Option<usize>,
+    /// Time for a request head.
+    pub head_timeout: Duration,
+    /// Time without a request.
+    pub idle_timeout: Duration,
+    /// Time without acknowledged bytes.
+    pub send_timeout: Duration,
+    /// Time for bodies to finish after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+fn bounded<T: PartialOrd + fmt::Display>(
+    option: &'static str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<T, ConfigError> {
+    if value < least || value > most {
+        let reason = format!("it must be between {least} and {most}");
+        return Err(ConfigError::Value { option, value: value.to_string(), reason });
+    }
+    Ok(value)
+}
+
+impl Settings {
+    /// Fills in the defaults and checks every value. `cores` is what the machine has.
+    pub fn new(options: Options, cores: usize) -> Result<Settings, ConfigError> {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let cores = bounded("cores", options.cores.unwrap_or(cores), 1, 1024)?;
+        let size = options
+            .pool_buffer_size
+            .unwrap_or(ByteSize(limits::POOL_BUFFER_BYTES_DEFAULT as u64));
+        let size = bounded("pool-buffer-size", size, ByteSize::kib(64), ByteSize::gib(1))?;
+        if size.0 % 4096 != 0 {
+            let reason = "it must be a multiple of 4KiB".to_owned();
+            return Err(ConfigError::Value {
+                option: "pool-buffer-size",
+                value: size.to_string(),
+                reason,
+            });
+        }
+        let time = |option, span: Option<Span>, default: Duration| {
+            let span = span.unwrap_or(Span(default));
+            let (least, most) = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
+            if span.0 < least || span.0 > most {
+                let reason = "it must be between 100ms and 24h".to_owned();
+                return Err(ConfigError::Value { option, value: span.to_string(), reason });
+            }
+            Ok(span.0)
+        };
+        let connections = options
+            .max_connections
+            .map(|connections| bounded("max-connections", connections, 1, 10_000_000))
+            .transpose()?;
+        Ok(Settings {
+            stores: options.store,
+            listen: options.listen.unwrap_or(local(8080)),
+            admin: options.admin.unwrap_or(local(9090)),
+            cores,
+            io: options.io.unwrap_or_default(),
+            pool_buffers: bounded(
+                "pool-buffers",
+                options.pool_buffers.unwrap_or(limits::POOL_BUFFERS_DEFAULT),
+                1,
+                limits::POOL_BUFFERS_MAX,
+            )?,
+            pool_buffer_bytes: size.0 as usize,
+            connections_max: connections,
+            head_timeout: time("head-timeout", options.head_timeout, limits::HEAD_TIMEOUT_DEFAULT)?,
+            idle_timeout: time("idle-timeout", options.idle_timeout, limits::IDLE_TIMEOUT_DEFAULT)?,
+            send_timeout: time("send-timeout", options.send_timeout, limits::SEND_TIMEOUT_DEFAULT)?,
+            drain_timeout: time(
+                "drain-timeout",
+                options.drain_timeout,
+                limits::DRAIN_TIMEOUT_DEFAULT,
+            )?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_override_the_file() {
+        let file: Options = toml::from_str(
+            "store = [\"/a\", \"/b\"]\nlisten = \"0.0.0.0:80\"\nio = \"epoll\"\n\
+             pool_buffer_size = \"1MiB\"\nsend_timeout = \"5m\"\n",
+        )
+        .unwrap();
+        let flags = Options { listen: Some("127.0.0.1:1".parse().unwrap()), ..Options::default() };
+        let settings = Settings::new(flags.or(file), 3).unwrap();
+        assert_eq!(settings.listen.port(), 1);
+        assert_eq!(settings.stores.len(), 2);
+        assert_eq!(settings.pool_buffer_bytes, 1 << 20);
+        assert_eq!(settings.send_timeout, Duration::from_secs(300));
+        assert_eq!(settings.cores, 3);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let error = toml::from_str::<Options>("stroe = []").unwrap_err().to_string();
+        assert!(error.contains("stroe"), "{error}");
+        let bad = |options| Settings::new(options, 1).unwrap_err().to_string();
+        let error = bad(Options { pool_buffers: Some(0), ..Options::default() });
+        assert_eq!(error, "--pool-buffers 0: it must be between 1 and 1024");
+        let error = bad(Options { pool_buffer_size: Some(ByteSize(70_000)), ..Options::default() });
+        assert!(error.contains("multiple of 4KiB"), "{error}");
+    }
+}

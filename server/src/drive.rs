@@ -1,0 +1,171 @@
+//! Performs a connection's actions through `io` and feeds the results back.
+//!
+//! The way of a GET: wait for a request, look its object up, then wait for credit, produce no more
+//! than that, offer it to the socket, and forget it, until the body is sent. Nothing is read or
+//! decoded before the kernel reported room, and no pool buffer is held while waiting for a client.
+
+use std::io;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use crate::conn::{Action, Conn};
+use crate::core::{Connection, Core, Ending};
+use crate::gate::Admission;
+use crate::http::respond::Answer;
+use crate::io::Interest;
+use crate::io::buffer::Message;
+use crate::limits::{LINGER_BYTES_MAX, REQUEST_HEAD_BYTES_MAX};
+use crate::object::Object;
+use crate::produce::{self, ProduceError};
+
+type ObjectConn = Conn<Rc<Object>>;
+
+/// Serves one connection until it ends. With `refusal`, says only that and closes.
+pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<Answer>) {
+    let mut conn = match refusal {
+        None => ObjectConn::default(),
+        Some(answer) => ObjectConn::refusing(answer),
+    };
+    loop {
+        if core.draining.get() {
+            conn.drain();
+        }
+        connection.enter(conn.phase(), conn.held_bytes());
+        let result = match conn.next() {
+            Action::Receive => receive(&core, &connection, &mut conn).await,
+            Action::Open => {
+                open(&core, &mut conn).await;
+                Ok(())
+            }
+            Action::Send => send(&core, &connection, &mut conn).await,
+            Action::Linger => linger(&core, &connection, &mut conn).await,
+            Action::Close => return,
+        };
+        if let Err(error) = result {
+            // The peer is gone, or a deadline ended the connection.
+            tracing::debug!(%error, phase = ?conn.phase(), "connection ended");
+            conn.closed();
+        }
+    }
+}
+
+async fn receive(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io::Result<()> {
+    core.io.ready(&connection.socket, Interest::Read).await?;
+    match connection.ending.take() {
+        Some(Ending::HeadTimeout) => {
+            conn.head_timeout(SystemTime::now());
+            return Ok(());
+        }
+        Some(Ending::Closed) => return Err(io::ErrorKind::TimedOut.into()),
+        None => {}
+    }
+    let mut scratch = core.scratch.borrow_mut();
+    let room = REQUEST_HEAD_BYTES_MAX - conn.pending_bytes().min(REQUEST_HEAD_BYTES_MAX - 1);
+    match connection.socket.receive(&mut scratch[..room]) {
+        Ok(0) => conn.peer_closed(),
+        Ok(count) => conn.received(&scratch[..count], SystemTime::now()),
+        Err(error) if is_retry(&error) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn is_retry(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+async fn open(core: &Core, conn: &mut ObjectConn) {
+    let Some(request) = conn.opening() else { return };
+    match core.catalogue.open(&request.path).await {
+        Ok(object) => conn.opened(object, SystemTime::now()),
+        Err(failure) => conn.open_failed(failure.status, failure.reason, SystemTime::now()),
+    }
+}
+
+/// Waits for credit, then produces and sends one piece of the response.
+async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io::Result<()> {
+    let Some(out) = conn.outgoing() else { return Ok(()) };
+    let socket = &connection.socket;
+    let mut polled = false;
+    let admitted = loop {
+        if connection.ending.get().is_some() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match core.gate.admit(socket.send_space()?, out.remaining(), polled) {
+            Admission::Bytes(bytes) => break bytes as usize,
+            Admission::Wait => core.io.ready(socket, Interest::Write).await?,
+        }
+        polled = true;
+    };
+
+    let head = out.head().slice(..out.head().len().min(admitted));
+    let body = out.body();
+    let for_body = (body.end - body.start).min((admitted - head.len()) as u64);
+    let message = match out.object().filter(|_| for_body > 0) {
+        None => Message::new(head, Vec::new(), std::iter::empty()),
+        Some(object) => {
+            let wanted = body.start..body.start + for_body;
+            match produce::produce(core, object, wanted).await {
+                Ok(piece) => {
+                    let slices = piece.slices.into_iter().map(|s| (s.window, s.bytes));
+                    Message::new(head, piece.windows, slices)
+                }
+                Err(error) => return give_up(core, connection, conn, error),
+            }
+        }
+    };
+    let offered = message.bytes();
+    let taken = match core.io.send(socket, message).await {
+        Ok(taken) => taken,
+        Err(error) if is_retry(&error) => 0,
+        Err(error) => return Err(error),
+    };
+    core.stats.sent_bytes.add(taken as u64);
+    core.stats.unsent_again_bytes.add((offered - taken) as u64);
+    connection.sent_bytes.set(connection.sent_bytes.get() + taken as u64);
+    if let Some(status) = conn.sent(taken as u64, SystemTime::now()) {
+        core.stats.responded(status);
+    }
+    Ok(())
+}
+
+/// The body can't go on: an error if nothing was sent yet, else a reset, so that no client takes a
+/// short body for a whole one.
+fn give_up(
+    core: &Core,
+    connection: &Connection,
+    conn: &mut ObjectConn,
+    error: ProduceError,
+) -> io::Result<()> {
+    if let Some(object) = conn.outgoing().and_then(|out| out.object()) {
+        tracing::error!(
+            key = %object.header().key, live = object.live_shares(),
+            "the object can't be read: {error}"
+        );
+    }
+    let reason = "too few good shares of this object are left";
+    if conn.produce_failed(reason, SystemTime::now()) {
+        core.stats.resets.add(1);
+        connection.socket.abort();
+    }
+    Ok(())
+}
+
+/// Lets the peer take the last response: its end is announced, and what the peer still sends is thrown
+/// away, since closing with unread bytes would reset the connection under it (RFC 9112 section 9.6).
+async fn linger(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io::Result<()> {
+    connection.socket.finish_sending();
+    let mut thrown_away = 0;
+    loop {
+        core.io.ready(&connection.socket, Interest::Read).await?;
+        let mut scratch = core.scratch.borrow_mut();
+        match connection.socket.receive(&mut scratch[..]) {
+            Ok(count) if count > 0 && thrown_away < LINGER_BYTES_MAX => thrown_away += count,
+            Err(error) if is_retry(&error) && connection.ending.get().is_none() => {}
+            _ => {
+                conn.closed();
+                return Ok(());
+            }
+        }
+    }
+}

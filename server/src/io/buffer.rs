@@ -1,0 +1,334 @@
+//! The pool of segment buffers, the windows a piece carves from one, and the message that sends them.
+//!
+//! One buffer serves one piece at a time: everything the piece reads and rebuilds lies in it. A
+//! buffer is taken by a [`PoolBuffer`], carved into [`Window`]s that own disjoint parts of it, and goes
+//! back when the last window is dropped. Windows are moved into the operations that fill or send them,
+//! so a buffer that the kernel still uses can't be handed to anybody else, even if the task that asked
+//! was dropped.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::io::IoSlice;
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::limits::TABLE_PAGE_BYTES;
+
+/// Buffers start at page boundaries, so that direct reads and registration need no rounding.
+const ALIGN: usize = 4096;
+/// Windows start at multiples of a cache line, which the kernels like.
+const WINDOW_ALIGN: usize = 64;
+
+/// A fixed number of equal buffers, allocated once.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    memory: NonNull<u8>,
+    layout: Layout,
+    buffer_bytes: usize,
+    buffers: usize,
+    free: Mutex<Vec<u16>>,
+    permits: Arc<Semaphore>,
+}
+
+// SAFETY: `memory` is reached only through windows, each of which owns its part alone; the free list
+// and the semaphore are thread-safe.
+unsafe impl Send for Inner {}
+// SAFETY: as above; a shared `Inner` gives no access to the memory.
+unsafe impl Sync for Inner {}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `Pool::new` with this layout; every window held an Arc of this, so
+        // none is left.
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+    }
+}
+
+impl Pool {
+    /// Allocates `buffers` buffers of `buffer_bytes` each (a multiple of 4096, more than one page).
+    ///
+    /// # Panics
+    /// If the sizes are not so: they are settings, checked before.
+    pub fn new(buffers: usize, buffer_bytes: usize) -> Pool {
+        assert!(buffers > 0 && u16::try_from(buffers).is_ok(), "{buffers} pool buffers");
+        assert!(
+            buffer_bytes.is_multiple_of(ALIGN) && buffer_bytes > TABLE_PAGE_BYTES,
+            "pool buffers of {buffer_bytes} bytes"
+        );
+        let bytes = buffers.checked_mul(buffer_bytes).expect("the pool's size was checked");
+        let layout = Layout::from_size_align(bytes, ALIGN).expect("the pool's size was checked");
+        // SAFETY: the layout's size is not zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout));
+        Pool(Arc::new(Inner {
+            memory,
+            layout,
+            buffer_bytes,
+            buffers,
+            free: Mutex::new((0..buffers as u16).rev().collect()),
+            permits: Arc::new(Semaphore::new(buffers)),
+        }))
+    }
+
+    /// Takes a buffer, waiting for one if none is free.
+    pub async fn take(&self) -> PoolBuffer {
+        let permit = Arc::clone(&self.0.permits)
+            .acquire_owned()
+            .await
+            .expect("the pool's semaphore is never closed");
+        let index = self
+            .0
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .expect("as many permits as free buffers");
+        PoolBuffer(Lease { pool: self.clone(), index, _permit: permit })
+    }
+
+    /// Buffers in all.
+    pub fn buffers(&self) -> usize {
+        self.0.buffers
+    }
+
+    /// Buffers that nobody holds.
+    pub fn free(&self) -> usize {
+        self.0.permits.available_permits()
+    }
+
+    /// Bytes of a buffer that windows may use: all but the page kept for leaf checksums.
+    pub fn piece_capacity(&self) -> usize {
+        self.0.buffer_bytes - TABLE_PAGE_BYTES
+    }
+
+    /// Address and length of each buffer, in index order, for registering them with a ring.
+    pub fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
+        (0..self.0.buffers).map(|index| Extent { pool: self.clone(), index })
+    }
+
+    fn address(&self, index: usize) -> *mut u8 {
+        debug_assert!(index < self.0.buffers);
+        // SAFETY: `index` is below the number of buffers, so the offset lies in the allocation.
+        unsafe { self.0.memory.as_ptr().add(index * self.0.buffer_bytes) }
+    }
+}
+
+/// One whole buffer as the ring's registration sees it: an address and a length, kept alive. It gives
+/// no access to the bytes.
+pub struct Extent {
+    pool: Pool,
+    index: usize,
+}
+
+// SAFETY: the memory stays at its address while `pool` is held. The length is reported as fully
+// initialised, which it is: it was allocated zeroed.
+unsafe impl tokio_uring::buf::IoBuf for Extent {
+    fn stable_ptr(&self) -> *const u8 {
+        self.pool.address(self.index)
+    }
+    fn bytes_init(&self) -> usize {
+        self.pool.0.buffer_bytes
+    }
+    fn bytes_total(&self) -> usize {
+        self.pool.0.buffer_bytes
+    }
+}
+
+// SAFETY: as above; `set_init` has nothing to record.
+unsafe impl tokio_uring::buf::IoBufMut for Extent {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.pool.address(self.index)
+    }
+    unsafe fn set_init(&mut self, _: usize) {}
+}
+
+struct Lease {
+    pool: Pool,
+    index: u16,
+    /// Released after `drop` below has put the index back.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.0.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+    }
+}
+
+/// A whole buffer, not yet carved.
+pub struct PoolBuffer(Lease);
+
+impl PoolBuffer {
+    /// Cuts the buffer into windows of these lengths and one for a table page.
+    ///
+    /// # Panics
+    /// If they don't fit; plans are made to the pool's [`Pool::piece_capacity`].
+    pub fn carve(self, lengths: impl Iterator<Item = usize>) -> (Vec<Window>, Window) {
+        let capacity = self.0.pool.piece_capacity();
+        let lease = Arc::new(self.0);
+        let mut start = 0;
+        let windows = lengths
+            .map(|length| {
+                assert!(
+                    length <= capacity && start <= capacity - length,
+                    "a window of {length} bytes at {start} does not fit {capacity}"
+                );
+                let window = Window { lease: Arc::clone(&lease), start, length };
+                start += length.next_multiple_of(WINDOW_ALIGN);
+                window
+            })
+            .collect();
+        (windows, Window { lease, start: capacity, length: TABLE_PAGE_BYTES })
+    }
+}
+
+/// The sole owner of a part of a pool buffer.
+pub struct Window {
+    lease: Arc<Lease>,
+    start: usize,
+    length: usize,
+}
+
+impl Window {
+    fn address(&self) -> *mut u8 {
+        // SAFETY: `carve` made windows that lie inside their buffer.
+        unsafe { self.lease.pool.address(usize::from(self.lease.index)).add(self.start) }
+    }
+
+    /// The index under which the buffer is registered with the core's ring.
+    pub fn buffer_index(&self) -> u16 {
+        self.lease.index
+    }
+}
+
+impl Deref for Window {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `carve` gave this part to this window alone, it is initialised (allocated zeroed),
+        // and the lease keeps it. While an operation fills it, the operation owns the window.
+        unsafe { std::slice::from_raw_parts(self.address(), self.length) }
+    }
+}
+
+impl DerefMut for Window {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.address(), self.length) }
+    }
+}
+
+/// What one `sendmsg` sends: the rest of a head, then parts of windows. It owns all that the kernel
+/// reads, the message header included, and does not move while the kernel looks at it (it is boxed).
+pub struct Message {
+    head: Bytes,
+    windows: Vec<Window>,
+    parts: Vec<libc::iovec>,
+    header: libc::msghdr,
+}
+
+impl Message {
+    /// A message of `head` and then `slices` of `windows`, in order.
+    ///
+    /// # Panics
+    /// If a slice lies outside its window: plans make them.
+    pub fn new(
+        head: Bytes,
+        windows: Vec<Window>,
+        slices: impl Iterator<Item = (usize, Range<usize>)>,
+    ) -> Box<Message> {
+        let part = |bytes: &[u8]| libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        let mut parts = Vec::with_capacity(1 + slices.size_hint().0);
+        if !head.is_empty() {
+            parts.push(part(&head));
+        }
+        parts.extend(slices.map(|(window, bytes)| part(&windows[window][bytes])));
+        // SAFETY: a msghdr of zeros is a valid one: no name, no parts, no control data.
+        let header: libc::msghdr = unsafe { std::mem::zeroed() };
+        let mut message = Box::new(Message { head, windows, parts, header });
+        message.header.msg_iov = message.parts.as_mut_ptr();
+        message.header.msg_iovlen = message.parts.len();
+        message
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.iov_len).sum()
+    }
+
+    /// The header for `sendmsg`; valid while the message lives and is not changed.
+    pub fn header(&self) -> *const libc::msghdr {
+        &self.header
+    }
+
+    /// The parts, for a plain system call.
+    pub fn parts(&self) -> &[IoSlice<'_>] {
+        debug_assert!(self.head.len() + self.windows.iter().map(|w| w.len()).sum::<usize>() > 0);
+        // SAFETY: IoSlice is documented to have the layout of iovec; each part points into `head`
+        // or a window, both owned by `self` and not mutable through it.
+        unsafe { std::slice::from_raw_parts(self.parts.as_ptr().cast(), self.parts.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(pool: &Pool) -> Option<PoolBuffer> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                buffer = pool.take() => Some(buffer),
+                () = tokio::task::yield_now() => None,
+            }
+        })
+    }
+
+    #[test]
+    fn windows_are_disjoint_and_the_buffer_returns_with_the_last() {
+        let pool = Pool::new(1, 16 * 1024);
+        let (mut windows, mut page) = take(&pool).unwrap().carve([100, 4096, 64].into_iter());
+        for (i, window) in windows.iter_mut().chain([&mut page]).enumerate() {
+            window.fill(i as u8 + 1);
+        }
+        for (i, window) in windows.iter().chain([&page]).enumerate() {
+            assert!(window.iter().all(|&b| b == i as u8 + 1));
+        }
+        assert_eq!(pool.free(), 0);
+        assert!(take(&pool).is_none());
+        drop(page);
+        windows.truncate(1);
+        assert!(take(&pool).is_none());
+        windows.clear();
+        assert_eq!(pool.free(), 1);
+        assert!(take(&pool).is_some());
+    }
+
+    #[test]
+    fn a_message_lists_its_parts_in_order() {
+        let pool = Pool::new(1, 16 * 1024);
+        let (mut windows, _) = take(&pool).unwrap().carve([4, 4].into_iter());
+        windows[0].copy_from_slice(b"abcd");
+        windows[1].copy_from_slice(b"efgh");
+        let message =
+            Message::new(Bytes::from_static(b"head"), windows, [(1, 1..3), (0, 0..4)].into_iter());
+        let text: Vec<u8> = message.parts().iter().flat_map(|part| part.to_vec()).collect();
+        assert_eq!((text.as_slice(), message.bytes()), (b"headfgabcd".as_slice(), 10));
+    }
+
+    #[test]
+    #[should_panic(expected = "does not fit")]
+    fn windows_that_do_not_fit_are_a_bug() {
+        let pool = Pool::new(1, 16 * 1024);
+        let _ = take(&pool).unwrap().carve([8192, 8192].into_iter());
+    }
+}

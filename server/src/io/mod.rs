@@ -1,0 +1,306 @@
+//! One interface to the kernel, two backends.
+//!
+//! Nothing outside this folder names io_uring, epoll or a system call. A core has one [`Io`]; sockets
+//! and files are plain descriptors, and what differs is how waiting, reading and sending are done. No
+//! operation here knows HTTP, objects or credit.
+
+use std::fmt;
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Read as _};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Type};
+
+use crate::gate::SendSpace;
+use crate::limits::LISTEN_BACKLOG;
+
+pub mod buffer;
+mod epoll;
+pub mod sys;
+mod uring;
+
+pub use uring::ProbeError;
+
+use buffer::{Message, Pool, Window};
+
+/// How a core talks to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// io_uring, through tokio-uring.
+    Uring,
+    /// Readiness by epoll and plain system calls.
+    Epoll,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Uring => "uring",
+            Backend::Epoll => "epoll",
+        })
+    }
+}
+
+/// What the operator asks for (`--io`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// io_uring where the kernel lets us, else epoll.
+    #[default]
+    Auto,
+    /// This one or none.
+    Only(Backend),
+}
+
+impl FromStr for BackendChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(BackendChoice::Auto),
+            "uring" => Ok(BackendChoice::Only(Backend::Uring)),
+            "epoll" => Ok(BackendChoice::Only(Backend::Epoll)),
+            _ => Err(format!("`{text}` is not an I/O backend: use auto, uring or epoll")),
+        }
+    }
+}
+
+/// Chooses the backend: the kernel is asked before anything depends on the answer. With `Auto`, the
+/// second value says why io_uring is not used.
+pub fn choose(choice: BackendChoice) -> Result<(Backend, Option<ProbeError>), ProbeError> {
+    match choice {
+        BackendChoice::Only(Backend::Epoll) => Ok((Backend::Epoll, None)),
+        BackendChoice::Only(Backend::Uring) => uring::probe().map(|()| (Backend::Uring, None)),
+        BackendChoice::Auto => Ok(match uring::probe() {
+            Ok(()) => (Backend::Uring, None),
+            Err(error) => (Backend::Epoll, Some(error)),
+        }),
+    }
+}
+
+/// Runs one core's work on a runtime of its own.
+pub fn run<F: Future>(backend: Backend, work: F) -> io::Result<F::Output> {
+    match backend {
+        Backend::Uring => uring::run(work),
+        Backend::Epoll => epoll::run(work),
+    }
+}
+
+/// What a wait is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Bytes to receive, a connection to accept, or the end of the stream.
+    Read,
+    /// Room to send: for TCP, unsent bytes under half of LOWAT and a third of the buffer free.
+    Write,
+}
+
+impl Interest {
+    /// `POLLIN` and `POLLOUT` have the values of `EPOLLIN` and `EPOLLOUT`.
+    fn flags(self) -> libc::c_short {
+        match self {
+            Interest::Read => libc::POLLIN,
+            Interest::Write => libc::POLLOUT,
+        }
+    }
+}
+
+/// A core's way to the kernel. Made inside [`run`].
+pub struct Io(Inner);
+
+enum Inner {
+    Uring(uring::Uring),
+    Epoll(Rc<epoll::Poller>),
+}
+
+impl Io {
+    /// Prepares the current runtime. The second value says why the pool could not be registered.
+    pub fn new(backend: Backend, pool: &Pool) -> io::Result<(Io, Option<String>)> {
+        Ok(match backend {
+            Backend::Uring => {
+                let (uring, refusal) = uring::Uring::new(pool);
+                (Io(Inner::Uring(uring)), refusal)
+            }
+            Backend::Epoll => (Io(Inner::Epoll(epoll::Poller::new()?)), None),
+        })
+    }
+
+    /// Waits until `socket` is ready, has failed, or was hung up.
+    pub async fn ready(&self, socket: &Rc<Socket>, interest: Interest) -> io::Result<()> {
+        match &self.0 {
+            Inner::Uring(uring) => uring.ready(socket, interest).await,
+            Inner::Epoll(poller) => poller.ready(socket, interest).await,
+        }
+    }
+
+    /// Starts filling `window` from `offset` of `file`. Reads that are started together run together.
+    pub fn start_read(&self, file: &Arc<File>, window: Window, offset: u64) -> Reading<'_> {
+        let file = Arc::clone(file);
+        Reading(match &self.0 {
+            Inner::Uring(uring) => {
+                ReadingInner::Uring { uring, offset, operation: uring.read(file, window, 0, offset) }
+            }
+            Inner::Epoll(_) => ReadingInner::Epoll(epoll::Read::start(file, window, offset)),
+        })
+    }
+
+    /// Offers `message` to the socket without waiting for room: the count may be short, and EAGAIN
+    /// means none. The message's buffers are back in any case.
+    pub async fn send(&self, socket: &Rc<Socket>, message: Box<Message>) -> io::Result<usize> {
+        match &self.0 {
+            Inner::Uring(uring) => uring.send(socket, message).await.0,
+            Inner::Epoll(_) => {
+                let result = epoll::send(socket, &message);
+                drop(message);
+                // A ring gives the others their turn at every operation; here it is given by hand.
+                tokio::task::yield_now().await;
+                result
+            }
+        }
+    }
+}
+
+/// A read under way.
+pub struct Reading<'a>(ReadingInner<'a>);
+
+enum ReadingInner<'a> {
+    Uring { uring: &'a uring::Uring, offset: u64, operation: uring::InFlight<uring::ReadData> },
+    Epoll(epoll::Read),
+}
+
+impl Reading<'_> {
+    /// Waits until the window is full, the file ended, or reading failed. Gives the window back with
+    /// the count; `None` for it if the runtime is going down.
+    pub async fn finish(self) -> (io::Result<usize>, Option<Window>) {
+        match self.0 {
+            ReadingInner::Epoll(read) => match read.finish().await {
+                Ok((result, window)) => (result, Some(window)),
+                Err(error) => (Err(error), None),
+            },
+            ReadingInner::Uring { uring, offset, mut operation } => {
+                let mut filled = 0;
+                loop {
+                    let (result, (window, file)) = operation.await;
+                    // A short read is continued until it brings nothing.
+                    match result {
+                        Ok(0) => return (Ok(filled), Some(window)),
+                        Ok(count) => filled += count,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return (Err(error), Some(window)),
+                    }
+                    if filled == window.len() {
+                        return (Ok(filled), Some(window));
+                    }
+                    operation = uring.read(file, window, filled, offset + filled as u64);
+                }
+            }
+        }
+    }
+}
+
+/// Settings of a connection's socket. Set on the listener, inherited by what it accepts.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketOptions {
+    /// `SO_SNDBUF`.
+    pub send_buffer_bytes: usize,
+    /// `TCP_NOTSENT_LOWAT`.
+    pub notsent_lowat_bytes: usize,
+    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged, or unsent for want of window.
+    pub user_timeout: Duration,
+}
+
+/// A listener or a connection.
+pub struct Socket(socket2::Socket);
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Socket {
+    /// A listener of one core: `SO_REUSEPORT`, so that the kernel spreads connections over the cores'
+    /// listeners.
+    pub fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+        let socket =
+            socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(address.ip() != std::net::Ipv6Addr::UNSPECIFIED)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_send_buffer_size(options.send_buffer_bytes)?;
+        socket.set_tcp_notsent_lowat(
+            u32::try_from(options.notsent_lowat_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
+        )?;
+        socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+        socket.bind(&address.into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        Ok(Socket(socket))
+    }
+
+    /// The address it is bound to.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes one waiting connection, or fails with `WouldBlock`.
+    pub fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        let (socket, address) = self.0.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)?;
+        let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        Ok((Socket(socket), address))
+    }
+
+    /// Receives what is there, or fails with `WouldBlock`; 0 is the end of the stream.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(buffer)
+    }
+
+    /// What the gate needs to know.
+    pub fn send_space(&self) -> io::Result<SendSpace> {
+        let memory = sys::socket_memory(self.as_fd())?;
+        Ok(SendSpace {
+            unsent_bytes: sys::unsent_bytes(self.as_fd())?,
+            queued_bytes: memory.send_queue,
+            buffer_bytes: memory.send_buffer,
+        })
+    }
+
+    /// The kernel's memory for this socket.
+    pub fn memory(&self) -> io::Result<sys::SocketMemory> {
+        sys::socket_memory(self.as_fd())
+    }
+
+    /// Bytes that the peer has not acknowledged, unsent ones included.
+    pub fn unacknowledged_bytes(&self) -> io::Result<u32> {
+        sys::unacknowledged_bytes(self.as_fd())
+    }
+
+    /// Tells the peer that no more bytes will come.
+    pub fn finish_sending(&self) {
+        // It fails only if the connection is gone.
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+
+    /// Stops listening and wakes whoever waits for connections. Closing the descriptor would not do: a
+    /// wait in the ring holds the listener open, and the kernel would go on completing connections.
+    pub fn stop_listening(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+
+    /// Stops receiving: whoever waits wakes and reads the end of the stream.
+    pub fn finish_receiving(&self) {
+        let _ = self.0.shutdown(Shutdown::Read);
+    }
+
+    /// Ends the connection at once: queues are freed, the peer sees a reset, waiters wake.
+    pub fn abort(&self) {
+        sys::abort(self.as_fd());
+    }
+}

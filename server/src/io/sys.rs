@@ -1,0 +1,210 @@
+//! System calls that no crate we use wraps, each behind a safe function.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// `SIOCOUTQNSD` (linux/sockios.h): bytes of a TCP socket's queue that were never sent.
+const SIOCOUTQNSD: libc::c_ulong = 0x894B;
+/// `SO_MEMINFO` (asm-generic/socket.h): an array of `SK_MEMINFO_*` counters.
+const SO_MEMINFO: libc::c_int = 55;
+/// Entries of that array (linux/sock_diag.h, `SK_MEMINFO_VARS`).
+const SK_MEMINFO_VARS: usize = 9;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Kernel memory of one socket, in bytes (`SO_MEMINFO`, socket(7); the same numbers as `ss -m`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketMemory {
+    /// Received and not yet read.
+    pub receive_queue: u32,
+    /// Charged to the send queue, overhead included.
+    pub send_queue: u32,
+    /// The bound on `send_queue`.
+    pub send_buffer: u32,
+    /// Reserved by the socket, not used yet.
+    pub forward_alloc: u32,
+    /// Options and filters.
+    pub options: u32,
+    /// Packets waiting while the socket is locked.
+    pub backlog: u32,
+}
+
+impl SocketMemory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        [self.receive_queue, self.send_queue, self.forward_alloc, self.options, self.backlog]
+            .iter()
+            .map(|&part| u64::from(part))
+            .sum()
+    }
+}
+
+/// Reads `SO_MEMINFO`.
+pub fn socket_memory(fd: BorrowedFd<'_>) -> io::Result<SocketMemory> {
+    let mut info = [0u32; SK_MEMINFO_VARS];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: `info` is writable for `length` bytes, and both live through the call.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    })?;
+    let at = |index: libc::c_int| info[index as usize];
+    Ok(SocketMemory {
+        receive_queue: at(libc::SK_MEMINFO_RMEM_ALLOC),
+        send_queue: at(libc::SK_MEMINFO_WMEM_QUEUED),
+        send_buffer: at(libc::SK_MEMINFO_SNDBUF),
+        forward_alloc: at(libc::SK_MEMINFO_FWD_ALLOC),
+        options: at(libc::SK_MEMINFO_OPTMEM),
+        backlog: at(libc::SK_MEMINFO_BACKLOG),
+    })
+}
+
+fn queue_length(fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<u32> {
+    let mut value: libc::c_int = 0;
+    // SAFETY: both requests write one int through the pointer, which is valid for that.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &mut value) })?;
+    Ok(value.max(0) as u32)
+}
+
+/// Bytes queued and not yet sent (`SIOCOUTQNSD`, tcp(7)).
+pub fn unsent_bytes(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    queue_length(fd, SIOCOUTQNSD)
+}
+
+/// Bytes queued and not yet acknowledged, unsent ones included (`SIOCOUTQ`, tcp(7)).
+pub fn unacknowledged_bytes(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    queue_length(fd, libc::TIOCOUTQ as libc::c_ulong)
+}
+
+/// Aborts a connection at once: its queues are freed, the peer gets a reset, and whoever polls the
+/// socket is woken. This is connect(2) to AF_UNSPEC; unlike close(2) it works while an operation of
+/// the ring still holds the socket.
+pub fn abort(fd: BorrowedFd<'_>) {
+    let unspecified = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    // SAFETY: the address is a whole sockaddr and lives through the call. A failure means that the
+    // connection is gone already, which is what was wanted.
+    unsafe {
+        libc::connect(
+            fd.as_raw_fd(),
+            &unspecified,
+            size_of::<libc::sockaddr>() as libc::socklen_t,
+        );
+    }
+}
+
+/// Reads at `offset` only what is in the page cache (`RWF_NOWAIT`, preadv2(2)); EAGAIN where the
+/// disk would have to be asked, EOPNOTSUPP where the file system can't tell.
+pub fn read_cached_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the iovec describes `buffer`, which is writable and lives through the call.
+    let result = unsafe { libc::preadv2(fd.as_raw_fd(), &iov, 1, offset, libc::RWF_NOWAIT) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+}
+
+/// An epoll instance whose registrations fire once (`EPOLLONESHOT`, epoll(7)): the same contract
+/// as one IORING_OP_POLL_ADD, and re-arming asks the socket again, which edge triggering would not.
+pub struct Epoll(OwnedFd);
+
+/// One event of [`Epoll::wait`].
+pub type Event = libc::epoll_event;
+
+impl Epoll {
+    /// A new instance.
+    pub fn new() -> io::Result<Epoll> {
+        // SAFETY: no pointers; the new descriptor is owned by nobody else.
+        unsafe {
+            let fd = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
+            Ok(Epoll(OwnedFd::from_raw_fd(fd)))
+        }
+    }
+
+    fn control(&self, operation: libc::c_int, fd: RawFd, flags: u32, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: flags, u64: token };
+        // SAFETY: `event` is valid for the call; the kernel copies it.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &mut event) })?;
+        Ok(())
+    }
+
+    /// Reports the first of `flags` (or an error or hang-up) on `fd` once, as `token`.
+    pub fn arm(&self, fd: BorrowedFd<'_>, flags: u32, token: u64) -> io::Result<()> {
+        let flags = flags | libc::EPOLLONESHOT as u32;
+        match self.control(libc::EPOLL_CTL_MOD, fd.as_raw_fd(), flags, token) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                self.control(libc::EPOLL_CTL_ADD, fd.as_raw_fd(), flags, token)
+            }
+            result => result,
+        }
+    }
+
+    /// What has happened, without waiting.
+    pub fn wait<'a>(&self, events: &'a mut [MaybeUninit<Event>]) -> io::Result<&'a [Event]> {
+        let room = libc::c_int::try_from(events.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the kernel writes at most `room` events to the start of `events` and returns how
+        // many; only those are read as initialised.
+        unsafe {
+            let count = check(libc::epoll_wait(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr().cast(),
+                room,
+                0,
+            ))?;
+            Ok(std::slice::from_raw_parts(events.as_ptr().cast(), count as usize))
+        }
+    }
+}
+
+impl AsRawFd for Epoll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A resource whose limit matters to us (getrlimit(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Open descriptors.
+    Descriptors,
+    /// Bytes of locked memory, which registered buffers are charged to.
+    LockedMemory,
+}
+
+impl Resource {
+    fn id(self) -> libc::__rlimit_resource_t {
+        match self {
+            Resource::Descriptors => libc::RLIMIT_NOFILE,
+            Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
+        }
+    }
+}
+
+/// The soft and the hard limit; `u64::MAX` is none.
+pub fn limit(resource: Resource) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one rlimit through the pointer, which is valid for that.
+    check(unsafe { libc::getrlimit(resource.id(), &mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Raises the soft limit to the hard one and returns it.
+pub fn raise_limit(resource: Resource) -> io::Result<u64> {
+    let (soft, hard) = limit(resource)?;
+    if soft < hard {
+        let limit = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+        // SAFETY: the rlimit lives through the call, which only reads it.
+        check(unsafe { libc::setrlimit(resource.id(), &limit) })?;
+    }
+    Ok(hard)
+}

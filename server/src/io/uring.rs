@@ -1,0 +1,173 @@
+//! The io_uring backend: every wait, read and send is an entry of the core's ring.
+//!
+//! tokio-uring is the runtime; operations it does not wrap (POLL_ADD, a read into our own registered
+//! memory, a sendmsg with flags) go through its `UnsubmittedOneshot`, which keeps what the kernel uses
+//! until the completion, even if the future is dropped.
+#![allow(unsafe_code)] // building entries from addresses; see each SAFETY remark
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use io_uring::{cqueue, opcode, squeue, types};
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+use super::buffer::{Extent, Message, Pool, Window};
+use super::{Interest, Socket};
+use crate::limits::{RING_COMPLETIONS, RING_ENTRIES};
+
+/// One core's ring, as far as it needs state of ours.
+pub(super) struct Uring {
+    /// Whether the pool is registered, so that reads can name its buffers by index.
+    registered: bool,
+    /// Keeps the registration's memory.
+    _registry: tokio_uring::buf::fixed::FixedBufRegistry<Extent>,
+}
+
+/// An operation under way whose completion is its result and what it held.
+pub(super) type InFlight<D> = InFlightOneshot<D, Finish<D>>;
+
+/// Turns a completion into the result (a count, or an error) and what the operation held.
+pub(super) struct Finish<D>(std::marker::PhantomData<D>);
+
+impl<D: 'static> OneshotOutputTransform for Finish<D> {
+    type Output = (io::Result<usize>, D);
+    type StoredData = D;
+    fn transform_oneshot_output(self, data: D, entry: cqueue::Entry) -> Self::Output {
+        let result = match entry.result() {
+            count if count >= 0 => Ok(count as usize),
+            error => Err(io::Error::from_raw_os_error(-error)),
+        };
+        (result, data)
+    }
+}
+
+/// What a read holds: the window it fills and the file it reads.
+pub(super) type ReadData = (Window, Arc<File>);
+
+fn submit<D: 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
+    UnsubmittedOneshot::new(data, Finish(std::marker::PhantomData), entry).submit()
+}
+
+impl Uring {
+    /// Registers the pool with the ring of the current runtime. When that is refused the pool is used
+    /// unregistered; the reason is the second value.
+    pub(super) fn new(pool: &Pool) -> (Uring, Option<String>) {
+        let registry = tokio_uring::buf::fixed::FixedBufRegistry::new(pool.extents());
+        let refusal = registry.register().err().map(|error| {
+            let megabytes = (pool.buffers() * (pool.piece_capacity() + 4096)).div_ceil(1 << 20);
+            match error.raw_os_error() {
+                Some(libc::ENOMEM) => format!(
+                    "{megabytes} MiB of pool buffers are over RLIMIT_MEMLOCK; raise it \
+                     (`ulimit -l`, LimitMEMLOCK=) or lower --pool-buffers to have them registered"
+                ),
+                _ => format!("the kernel refused: {error}"),
+            }
+        });
+        (Uring { registered: refusal.is_none(), _registry: registry }, refusal)
+    }
+
+    pub(super) async fn ready(&self, socket: &Rc<Socket>, interest: Interest) -> io::Result<()> {
+        let entry =
+            opcode::PollAdd::new(types::Fd(socket.as_fd().as_raw_fd()), interest.flags() as u32).build();
+        submit(Rc::clone(socket), entry).await.0.map(drop)
+    }
+
+    /// Starts filling `window` behind its first `filled` bytes from `offset` of `file`.
+    pub(super) fn read(
+        &self,
+        file: Arc<File>,
+        mut window: Window,
+        filled: usize,
+        offset: u64,
+    ) -> InFlight<ReadData> {
+        let rest = &mut window[filled..];
+        let (address, length) = (rest.as_mut_ptr(), rest.len() as u32);
+        let fd = types::Fd(file.as_raw_fd());
+        // The address stays valid and nobody else's: the window moves into the operation, which
+        // keeps it (and the file) until the completion.
+        let entry = if self.registered {
+            opcode::ReadFixed::new(fd, address, length, window.buffer_index())
+                .offset(offset)
+                .build()
+        } else {
+            opcode::Read::new(fd, address, length).offset(offset).build()
+        };
+        submit((window, file), entry)
+    }
+
+    pub(super) fn send(
+        &self,
+        socket: &Rc<Socket>,
+        message: Box<Message>,
+    ) -> InFlight<(Box<Message>, Rc<Socket>)> {
+        let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32;
+        // The header and all it points to are owned by the boxed message, which moves into the
+        // operation and stays until the completion.
+        let entry = opcode::SendMsg::new(types::Fd(socket.as_fd().as_raw_fd()), message.header())
+            .flags(flags)
+            .build();
+        submit((message, Rc::clone(socket)), entry)
+    }
+}
+
+/// Runs a core's work on a ring of its own, until it is done.
+pub(super) fn run<F: Future>(work: F) -> io::Result<F::Output> {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_cqsize(RING_COMPLETIONS).setup_clamp();
+    let runtime =
+        tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring))?;
+    Ok(runtime.block_on(work))
+}
+
+/// Why io_uring can't be used here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// The system call is refused.
+    #[error("io_uring_setup: {error}; {advice}")]
+    Refused {
+        /// The kernel's word.
+        error: String,
+        /// What an operator can do.
+        advice: &'static str,
+    },
+    /// The kernel is too old for an operation that we need.
+    #[error("this kernel's io_uring has no {0}; Linux 5.19 or newer is needed")]
+    Lacks(&'static str),
+}
+
+/// Tries to set up a ring and asks it for the operations that we use.
+pub(super) fn probe() -> Result<(), ProbeError> {
+    let refused = |error: io::Error| {
+        let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
+            .is_ok_and(|value| value.trim() != "0");
+        let advice = match error.raw_os_error() {
+            Some(libc::EPERM) if disabled => "set it free with `sysctl kernel.io_uring_disabled=0`",
+            Some(libc::EPERM) => {
+                "a seccomp filter refuses it: allow io_uring_setup, io_uring_enter and \
+                 io_uring_register in the container's seccomp profile"
+            }
+            Some(libc::ENOSYS) => "the kernel was built without it or is older than 5.1",
+            Some(libc::ENOMEM) => "raise RLIMIT_MEMLOCK (`ulimit -l`)",
+            _ => "see io_uring_setup(2)",
+        };
+        ProbeError::Refused { error: error.to_string(), advice }
+    };
+    let ring = io_uring::IoUring::new(8).map_err(refused)?;
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(refused)?;
+    for (code, name) in [
+        (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
+        (opcode::ReadFixed::CODE, "IORING_OP_READ_FIXED"),
+        (opcode::Read::CODE, "IORING_OP_READ"),
+        (opcode::SendMsg::CODE, "IORING_OP_SENDMSG"),
+    ] {
+        if !probe.is_supported(code) {
+            return Err(ProbeError::Lacks(name));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! Open objects: a key's shares, what is known of their health, and a bounded catalogue of them.
+//!
+//! One catalogue per core. Looking an object up lists directories and reads headers, which blocks, so
+//! it runs on a helper thread; requests for an object that is open find it here without waiting.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use decode_kernel::code::Code;
+use decode_kernel::share::{Geometry, Header, Key, TablePage};
+use lru::LruCache;
+use penstock_tools::store::{self, OpenError};
+use tokio::sync::Semaphore;
+
+use crate::http::respond::{Entity, Status};
+use crate::limits::{
+    BAD_LEAVES_MAX, CODES_MAX, LOOKUPS_MAX, OBJECT_RECHECK, OBJECTS_MAX, SHARE_FILES_MAX,
+    TABLE_PAGES_MAX,
+};
+
+/// An object with at least k shares open. Its bytes never change: a new put is another object.
+pub struct Object {
+    /// Tells it apart from every other object this core has opened.
+    id: u64,
+    header: Header,
+    etag: String,
+    code: Arc<Code>,
+    /// By share number.
+    shares: Vec<Option<Share>>,
+    /// Leaves that did not match their checksum, so that they aren't read again for every client.
+    /// Bounded: what falls out is found again.
+    bad_leaves: RefCell<LruCache<(u16, u64), ()>>,
+    fingerprint: u64,
+    checked: Cell<Instant>,
+}
+
+/// One share file of an open object.
+pub struct Share {
+    /// Where it was opened.
+    pub path: PathBuf,
+    /// Shared with reads under way.
+    pub file: Arc<File>,
+    /// Set once reading failed; then it is used no more.
+    lost: Cell<bool>,
+}
+
+impl Object {
+    /// Geometry of the object and its shares.
+    pub fn geometry(&self) -> &Geometry {
+        &self.header.geometry
+    }
+
+    /// What every share says of the object; the number in it means nothing here.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The code that it is written in.
+    pub fn code(&self) -> &Code {
+        &self.code
+    }
+
+    /// Tells it apart from every other object this core has opened.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A share by its number, if it is open.
+    pub fn share(&self, number: u16) -> Option<&Share> {
+        self.shares.get(usize::from(number))?.as_ref()
+    }
+
+    /// Whether a share can serve a range of its space, as far as is known.
+    pub fn usable(&self, number: u16, window: &Range<u64>) -> bool {
+        if self.share(number).is_none_or(|share| share.lost.get()) {
+            return false;
+        }
+        let bad = self.bad_leaves.borrow();
+        if bad.is_empty() {
+            return true;
+        }
+        let leaf = u64::from(self.geometry().leaf_bytes());
+        !(window.start / leaf..window.end.div_ceil(leaf)).any(|i| bad.contains(&(number, i)))
+    }
+
+    /// A leaf did not match its checksum. Returns whether that is news.
+    pub fn mark_bad(&self, number: u16, leaf: u64) -> bool {
+        self.bad_leaves.borrow_mut().put((number, leaf), ()).is_none()
+    }
+
+    /// A share could not be read. Returns whether that is news.
+    pub fn mark_lost(&self, number: u16) -> bool {
+        self.share(number).is_some_and(|share| !share.lost.replace(true))
+    }
+
+    /// Shares that are open and not given up.
+    pub fn live_shares(&self) -> usize {
+        self.shares.iter().flatten().filter(|share| !share.lost.get()).count()
+    }
+}
+
+impl Entity for Rc<Object> {
+    fn size(&self) -> u64 {
+        self.header.geometry.size()
+    }
+    fn etag(&self) -> &str {
+        &self.etag
+    }
+    fn content_type(&self) -> &str {
+        &self.header.content_type
+    }
+    fn modified(&self) -> u64 {
+        self.header.created
+    }
+}
+
+/// Why an object can't be served, as an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenFailure {
+    /// 404, 500 or 503.
+    pub status: Status,
+    /// One line for the body of the answer. Paths and stores stay in the log.
+    pub reason: &'static str,
+}
+
+/// The objects and codes that one core keeps at hand.
+pub struct Catalogue {
+    stores: Arc<[PathBuf]>,
+    /// Bytes that a piece may use, checked against what an object's geometry needs.
+    piece_capacity: usize,
+    objects: RefCell<LruCache<String, Rc<Object>>>,
+    codes: RefCell<LruCache<(u8, u16, u16), Arc<Code>>>,
+    lookups: Semaphore,
+    next_id: Cell<u64>,
+}
+
+fn size(entries: usize) -> NonZeroUsize {
+    NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN)
+}
+
+impl Catalogue {
+    /// An empty catalogue over these store directories.
+    pub fn new(stores: Arc<[PathBuf]>, piece_capacity: usize) -> Catalogue {
+        Catalogue {
+            stores,
+            piece_capacity,
+            objects: RefCell::new(LruCache::new(size(OBJECTS_MAX))),
+            codes: RefCell::new(LruCache::new(size(CODES_MAX))),
+            lookups: Semaphore::new(LOOKUPS_MAX),
+            next_id: Cell::new(1),
+        }
+    }
+
+    /// Objects held.
+    pub fn len(&self) -> usize {
+        self.objects.borrow().len()
+    }
+
+    /// Whether no object is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The object that a request's path names.
+    pub async fn open(&self, path: &str) -> Result<Rc<Object>, OpenFailure> {
+        if let Some(object) = self.fresh(path) {
+            return Ok(object);
+        }
+        let Ok(key) = Key::new(path) else {
+            return Err(OpenFailure { status: Status::NotFound, reason: "no such object" });
+        };
+        let _turn = self.lookups.acquire().await;
+        // Another request may have opened it while this one waited.
+        if let Some(object) = self.fresh(path) {
+            return Ok(object);
+        }
+        if let Some(object) = self.known(path) {
+            let stores = Arc::clone(&self.stores);
+            let asked = key.clone();
+            let now = tokio::task::spawn_blocking(move || store::fingerprint(&stores, &asked)).await;
+            if now.is_ok_and(|now| now == object.fingerprint) && !self.worn(&object) {
+                object.checked.set(Instant::now());
+                return Ok(object);
+            }
+        }
+        self.look_up(key).await
+    }
+
+    fn known(&self, path: &str) -> Option<Rc<Object>> {
+        self.objects.borrow_mut().get(path).cloned()
+    }
+
+    /// An object checked lately enough to be used as it is.
+    fn fresh(&self, path: &str) -> Option<Rc<Object>> {
+        let object = self.known(path)?;
+        (object.checked.get().elapsed() < OBJECT_RECHECK).then_some(object)
+    }
+
+    /// Whether an object lost a share since it was opened: then opening it again may find it well, even
+    /// if the file's name, inode and time are the same.
+    fn worn(&self, object: &Object) -> bool {
+        object.shares.iter().flatten().any(|share| share.lost.get())
+    }
+
+    async fn look_up(&self, key: Key) -> Result<Rc<Object>, OpenFailure> {
+        let failure = |status, reason| OpenFailure { status, reason };
+        let stores = Arc::clone(&self.stores);
+        let asked = key.clone();
+        let opened = tokio::task::spawn_blocking(move || store::open_object(&stores, &asked))
+            .await
+            .map_err(|_| failure(Status::InternalError, "the look-up was interrupted"))?;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.objects.borrow_mut().pop(key.as_str());
+                return Err(match error {
+                    OpenError::NotFound { .. } => failure(Status::NotFound, "no such object"),
+                    error => {
+                        tracing::error!(key = %key, "{error}");
+                        failure(Status::InternalError, "too few good shares of this object are left")
+                    }
+                });
+            }
+        };
+        let geometry = opened.header.geometry;
+        let least = (usize::from(geometry.k()) + 1) * geometry.leaf_bytes() as usize;
+        if least > self.piece_capacity {
+            tracing::error!(
+                key = %key, k = geometry.k(), leaf_bytes = geometry.leaf_bytes(),
+                "a pool buffer is too small for one leaf of each share: --pool-buffer-size needs {}",
+                least + crate::limits::TABLE_PAGE_BYTES
+            );
+            return Err(failure(Status::InternalError, "this object needs larger pool buffers"));
+        }
+        let code = self.code(&opened.header).map_err(|error| {
+            tracing::error!(key = %key, %error, "the object's code can't be used");
+            failure(Status::InternalError, "this object's code can't be used")
+        })?;
+        let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
+        for share in opened.shares {
+            if let Some(slot) = shares.get_mut(usize::from(share.number)) {
+                *slot = Some(Share {
+                    path: share.path,
+                    file: Arc::new(share.file),
+                    lost: Cell::new(false),
+                });
+            }
+        }
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let object = Rc::new(Object {
+            id,
+            etag: format!("\"{}\"", opened.header.digest),
+            header: opened.header,
+            code,
+            shares,
+            bad_leaves: RefCell::new(LruCache::new(size(BAD_LEAVES_MAX))),
+            fingerprint: opened.fingerprint,
+            checked: Cell::new(Instant::now()),
+        });
+        self.remember(key, Rc::clone(&object));
+        Ok(object)
+    }
+
+    fn remember(&self, key: Key, object: Rc<Object>) {
+        let mut objects = self.objects.borrow_mut();
+        objects.put(key.as_str().to_owned(), object);
+        // Bounded by descriptors too: an object of a wide code holds many.
+        let mut files: usize = objects.iter().map(|(_, object)| object.shares.len()).sum();
+        while files > SHARE_FILES_MAX && objects.len() > 1 {
+            if let Some((_, object)) = objects.pop_lru() {
+                files -= object.shares.len();
+            }
+        }
+    }
+
+    fn code(&self, header: &Header) -> Result<Arc<Code>, decode_kernel::CodeError> {
+        let geometry = &header.geometry;
+        let name = (header.code as u8, geometry.k(), geometry.n());
+        if let Some(code) = self.codes.borrow_mut().get(&name) {
+            return Ok(Arc::clone(code));
+        }
+        let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
+        let code = Arc::new(Code::new(header.code, k, n)?);
+        self.codes.borrow_mut().put(name, Arc::clone(&code));
+        Ok(code)
+    }
+}
+
+/// The leaf checksums that one core keeps at hand: pages of the shares' tables, verified.
+pub struct TableCache {
+    pages: RefCell<LruCache<PageId, Rc<[u64]>>>,
+}
+
+/// Object, share number, page index.
+pub type PageId = (u64, u16, u64);
+
+impl Default for TableCache {
+    fn default() -> Self {
+        TableCache { pages: RefCell::new(LruCache::new(size(TABLE_PAGES_MAX))) }
+    }
+}
+
+impl TableCache {
+    /// A page's entries, if they are at hand.
+    pub fn get(&self, id: PageId) -> Option<Rc<[u64]>> {
+        self.pages.borrow_mut().get(&id).cloned()
+    }
+
+    /// Checks a page as read from a share and keeps its entries.
+    pub fn insert(
+        &self,
+        object: &Object,
+        number: u16,
+        index: u64,
+        bytes: &[u8],
+    ) -> Result<Rc<[u64]>, decode_kernel::share::TablePageError> {
+        let header = object.header();
+        let page = TablePage::decode(&header.generation, number, index, bytes)?;
+        let entries: Rc<[u64]> =
+            (0..decode_kernel::share::TABLE_PAGE_ENTRIES).map(|i| page.entry(i)).collect();
+        self.pages.borrow_mut().put((object.id(), number, index), Rc::clone(&entries));
+        Ok(entries)
+    }
+}

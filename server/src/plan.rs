@@ -1,0 +1,279 @@
+//! The plan of one piece: which ranges of which shares to read, what to rebuild from them, and in
+//! which order the bytes are sent.
+//!
+//! Pure: a request's range, the object's geometry, which shares are usable, and how large the piece
+//! may be. A healthy piece touches only the data shares that hold its bytes. Where one of those is
+//! missing, the same range of k others is read and only that range is rebuilt.
+
+use std::ops::Range;
+
+use decode_kernel::share::Geometry;
+
+use crate::limits::SLICES_MAX;
+
+/// One contiguous read of a share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The share's number.
+    pub share: u16,
+    /// What to read, in share space (the share's blocks concatenated), whole leaves.
+    pub window: Range<u64>,
+}
+
+/// A run of the object's bytes inside one window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Index of the window: first the reads in order, then the rebuilt ones.
+    pub window: usize,
+    /// Bytes of that window.
+    pub bytes: Range<usize>,
+}
+
+/// What one turn does for one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PiecePlan {
+    /// The object's bytes that this piece delivers; starts where asked, may end earlier.
+    pub range: Range<u64>,
+    /// Reads, one per share that takes part.
+    pub reads: Vec<Read>,
+    /// Data shares to rebuild, all over `rebuilt_window`.
+    pub rebuilt: Vec<u16>,
+    /// In share space; empty when nothing is rebuilt.
+    pub rebuilt_window: Range<u64>,
+    /// The k reads (as indices) to rebuild from; each covers `rebuilt_window`.
+    pub sources: Vec<usize>,
+    /// The piece in the order of its bytes.
+    pub slices: Vec<Slice>,
+}
+
+/// Why a range can't be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Too few usable shares for this range. `range` is the smallest part that was tried.
+    #[error("bytes {}..{}: {have} usable shares, {need} are needed", range.start, range.end)]
+    TooFewShares {
+        /// Usable shares for the range.
+        have: usize,
+        /// k.
+        need: usize,
+        /// Bytes of the object.
+        range: Range<u64>,
+    },
+    /// Even one leaf of each share that takes part does not fit a pool buffer.
+    #[error("one leaf of each of k shares takes {need} bytes, a pool buffer has {have}: raise --pool-buffer-size")]
+    BufferTooSmall {
+        /// Bytes of a pool buffer that pieces may use.
+        have: usize,
+        /// Bytes needed.
+        need: usize,
+    },
+}
+
+impl PiecePlan {
+    /// The window lengths in bytes: the reads' in order, then the rebuilt ones'.
+    pub fn window_lengths(&self) -> impl Iterator<Item = usize> + '_ {
+        let rebuilt = length(&self.rebuilt_window);
+        self.reads
+            .iter()
+            .map(|read| length(&read.window))
+            .chain(self.rebuilt.iter().map(move |_| rebuilt))
+    }
+
+    /// Bytes of all windows.
+    pub fn bytes(&self) -> usize {
+        self.window_lengths().sum()
+    }
+}
+
+fn length(range: &Range<u64>) -> usize {
+    (range.end - range.start) as usize
+}
+
+/// Plans a piece of `wanted`, starting at its start and as long as fits `capacity` bytes of windows.
+/// `usable` says whether a share can serve a range of its space.
+///
+/// `wanted` must not be empty and must lie inside the object.
+pub fn plan(
+    geometry: &Geometry,
+    wanted: Range<u64>,
+    capacity: usize,
+    usable: impl Fn(u16, &Range<u64>) -> bool,
+) -> Result<PiecePlan, PlanError> {
+    debug_assert!(wanted.start < wanted.end && wanted.end <= geometry.size());
+    let mut range = wanted.start..preferred_end(geometry, &wanted);
+    loop {
+        let attempt = plan_exactly(geometry, range.clone(), &usable);
+        let failure = match attempt {
+            Ok(plan) if plan.bytes() <= capacity => return Ok(plan),
+            Ok(plan) => PlanError::BufferTooSmall { have: capacity, need: plan.bytes() },
+            Err(error) => error,
+        };
+        // A smaller piece needs less memory, and damage elsewhere in its window does not count.
+        match shorter(geometry, &range) {
+            Some(end) => range.end = end,
+            None => return Err(failure),
+        }
+    }
+}
+
+/// Where a piece that may end at `wanted.end` best ends: at a segment's end, so that the next one
+/// starts whole, or at least at a leaf's, so that no leaf is verified twice.
+fn preferred_end(geometry: &Geometry, wanted: &Range<u64>) -> u64 {
+    let Range { start, end } = *wanted;
+    let segment_end = end - end % geometry.segment_bytes();
+    if segment_end > start && segment_end - start >= (end - start) / 2 {
+        return segment_end;
+    }
+    let leaf_end = last_leaf_end(geometry, end);
+    if end < geometry.size() && leaf_end > start { leaf_end } else { end }
+}
+
+/// The last leaf boundary at or before `position`, inside the block that holds it.
+fn last_leaf_end(geometry: &Geometry, position: u64) -> u64 {
+    let at = locate(geometry, position.saturating_sub(1));
+    let in_block = at.in_block + 1;
+    if in_block == at.block_len {
+        return position;
+    }
+    position - in_block % u64::from(geometry.leaf_bytes())
+}
+
+/// A shorter end for a piece that did not fit or could not be read; `None` at a single leaf.
+fn shorter(geometry: &Geometry, range: &Range<u64>) -> Option<u64> {
+    let (first, last) = (locate(geometry, range.start), locate(geometry, range.end - 1));
+    let segments = last.segment - first.segment;
+    if segments > 0 {
+        return Some((first.segment + segments.div_ceil(2)) * geometry.segment_bytes());
+    }
+    if last.block != first.block {
+        return Some(range.start + (first.block_len - first.in_block));
+    }
+    let leaf = u64::from(geometry.leaf_bytes());
+    let (from, to) = (first.in_block, last.in_block + 1);
+    let middle = (from + (to - from) / 2) / leaf * leaf;
+    let next_leaf = (from / leaf + 1) * leaf;
+    let end = if middle > from { middle } else { next_leaf };
+    (end < to).then(|| range.start + (end - from))
+}
+
+/// Where a byte of the object lies.
+struct Place {
+    segment: u64,
+    block: u64,
+    in_block: u64,
+    block_len: u64,
+}
+
+fn locate(geometry: &Geometry, position: u64) -> Place {
+    let segment = position / geometry.segment_bytes();
+    let in_segment = position % geometry.segment_bytes();
+    let block_len = u64::from(geometry.block_len(segment));
+    Place { segment, block: in_segment / block_len, in_block: in_segment % block_len, block_len }
+}
+
+/// Plans all of `range`, or as much of it as the limit on slices allows.
+fn plan_exactly(
+    geometry: &Geometry,
+    mut range: Range<u64>,
+    usable: &impl Fn(u16, &Range<u64>) -> bool,
+) -> Result<PiecePlan, PlanError> {
+    // The data shares that hold the range, each with the hull of what is wanted from it.
+    let mut needed: Vec<Read> = Vec::with_capacity(usize::from(geometry.k()));
+    let mut runs: Vec<(usize, Range<u64>)> = Vec::with_capacity(16);
+    let mut position = range.start;
+    while position < range.end && runs.len() < SLICES_MAX {
+        let place = locate(geometry, position);
+        let take = (place.block_len - place.in_block).min(range.end - position);
+        let start = place.segment * u64::from(geometry.block_bytes()) + place.in_block;
+        let share = place.block as u16;
+        let at = match needed.iter().position(|read| read.share == share) {
+            Some(at) => at,
+            None => {
+                needed.push(Read { share, window: start..start });
+                needed.len() - 1
+            }
+        };
+        needed[at].window.end = start + take;
+        runs.push((at, start..start + take));
+        position += take;
+    }
+    range.end = position;
+    for read in &mut needed {
+        read.window = whole_leaves(geometry, &read.window);
+    }
+
+    let missing: Vec<usize> =
+        (0..needed.len()).filter(|&i| !usable(needed[i].share, &needed[i].window)).collect();
+    if missing.is_empty() {
+        let slices = slices(&runs, |at| (at, needed[at].window.start));
+        return Ok(PiecePlan {
+            range,
+            reads: needed,
+            rebuilt: Vec::new(),
+            rebuilt_window: 0..0,
+            sources: Vec::new(),
+            slices,
+        });
+    }
+
+    let hull = |a: &Range<u64>, b: &Range<u64>| a.start.min(b.start)..a.end.max(b.end);
+    let rebuilt_window = missing
+        .iter()
+        .map(|&i| needed[i].window.clone())
+        .reduce(|a, b| hull(&a, &b))
+        .unwrap_or_default();
+    let k = usize::from(geometry.k());
+    let mut reads: Vec<Read> = Vec::with_capacity(k);
+    let mut sources = Vec::with_capacity(k);
+    // Where each needed share's window ended up: a read, or (after all reads) a rebuilt one.
+    let mut windows = vec![usize::MAX; needed.len()];
+    for (i, read) in needed.iter().enumerate().filter(|(i, _)| !missing.contains(i)) {
+        windows[i] = reads.len();
+        let widened = hull(&read.window, &rebuilt_window);
+        if sources.len() < k && usable(read.share, &widened) {
+            sources.push(reads.len());
+            reads.push(Read { share: read.share, window: widened });
+        } else {
+            reads.push(read.clone());
+        }
+    }
+    for share in 0..geometry.n() {
+        if sources.len() == k {
+            break;
+        }
+        if !needed.iter().any(|read| read.share == share) && usable(share, &rebuilt_window) {
+            sources.push(reads.len());
+            reads.push(Read { share, window: rebuilt_window.clone() });
+        }
+    }
+    if sources.len() < k {
+        return Err(PlanError::TooFewShares { have: sources.len(), need: k, range });
+    }
+    for (output, &i) in missing.iter().enumerate() {
+        windows[i] = reads.len() + output;
+    }
+    let slices = slices(&runs, |at| {
+        let window = windows[at];
+        (window, reads.get(window).map_or(rebuilt_window.start, |read| read.window.start))
+    });
+    let rebuilt = missing.iter().map(|&i| needed[i].share).collect();
+    Ok(PiecePlan { range, reads, rebuilt, rebuilt_window, sources, slices })
+}
+
+fn slices(
+    runs: &[(usize, Range<u64>)],
+    window_of: impl Fn(usize) -> (usize, u64),
+) -> Vec<Slice> {
+    runs.iter()
+        .map(|(at, run)| {
+            let (window, start) = window_of(*at);
+            Slice { window, bytes: (run.start - start) as usize..(run.end - start) as usize }
+        })
+        .collect()
+}
+
+/// Widens a range of share space to whole leaves.
+fn whole_leaves(geometry: &Geometry, range: &Range<u64>) -> Range<u64> {
+    let leaf = u64::from(geometry.leaf_bytes());
+    range.start / leaf * leaf..range.end.next_multiple_of(leaf).min(geometry.share_bytes())
+}

@@ -1,0 +1,256 @@
+//! Produces one piece: reads what its plan asks for, verifies every leaf, rebuilds what is missing.
+//!
+//! No byte leaves here before the leaf around it matched its checksum. A share that can't be read or
+//! does not match is marked, the piece is planned again without it, and the client notices nothing.
+//! The piece's pool buffer goes to the socket next and is back right after that.
+
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+
+use decode_kernel::share::BLOCKS_OFFSET;
+
+use crate::core::Core;
+use crate::io::buffer::Window;
+use crate::limits::TABLE_PAGE_BYTES;
+use crate::object::Object;
+use crate::plan::{self, PiecePlan, PlanError, Slice};
+
+/// A piece ready to be sent.
+pub struct Piece {
+    /// The object's bytes that it holds.
+    pub range: Range<u64>,
+    /// The pool buffer, in windows.
+    pub windows: Vec<Window>,
+    /// Its bytes in order.
+    pub slices: Vec<Slice>,
+}
+
+/// Why a piece can't be produced.
+#[derive(Debug, thiserror::Error)]
+pub enum ProduceError {
+    /// Too few good shares, or pool buffers that are too small.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Shares kept failing in new ways; the bound keeps a hostile disk from holding the connection.
+    #[error("gave up after {0} attempts to read good shares")]
+    Attempts(usize),
+    /// The code refused.
+    #[error(transparent)]
+    Code(#[from] decode_kernel::CodeError),
+    /// The runtime is going down.
+    #[error("reading was interrupted")]
+    Interrupted,
+}
+
+/// Produces the first part of `wanted` that fits one pool buffer.
+pub async fn produce(
+    core: &Core,
+    object: &Rc<Object>,
+    wanted: Range<u64>,
+) -> Result<Piece, ProduceError> {
+    let geometry = object.geometry();
+    // Every failed attempt marks a share or a leaf, so this many suffice unless marks are forgotten
+    // (the record of bad leaves is bounded).
+    let attempts = 2 * usize::from(geometry.n()) + 8;
+    for _ in 0..attempts {
+        let capacity = core.pool.piece_capacity();
+        let plan = plan::plan(geometry, wanted.clone(), capacity, |share, window| {
+            object.usable(share, window)
+        })?;
+        let buffer = core.pool.take().await;
+        let (windows, mut page) = buffer.carve(plan.window_lengths());
+        let Some((mut windows, all_read)) = read(core, object, &plan, windows).await? else {
+            continue;
+        };
+        if !all_read {
+            continue;
+        }
+        let mut verified = true;
+        for (read, window) in plan.reads.iter().zip(&windows) {
+            let (ok, page_back) =
+                verify(core, object, read.share, read.window.clone(), window, page).await?;
+            page = page_back;
+            verified &= ok;
+        }
+        if !verified {
+            continue;
+        }
+        rebuild(core, object, &plan, &mut windows)?;
+        core.stats.pieces.add(1);
+        return Ok(Piece { range: plan.range, windows, slices: plan.slices });
+    }
+    Err(ProduceError::Attempts(attempts))
+}
+
+/// Reads all windows of the plan, together. The flag says whether every share gave what was asked.
+async fn read(
+    core: &Core,
+    object: &Rc<Object>,
+    plan: &PiecePlan,
+    windows: Vec<Window>,
+) -> Result<Option<(Vec<Window>, bool)>, ProduceError> {
+    let mut windows = windows.into_iter();
+    let mut readings = Vec::with_capacity(plan.reads.len());
+    for read in &plan.reads {
+        // The plan uses shares that are open; windows were carved for every read.
+        let (Some(share), Some(window)) = (object.share(read.share), windows.next()) else {
+            return Ok(None);
+        };
+        readings.push(core.io.start_read(&share.file, window, BLOCKS_OFFSET + read.window.start));
+    }
+    let mut filled = Vec::with_capacity(plan.reads.len() + plan.rebuilt.len());
+    let mut all_read = true;
+    for (reading, read) in readings.into_iter().zip(&plan.reads) {
+        let (result, window) = reading.finish().await;
+        let window = window.ok_or(ProduceError::Interrupted)?;
+        match result {
+            Ok(count) if count == window.len() => {
+                let counter = if read.share < object.geometry().k() {
+                    &core.stats.data_read_bytes
+                } else {
+                    &core.stats.parity_read_bytes
+                };
+                counter.add(count as u64);
+            }
+            result => {
+                all_read = false;
+                lose(core, object, read.share, short(result, window.len()));
+            }
+        }
+        filled.push(window);
+    }
+    filled.extend(windows);
+    Ok(Some((filled, all_read)))
+}
+
+fn short(result: io::Result<usize>, wanted: usize) -> io::Error {
+    match result {
+        Err(error) => error,
+        Ok(count) => io::Error::other(format!("the file ends early: {count} of {wanted} bytes")),
+    }
+}
+
+/// Gives a share up.
+fn lose(core: &Core, object: &Object, number: u16, error: io::Error) {
+    if object.mark_lost(number) {
+        core.stats.lost_shares.add(1);
+        let path = object.share(number).map(|share| share.path.display().to_string());
+        tracing::warn!(
+            key = %object.header().key, share = number, path = path.unwrap_or_default(),
+            live = object.live_shares(), "share given up: {error}"
+        );
+    }
+}
+
+/// Checks every leaf of a window against the share's table. Returns whether all matched, and the
+/// window for table pages.
+async fn verify(
+    core: &Core,
+    object: &Rc<Object>,
+    number: u16,
+    range: Range<u64>,
+    window: &Window,
+    mut page: Window,
+) -> Result<(bool, Window), ProduceError> {
+    let geometry = object.geometry();
+    let leaf_bytes = geometry.leaf_bytes() as usize;
+    let checksum = object.header().leaf_checksum;
+    let first = range.start / leaf_bytes as u64;
+    let mut all_matched = true;
+    let mut entries = None;
+    let (mut matched, mut failed) = (0, 0);
+    for (leaf, bytes) in (first..).zip(window.chunks(leaf_bytes)) {
+        let (index, entry) = geometry.table_page_of(leaf);
+        if entries.as_ref().is_none_or(|(at, _)| *at != index) {
+            let (found, page_back) = table_page(core, object, number, index, page).await?;
+            page = page_back;
+            entries = Some((index, found));
+        }
+        // A table page that is lost or damaged leaves its leaves unverifiable: as good as bad.
+        let good = match &entries {
+            Some((_, Some(sums))) => sums.get(entry) == Some(&checksum.compute(bytes)),
+            _ => false,
+        };
+        if good {
+            matched += 1;
+            continue;
+        }
+        failed += 1;
+        all_matched = false;
+        if object.mark_bad(number, leaf) {
+            let path = object.share(number).map(|share| share.path.display().to_string());
+            tracing::warn!(
+                key = %object.header().key, share = number, path = path.unwrap_or_default(),
+                offset = BLOCKS_OFFSET + leaf * leaf_bytes as u64,
+                "bad leaf: its checksum does not match"
+            );
+        }
+    }
+    core.stats.verified_leaves.add(matched);
+    core.stats.failed_leaves.add(failed);
+    Ok((all_matched, page))
+}
+
+/// The checksums in one page of a share's table; `None` if it can't be read or isn't good.
+async fn table_page(
+    core: &Core,
+    object: &Rc<Object>,
+    number: u16,
+    index: u64,
+    page: Window,
+) -> Result<(Option<Rc<[u64]>>, Window), ProduceError> {
+    if let Some(entries) = core.tables.get((object.id(), number, index)) {
+        return Ok((Some(entries), page));
+    }
+    let Some(share) = object.share(number) else { return Ok((None, page)) };
+    let offset = object.geometry().table_offset() + index * TABLE_PAGE_BYTES as u64;
+    let (result, page) = core.io.start_read(&share.file, page, offset).finish().await;
+    let page = page.ok_or(ProduceError::Interrupted)?;
+    match result {
+        Ok(count) if count == page.len() => core.stats.table_read_bytes.add(count as u64),
+        result => {
+            lose(core, object, number, short(result, page.len()));
+            return Ok((None, page));
+        }
+    }
+    match core.tables.insert(object, number, index, &page) {
+        Ok(entries) => Ok((Some(entries), page)),
+        Err(error) => {
+            tracing::warn!(
+                key = %object.header().key, share = number, path = %share.path.display(),
+                "leaf checksums can't be used: {error}"
+            );
+            Ok((None, page))
+        }
+    }
+}
+
+fn rebuild(
+    core: &Core,
+    object: &Object,
+    plan: &PiecePlan,
+    windows: &mut [Window],
+) -> Result<(), ProduceError> {
+    if plan.rebuilt.is_empty() {
+        return Ok(());
+    }
+    let (read, rebuilt) = windows.split_at_mut(plan.reads.len());
+    let wanted = &plan.rebuilt_window;
+    let mut sources = Vec::with_capacity(plan.sources.len());
+    let mut inputs = Vec::with_capacity(plan.sources.len());
+    for &source in &plan.sources {
+        let at = &plan.reads[source];
+        let start = (wanted.start - at.window.start) as usize;
+        sources.push(usize::from(at.share));
+        inputs.push(&read[source][start..start + (wanted.end - wanted.start) as usize]);
+    }
+    let numbers: Vec<usize> = plan.rebuilt.iter().map(|&number| usize::from(number)).collect();
+    let mut outputs: Vec<&mut [u8]> = rebuilt.iter_mut().map(|window| &mut window[..]).collect();
+    core.coder.borrow_mut().rebuild(object.code(), &sources, &inputs, &numbers, &mut outputs)?;
+
+    let block = u64::from(object.geometry().block_bytes());
+    core.stats.rebuilt_segments.add((wanted.end - 1) / block - wanted.start / block + 1);
+    core.stats.rebuilt_bytes.add((wanted.end - wanted.start) * plan.rebuilt.len() as u64);
+    Ok(())
+}

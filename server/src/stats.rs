@@ -1,0 +1,161 @@
+//! What a core counts. One writer (its thread), any number of readers (the admin thread).
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::conn::Phase;
+use crate::http::respond::Status;
+
+/// A counter or gauge written by one thread. Plain loads and stores: no locked instruction.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds to a counter; only the owning core calls this.
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+    /// Sets a gauge; only the owning core calls this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The phases of a connection, in the order of [`CoreStats::connections`].
+pub const PHASES: [(Phase, &str); 5] = [
+    (Phase::Idle, "idle"),
+    (Phase::Head, "head"),
+    (Phase::Opening, "opening"),
+    (Phase::Sending, "sending"),
+    (Phase::Lingering, "lingering"),
+];
+
+/// One core's numbers. Bytes unless said otherwise.
+#[derive(Debug, Default)]
+pub struct CoreStats {
+    /// Open connections by phase, as of the last tick.
+    pub connections: [Cell; PHASES.len()],
+    /// Connections accepted since the start.
+    pub accepted: Cell,
+    /// Connections refused because the limit was reached.
+    pub refused: Cell,
+    /// Connections closed by a deadline: head, idle, send, linger.
+    pub timed_out: Cell,
+    /// Connections reset because a body could not be finished.
+    pub resets: Cell,
+    /// Finished responses, in the order of [`Status::ALL`].
+    pub responses: [Cell; Status::ALL.len()],
+    /// Bytes the kernel took for clients, heads included.
+    pub sent_bytes: Cell,
+    /// Bytes that were produced and not taken, to be produced again.
+    pub unsent_again_bytes: Cell,
+    /// Bytes read from data shares.
+    pub data_read_bytes: Cell,
+    /// Bytes read from parity shares.
+    pub parity_read_bytes: Cell,
+    /// Bytes read from leaf checksum tables.
+    pub table_read_bytes: Cell,
+    /// Pieces produced.
+    pub pieces: Cell,
+    /// Segments (whole or a part) of which something was rebuilt.
+    pub rebuilt_segments: Cell,
+    /// Bytes rebuilt.
+    pub rebuilt_bytes: Cell,
+    /// Leaves whose checksum matched.
+    pub verified_leaves: Cell,
+    /// Leaves whose checksum did not match.
+    pub failed_leaves: Cell,
+    /// Share files given up after a read error.
+    pub lost_shares: Cell,
+    /// Objects open in the catalogue.
+    pub open_objects: Cell,
+    /// Pool buffers in all.
+    pub pool_buffers: Cell,
+    /// Pool buffers that nobody holds, as of the last tick.
+    pub pool_free: Cell,
+    /// Kernel send queues of all connections, overhead included, as of the last sample.
+    pub send_queue_bytes: Cell,
+    /// Kernel memory of all connections' sockets, as of the last sample.
+    pub socket_bytes: Cell,
+    /// User memory that connections hold beyond their own size, as of the last sample.
+    pub connection_bytes: Cell,
+    /// What the decoder holds: tables, plans, workspace.
+    pub decoder_bytes: Cell,
+}
+
+impl CoreStats {
+    /// Counts a finished response.
+    pub fn responded(&self, status: Status) {
+        if let Some(at) = Status::ALL.iter().position(|&s| s == status) {
+            self.responses[at].add(1);
+        }
+    }
+}
+
+/// What a number is, for those who read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// A number that every core has one of.
+pub struct Scalar {
+    /// Its name, without prefix or suffix; bytes say so.
+    pub name: &'static str,
+    /// What it is, in one line.
+    pub help: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// Where it is.
+    pub cell: fn(&CoreStats) -> &Cell,
+}
+
+const fn counter(
+    name: &'static str,
+    help: &'static str,
+    cell: fn(&CoreStats) -> &Cell,
+) -> Scalar {
+    Scalar { name, help, kind: Kind::Counter, cell }
+}
+
+const fn gauge(name: &'static str, help: &'static str, cell: fn(&CoreStats) -> &Cell) -> Scalar {
+    Scalar { name, help, kind: Kind::Gauge, cell }
+}
+
+/// All of them, for the metrics and the status.
+pub const SCALARS: &[Scalar] = &[
+    counter("accepted_connections", "Connections accepted", |s| &s.accepted),
+    counter("refused_connections", "Connections refused at the limit", |s| &s.refused),
+    counter("timed_out_connections", "Connections ended by a deadline", |s| &s.timed_out),
+    counter("reset_bodies", "Bodies cut off because too few good shares were left", |s| &s.resets),
+    counter("sent_bytes", "Bytes the kernel took for clients", |s| &s.sent_bytes),
+    counter("produced_again_bytes", "Bytes produced that the socket did not take", |s| {
+        &s.unsent_again_bytes
+    }),
+    counter("data_read_bytes", "Bytes read from data shares", |s| &s.data_read_bytes),
+    counter("parity_read_bytes", "Bytes read from parity shares", |s| &s.parity_read_bytes),
+    counter("table_read_bytes", "Bytes read from leaf checksum tables", |s| &s.table_read_bytes),
+    counter("pieces", "Pieces produced", |s| &s.pieces),
+    counter("rebuilt_segments", "Segments of which something was rebuilt", |s| {
+        &s.rebuilt_segments
+    }),
+    counter("rebuilt_bytes", "Bytes rebuilt", |s| &s.rebuilt_bytes),
+    counter("verified_leaves", "Leaves whose checksum matched", |s| &s.verified_leaves),
+    counter("failed_leaves", "Leaves whose checksum did not match", |s| &s.failed_leaves),
+    counter("lost_shares", "Share files given up after a read error", |s| &s.lost_shares),
+    gauge("open_objects", "Objects whose shares are open", |s| &s.open_objects),
+    gauge("pool_buffers", "Pool buffers in all", |s| &s.pool_buffers),
+    gauge("pool_buffers_free", "Pool buffers that nobody holds", |s| &s.pool_free),
+    gauge("send_queue_bytes", "Kernel send queues of all connections", |s| &s.send_queue_bytes),
+    gauge("socket_bytes", "Kernel memory of all connections' sockets", |s| &s.socket_bytes),
+    gauge("connection_bytes", "User memory held by connections beyond their tasks", |s| {
+        &s.connection_bytes
+    }),
+    gauge("decoder_bytes", "Memory of the decoder", |s| &s.decoder_bytes),
+];
