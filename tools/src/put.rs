@@ -379,8 +379,10 @@ impl Plan<'_> {
             },
             ..self.empty.clone()
         };
-        let files = shares.finish(&header)?;
-        Ok((header, files))
+        for index in 0..n {
+            shares.finish(index, &header)?;
+        }
+        Ok((header, shares.into_files().collect()))
     }
 }
 

@@ -118,42 +118,38 @@ impl NewShares {
         Ok(())
     }
 
-    /// Ends all shares: padding, tables, headers (each that of `header` with its own number), and a sync.
-    /// Gives the files back in the order added, with their numbers.
+    /// Ends the `index`-th share added: padding, table, its header (that of `header`, with its own number), and a sync.
     ///
     /// # Panics
     /// If other bytes were appended than `header` tells.
-    pub(crate) fn finish(self, header: &Header) -> Result<Vec<(u16, TempFile)>, FileError> {
-        let NewShares {
-            shares,
-            spool,
-            generation,
-            ..
-        } = self;
-        let mut files = Vec::with_capacity(shares.len());
-        for (index, share) in shares.into_iter().enumerate() {
-            assert_eq!(
-                share.written,
-                header.geometry.share_bytes(),
-                "share {}",
-                share.number
-            );
-            let path = share.temp.path();
-            share.write_table(index, header, &spool, &generation)?;
-            let page = Header {
-                number: share.number,
-                ..header.clone()
-            }
-            .encode();
-            share
-                .temp
-                .file()
-                .write_all_at(&page[..], 0)
-                .during("write", path)?;
-            share.temp.file().sync_all().during("sync", path)?;
-            files.push((share.number, share.temp));
+    pub(crate) fn finish(&mut self, index: usize, header: &Header) -> Result<(), FileError> {
+        let share = &self.shares[index];
+        assert_eq!(
+            share.written,
+            header.geometry.share_bytes(),
+            "share {}",
+            share.number
+        );
+        share.write_table(index, header, &self.spool, &self.generation)?;
+        let page = Header {
+            number: share.number,
+            ..header.clone()
         }
-        Ok(files)
+        .encode();
+        let path = share.temp.path();
+        share
+            .temp
+            .file()
+            .write_all_at(&page[..], 0)
+            .during("write", path)?;
+        share.temp.file().sync_all().during("sync", path)
+    }
+
+    /// The files, in the order added, with their numbers.
+    pub(crate) fn into_files(self) -> impl Iterator<Item = (u16, TempFile)> {
+        self.shares
+            .into_iter()
+            .map(|share| (share.number, share.temp))
     }
 }
 

@@ -10,6 +10,8 @@ use decode_kernel::share::{Header, Key};
 use penstock_tools::Progress;
 use penstock_tools::get::{GetError, GetOptions, GetReport, get};
 use penstock_tools::put::{PutOptions, PutReport, put};
+use penstock_tools::repair::{RepairOptions, RepairReport, repair};
+use penstock_tools::verify::{Health, VerifyOptions, VerifyReport, verify};
 
 /// Directories `0`, `1`, … as stores.
 pub struct Stores {
@@ -19,7 +21,10 @@ pub struct Stores {
 
 impl Stores {
     pub fn new(n: usize) -> Stores {
-        let root = tempfile::tempdir().unwrap();
+        // Each put syncs n files, which is free in memory; a disk would make hundreds of cases take minutes.
+        let root = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
         let paths = (0..n).map(|i| root.path().join(i.to_string())).collect();
         Stores { root, paths }
     }
@@ -59,6 +64,37 @@ impl Stores {
         let mut bytes = Vec::new();
         let report = get(&options, &mut bytes, &Progress::hidden())?;
         Ok((bytes, report))
+    }
+
+    /// Verifies everything, the digest too; the findings as printed.
+    pub fn verify(&self) -> (VerifyReport, Vec<String>) {
+        let options = VerifyOptions {
+            stores: self.paths.clone(),
+            key: None,
+            digest: true,
+        };
+        let mut findings = Vec::new();
+        let report = verify(&options, &Progress::hidden(), &mut |name, finding| {
+            findings.push(format!("{name}: {finding}"));
+        });
+        (report.unwrap(), findings)
+    }
+
+    pub fn health(&self) -> Health {
+        self.verify().0.health()
+    }
+
+    /// Repairs everything; what was done as printed.
+    pub fn repair(&self) -> (RepairReport, Vec<String>) {
+        let options = RepairOptions {
+            stores: self.paths.clone(),
+            key: None,
+        };
+        let mut done = Vec::new();
+        let report = repair(&options, &Progress::hidden(), &mut |name, event| {
+            done.push(format!("{name}: {event}"));
+        });
+        (report.unwrap(), done)
     }
 
     /// All files below all stores, in order.

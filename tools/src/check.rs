@@ -1,0 +1,373 @@
+//! Reading all leaves of all shares of a put: what verify reports and repair acts on.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use decode_kernel::share::{BLOCKS_OFFSET, Generation, Header, PAGE_BYTES};
+
+use crate::progress::Progress;
+use crate::rows::{Rows, ShareReader};
+use crate::store::{Rejected, Scan};
+
+/// What is read of one share at once, in bytes; more if that is less than a leaf.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// Something found wrong, or worth knowing, about one object.
+#[derive(Debug)]
+pub enum Finding {
+    /// Leaves that do not match their checksums, or cannot be read.
+    BadLeaves {
+        /// Which share.
+        number: u16,
+        /// Index of its store.
+        store: usize,
+        /// The share file.
+        path: PathBuf,
+        /// Which leaves, consecutive.
+        leaves: Range<u64>,
+        /// Where they are in the file, bytes.
+        offsets: Range<u64>,
+    },
+    /// A page of the table of leaf checksums is damaged, so that its leaves cannot be verified.
+    BadTablePage {
+        /// Which share.
+        number: u16,
+        /// Index of its store.
+        store: usize,
+        /// The share file.
+        path: PathBuf,
+        /// Which page.
+        page: u64,
+        /// Where it is in the file, bytes.
+        offset: u64,
+        /// The leaves whose checksums it holds.
+        leaves: Range<u64>,
+    },
+    /// No good file has this share.
+    MissingShare {
+        /// Which share.
+        number: u16,
+    },
+    /// A store or file that cannot be used.
+    Rejected(Rejected),
+    /// A second file of the same share; harmless.
+    Copy {
+        /// Which share.
+        number: u16,
+        /// The second file.
+        path: PathBuf,
+    },
+    /// Shares of an older put, which the next repair removes; harmless.
+    Older {
+        /// Which put.
+        generation: Generation,
+        /// How many files.
+        shares: usize,
+    },
+    /// Shares of a newer put, too few to read: an interrupted put, or one that lost more than its parity.
+    NewerIncomplete {
+        /// Which put.
+        generation: Generation,
+        /// Different shares found.
+        have: usize,
+        /// Its k.
+        need: usize,
+    },
+    /// Too few shares: nothing of the object can be read.
+    TooFewShares {
+        /// Different shares found of the newest put.
+        have: usize,
+        /// Its k.
+        need: usize,
+    },
+    /// Rows in which fewer than k leaves are good: these bytes of the blocks cannot be read.
+    LostRows {
+        /// Which leaves of every share.
+        leaves: Range<u64>,
+        /// Bytes in share space; add 4096 for offsets in the files.
+        range: Range<u64>,
+    },
+    /// The leaves are good, but the whole is not what its digest says.
+    Digest(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::BadLeaves {
+                number,
+                store,
+                path,
+                leaves,
+                offsets,
+            } => write!(
+                f,
+                "share {number} in store {store}: bad {} at bytes {}..{} of {}",
+                Leaves(leaves),
+                offsets.start,
+                offsets.end,
+                path.display()
+            ),
+            Finding::BadTablePage {
+                number,
+                store,
+                path,
+                page,
+                offset,
+                leaves,
+            } => write!(
+                f,
+                "share {number} in store {store}: damaged page {page} of the leaf table at byte {offset} of {}: {} \
+                 cannot be verified",
+                path.display(),
+                Leaves(leaves)
+            ),
+            Finding::MissingShare { number } => write!(f, "share {number} is missing"),
+            Finding::Rejected(rejected) => {
+                write!(f, "not used, in store {}: {rejected}", rejected.store)
+            }
+            Finding::Copy { number, path } => {
+                write!(
+                    f,
+                    "note: another copy of share {number}: {}",
+                    path.display()
+                )
+            }
+            Finding::Older { generation, shares } => {
+                write!(f, "note: {shares} shares of an older put, {generation}")
+            }
+            Finding::NewerIncomplete {
+                generation,
+                have,
+                need,
+            } => write!(
+                f,
+                "note: {have} shares of a newer put, {generation}, which needs {need}: it was interrupted, or has \
+                 lost too many; put the object again if it should be the newer one"
+            ),
+            Finding::TooFewShares { have, need } => {
+                write!(f, "UNREADABLE: {have} shares are left, {need} are needed")
+            }
+            Finding::LostRows { leaves, range } => write!(
+                f,
+                "UNREADABLE: too few shares are good in {}, bytes {}..{} of their blocks",
+                Leaves(leaves),
+                range.start,
+                range.end
+            ),
+            Finding::Digest(message) => write!(f, "UNREADABLE: {message}"),
+        }
+    }
+}
+
+/// "leaf 3", "leaves 3 to 7".
+struct Leaves<'a>(&'a Range<u64>);
+
+impl fmt::Display for Leaves<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.end - self.0.start {
+            1 => write!(f, "leaf {}", self.0.start),
+            _ => write!(f, "leaves {} to {}", self.0.start, self.0.end - 1),
+        }
+    }
+}
+
+/// Reports what headers and directories alone tell. `chosen` is the group a reader would use.
+pub(crate) fn report_scan(scan: &Scan, chosen: Option<usize>, report: &mut dyn FnMut(Finding)) {
+    let need = |header: &Header| usize::from(header.geometry.k());
+    let Some(chosen) = chosen else {
+        if let Some(newest) = scan.groups.first() {
+            report(Finding::TooFewShares {
+                have: newest.distinct(),
+                need: need(&newest.header),
+            });
+        }
+        return;
+    };
+    for newer in &scan.groups[..chosen] {
+        let (generation, have) = (newer.header.generation, newer.distinct());
+        report(Finding::NewerIncomplete {
+            generation,
+            have,
+            need: need(&newer.header),
+        });
+    }
+    for older in &scan.groups[chosen + 1..] {
+        let generation = older.header.generation;
+        report(Finding::Older {
+            generation,
+            shares: older.shares.len(),
+        });
+    }
+    let shares = &scan.groups[chosen].shares;
+    for pair in shares
+        .windows(2)
+        .filter(|pair| pair[0].number == pair[1].number)
+    {
+        report(Finding::Copy {
+            number: pair[1].number,
+            path: pair[1].path.clone(),
+        });
+    }
+    for number in missing(
+        shares.iter().map(|share| share.number),
+        &scan.groups[chosen].header,
+    ) {
+        report(Finding::MissingShare { number });
+    }
+}
+
+/// The numbers below n that do not occur.
+pub(crate) fn missing(present: impl Iterator<Item = u16>, header: &Header) -> Vec<u16> {
+    let present: BTreeSet<u16> = present.collect();
+    (0..header.geometry.n())
+        .filter(|number| !present.contains(number))
+        .collect()
+}
+
+/// What [`check_leaves`] found.
+pub(crate) struct Checked {
+    /// Numbers of shares with bad leaves or table pages (in the first file of that number).
+    pub(crate) damaged: BTreeSet<u16>,
+    /// Bad leaves in all files.
+    pub(crate) bad_leaves: u64,
+    /// Whether some row has fewer than k good leaves.
+    pub(crate) lost: bool,
+}
+
+/// Consecutive leaves that are bad for the same reason.
+#[derive(Clone)]
+struct BadRun {
+    leaves: Range<u64>,
+    /// The table page, if it is that which is bad.
+    page: Option<u64>,
+}
+
+/// Reads every leaf of every file, and reports the bad ones, runs of them as one. Memory: 1 MiB, or a leaf, and a few
+/// bytes a share.
+pub(crate) fn check_leaves(
+    rows: &mut Rows,
+    progress: &Progress,
+    report: &mut dyn FnMut(Finding),
+) -> Checked {
+    let Rows {
+        header, readers, ..
+    } = rows;
+    let geometry = header.geometry;
+    let leaf_bytes = u64::from(geometry.leaf_bytes());
+    let window_leaves = (WINDOW_BYTES / leaf_bytes).max(1);
+    let mut checked = Checked {
+        damaged: BTreeSet::new(),
+        bad_leaves: 0,
+        lost: false,
+    };
+    let mut runs: Vec<Option<BadRun>> = vec![None; readers.len()];
+    let mut lost: Option<Range<u64>> = None;
+    let mut buffer = vec![0; (window_leaves * leaf_bytes) as usize];
+    let mut good = vec![false; window_leaves as usize];
+
+    for first in (0..geometry.leaves()).step_by(window_leaves as usize) {
+        let leaves = (geometry.leaves() - first).min(window_leaves) as usize;
+        let start = first * leaf_bytes;
+        let len = (geometry.share_bytes() - start).min(buffer.len() as u64) as usize;
+        // Of each row: how many shares are good, and which was counted last. Copies of a share follow each other.
+        let mut rows: Vec<(u16, Option<u16>)> = vec![(0, None); leaves];
+        for (i, reader) in readers.iter_mut().enumerate() {
+            let number = reader.share.number;
+            checked.bad_leaves +=
+                reader.read(header, start, &mut buffer[..len], &mut good[..leaves]);
+            for (leaf, (good, row)) in (first..).zip(good.iter().zip(&mut rows)) {
+                if *good {
+                    if row.1 != Some(number) {
+                        *row = (row.0 + 1, Some(number));
+                    }
+                    continue;
+                }
+                let (page, _) = geometry.table_page_of(leaf);
+                let page = reader.table_page(header, page).is_none().then_some(page);
+                match &mut runs[i] {
+                    Some(run) if run.leaves.end == leaf && run.page == page => run.leaves.end += 1,
+                    run => {
+                        let done = run.replace(BadRun {
+                            leaves: leaf..leaf + 1,
+                            page,
+                        });
+                        done.into_iter()
+                            .for_each(|done| report(bad(reader, header, done)));
+                    }
+                }
+            }
+            progress.add(len as u64);
+        }
+        for (leaf, _) in (first..).zip(&rows).filter(|(_, row)| row.0 < geometry.k()) {
+            match &mut lost {
+                Some(run) if run.end == leaf => run.end += 1,
+                run => {
+                    let done = run.replace(leaf..leaf + 1);
+                    done.into_iter()
+                        .for_each(|done| report(lost_rows(header, done)));
+                    checked.lost = true;
+                }
+            }
+        }
+        for (i, reader) in readers.iter().enumerate() {
+            if runs[i].is_some() && (i == 0 || readers[i - 1].share.number != reader.share.number) {
+                checked.damaged.insert(reader.share.number);
+            }
+        }
+    }
+    for (reader, run) in readers.iter().zip(runs) {
+        run.into_iter()
+            .for_each(|run| report(bad(reader, header, run)));
+    }
+    lost.into_iter()
+        .for_each(|run| report(lost_rows(header, run)));
+    checked
+}
+
+fn bad(reader: &ShareReader, header: &Header, run: BadRun) -> Finding {
+    let geometry = &header.geometry;
+    let (number, store, path) = (
+        reader.share.number,
+        reader.share.store,
+        reader.share.path.clone(),
+    );
+    let leaves = run.leaves;
+    match run.page {
+        Some(page) => {
+            let offset = geometry.table_offset() + page * PAGE_BYTES as u64;
+            Finding::BadTablePage {
+                number,
+                store,
+                path,
+                page,
+                offset,
+                leaves,
+            }
+        }
+        None => {
+            let range = space(header, &leaves);
+            let offsets = BLOCKS_OFFSET + range.start..BLOCKS_OFFSET + range.end;
+            Finding::BadLeaves {
+                number,
+                store,
+                path,
+                leaves,
+                offsets,
+            }
+        }
+    }
+}
+
+fn lost_rows(header: &Header, leaves: Range<u64>) -> Finding {
+    let range = space(header, &leaves);
+    Finding::LostRows { leaves, range }
+}
+
+/// The bytes of share space that consecutive leaves cover.
+fn space(header: &Header, leaves: &Range<u64>) -> Range<u64> {
+    let geometry = &header.geometry;
+    geometry.leaf_range(leaves.start).start..geometry.leaf_range(leaves.end - 1).end
+}

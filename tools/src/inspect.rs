@@ -1,0 +1,180 @@
+//! Inspect: what one share file says about itself, and whether its parts are good.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use decode_kernel::share::{Header, HeaderError, PAGE_BYTES};
+
+use crate::error::{During, FileError};
+use crate::progress::Progress;
+use crate::rows::ShareReader;
+use crate::store::OpenShare;
+
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// What a share file holds. Displays as lines of names and values.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// Its header.
+    pub header: Header,
+    /// Its length in bytes, which should be what the geometry says.
+    pub file_bytes: u64,
+    /// Pages of the leaf table that are damaged or missing.
+    pub bad_pages: u64,
+    /// Leaves that are damaged, missing, or in a bad page of the table; `None` if they were not read.
+    pub bad_leaves: Option<u64>,
+}
+
+impl Inspection {
+    /// Whether nothing that was looked at is wrong.
+    pub fn good(&self) -> bool {
+        self.file_bytes == self.header.geometry.share_file_bytes()
+            && self.bad_pages == 0
+            && self.bad_leaves.unwrap_or(0) == 0
+    }
+}
+
+/// Why a file tells nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// It could not be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It does not begin with a header.
+    #[error("{}: {source}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: HeaderError,
+    },
+}
+
+/// Reads the header and the table of a share file, and with `leaves` all its blocks.
+pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspection, InspectError> {
+    let found = fs::metadata(path).during("look at", path)?;
+    if !found.is_file() {
+        let error = std::io::Error::other("not a regular file");
+        return Err(Err::<(), _>(error)
+            .during("inspect", path)
+            .expect_err("an error")
+            .into());
+    }
+    let file = File::open(path).during("open", path)?;
+    let file_bytes = found.len();
+    let mut page = vec![0; file_bytes.min(PAGE_BYTES as u64) as usize];
+    file.read_exact_at(&mut page, 0).during("read", path)?;
+    let header = Header::decode(&page).map_err(|source| InspectError::Header {
+        path: path.to_owned(),
+        source,
+    })?;
+
+    let share = OpenShare {
+        number: header.number,
+        store: 0,
+        path: path.to_owned(),
+        file,
+    };
+    let mut reader = ShareReader::new(share, &header);
+    let geometry = header.geometry;
+    // A header may promise more than is there: what is beyond the end of the file is bad without a look.
+    let there = file_bytes.saturating_sub(geometry.table_offset()) / PAGE_BYTES as u64;
+    let there = there.min(geometry.table_pages());
+    let bad = (0..there)
+        .filter(|&index| reader.table_page(&header, index).is_none())
+        .count();
+    let bad_pages = geometry.table_pages() - there + bad as u64;
+    let bad_leaves = leaves.then(|| {
+        // Leaves without a table page cannot be verified, so only those with one need reading.
+        let leaf_bytes = u64::from(geometry.leaf_bytes());
+        let readable = geometry
+            .leaves()
+            .min(there * decode_kernel::share::TABLE_PAGE_ENTRIES as u64);
+        let end = geometry.share_bytes().min(readable * leaf_bytes);
+        progress.add_len(end);
+        let window = (WINDOW_BYTES / leaf_bytes).max(1) * leaf_bytes;
+        let mut bad = geometry.leaves() - readable;
+        let mut buffer = vec![0; window as usize];
+        for start in (0..end).step_by(window as usize) {
+            let buffer = &mut buffer[..window.min(end - start) as usize];
+            let mut good = vec![false; buffer.len().div_ceil(leaf_bytes as usize)];
+            bad += reader.read(&header, start, buffer, &mut good);
+            progress.add(buffer.len() as u64);
+        }
+        bad
+    });
+    Ok(Inspection {
+        header,
+        file_bytes,
+        bad_pages,
+        bad_leaves,
+    })
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Header {
+            key,
+            content_type,
+            geometry,
+            code,
+            number,
+            leaf_checksum,
+            digest,
+            generation,
+            created,
+        } = &self.header;
+        let (k, n) = (geometry.k(), geometry.n());
+        let kind = if *number < k { "data" } else { "parity" };
+        let size = geometry.size();
+        writeln!(f, "key           {key}")?;
+        writeln!(f, "content type  {content_type}")?;
+        writeln!(
+            f,
+            "size          {size} bytes ({})",
+            ByteSize(size).display().iec()
+        )?;
+        writeln!(f, "sha256        {digest}")?;
+        writeln!(f, "code          {code}, {k} of {n} shares needed")?;
+        writeln!(f, "share         {number} of 0..{n} ({kind})")?;
+        writeln!(f, "generation    {generation}")?;
+        writeln!(f, "created       {created} seconds since 1970")?;
+        writeln!(
+            f,
+            "block         {} bytes, the last {}",
+            geometry.block_bytes(),
+            geometry.tail_block_bytes()
+        )?;
+        writeln!(f, "segments      {}", geometry.segments())?;
+        writeln!(
+            f,
+            "leaves        {} of {} bytes, {leaf_checksum}",
+            geometry.leaves(),
+            geometry.leaf_bytes()
+        )?;
+        match self.bad_leaves {
+            None => {}
+            Some(0) => writeln!(f, "              all good")?,
+            Some(bad) => writeln!(f, "              {bad} BAD")?,
+        }
+        write!(
+            f,
+            "table         {} pages at byte {}",
+            geometry.table_pages(),
+            geometry.table_offset()
+        )?;
+        match self.bad_pages {
+            0 => writeln!(f, ", all good")?,
+            bad => writeln!(f, ", {bad} BAD")?,
+        }
+        write!(f, "file          {} bytes", self.file_bytes)?;
+        let expected = geometry.share_file_bytes();
+        if self.file_bytes != expected {
+            write!(f, ", WRONG: its header says {expected}")?;
+        }
+        Ok(())
+    }
+}

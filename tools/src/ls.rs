@@ -1,0 +1,101 @@
+//! Ls: the objects in the stores, from their headers.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use decode_kernel::share::Header;
+
+use crate::store::{self, RejectReason, Rejected};
+
+/// One object, or what is left of one.
+#[derive(Debug)]
+pub enum Listed {
+    /// An object with at least one good header.
+    Object {
+        /// What a reader would use; the newest put, if none is readable.
+        header: Header,
+        /// How many different shares of that put there are.
+        shares: usize,
+        /// Whether those are at least k.
+        readable: bool,
+        /// Share files of other puts of the key.
+        other_puts: usize,
+    },
+    /// A directory with share files, none of which tells what it is.
+    Unusable {
+        /// The directory below `objects`.
+        dir: String,
+        /// What is wrong with each file.
+        rejected: Vec<Rejected>,
+    },
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listed::Object {
+                header,
+                shares,
+                readable,
+                other_puts,
+            } => {
+                let Header {
+                    key,
+                    geometry,
+                    code,
+                    generation,
+                    ..
+                } = header;
+                let (k, n) = (geometry.k(), geometry.n());
+                let size = ByteSize(geometry.size()).display().iec().to_string();
+                write!(
+                    f,
+                    "{size:>10}  {code} {k}+{}  {shares:>2}/{n} shares",
+                    n - k
+                )?;
+                write!(f, "  {generation}  {key}")?;
+                if !readable {
+                    write!(f, "  UNREADABLE: {k} shares are needed")?;
+                }
+                if *other_puts > 0 {
+                    write!(f, "  ({other_puts} shares of other puts)")?;
+                }
+                Ok(())
+            }
+            Listed::Unusable { dir, rejected } => {
+                write!(f, "         ?  no usable share in objects/{dir}")?;
+                rejected
+                    .iter()
+                    .try_for_each(|rejected| write!(f, "; {rejected}"))
+            }
+        }
+    }
+}
+
+/// All objects in `stores`, one at a time, in the order of their keys' hashes. Opens each object's shares to read
+/// their headers, and closes them again. An error if none of the stores can be read.
+pub fn ls(stores: &[PathBuf]) -> std::io::Result<impl Iterator<Item = Listed> + '_> {
+    crate::temp::allow_open_files(stores.len());
+    store::check_stores(stores)?;
+    Ok(store::object_dirs(stores).filter_map(move |dir| listed(stores, dir)))
+}
+
+fn listed(stores: &[PathBuf], dir: String) -> Option<Listed> {
+    let mut scan = store::scan_dir(stores, &dir, None);
+    let chosen = scan.chosen();
+    let Some(group) = scan.groups.get(chosen.unwrap_or(0)) else {
+        // An empty directory is what an interrupted put leaves of a new key.
+        scan.rejected
+            .retain(|rejected| !matches!(rejected.reason, RejectReason::StoreMissing));
+        let rejected = scan.rejected;
+        return (!rejected.is_empty()).then_some(Listed::Unusable { dir, rejected });
+    };
+    let all: usize = scan.groups.iter().map(|group| group.shares.len()).sum();
+    Some(Listed::Object {
+        header: group.header.clone(),
+        shares: group.distinct(),
+        readable: chosen.is_some(),
+        other_puts: all - group.shares.len(),
+    })
+}

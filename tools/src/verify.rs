@@ -1,0 +1,239 @@
+//! Verify: read everything there is of one object or of all, and tell what is wrong with it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use decode_kernel::share::Key;
+
+use crate::check::{Finding, check_leaves, report_scan};
+use crate::get::read_object;
+use crate::progress::Progress;
+use crate::rows::Rows;
+use crate::store::{self, OpenError, RejectReason, Rejected, Scan};
+use crate::temp::allow_open_files;
+
+/// What to verify.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// All stores that may have shares.
+    pub stores: Vec<PathBuf>,
+    /// One object, or all if `None`.
+    pub key: Option<Key>,
+    /// Whether to check the whole object's digest too, which reads the data a second time. Without it shares that
+    /// are good by themselves but were made wrongly are not found.
+    pub digest: bool,
+}
+
+/// How well an object, or the worst of several, is. In order of worse.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Health {
+    /// All n shares are there and good.
+    Healthy,
+    /// It can be read, but shares are missing or damaged.
+    Damaged,
+    /// Some of it cannot be read.
+    Unreadable,
+}
+
+impl Health {
+    /// The exit code of `penstock verify`: 0, 1, 2.
+    pub fn exit_code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Health::Healthy => "healthy",
+            Health::Damaged => "damaged, but readable",
+            Health::Unreadable => "unreadable",
+        })
+    }
+}
+
+/// The sum of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Objects with all n shares good.
+    pub healthy: u64,
+    /// Objects that can be read, but should be repaired.
+    pub damaged: u64,
+    /// Objects that cannot be read, or not whole.
+    pub unreadable: u64,
+    /// Bytes of blocks that were read.
+    pub bytes: u64,
+    /// Leaves that were bad.
+    pub bad_leaves: u64,
+}
+
+impl VerifyReport {
+    /// The worst object's; healthy if there is none.
+    pub fn health(&self) -> Health {
+        match self {
+            VerifyReport {
+                unreadable: 1.., ..
+            } => Health::Unreadable,
+            VerifyReport { damaged: 1.., .. } => Health::Damaged,
+            _ => Health::Healthy,
+        }
+    }
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VerifyReport {
+            healthy,
+            damaged,
+            unreadable,
+            bytes,
+            bad_leaves,
+        } = self;
+        write!(
+            f,
+            "{healthy} healthy, {damaged} damaged, {unreadable} unreadable; "
+        )?;
+        write!(
+            f,
+            "read {}, {bad_leaves} bad leaves",
+            ByteSize(*bytes).display().iec()
+        )
+    }
+}
+
+/// Reads every share of the object or objects; calls `report` with each finding, and the object's name (its
+/// directory's, if no share tells the key; nothing, for a finding about a store) as it is found.
+///
+/// # Errors
+/// If the one object asked for is not there, or if no store can be read.
+pub fn verify(
+    options: &VerifyOptions,
+    progress: &Progress,
+    report: &mut dyn FnMut(&str, Finding),
+) -> Result<VerifyReport, VerifyError> {
+    allow_open_files(options.stores.len());
+    store::check_stores(&options.stores)?;
+    for (store, path) in options
+        .stores
+        .iter()
+        .enumerate()
+        .filter(|(_, path)| !path.is_dir())
+    {
+        let path = path.clone();
+        report(
+            "",
+            Finding::Rejected(Rejected {
+                store,
+                path,
+                reason: RejectReason::StoreMissing,
+            }),
+        );
+    }
+    let mut sum = VerifyReport::default();
+    match &options.key {
+        Some(key) => {
+            let scan = store::scan(&options.stores, key);
+            if verify_object(scan, key.as_str(), options, progress, &mut sum, report).is_none() {
+                return Err(store::choose(&options.stores, key)
+                    .map(drop)
+                    .expect_err("nothing there")
+                    .into());
+            }
+        }
+        None => {
+            for dir in store::object_dirs(&options.stores) {
+                let scan = store::scan_dir(&options.stores, &dir, None);
+                verify_object(scan, &dir, options, progress, &mut sum, report);
+            }
+        }
+    }
+    Ok(sum)
+}
+
+/// Why nothing was verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// There is no such object.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// No store can be read.
+    #[error(transparent)]
+    Stores(#[from] io::Error),
+}
+
+/// Verifies what `scan` found; `None` if it found no file at all.
+fn verify_object(
+    mut scan: Scan,
+    name: &str,
+    options: &VerifyOptions,
+    progress: &Progress,
+    sum: &mut VerifyReport,
+    report: &mut dyn FnMut(&str, Finding),
+) -> Option<Health> {
+    // Those were reported once for all.
+    scan.rejected
+        .retain(|rejected| !matches!(rejected.reason, RejectReason::StoreMissing));
+    if scan.groups.is_empty() && scan.rejected.is_empty() {
+        return None;
+    }
+    let key = scan.groups.first().map(|group| group.header.key.clone());
+    let name = key.as_ref().map_or(name, Key::as_str);
+    let mut report = |finding| progress.suspend(|| report(name, finding));
+    let chosen = scan.chosen();
+    report_scan(&scan, chosen, &mut report);
+    std::mem::take(&mut scan.rejected)
+        .into_iter()
+        .map(Finding::Rejected)
+        .for_each(&mut report);
+    let health = match chosen {
+        Some(chosen) => verify_shares(scan, chosen, options, progress, sum, &mut report),
+        None => Health::Unreadable,
+    };
+    match health {
+        Health::Healthy => sum.healthy += 1,
+        Health::Damaged => sum.damaged += 1,
+        Health::Unreadable => sum.unreadable += 1,
+    }
+    Some(health)
+}
+
+fn verify_shares(
+    mut scan: Scan,
+    chosen: usize,
+    options: &VerifyOptions,
+    progress: &Progress,
+    sum: &mut VerifyReport,
+    report: &mut dyn FnMut(Finding),
+) -> Health {
+    let group = scan.groups.swap_remove(chosen);
+    let (files, complete) = (group.shares.len() as u64, group.complete());
+    let geometry = group.header.geometry;
+    progress
+        .add_len(geometry.share_bytes() * files + if options.digest { geometry.size() } else { 0 });
+    let mut rows = match Rows::new(group) {
+        Ok(rows) => rows,
+        Err(error) => {
+            report(Finding::Digest(error.to_string()));
+            return Health::Unreadable;
+        }
+    };
+    let checked = check_leaves(&mut rows, progress, report);
+    sum.bytes += geometry.share_bytes() * files;
+    sum.bad_leaves += checked.bad_leaves;
+    if checked.lost {
+        return Health::Unreadable;
+    }
+    if options.digest
+        && let Err(error) = read_object(&mut rows, &mut io::sink(), progress)
+    {
+        report(Finding::Digest(error.to_string()));
+        return Health::Unreadable;
+    }
+    if complete && checked.damaged.is_empty() {
+        Health::Healthy
+    } else {
+        Health::Damaged
+    }
+}
