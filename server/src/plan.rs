@@ -277,3 +277,156 @@ fn whole_leaves(geometry: &Geometry, range: &Range<u64>) -> Range<u64> {
     let leaf = u64::from(geometry.leaf_bytes());
     range.start / leaf * leaf..range.end.next_multiple_of(leaf).min(geometry.share_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The bytes of data share `share` in share space, where byte i of the object is `i * 31 + i / 256`.
+    fn share_bytes(geometry: &Geometry, share: u16, window: &Range<u64>) -> Vec<u8> {
+        window
+            .clone()
+            .map(|at| {
+                let segment = at / u64::from(geometry.block_bytes());
+                let in_block = at % u64::from(geometry.block_bytes());
+                let block_len = u64::from(geometry.block_len(segment));
+                let position =
+                    segment * geometry.segment_bytes() + u64::from(share) * block_len + in_block;
+                if position < geometry.size() { object_byte(position) } else { 0 }
+            })
+            .collect()
+    }
+
+    fn object_byte(position: u64) -> u8 {
+        (position.wrapping_mul(31) ^ (position >> 8)) as u8
+    }
+
+    /// Checks that a plan is what it must be, and that it delivers the object's bytes.
+    fn check(geometry: &Geometry, wanted: &Range<u64>, plan: &PiecePlan, lost: &[u16]) {
+        assert_eq!(plan.range.start, wanted.start);
+        assert!(plan.range.end > wanted.start && plan.range.end <= wanted.end);
+        let leaf = u64::from(geometry.leaf_bytes());
+        for read in &plan.reads {
+            assert!(!lost.contains(&read.share), "a lost share is read");
+            assert!(read.window.start < read.window.end);
+            assert_eq!(read.window.start % leaf, 0);
+            assert!(
+                read.window.end % leaf == 0 || read.window.end == geometry.share_bytes(),
+                "{read:?}"
+            );
+        }
+        if plan.rebuilt.is_empty() {
+            assert!(plan.sources.is_empty());
+        } else {
+            assert_eq!(plan.sources.len(), usize::from(geometry.k()));
+            for &source in &plan.sources {
+                let window = &plan.reads[source].window;
+                assert!(window.start <= plan.rebuilt_window.start);
+                assert!(window.end >= plan.rebuilt_window.end);
+            }
+        }
+        let mut windows: Vec<Vec<u8>> =
+            plan.reads.iter().map(|read| share_bytes(geometry, read.share, &read.window)).collect();
+        windows.extend(
+            plan.rebuilt.iter().map(|&share| share_bytes(geometry, share, &plan.rebuilt_window)),
+        );
+        let sent: Vec<u8> = plan
+            .slices
+            .iter()
+            .flat_map(|slice| windows[slice.window][slice.bytes.clone()].to_vec())
+            .collect();
+        let expected: Vec<u8> = plan.range.clone().map(object_byte).collect();
+        assert!(sent == expected, "the slices do not give the object's bytes {:?}", plan.range);
+    }
+
+    proptest! {
+        #[test]
+        fn plans_deliver_the_range_from_the_shares_that_are_left(
+            k in 1u16..8,
+            m in 0u16..4,
+            blocks in 1u32..4,
+            leaf_power in 9u32..13,
+            size in 1u64..300_000,
+            at in any::<prop::sample::Index>(),
+            length in 1u64..200_000,
+            lost in prop::collection::vec(0u16..12, 0..4),
+            leaves in 1usize..40,
+        ) {
+            let geometry = Geometry::new(size, k, k + m, blocks * 4096, 1 << leaf_power).unwrap();
+            let start = at.index(size as usize) as u64;
+            let wanted = start..(start + length).min(size);
+            let mut lost: Vec<u16> = lost.into_iter().filter(|&share| share < k + m).collect();
+            lost.sort_unstable();
+            lost.dedup();
+            let capacity = (usize::from(k) + 1) * (1 << leaf_power) * leaves;
+            let usable = |share: u16, _: &Range<u64>| !lost.contains(&share);
+            match plan(&geometry, wanted.clone(), capacity, usable) {
+                Ok(plan) => {
+                    prop_assert!(plan.bytes() <= capacity);
+                    check(&geometry, &wanted, &plan, &lost);
+                }
+                Err(PlanError::TooFewShares { have, need, .. }) => {
+                    prop_assert!(have < need && lost.len() > usize::from(m));
+                }
+                Err(error) => prop_assert!(false, "{error}"),
+            }
+        }
+
+        #[test]
+        fn pieces_make_a_whole_body(
+            size in 1u64..400_000,
+            credit in 1u64..100_000,
+            bad in prop::collection::vec((0u16..5, 0u64..25), 0..20),
+        ) {
+            // 3+2; every leaf row keeps at least three good shares, else the body can't be whole.
+            let geometry = Geometry::new(size, 3, 5, 8192, 4096).unwrap();
+            let rows = geometry.leaves();
+            let readable = (0..rows)
+                .all(|row| (0..5).filter(|&share| bad.contains(&(share, row))).count() <= 2);
+            let usable = |share: u16, window: &Range<u64>| {
+                !(window.start / 4096..window.end.div_ceil(4096)).any(|row| bad.contains(&(share, row)))
+            };
+            let mut position = 0;
+            while position < size {
+                let wanted = position..(position + credit).min(size);
+                match plan(&geometry, wanted.clone(), 200_000, usable) {
+                    Ok(plan) => {
+                        check(&geometry, &wanted, &plan, &[]);
+                        position = plan.range.end;
+                    }
+                    Err(_) => {
+                        prop_assert!(!readable);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_healthy_piece_reads_only_what_it_sends() {
+        let geometry = Geometry::new(1 << 20, 4, 6, 16 << 10, 4096).unwrap();
+        let plan = plan(&geometry, 0..128 << 10, 1 << 20, |_, _| true).unwrap();
+        assert_eq!(plan.range, 0..128 << 10);
+        assert_eq!(plan.bytes(), 128 << 10);
+        assert_eq!(plan.reads.len(), 4);
+        let plan = super::plan(&geometry, 5000..5001, 1 << 20, |_, _| true).unwrap();
+        assert_eq!((plan.reads.len(), plan.bytes()), (1, 4096));
+    }
+
+    #[test]
+    fn a_small_degraded_range_is_small_work() {
+        let geometry = Geometry::new(1 << 20, 4, 6, 16 << 10, 4096).unwrap();
+        let plan = plan(&geometry, 0..100, 1 << 20, |share, _| share != 0).unwrap();
+        assert_eq!((plan.reads.len(), plan.bytes()), (4, 5 * 4096));
+        assert_eq!(plan.rebuilt, [0]);
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_small_says_what_it_takes() {
+        let geometry = Geometry::new(1 << 20, 4, 6, 16 << 10, 4096).unwrap();
+        let error = plan(&geometry, 0..1, 4 * 4096, |share, _| share != 0).unwrap_err();
+        assert_eq!(error, PlanError::BufferTooSmall { have: 4 * 4096, need: 5 * 4096 });
+    }
+}
