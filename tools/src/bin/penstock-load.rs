@@ -1,8 +1,11 @@
 //! `penstock-load`: clients of all kinds against an HTTP/1.1 server, and what they cost it.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,6 +13,8 @@ use bytesize::ByteSize;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use penstock_tools::load::{Class, Group, Plan, Progress, Report, Verify, Watch, run_with};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 /// Runs fast, slow, stalled, aborting and other clients against an HTTP/1.1 server, and reports throughput,
 /// times, and (of a server on this machine) memory and CPU.
@@ -143,7 +148,19 @@ fn main() -> ExitCode {
 fn play(args: &Args) -> anyhow::Result<bool> {
     let plan = plan(args)?;
     let bar = progress_bar();
-    let report = run_with(&plan, |progress| show(&bar, progress, &plan))?;
+    // The first interrupt ends the run with its report, a second one the process.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 2, Arc::clone(&interrupted))?;
+        flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let report = run_with(&plan, |progress| {
+        show(&bar, progress, &plan);
+        match interrupted.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })?;
     bar.finish_and_clear();
     print!("{report}");
     write(args, &report)?;

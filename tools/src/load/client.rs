@@ -3,12 +3,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -16,17 +15,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::check::{Check, Expected};
 use super::connect::{Connection, Dial, source};
 use super::pace::Pacer;
-use super::plan::{ByteSpan, Class, Group, Plan, Reading};
+use super::plan::{ByteSpan, Class, Group, Plan};
+use super::reading::{Ended, wait_for};
 use super::response::{Body, Head};
 use super::tally::{Counters, Failure, FaultKind, Tally, record};
 use super::target::Target;
 
-/// Bytes of one read; one buffer of this size serves all clients of a thread.
-pub(super) const READ_BYTES: usize = 256 * 1024;
-/// Bytes of one read while the head is awaited, for clients that shall not take much more than it.
-const HEAD_READ_BYTES: usize = 1024;
-/// Bytes one client takes before the others get their turn.
-const TURN_BYTES: u64 = 1 << 20;
 /// How long a client waits for the server's close after `Connection: close`.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
@@ -37,6 +31,8 @@ pub(super) struct Shared {
     pub(super) sources: usize,
     pub(super) groups: Vec<Prepared>,
     pub(super) counters: Arc<Counters>,
+    /// Set once the run shall end before its duration is over.
+    pub(super) stop: AtomicBool,
 }
 
 /// A group with what was found out about it before the start.
@@ -113,20 +109,13 @@ impl Drop for PanicNote<'_> {
     }
 }
 
-struct Client<'a> {
-    local: &'a Local,
-    prepared: &'a Prepared,
+/// One client at work.
+pub(super) struct Client<'a> {
+    pub(super) local: &'a Local,
+    pub(super) prepared: &'a Prepared,
     place: Place,
     random: fastrand::Rng,
     connection: Option<Connection>,
-}
-
-/// How reading a body ended well.
-#[derive(PartialEq, Eq)]
-enum Ended {
-    Whole,
-    /// The wanted number of bytes was reached first.
-    Enough,
 }
 
 /// Counts on drop what was begun and not settled: the deadline came first.
@@ -140,17 +129,19 @@ struct UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if !self.settled {
-            (self.count)(&mut self.local.tallies.borrow_mut()[self.group]);
+            let tally = &mut self.local.tallies.borrow_mut()[self.group];
+            tally.touch(Instant::now());
+            (self.count)(tally);
         }
     }
 }
 
 impl<'a> Client<'a> {
-    fn tally<R>(&self, change: impl FnOnce(&mut Tally) -> R) -> R {
+    pub(super) fn tally<R>(&self, change: impl FnOnce(&mut Tally) -> R) -> R {
         change(&mut self.local.tallies.borrow_mut()[self.place.group])
     }
 
-    fn plan(&self) -> &'a Plan {
+    pub(super) fn plan(&self) -> &'a Plan {
         &self.local.shared.plan
     }
 
@@ -314,6 +305,7 @@ impl<'a> Client<'a> {
             tally.completed += 1;
             record(&mut tally.total_time, begun.elapsed());
         });
+        Counters::add(&self.local.shared.counters.completed, 1);
         Ok(match (head.close, group.keep_alive) {
             (false, true) => Next::Keep,
             _ => Next::AwaitClose,
@@ -387,58 +379,6 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// The head, and what came behind it. Notes the time of the first byte.
-    async fn read_head(
-        &self,
-        stream: &TcpStream,
-        begun: Instant,
-    ) -> Result<(Head, Vec<u8>), Failure> {
-        let wish = match self.prepared.group.class {
-            Class::Fast | Class::Short | Class::Drip => READ_BYTES / 8,
-            _ => HEAD_READ_BYTES,
-        };
-        let closed = |detail: &dyn ToString, got: usize| match got {
-            0 => Failure::new(FaultKind::HeadClosed, detail.to_string()),
-            got => Failure::new(
-                FaultKind::HeadBad,
-                format!("{} after {got} bytes", detail.to_string()),
-            ),
-        };
-        let mut bytes = Vec::new();
-        loop {
-            let wait = {
-                let scratch = &mut self.local.scratch.borrow_mut().read[..wish];
-                match stream.try_read(scratch) {
-                    Ok(0) => return Err(closed(&"closed before the end of the head", bytes.len())),
-                    Ok(got) => {
-                        if bytes.is_empty() {
-                            self.tally(|tally| record(&mut tally.first_byte_time, begun.elapsed()));
-                        }
-                        bytes.extend_from_slice(&scratch[..got]);
-                        false
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-                    Err(error) => return Err(closed(&error, bytes.len())),
-                }
-            };
-            if wait {
-                stream
-                    .readable()
-                    .await
-                    .map_err(|error| closed(&error, bytes.len()))?;
-                continue;
-            }
-            let bad = |detail| Failure::new(FaultKind::HeadBad, detail);
-            while let Some((head, length)) = Head::parse(&bytes).map_err(bad)? {
-                bytes.drain(..length);
-                // 1xx are announcements; the response follows.
-                if head.status >= 200 {
-                    return Ok((head, bytes));
-                }
-            }
-        }
-    }
-
     /// Takes an answer that is not the object, and says what follows from it.
     async fn refusal(
         &mut self,
@@ -504,141 +444,13 @@ impl<'a> Client<'a> {
         Ok(Check::new(expected, first, false))
     }
 
-    /// Reads a body to its end, or until `stop_at` bytes of it are there.
-    async fn read_body(
-        &self,
-        stream: &TcpStream,
-        body: &mut Body,
-        check: &mut Check<'_>,
-        rest: &[u8],
-        stop_at: Option<u64>,
-        mut pacer: Option<&mut Pacer>,
-    ) -> Result<Ended, Failure> {
-        let reading = self.prepared.group.reading;
-        let discard = reading == Reading::Discard && check.is_nothing() && body.length_is_known();
-        self.feed(body, check, rest)?;
-        if let Some(pacer) = pacer.as_deref_mut() {
-            pacer.took(rest.len() as u64);
-        }
-        let mut turn = 0;
-        loop {
-            if body.is_done() {
-                return Ok(Ended::Whole);
-            }
-            let mut wish = READ_BYTES as u64;
-            if let Some(stop_at) = stop_at {
-                if body.received() >= stop_at {
-                    return Ok(Ended::Enough);
-                }
-                wish = wish.min(stop_at - body.received());
-            }
-            if let Some(pacer) = pacer.as_deref_mut() {
-                wish = wish.min(wait_for(pacer).await);
-            }
-            let wish = body.want(wish);
-            let got = if discard {
-                self.discard(stream, body, wish)
-            } else {
-                self.take(stream, body, check, wish)?
-            };
-            match got {
-                Ok(0) => {
-                    body.end()
-                        .map_err(|detail| Failure::new(FaultKind::BodyClosed, detail))?;
-                    return Ok(Ended::Whole);
-                }
-                Ok(got) => {
-                    turn += got as u64;
-                    if let Some(pacer) = pacer.as_deref_mut() {
-                        pacer.took(got as u64);
-                    }
-                    if turn >= TURN_BYTES {
-                        turn = 0;
-                        tokio::task::yield_now().await;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    turn = 0;
-                    let patience = self.plan().idle_timeout;
-                    let ready = timeout(patience, stream.readable()).await.map_err(|_| {
-                        let detail =
-                            format!("nothing for {patience:?} after {} bytes", body.received());
-                        Failure::new(FaultKind::BodyTimeout, detail)
-                    })?;
-                    ready.map_err(|error| Failure::new(FaultKind::BodyClosed, error))?;
-                }
-                Err(error) => {
-                    let detail = format!("{error} after {} bytes", body.received());
-                    return Err(Failure::new(FaultKind::BodyClosed, detail));
-                }
-            }
-        }
-    }
-
-    /// One read of at most `wish` bytes, fed to body and check.
-    fn take(
-        &self,
-        stream: &TcpStream,
-        body: &mut Body,
-        check: &mut Check<'_>,
-        wish: u64,
-    ) -> Result<io::Result<usize>, Failure> {
-        let wish = usize::try_from(wish).unwrap_or(usize::MAX).min(READ_BYTES);
-        let mut scratch = self.local.scratch.borrow_mut();
-        let got = stream.try_read(&mut scratch.read[..wish]);
-        if let Ok(got) = got {
-            // Taken out for a moment, so that the comparison can use the other buffer.
-            let read = std::mem::take(&mut scratch.read);
-            drop(scratch);
-            let fed = self.feed(body, check, &read[..got]);
-            self.local.scratch.borrow_mut().read = read;
-            fed?;
-        }
-        Ok(got)
-    }
-
-    fn feed(&self, body: &mut Body, check: &mut Check<'_>, bytes: &[u8]) -> Result<(), Failure> {
-        let before = body.received();
-        let mut scratch = self.local.scratch.borrow_mut();
-        let fed = body.feed(bytes, |at, bytes| {
-            let compared = check.feed(at, bytes, &mut scratch.compare);
-            compared.map_err(|detail| Failure::new(FaultKind::WrongBytes, detail))
-        });
-        let checked = !check.is_nothing();
-        self.count_body(body.received() - before, checked);
-        fed
-    }
-
-    /// One read of at most `wish` bytes that the kernel throws away: TCP's MSG_TRUNC.
-    fn discard(&self, stream: &TcpStream, body: &mut Body, wish: u64) -> io::Result<usize> {
-        let wish = usize::try_from(wish).unwrap_or(usize::MAX).min(READ_BYTES);
-        let mut scratch = self.local.scratch.borrow_mut();
-        let got = stream.try_io(Interest::READABLE, || {
-            Ok(recv(
-                stream.as_raw_fd(),
-                &mut scratch.read[..wish],
-                MsgFlags::MSG_TRUNC,
-            )?)
-        })?;
-        body.skip(got as u64);
-        self.count_body(got as u64, false);
-        Ok(got)
-    }
-
-    fn count_body(&self, bytes: u64, checked: bool) {
-        self.tally(|tally| {
-            tally.body_bytes += bytes;
-            tally.checked_bytes += if checked { bytes } else { 0 };
-            tally.touch(Instant::now());
-        });
-        Counters::add(&self.local.shared.counters.body_bytes, bytes);
-    }
-
     /// Keeps the connection without reading until the server ends it; the pause to make then.
     async fn hold(&self, stream: &TcpStream, under_way: &mut UnderWay<'_>) -> Duration {
         self.tally(|tally| tally.stalls += 1);
         under_way.settled = true;
         let mut held = self.under_way(|tally| tally.held += 1);
+        let holding = &self.local.shared.counters.holding;
+        Counters::add(holding, 1);
         // Data makes the socket readable too. Denying that we could read waits for the next event, which
         // is more data (rare: the buffer is small) or the end of the connection.
         while let Ok(ready) = stream.ready(Interest::READABLE).await {
@@ -650,6 +462,7 @@ impl<'a> Client<'a> {
             });
         }
         held.settled = true;
+        Counters::subtract(holding, 1);
         self.tally(|tally| tally.closed_by_server += 1);
         self.plan().backoff
     }
@@ -662,16 +475,6 @@ enum Next {
     AwaitClose,
     /// Drop it and wait.
     Pause(Duration),
-}
-
-async fn wait_for(pacer: &mut Pacer) -> u64 {
-    loop {
-        let allowed = pacer.allowed(Instant::now());
-        if allowed > 0 {
-            return allowed;
-        }
-        sleep_until(pacer.ready_at()).await;
-    }
 }
 
 /// Appends `path`, a random number below N in the place of `{N}`.

@@ -88,9 +88,7 @@ pub(super) struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.counters
-            .open
-            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        Counters::subtract(&self.counters.open, 1);
     }
 }
 

@@ -25,6 +25,7 @@ mod error;
 mod pace;
 mod picture;
 mod plan;
+mod reading;
 mod report;
 mod response;
 mod run;

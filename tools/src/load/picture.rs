@@ -11,6 +11,9 @@ const WIDTH: u32 = 960;
 const HEIGHT: u32 = 640;
 const MEMORY_HEIGHT: u32 = 400;
 
+/// Height of a chart over its highest point, so that the legend covers no line.
+const HEADROOM: f64 = 1.35;
+
 const RESIDENT: RGBColor = RGBColor(31, 119, 180);
 const KERNEL: RGBColor = RGBColor(255, 127, 14);
 const TOGETHER: RGBColor = RGBColor(20, 20, 20);
@@ -114,7 +117,7 @@ fn chart(
     if !title.is_empty() {
         builder.caption(title, ("sans-serif", 18));
     }
-    let mut chart = builder.build_cartesian_2d(0.0..end.max(1e-3), 0.0..top * 1.1)?;
+    let mut chart = builder.build_cartesian_2d(0.0..end.max(1e-3), 0.0..top * HEADROOM)?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +12,11 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
 use super::check::Expected;
-use super::client::{Local, Place, Prepared, READ_BYTES, Scratch, Shared, client};
+use super::client::{Local, Place, Prepared, Scratch, Shared, client};
 use super::connect::{claim_descriptors, claim_sources};
 use super::error::LoadError;
 use super::plan::{Plan, Verify};
+use super::reading::READ_BYTES;
 use super::report::{Report, ServerReport};
 use super::response::{HEAD_BYTES_MAX, Head};
 use super::tally::{Counters, Tally};
@@ -23,6 +25,9 @@ use super::watch::{Watcher, settle};
 
 /// How often [`run_with`]'s observer is called.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How soon an early end is noticed.
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The run so far.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +44,12 @@ pub struct Progress {
     pub faults: u64,
     /// Body bytes received.
     pub body_bytes: u64,
+    /// Responses received to their end.
+    pub completed: u64,
+    /// Clients that hold a connection without reading (at the end of the run: at the time it ended).
+    pub holding: u64,
+    /// Samples taken of the server.
+    pub samples: u64,
 }
 
 /// Plays `plan` to its end. Blocks for up to its duration and settling time; uses threads of its own,
@@ -59,14 +70,18 @@ pub struct Progress {
 /// When the plan is unsound, the target is not allowed or not resolvable, or the machine has too few
 /// descriptors or ports. Connections that fail are no errors: the report counts them.
 pub fn run(plan: &Plan) -> Result<Report, LoadError> {
-    run_with(plan, |_| {})
+    run_with(plan, |_| ControlFlow::Continue(()))
 }
 
-/// [`run`], with an observer that is called a few times a second.
+/// [`run`], with an observer that is called a few times a second and may end the run, and its settling
+/// time, early.
 ///
 /// # Errors
 /// As for [`run`].
-pub fn run_with(plan: &Plan, mut observer: impl FnMut(&Progress)) -> Result<Report, LoadError> {
+pub fn run_with(
+    plan: &Plan,
+    mut observer: impl FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<Report, LoadError> {
     plan.check()?;
     let target = Target::parse(&plan.url, plan.allow_remote)?;
     claim_descriptors(plan.clients())?;
@@ -79,6 +94,7 @@ pub fn run_with(plan: &Plan, mut observer: impl FnMut(&Progress)) -> Result<Repo
         sources,
         groups,
         counters,
+        stop: false.into(),
     });
 
     let start = Instant::now();
@@ -106,7 +122,9 @@ pub fn run_with(plan: &Plan, mut observer: impl FnMut(&Progress)) -> Result<Repo
         );
     }
     while running.load(Ordering::Acquire) > 0 {
-        observer(&progress(&shared, start));
+        if observer(&progress(&shared, start)).is_break() {
+            shared.stop.store(true, Ordering::Relaxed);
+        }
         std::thread::sleep(
             PROGRESS_INTERVAL
                 .min(plan.duration / 20)
@@ -128,7 +146,9 @@ pub fn run_with(plan: &Plan, mut observer: impl FnMut(&Progress)) -> Result<Repo
         .checked_duration_since(Instant::now())
         .filter(|left| !left.is_zero())
     {
-        observer(&progress(&shared, start));
+        if observer(&progress(&shared, start)).is_break() {
+            break;
+        }
         std::thread::sleep(PROGRESS_INTERVAL.min(left));
     }
     let server = watcher.map(|watcher| {
@@ -155,6 +175,9 @@ fn progress(shared: &Shared, start: Instant) -> Progress {
         refused: Counters::get(&shared.counters.refused),
         faults: Counters::get(&shared.counters.faults),
         body_bytes: Counters::get(&shared.counters.body_bytes),
+        completed: Counters::get(&shared.counters.completed),
+        holding: Counters::get(&shared.counters.holding),
+        samples: Counters::get(&shared.counters.samples),
     }
 }
 
@@ -277,7 +300,16 @@ fn work(shared: &Arc<Shared>, number: usize, start: Instant) -> std::io::Result<
     let deadline = start + shared.plan.duration;
     runtime.block_on(async {
         // The end of the duration drops what is left, and its guards count it.
-        let _ = tokio::time::timeout_at(deadline.into(), clients).await;
+        let mut clients = std::pin::pin!(clients);
+        while Instant::now() < deadline && !shared.stop.load(Ordering::Relaxed) {
+            let until = deadline.min(Instant::now() + STOP_INTERVAL);
+            if tokio::time::timeout_at(until.into(), &mut clients)
+                .await
+                .is_ok()
+            {
+                break;
+            }
+        }
     });
     drop(runtime);
     if local.panics.get() > 0 {

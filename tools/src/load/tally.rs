@@ -214,11 +214,19 @@ pub(super) struct Counters {
     pub(super) refused: AtomicU64,
     pub(super) faults: AtomicU64,
     pub(super) body_bytes: AtomicU64,
+    pub(super) completed: AtomicU64,
+    /// Clients that hold a connection without reading, now.
+    pub(super) holding: AtomicU64,
+    pub(super) samples: AtomicU64,
 }
 
 impl Counters {
     pub(super) fn add(counter: &AtomicU64, value: u64) {
         counter.fetch_add(value, Ordering::Relaxed);
+    }
+
+    pub(super) fn subtract(counter: &AtomicU64, value: u64) {
+        counter.fetch_sub(value, Ordering::Relaxed);
     }
 
     pub(super) fn get(counter: &AtomicU64) -> u64 {

@@ -132,6 +132,7 @@ impl Eye {
         }
         sample.machine_tcp = machine_tcp();
         sample.machine_cpu = machine_cpu();
+        Counters::add(&self.counters.samples, 1);
         sample.client_open = Counters::get(&self.counters.open);
         sample.client_bytes = Counters::get(&self.counters.body_bytes);
         Ok(sample)
