@@ -46,12 +46,31 @@ pub(super) unsafe trait Vector: Copy {
 /// Room for part of a vector, of any back-end.
 const PART_BYTES: usize = 64;
 
-/// Sums bytes `from..to` of all inputs into the E outputs, N vectors at a time.
+/// Few inputs are asked for a column ahead, which keeps the multiplier busy while they come from the
+/// second-level cache (measured: 4 outputs of 10 inputs 8% faster, 6 of 12 15%). Columns of many
+/// inputs would drive each other out of the first.
+const PREFETCH_INPUTS_MAX: usize = 24;
+
+/// Asks for the cache line at an address, which may be any.
+#[inline(always)]
+fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    // Elsewhere it is left to the hardware.
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Sums `bytes` of all inputs into the E outputs, N vectors at a time.
 ///
 /// # Safety
 ///
 /// The CPU has V's instructions. `entries` has E entries per input, there are E outputs, and every
-/// input and output has at least `to` bytes.
+/// input and output reaches to the end of `bytes`.
 #[inline(always)]
 pub(super) unsafe fn pass<V: Vector, const E: usize, const N: usize>(
     entries: &[V::Entry],
@@ -69,6 +88,10 @@ pub(super) unsafe fn pass<V: Vector, const E: usize, const N: usize>(
         while to - at >= N * V::BYTES {
             column::<V, E, N, false>(entries, inputs, outputs, at, V::BYTES);
             at += N * V::BYTES;
+        }
+        if N > 2 && to - at >= 2 * V::BYTES {
+            column::<V, E, 2, false>(entries, inputs, outputs, at, V::BYTES);
+            at += 2 * V::BYTES;
         }
         while to - at >= V::BYTES {
             column::<V, E, 1, false>(entries, inputs, outputs, at, V::BYTES);
@@ -93,6 +116,12 @@ unsafe fn column<V: Vector, const E: usize, const N: usize, const PART: bool>(
     at: usize,
     part: usize,
 ) {
+    // Far enough ahead for the next column.
+    let ahead = if inputs.len() <= PREFETCH_INPUTS_MAX {
+        N * V::BYTES
+    } else {
+        0
+    };
     // SAFETY: the slices reach past what is loaded here, by the caller's promise; a part is shorter
     // than a vector, so it fits into the room, from which a whole vector can be loaded.
     let load = |input: usize, n: usize| unsafe {
@@ -102,6 +131,9 @@ unsafe fn column<V: Vector, const E: usize, const N: usize, const PART: bool>(
             std::ptr::copy_nonoverlapping(from, room.as_mut_ptr(), part);
             V::load(room.as_ptr())
         } else {
+            if N > 2 {
+                prefetch(from.wrapping_add(ahead));
+            }
             V::load(from)
         }
     };

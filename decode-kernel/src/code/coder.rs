@@ -16,7 +16,6 @@ use crate::error::CodeError;
 pub struct Coder {
     kernel: Kernel,
     plans: LruCache<Vec<u16>, Plan>,
-    plans_bytes: usize,
     space: rs16::Space,
     /// The key of the call at hand, here for its capacity.
     key: Vec<u16>,
@@ -37,7 +36,6 @@ impl Coder {
         Coder {
             kernel,
             plans: LruCache::new(plans_max),
-            plans_bytes: 0,
             space: rs16::Space::default(),
             key: Vec::new(),
             numbers: Vec::new(),
@@ -95,17 +93,8 @@ impl Coder {
         ]);
         self.key.extend(sources.iter().chain(wanted).map(narrow));
 
-        if !self.plans.contains(self.key.as_slice()) {
-            let plan = Plan::new(code, self.kernel, sources, wanted)?;
-            self.plans_bytes += plan.bytes();
-            if let Some((_, evicted)) = self.plans.push(self.key.clone(), plan) {
-                self.plans_bytes -= evicted.bytes();
-            }
-        }
-        let plan = self
-            .plans
-            .get(self.key.as_slice())
-            .expect("it was there or has been put there");
+        let new = || Plan::new(code, self.kernel, sources, wanted);
+        let plan = self.plans.try_get_or_insert_ref(self.key.as_slice(), new)?;
         plan.rebuild(&mut self.space, inputs, outputs)
     }
 
@@ -117,8 +106,12 @@ impl Coder {
     /// Bytes this coder holds now: plans, and rs16's working space. It grows to a bound given by
     /// the widest code, the number of plans, and the longest range.
     pub fn workspace_bytes(&self) -> usize {
-        let keys: usize = self.plans.iter().map(|(key, _)| 2 * key.capacity()).sum();
+        let plans: usize = self
+            .plans
+            .iter()
+            .map(|(key, plan)| 2 * key.capacity() + plan.bytes())
+            .sum();
         let own = 2 * self.key.capacity() + size_of::<usize>() * self.numbers.capacity();
-        keys + self.plans_bytes + self.space.bytes() + own
+        plans + self.space.bytes() + own
     }
 }

@@ -72,7 +72,7 @@ unsafe fn apply<V: Vector<Entry = u64>>(
                 3 => pass::<V, 3, 4>(step.entries, inputs, outputs, step.bytes),
                 4 => pass::<V, 4, 4>(step.entries, inputs, outputs, step.bytes),
                 5 => pass::<V, 5, 4>(step.entries, inputs, outputs, step.bytes),
-                6 => pass::<V, 6, 4>(step.entries, inputs, outputs, step.bytes),
+                6 => pass::<V, 6, 3>(step.entries, inputs, outputs, step.bytes),
                 wide => unreachable!("{wide} outputs in a group of at most {OUTPUTS_MAX}"),
             }
         }
