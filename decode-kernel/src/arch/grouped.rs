@@ -30,15 +30,17 @@ pub(super) struct Step<'a, T> {
 
 impl<T> Grouped<T> {
     /// Lays out row-major `coefficients`, with at most `width_max` outputs in a group.
-    pub(super) fn new(
+    pub(super) fn new<C: Copy + PartialEq + From<u8>>(
         inputs: usize,
         outputs: usize,
-        coefficients: &[u8],
+        coefficients: &[C],
         width_max: usize,
-        entry: impl Fn(u8) -> T,
+        entry: impl Fn(C) -> T,
     ) -> Grouped<T> {
         let groups = outputs.div_ceil(width_max);
-        let ones = coefficients.iter().all(|&coefficient| coefficient == 1);
+        let ones = coefficients
+            .iter()
+            .all(|&coefficient| coefficient == C::from(1));
         let mut grouped = Grouped {
             entries: Box::default(),
             inputs,

@@ -15,10 +15,18 @@ mod portable;
 mod tables;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
+// Where no kernel has code for GF(2^16), nothing reaches the rest of that module.
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, unreachable_code, unused_variables)
+)]
+mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use std::sync::OnceLock;
+
+pub(crate) use wide::WideProducts;
 
 #[cfg(target_arch = "aarch64")]
 use aarch64::neon::Neon;

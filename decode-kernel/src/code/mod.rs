@@ -2,17 +2,23 @@
 //! pattern takes ([`Plan`]), and the per-thread state that does it ([`Coder`]).
 
 mod coder;
+mod generator16;
+mod gf16;
 mod gf8;
 mod plan;
 mod rs16;
 mod rs8;
 
 pub(crate) use gf8::{POLYNOMIAL_LOW, mul as mul8};
+pub(crate) use gf16::mul as mul16;
 
 pub use coder::Coder;
 pub use plan::Plan;
 
+use std::sync::{Arc, OnceLock};
+
 use crate::error::CodeError;
+use generator16::Generator;
 
 /// Which code. The numbers are those of the share format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,11 +64,13 @@ impl TryFrom<u8> for CodeKind {
 }
 
 /// A code of given width: `k` data shares, numbered 0..k, and parity shares k..n.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Code {
     kind: CodeKind,
     k: usize,
     n: usize,
+    /// rs16 as a matrix, made when first needed; `None` inside if it is too large to keep.
+    generator: OnceLock<Option<Arc<Generator>>>,
 }
 
 impl Code {
@@ -81,7 +89,12 @@ impl Code {
         if !fits || (kind == CodeKind::Rs16 && !rs16::supports(k, n - k)) {
             return Err(CodeError::Shape { kind, k, n, n_max });
         }
-        Ok(Code { kind, k, n })
+        Ok(Code {
+            kind,
+            k,
+            n,
+            generator: OnceLock::new(),
+        })
     }
 
     /// Which code this is.
@@ -105,6 +118,36 @@ impl Code {
             CodeKind::Rs8 => 1,
             CodeKind::Rs16 => rs16::GRANULARITY,
         }
+    }
+
+    /// Bytes this code holds on the heap now. It grows once, when an rs16 code first rebuilds, to at
+    /// most 2 MiB.
+    pub fn bytes(&self) -> usize {
+        let generator = self.generator.get().and_then(Option::as_ref);
+        generator.map_or(0, |generator| generator.bytes())
+    }
+
+    /// rs16's generator, unless there is none or it is too large.
+    fn generator(&self) -> Result<Option<&Generator>, CodeError> {
+        if let Some(generator) = self.generator.get() {
+            return Ok(generator.as_deref());
+        }
+        let generator = Generator::new(self.k, self.n - self.k)?.map(Arc::new);
+        Ok(self.generator.get_or_init(|| generator).as_deref())
+    }
+}
+
+impl PartialEq for Code {
+    fn eq(&self, other: &Code) -> bool {
+        (self.kind, self.k, self.n) == (other.kind, other.k, other.n)
+    }
+}
+
+impl Eq for Code {}
+
+impl std::fmt::Debug for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}-of-{}", self.kind, self.k, self.n)
     }
 }
 

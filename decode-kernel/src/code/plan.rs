@@ -1,19 +1,23 @@
 //! A plan: what rebuilding one erasure pattern takes, worked out once and used for every range.
 
 use super::{Code, CodeKind, rs8, rs16};
-use crate::arch::{Kernel, Products};
+use crate::arch::{Kernel, Products, WideProducts};
 use crate::error::{CodeError, Role};
 
 /// How to rebuild certain shares of a code from certain others. Immutable; made by [`Plan::new`],
 /// cached by [`super::Coder`].
 pub struct Plan {
-    code: Code,
+    k: usize,
+    n: usize,
+    granularity: usize,
     work: Work,
 }
 
 enum Work {
     /// rs8: every output is a sum of products of the inputs.
     Products(Products),
+    /// rs16, where few shares are wanted: likewise.
+    WideProducts(WideProducts),
     /// rs16: the crate finds the data by transforms. The numbers are those given.
     Transform {
         sources: Box<[usize]>,
@@ -45,13 +49,18 @@ impl Plan {
                     &coefficients,
                 ))
             }
-            CodeKind::Rs16 => Work::Transform {
-                sources: sources.into(),
-                wanted: wanted.into(),
+            CodeKind::Rs16 => match wide_products(code, kernel, sources, wanted)? {
+                Some(products) => Work::WideProducts(products),
+                None => Work::Transform {
+                    sources: sources.into(),
+                    wanted: wanted.into(),
+                },
             },
         };
         Ok(Plan {
-            code: code.clone(),
+            k: code.k(),
+            n: code.n(),
+            granularity: code.granularity(),
             work,
         })
     }
@@ -73,8 +82,12 @@ impl Plan {
                 products.apply(inputs, outputs);
                 Ok(())
             }
+            Work::WideProducts(products) => {
+                products.apply(inputs, outputs);
+                Ok(())
+            }
             Work::Transform { sources, wanted } => {
-                space.rebuild(&self.code, sources, inputs, wanted, outputs)
+                space.rebuild(self.k, self.n, sources, inputs, wanted, outputs)
             }
         }
     }
@@ -83,6 +96,7 @@ impl Plan {
     pub fn bytes(&self) -> usize {
         match &self.work {
             Work::Products(products) => products.bytes(),
+            Work::WideProducts(products) => products.bytes(),
             Work::Transform { sources, wanted } => {
                 size_of_val::<[usize]>(sources) + size_of_val::<[usize]>(wanted)
             }
@@ -92,13 +106,14 @@ impl Plan {
     fn outputs(&self) -> usize {
         match &self.work {
             Work::Products(products) => products.outputs(),
+            Work::WideProducts(products) => products.outputs(),
             Work::Transform { wanted, .. } => wanted.len(),
         }
     }
 
     /// The lists pair up with the plan's shares, and all slices are of one length that suits.
     fn check_slices(&self, inputs: &[&[u8]], outputs: &[&mut [u8]]) -> Result<(), CodeError> {
-        let (k, wanted) = (self.code.k(), self.outputs());
+        let (k, wanted) = (self.k, self.outputs());
         if inputs.len() != k {
             return Err(CodeError::Slices {
                 role: Role::Source,
@@ -130,7 +145,7 @@ impl Plan {
         if let Some(error) = unequal(Role::Wanted, &mut outputs.iter().map(|s| s.len())) {
             return Err(error);
         }
-        let granularity = self.code.granularity();
+        let granularity = self.granularity;
         if !expected.is_multiple_of(granularity) {
             return Err(CodeError::Granularity {
                 got: expected,
@@ -139,6 +154,29 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The sums of products that give `wanted`, where they beat the crate's transforms: few shares are
+/// wanted, the kernel has code for them, and the code isn't too wide to keep its matrix.
+fn wide_products(
+    code: &Code,
+    kernel: Kernel,
+    sources: &[usize],
+    wanted: &[usize],
+) -> Result<Option<WideProducts>, CodeError> {
+    if wanted.is_empty() || wanted.len() > WideProducts::outputs_max(kernel) {
+        return Ok(None);
+    }
+    let Some(generator) = code.generator()? else {
+        return Ok(None);
+    };
+    let coefficients = generator.coefficients(sources, wanted);
+    Ok(WideProducts::new(
+        kernel,
+        sources.len(),
+        wanted.len(),
+        &coefficients,
+    ))
 }
 
 /// Exactly k different sources; wanted shares different from them and from each other; all exist.

@@ -5,7 +5,6 @@
 
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
-use super::Code;
 use crate::error::CodeError;
 
 /// More shares than the field has elements (less the zero) are never possible.
@@ -39,13 +38,14 @@ impl Space {
     /// chunks. Parity shares are wanted only rarely (repair), and are encoded anew from the data.
     pub(crate) fn rebuild(
         &mut self,
-        code: &Code,
+        k: usize,
+        n: usize,
         sources: &[usize],
         inputs: &[&[u8]],
         wanted: &[usize],
         outputs: &mut [&mut [u8]],
     ) -> Result<(), CodeError> {
-        let (k, m, len) = (code.k(), code.n() - code.k(), inputs[0].len());
+        let (m, len) = (n - k, inputs[0].len());
         let parity_wanted = wanted.iter().any(|&w| w >= k);
         let data_missing = sources.iter().any(|&s| s >= k);
         let decoder = match self.decoder.as_mut().filter(|_| data_missing) {

@@ -250,11 +250,20 @@ fn measure(
     let bytes = rs8.bytes();
     let mut competitors = Vec::new();
 
-    let kernels = Kernel::available()
-        .map(|kernel| (format!("rs8 {}", kernel.name()), kernel, &rs8, &inputs8));
     let best = Kernel::available().next().context("no kernel")?;
-    let wide = [("rs16".to_owned(), best, &rs16, &inputs16)];
-    for (name, kernel, segment, inputs) in kernels.chain(wide) {
+    let each = |kind: &'static str| {
+        Kernel::available().map(move |kernel| {
+            // The portable kernel leaves rs16 to the crate.
+            let name = match (kind, kernel.name()) {
+                ("rs16", "portable") => "rs16 crate".to_owned(),
+                (_, kernel) => format!("{kind} {kernel}"),
+            };
+            (name, kernel)
+        })
+    };
+    let narrow = each("rs8").map(|(name, kernel)| (name, kernel, &rs8, &inputs8));
+    let wide = each("rs16").map(|(name, kernel)| (name, kernel, &rs16, &inputs16));
+    for (name, kernel, segment, inputs) in narrow.chain(wide) {
         let Segment {
             code,
             sources,
