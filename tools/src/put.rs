@@ -11,6 +11,11 @@
 //! repair removes, or some shares of the new put, which repair completes if they are at least k, and
 //! which otherwise nobody reads.
 
+mod place;
+
+#[cfg(test)]
+mod crash_tests;
+
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
@@ -23,15 +28,18 @@ use decode_kernel::CodeError;
 use decode_kernel::code::{Code, CodeKind, Coder};
 use decode_kernel::share::{
     Digest, DigestAlgorithm, Generation, Geometry, GeometryError, Header, HeaderError, Key,
-    LeafChecksum, check_content_type, generation_of_file_name, object_dir, share_file_name,
+    LeafChecksum, check_content_type, object_dir,
 };
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{During, FileError};
 use crate::progress::Progress;
 use crate::store;
-use crate::temp::{TempFile, allow_open_files, create_dir, remove_stale, sync_dir};
+use crate::temp::{TempFile, allow_open_files, create_dir, remove_stale};
 use crate::write::NewShares;
+use place::{Step, share_files};
+
+pub(crate) use place::remove_older;
 
 /// Block length unless asked otherwise, in bytes. Long enough that a disk reads a block at its full speed, short
 /// enough that a segment of a usual code fits in a core's cache.
@@ -160,19 +168,6 @@ pub fn put(
     put_in_steps(source, options, progress, &mut |_| Ok(()))
 }
 
-/// A moment in a put at which the disks are in a new state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// All shares are written and synced, under temporary names.
-    Written,
-    /// This share has its name.
-    Renamed(u16),
-    /// All shares have their names, and the directories are synced.
-    Synced,
-    /// Older puts are removed.
-    Done,
-}
-
 /// [`put`], calling `after` at each step; an error from it is as if the disk had failed there.
 fn put_in_steps(
     source: &mut dyn Read,
@@ -185,57 +180,12 @@ fn put_in_steps(
         progress.add_len(bytes);
     }
     let (header, files) = plan.write(source, progress)?;
-    let mut after = |step| after(step).during("go on with", &plan.dirs[0]);
-    after(Step::Written)?;
-
-    let name = share_file_name(&header.generation);
-    let paths: Vec<PathBuf> = plan.dirs.iter().map(|dir| dir.join(&name)).collect();
-    let mut renamed = Renamed {
-        paths: &paths,
-        count: 0,
-    };
-    for ((number, file), path) in files.into_iter().zip(&paths) {
-        file.rename(path)?;
-        renamed.count += 1;
-        after(Step::Renamed(number))?;
-    }
-    for dir in &plan.dirs {
-        sync_dir(dir)?;
-    }
-    after(Step::Synced)?;
-    renamed.stand();
-
-    let replaced = remove_older(&options.stores, &options.key, &header.generation);
-    after(Step::Done)?;
+    let (paths, replaced) = place::commit(&options.stores, &plan.dirs, &header, files, after)?;
     Ok(PutReport {
         header,
         paths,
         replaced,
     })
-}
-
-/// Shares renamed into place by a put that may yet fail; removed when dropped, the last first, so that what is left by a
-/// crash here is as if fewer had been renamed.
-struct Renamed<'a> {
-    paths: &'a [PathBuf],
-    count: usize,
-}
-
-impl Renamed<'_> {
-    /// From here on the new put stands.
-    fn stand(mut self) {
-        self.count = 0;
-    }
-}
-
-impl Drop for Renamed<'_> {
-    fn drop(&mut self) {
-        for path in self.paths[..self.count].iter().rev() {
-            if let Err(error) = fs::remove_file(path) {
-                tracing::warn!(path = %path.display(), %error, "could not take back a new share");
-            }
-        }
-    }
 }
 
 /// A put's choices, checked, with its directories made.
@@ -494,40 +444,6 @@ fn new_generation(stores: &[PathBuf], key: &Key, now: u64) -> Result<Generation,
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(PutError::Random)?;
     Ok(Generation::new(nanos, random))
-}
-
-/// Removes share files of puts older than `generation`; tells how many. Those that cannot be removed are logged:
-/// they do no harm, and a repair tries again.
-pub(crate) fn remove_older(stores: &[PathBuf], key: &Key, generation: &Generation) -> usize {
-    let mut removed = 0;
-    for (path, found) in share_files(stores, key) {
-        if found.is_some_and(|found| found < *generation) {
-            match fs::remove_file(&path) {
-                Ok(()) => removed += 1,
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "could not remove an old share");
-                }
-            }
-        }
-    }
-    removed
-}
-
-/// The object's share files in all stores, with the generation in the name of each.
-fn share_files(
-    stores: &[PathBuf],
-    key: &Key,
-) -> impl Iterator<Item = (PathBuf, Option<Generation>)> {
-    let dir = object_dir(key);
-    let dirs = stores
-        .iter()
-        .map(move |store| store::objects_dir(store).join(&dir));
-    dirs.flat_map(|dir| store::share_paths(&dir).unwrap_or_default())
-        .map(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let generation = name.and_then(generation_of_file_name);
-            (path, generation)
-        })
 }
 
 /// Fills `buffer` from `source`; less only at its end.
