@@ -9,8 +9,12 @@ use tracing_subscriber::EnvFilter;
 
 mod demo;
 mod get;
+mod inspect;
+mod ls;
 mod put;
+mod repair;
 mod serve;
+mod verify;
 
 /// Erasure-coded files over HTTP, in memory that does not grow.
 #[derive(Debug, Parser)]
@@ -28,6 +32,14 @@ enum Command {
     Put(put::Arguments),
     /// Read an object back, rebuilding what is missing
     Get(get::Arguments),
+    /// List the objects of some stores
+    Ls(ls::Arguments),
+    /// Read everything and report what is damaged
+    Verify(verify::Arguments),
+    /// Rebuild missing and damaged shares
+    Repair(repair::Arguments),
+    /// Show what one share file says of itself
+    Inspect(inspect::Arguments),
     /// Serve the objects of some stores over HTTP
     Serve(serve::Arguments),
 }
@@ -61,6 +73,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments)?,
         Command::Put(arguments) => put::run(arguments)?,
         Command::Get(arguments) => get::run(arguments)?,
+        Command::Ls(arguments) => ls::run(&arguments)?,
+        Command::Verify(arguments) => return verify::run(arguments),
+        Command::Repair(arguments) => return repair::run(arguments),
+        Command::Inspect(arguments) => return inspect::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
