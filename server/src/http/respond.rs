@@ -115,7 +115,9 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
         return head.finish(0..0, keep_alive, request.http10);
     }
     let size = entity.size();
-    let range = request.range.filter(|_| if_range_holds(request, entity, modified));
+    // Range handling is defined for GET only; elsewhere the field must be ignored (RFC 9110 section 14.2).
+    let counts = request.method == Method::Get && if_range_holds(request, entity, modified);
+    let range = request.range.filter(|_| counts);
     let (status, body) = match range.map(|spec| spec.resolve(size)) {
         None => (Status::Ok, 0..size),
         Some(Ok(body)) => (Status::PartialContent, body),
