@@ -1,0 +1,291 @@
+//! A raw HTTP client that reads only when told to: tests decide what is sent, byte by byte, and when
+//! the peer stalls, resets or goes on.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::PATIENCE;
+
+/// The receive buffer of a client that means to stall: small, so that it soon has all it can take.
+pub const STALLED_RECEIVE_BYTES: usize = 4096;
+
+/// One connection.
+pub struct Client {
+    stream: TcpStream,
+    /// Read from the socket and not yet looked at.
+    buffered: Vec<u8>,
+}
+
+/// The head of a response.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub status: u16,
+    /// The status line.
+    pub line: String,
+    fields: Vec<(String, String)>,
+}
+
+impl Head {
+    /// The value of a field; there must not be two.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut values = self
+            .fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name));
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "{name} occurs twice: {self:?}");
+        value
+    }
+
+    pub fn length(&self) -> u64 {
+        let length = self.field("Content-Length");
+        length
+            .unwrap_or_else(|| panic!("no Content-Length: {self:?}"))
+            .parse()
+            .unwrap()
+    }
+}
+
+/// A whole response.
+#[derive(Clone, Debug)]
+pub struct Response {
+    pub head: Head,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn status(&self) -> u16 {
+        self.head.status
+    }
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.head.field(name)
+    }
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("a text body")
+    }
+}
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The peer said that there is no more.
+    Closed,
+    /// The connection was reset.
+    Reset,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connects");
+        Client::over(stream)
+    }
+
+    /// A client that holds few bytes when it does not read.
+    pub fn connect_small(address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        // Before connecting: the window scale is agreed on then.
+        socket.set_recv_buffer_size(STALLED_RECEIVE_BYTES).unwrap();
+        socket
+            .connect_timeout(&address.into(), PATIENCE)
+            .expect("connects");
+        Client::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Client {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client {
+            stream,
+            buffered: Vec::new(),
+        }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream
+            .write_all(bytes.as_ref())
+            .expect("the request is taken");
+    }
+
+    /// Sends what the peer may not want any more.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    /// Asks; `fields` are whole lines without their end.
+    pub fn ask(&mut self, method: &str, path: &str, fields: &[&str]) {
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        for field in fields {
+            text += field;
+            text += "\r\n";
+        }
+        self.send(text + "\r\n");
+    }
+
+    /// Asks and reads the whole response.
+    pub fn request(&mut self, method: &str, path: &str, fields: &[&str]) -> Response {
+        self.ask(method, path, fields);
+        self.response(method)
+    }
+
+    /// Reads one response to a request of this method.
+    pub fn response(&mut self, method: &str) -> Response {
+        let head = self.head();
+        let bodiless = method == "HEAD" || head.status == 304;
+        let body = if bodiless {
+            Vec::new()
+        } else {
+            self.body(head.length() as usize)
+        };
+        Response { head, body }
+    }
+
+    /// Reads one head, and nothing of what follows if `buffered` was empty and it came alone.
+    pub fn head(&mut self) -> Head {
+        let end = loop {
+            if let Some(at) = self.buffered.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at + 4;
+            }
+            assert!(self.buffered.len() < 64 << 10, "a head without end");
+            // Few bytes at a time: a stalled client should leave the body in the kernel.
+            let got = self.fill(256).expect("a response head");
+            assert!(
+                got > 0,
+                "closed within a head: {:?}",
+                String::from_utf8_lossy(&self.buffered)
+            );
+        };
+        let bytes: Vec<u8> = self.buffered.drain(..end).collect();
+        parse_head(&bytes)
+    }
+
+    fn fill(&mut self, most: usize) -> io::Result<usize> {
+        let start = self.buffered.len();
+        self.buffered.resize(start + most, 0);
+        let result = loop {
+            match self.stream.read(&mut self.buffered[start..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        self.buffered
+            .truncate(start + *result.as_ref().unwrap_or(&0));
+        result
+    }
+
+    /// Reads exactly this many bytes of a body.
+    pub fn body(&mut self, length: usize) -> Vec<u8> {
+        while self.buffered.len() < length {
+            let missing = length - self.buffered.len();
+            let got = self.fill(missing.min(256 << 10)).expect("a body");
+            assert!(got > 0, "closed {missing} bytes before the end of the body");
+        }
+        let rest = self.buffered.split_off(length);
+        std::mem::replace(&mut self.buffered, rest)
+    }
+
+    /// Reads at most `most` bytes, to see how the connection ends.
+    pub fn rest(&mut self, most: usize) -> (Vec<u8>, Option<End>) {
+        loop {
+            if self.buffered.len() >= most {
+                return (self.body(most), None);
+            }
+            let end = match self.fill((most - self.buffered.len()).min(256 << 10)) {
+                Ok(0) => End::Closed,
+                Ok(_) => continue,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => End::Reset,
+                Err(error) => panic!("after {} bytes: {error}", self.buffered.len()),
+            };
+            return (std::mem::take(&mut self.buffered), Some(end));
+        }
+    }
+
+    /// Everything until the connection ends, and how it ends.
+    pub fn until_end(&mut self) -> (Vec<u8>, End) {
+        let (bytes, end) = self.rest(usize::MAX);
+        (bytes, end.expect("an end"))
+    }
+
+    /// The peer must say nothing more, and close.
+    #[track_caller]
+    pub fn expect_close(&mut self) {
+        let (bytes, end) = self.until_end();
+        assert_eq!(
+            String::from_utf8_lossy(&bytes),
+            "",
+            "more than was expected"
+        );
+        assert_eq!(end, End::Closed);
+    }
+
+    /// The connection must still serve: nothing is waiting, and another request is answered.
+    #[track_caller]
+    pub fn expect_open(&mut self, path: &str) {
+        assert_eq!(self.buffered, b"", "more than was expected");
+        assert_eq!(self.request("HEAD", path, &[]).status(), 200);
+    }
+
+    /// Whether anything arrives, or the connection ends, within `time`.
+    pub fn hears_within(&mut self, time: Duration) -> bool {
+        if !self.buffered.is_empty() {
+            return true;
+        }
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let heard = match self.stream.peek(&mut [0]) {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        };
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        heard
+    }
+
+    /// Says that no more requests come.
+    pub fn finish(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+    }
+}
+
+fn parse_head(bytes: &[u8]) -> Head {
+    let text = std::str::from_utf8(bytes).expect("a head in ASCII");
+    let mut lines = text.trim_end_matches("\r\n").split("\r\n");
+    let line = lines.next().unwrap().to_owned();
+    let mut words = line.splitn(3, ' ');
+    assert_eq!(words.next(), Some("HTTP/1.1"), "{line}");
+    let status = words.next().unwrap().parse().unwrap();
+    assert!(
+        words.next().is_some_and(|reason| !reason.is_empty()),
+        "{line}"
+    );
+    let fields = lines
+        .map(|line| {
+            let (name, value) = line
+                .split_once(": ")
+                .unwrap_or_else(|| panic!("field {line:?}"));
+            assert!(
+                !name.contains(' ') && value.trim() == value,
+                "field {line:?}"
+            );
+            (name.to_owned(), value.to_owned())
+        })
+        .collect();
+    Head {
+        status,
+        line,
+        fields,
+    }
+}
+
+/// One GET over a connection of its own.
+pub fn get(address: SocketAddr, path: &str, fields: &[&str]) -> Response {
+    Client::connect(address).request("GET", path, fields)
+}

@@ -1,0 +1,321 @@
+//! What the tests of the running server share: stores, servers, and content that is easy to check.
+//!
+//! Every test starts the real `penstock` on loopback with port 0. No test is decided by time:
+//! [`PATIENCE`] only bounds how long a failing one hangs.
+
+#![allow(dead_code, unreachable_pub)] // each test binary uses some of it
+
+pub mod client;
+pub mod stores;
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub use client::{Client, Response, get};
+pub use stores::{BLOCK, KEY, Noise, Stores, assert_same, sha256};
+
+/// How long anything may take before the test fails. Far more than any takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the server under test talks to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Uring,
+    Epoll,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Uring => "uring",
+            Backend::Epoll => "epoll",
+        })
+    }
+}
+
+impl Backend {
+    /// Runs a test's body, unless this machine refuses the backend.
+    pub fn run(self, body: fn(Backend)) {
+        static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
+        if self == Backend::Uring
+            && let Some(why) = REFUSAL.get_or_init(uring_refusal)
+        {
+            skip(&format!("io_uring is refused here: {why}"));
+            return;
+        }
+        body(self);
+    }
+}
+
+/// Why `penstock serve --io uring` does not start here, if that is because of io_uring.
+fn uring_refusal() -> Option<String> {
+    let stores = Stores::new(1);
+    let error = Server::launch(Server::command(&stores, Backend::Uring, &[])).err()?;
+    let at = error
+        .find("--io uring: ")
+        .unwrap_or_else(|| panic!("the probe failed: {error}"));
+    Some(error[at..].lines().next().unwrap_or_default().to_owned())
+}
+
+/// Makes two tests of each function: one per backend.
+#[macro_export]
+macro_rules! on_both_backends {
+    ($($test:ident)*) => {
+        mod uring {
+            $(#[test] fn $test() { $crate::common::Backend::Uring.run(super::$test) })*
+        }
+        mod epoll {
+            $(#[test] fn $test() { $crate::common::Backend::Epoll.run(super::$test) })*
+        }
+    };
+}
+
+/// The `penstock` that was built with these tests.
+pub fn penstock() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// A running server. It is killed when dropped.
+pub struct Server {
+    child: Child,
+    /// Where it serves objects.
+    pub objects: SocketAddr,
+    /// Where it serves metrics, health and status.
+    pub admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    /// The command that serves these stores, on two cores unless `options` say otherwise.
+    pub fn command(stores: &Stores, backend: Backend, options: &[&str]) -> Command {
+        let mut command = penstock();
+        command.arg("serve").args(stores.flags());
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["--io", &backend.to_string()]);
+        if !options.contains(&"--cores") {
+            command.args(["--cores", "2"]);
+        }
+        command.args(options);
+        command
+    }
+
+    pub fn start(stores: &Stores, backend: Backend, options: &[&str]) -> Server {
+        Server::launch(Server::command(stores, backend, options))
+            .unwrap_or_else(|error| panic!("the server did not start: {error}"))
+    }
+
+    /// Starts a server and waits until it listens. If it ends instead, gives what it said.
+    pub fn launch(mut command: Command) -> Result<Server, String> {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("penstock starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let lines = Arc::clone(&log);
+        let reader = thread::spawn(move || {
+            let mut line = String::new();
+            while errors.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                lines.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let (mut objects, mut admin) = (None, None);
+        let mut line = String::new();
+        while objects.is_none() || admin.is_none() {
+            line.clear();
+            if output
+                .read_line(&mut line)
+                .expect("UTF-8 on standard output")
+                == 0
+            {
+                let status = child.wait().unwrap();
+                reader.join().unwrap();
+                return Err(format!("{status}\n{}", log.lock().unwrap()));
+            }
+            if let Some(address) = line.trim_end().strip_prefix("listening on http://") {
+                objects = Some(address.parse().expect("an address"));
+            } else if let Some(address) = line.trim_end().strip_prefix("metrics on http://") {
+                let address = address
+                    .strip_suffix("/metrics")
+                    .expect("the path of the metrics");
+                admin = Some(address.parse().expect("an address"));
+            }
+        }
+        // What it still says on standard output must not fill the pipe.
+        thread::spawn(move || output.read_to_end(&mut Vec::new()));
+        Ok(Server {
+            child,
+            objects: objects.unwrap(),
+            admin: admin.unwrap(),
+            log,
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log holds `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until(|| match self.log().contains(text) {
+            true => Ok(()),
+            false => Err(format!("the log does not say {text:?}:\n{}", self.log())),
+        });
+    }
+
+    /// The admin listener's `/status`.
+    pub fn status(&self) -> Value {
+        serde_json::from_slice(&get(self.admin, "/status", &[]).body).expect("JSON")
+    }
+
+    /// One of the numbers in `/status`.
+    pub fn total(&self, name: &str) -> u64 {
+        number(&self.status(), &["totals", name])
+    }
+
+    /// Open connections in a phase, or in all of them.
+    pub fn connections(&self) -> u64 {
+        let status = self.status();
+        let phases = status["connections"]
+            .as_object()
+            .expect("connections by phase");
+        phases.values().map(|count| count.as_u64().unwrap()).sum()
+    }
+
+    /// Waits until the status is as wanted.
+    pub fn wait_for_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait_until(|| {
+            let status = self.status();
+            if wanted(&status) {
+                Ok(status)
+            } else {
+                Err(format!("never saw {what}: {status:#}"))
+            }
+        })
+    }
+
+    /// The process's resident memory in bytes.
+    pub fn rss_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim()
+            .strip_suffix("kB")
+            .unwrap()
+            .trim()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
+    }
+
+    /// Sends a signal by name, as an operator does.
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.pid());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success(),
+            "{kill}"
+        );
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_until(|| {
+            self.child
+                .try_wait()
+                .unwrap()
+                .ok_or_else(|| format!("the server did not end:\n{}", self.log.lock().unwrap()))
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("the server's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Where [`KEY`] is served.
+pub const PATH: &str = "/dir/object.bin";
+/// Length of the object of [`served`]: some segments and a tail.
+pub const SIZE: usize = 3 * 4 * BLOCK as usize + 1234;
+
+/// A server with one object of 4+2 shares.
+pub fn served(backend: Backend) -> (Stores, Server, Vec<u8>) {
+    let stores = Stores::new(6);
+    let content = Noise::new(1).bytes(SIZE);
+    stores.put_bytes(&content);
+    let server = Server::start(&stores, backend, &[]);
+    (stores, server, content)
+}
+
+/// A number in a JSON document.
+pub fn number(document: &Value, path: &[&str]) -> u64 {
+    let value = path.iter().fold(document, |value, name| &value[*name]);
+    value
+        .as_u64()
+        .unwrap_or_else(|| panic!("no number {path:?} in {document:#}"))
+}
+
+/// Says that a test could not be made here, past the capturing of what passing tests print.
+pub fn skip(why: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(io::stderr(), "{test}: skipped: {why}");
+}
+
+/// Tries until it succeeds; the last failure is the test's.
+pub fn wait_until<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let started = Instant::now();
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) if started.elapsed() > PATIENCE => panic!("{error}"),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Runs `work` on this many threads at once and gives what each returned.
+pub fn together<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let work = &work;
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..threads).map(|i| scope.spawn(move || work(i))).collect();
+        all.into_iter()
+            .map(|one| {
+                one.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
+}

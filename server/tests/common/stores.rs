@@ -1,0 +1,232 @@
+//! Stores in a directory that goes away, what is put there, and ways to harm it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, object_dir};
+use penstock_tools::Progress;
+use penstock_tools::put::{PutOptions, put};
+use sha2::{Digest, Sha256};
+
+/// The key that most tests use.
+pub const KEY: &str = "dir/object.bin";
+/// The block length that most tests use: several segments in a small object.
+pub const BLOCK: u32 = 16 << 10;
+
+/// Directories `0`, `1`, … as stores, in memory where the machine has such a place: a put syncs every
+/// file, which takes long on a busy disk.
+pub struct Stores {
+    root: tempfile::TempDir,
+    pub paths: Vec<PathBuf>,
+}
+
+impl Stores {
+    pub fn new(count: usize) -> Stores {
+        let root = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        Stores::below(root, count)
+    }
+
+    /// On a disk, for what is too large for memory.
+    pub fn on_disk(count: usize) -> Stores {
+        Stores::below(tempfile::tempdir().unwrap(), count)
+    }
+
+    fn below(root: tempfile::TempDir, count: usize) -> Stores {
+        let paths: Vec<PathBuf> = (0..count)
+            .map(|i| root.path().join(i.to_string()))
+            .collect();
+        for path in &paths {
+            fs::create_dir(path).unwrap();
+        }
+        Stores { root, paths }
+    }
+
+    /// A file beside the stores.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// `--store DIR` for each.
+    pub fn flags(&self) -> Vec<String> {
+        let flag = |path: &PathBuf| ["--store".to_owned(), path.display().to_string()];
+        self.paths.iter().flat_map(flag).collect()
+    }
+
+    /// Puts an object; parity goes to the stores that are left over by `data`.
+    pub fn put(&self, key: &str, content: &mut impl Read, data: u16, block: u32) -> Header {
+        let options = PutOptions {
+            stores: self.paths.clone(),
+            data,
+            parity: self.paths.len() as u16 - data,
+            key: Key::new(key).unwrap(),
+            block_size: block,
+            code: None,
+            content_type: None,
+            size_hint: None,
+        };
+        put(content, &options, &Progress::hidden())
+            .expect("put")
+            .header
+    }
+
+    /// A 4+m put of bytes under [`KEY`].
+    pub fn put_bytes(&self, bytes: &[u8]) -> Header {
+        self.put(KEY, &mut &bytes[..], 4, BLOCK)
+    }
+
+    /// The share file of an object in a store; there must be exactly one.
+    pub fn share(&self, key: &str, store: usize) -> PathBuf {
+        let shares = self.shares(key, store);
+        assert_eq!(shares.len(), 1, "{shares:?}");
+        shares.into_iter().next().unwrap()
+    }
+
+    pub fn shares(&self, key: &str, store: usize) -> Vec<PathBuf> {
+        let dir = self.paths[store]
+            .join("objects")
+            .join(object_dir(&Key::new(key).unwrap()));
+        let entries = fs::read_dir(dir).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Takes a whole store away, as a disk that is pulled.
+    pub fn remove_store(&self, store: usize) {
+        fs::remove_dir_all(&self.paths[store]).unwrap();
+    }
+
+    /// Flips a bit in every leaf of a share's blocks, in place.
+    pub fn corrupt(&self, key: &str, store: usize) {
+        let path = self.share(key, store);
+        let header = header(&path);
+        let leaf = u64::from(header.geometry.leaf_bytes());
+        for start in (0..header.geometry.share_bytes()).step_by(leaf as usize) {
+            // Not always the same byte of a leaf.
+            let last = (start + leaf).min(header.geometry.share_bytes()) - start - 1;
+            flip(
+                &path,
+                BLOCKS_OFFSET + start + (start / leaf * 37) % (last + 1),
+            );
+        }
+    }
+
+    /// Cuts a share off behind its first `length` bytes.
+    pub fn truncate(&self, key: &str, store: usize, length: u64) {
+        let file = OpenOptions::new()
+            .write(true)
+            .open(self.share(key, store))
+            .unwrap();
+        file.set_len(length).unwrap();
+    }
+}
+
+pub fn header(path: &Path) -> Header {
+    let mut page = [0; 4096];
+    File::open(path).unwrap().read_exact(&mut page).unwrap();
+    Header::decode(&page).unwrap()
+}
+
+/// Flips one bit of a byte, in place.
+pub fn flip(path: &Path, offset: u64) {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    byte[0] ^= 0x10;
+    file.write_all_at(&byte, offset).unwrap();
+}
+
+/// Endless bytes in which every place differs from its neighbours, the same for the same seed. They
+/// repeat after a prime number of bytes, so that no two blocks or segments are alike.
+pub struct Noise {
+    pattern: Vec<u8>,
+}
+
+const PATTERN_BYTES: usize = 999_983;
+
+impl Noise {
+    pub fn new(seed: u64) -> Noise {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut pattern = Vec::with_capacity(PATTERN_BYTES + 8);
+        while pattern.len() < PATTERN_BYTES {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            pattern.extend(state.to_le_bytes());
+        }
+        pattern.truncate(PATTERN_BYTES);
+        Noise { pattern }
+    }
+
+    /// Copies from `position` on, up to where the pattern begins again; returns how many bytes.
+    fn copy(&self, position: u64, bytes: &mut [u8]) -> usize {
+        let from = &self.pattern[(position % PATTERN_BYTES as u64) as usize..];
+        let count = from.len().min(bytes.len());
+        bytes[..count].copy_from_slice(&from[..count]);
+        count
+    }
+
+    /// These bytes of it.
+    pub fn range(&self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let mut done = 0;
+        while done < bytes.len() {
+            done += self.copy(range.start + done as u64, &mut bytes[done..]);
+        }
+        bytes
+    }
+
+    /// The first `length` bytes.
+    pub fn bytes(&self, length: usize) -> Vec<u8> {
+        self.range(0..length as u64)
+    }
+
+    /// The first `length` bytes as a stream.
+    pub fn reader(&self, length: u64) -> impl Read + '_ {
+        Reader {
+            noise: self,
+            position: 0,
+        }
+        .take(length)
+    }
+}
+
+struct Reader<'a> {
+    noise: &'a Noise,
+    position: u64,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.noise.copy(self.position, bytes);
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+/// The digest in lower hex, as `sha256sum` prints it.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Fails with the first place where they differ, not with megabytes.
+#[track_caller]
+pub fn assert_same(got: &[u8], wanted: &[u8], what: &str) {
+    if got == wanted {
+        return;
+    }
+    if let Some(at) = got.iter().zip(wanted).position(|(a, b)| a != b) {
+        panic!("{what}: byte {at} differs of {}", wanted.len());
+    }
+    assert_eq!(got.len(), wanted.len(), "{what}: length");
+}
