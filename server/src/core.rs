@@ -36,6 +36,8 @@ pub struct Core {
     pub stats: Arc<CoreStats>,
     /// Connections, for deadlines and sampling.
     pub connections: RefCell<Slab<Rc<Connection>>>,
+    /// How many of them are only being told that there is no room for them.
+    pub refusing: Cell<usize>,
     /// Where received bytes land before they are parsed, one connection at a time.
     pub scratch: RefCell<Box<[u8; REQUEST_HEAD_BYTES_MAX]>>,
     /// Set when the server is stopping: responses end their connections.

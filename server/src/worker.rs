@@ -112,6 +112,7 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
         },
         stats: plan.stats,
         connections: RefCell::new(Slab::new()),
+        refusing: Cell::new(0),
         scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
         draining: Cell::new(false),
     });
@@ -181,15 +182,18 @@ async fn accept(core: Rc<Core>, listener: Rc<Socket>, connections_max: usize) {
 
 /// Starts serving a connection, or refuses it when there are as many as are planned for.
 fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, connections_max: usize) {
-    let open = core.connections.borrow().len();
+    // Those being refused take no room, or a crowd that keeps coming back would hold it for ever.
+    let refusing = core.refusing.get();
+    let open = core.connections.borrow().len() - refusing;
     let refusal = if open < connections_max {
         core.stats.accepted.add(1);
         None
     } else {
         core.stats.refused.add(1);
-        if open >= connections_max + REFUSALS_MAX {
+        if refusing >= REFUSALS_MAX {
             return;
         }
+        core.refusing.set(refusing + 1);
         let reason = "this server holds as many connections as it may";
         Some(respond::error(Status::Unavailable, reason, None, SystemTime::now(), true))
     };
@@ -198,7 +202,9 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, connections_max: usi
     let slot = core.connections.borrow_mut().insert(Rc::clone(&connection));
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
+        let refused = refusal.is_some();
         drive(Rc::clone(&core), connection, refusal).await;
         core.connections.borrow_mut().remove(slot);
+        core.refusing.set(core.refusing.get() - usize::from(refused));
     });
 }
