@@ -83,11 +83,16 @@ impl Client {
         Client::over(stream)
     }
 
-    /// A client that holds few bytes when it does not read.
+    /// A client that means to stall, and holds few bytes then.
     pub fn connect_small(address: SocketAddr) -> Client {
+        Client::connect_with(address, STALLED_RECEIVE_BYTES)
+    }
+
+    /// A client with this receive buffer. The kernel doubles it and takes a part for its own needs.
+    pub fn connect_with(address: SocketAddr, receive_bytes: usize) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         // Before connecting: the window scale is agreed on then.
-        socket.set_recv_buffer_size(STALLED_RECEIVE_BYTES).unwrap();
+        socket.set_recv_buffer_size(receive_bytes).unwrap();
         socket
             .connect_timeout(&address.into(), PATIENCE)
             .expect("connects");

@@ -3,7 +3,7 @@
 //! Every test starts the real `penstock` on loopback with port 0. No test is decided by time:
 //! [`PATIENCE`] only bounds how long a failing one hangs.
 
-#![allow(dead_code, unreachable_pub)] // each test binary uses some of it
+#![allow(dead_code, unreachable_pub, unused_imports)] // each test binary uses some of it
 
 pub mod client;
 pub mod stores;
