@@ -66,7 +66,8 @@ pub enum Finding {
         /// How many files.
         shares: usize,
     },
-    /// Shares of a newer put, too few to read: an interrupted put, or one that lost more than its parity.
+    /// Shares of a newer put, too few to read: an interrupted put, or one that lost more than its
+    /// parity.
     NewerIncomplete {
         /// Which put.
         generation: Generation,
@@ -119,8 +120,8 @@ impl fmt::Display for Finding {
                 leaves,
             } => write!(
                 f,
-                "share {number} in store {store}: damaged page {page} of the leaf table at byte {offset} of {}: {} \
-                 cannot be verified",
+                "share {number} in store {store}: damaged page {page} of the leaf table at byte \
+                 {offset} of {}: {} cannot be verified",
                 path.display(),
                 Leaves(leaves)
             ),
@@ -144,8 +145,9 @@ impl fmt::Display for Finding {
                 need,
             } => write!(
                 f,
-                "note: {have} shares of a newer put, {generation}, which needs {need}: it was interrupted, or has \
-                 lost too many; put the object again if it should be the newer one"
+                "note: {have} shares of a newer put, {generation}, which needs {need}: it was \
+                 interrupted, or has lost too many; put the object again if it should be the \
+                 newer one"
             ),
             Finding::TooFewShares { have, need } => {
                 write!(f, "UNREADABLE: {have} shares are left, {need} are needed")
@@ -245,8 +247,8 @@ struct BadRun {
     page: Option<u64>,
 }
 
-/// Reads every leaf of every file, and reports the bad ones, runs of them as one. Memory: 1 MiB, or a leaf, and a few
-/// bytes a share.
+/// Reads every leaf of every file, and reports the bad ones, runs of them as one. Memory: 1 MiB, or
+/// a leaf, and a few bytes a share.
 pub(crate) fn check_leaves(
     rows: &mut Rows,
     progress: &Progress,
@@ -272,7 +274,8 @@ pub(crate) fn check_leaves(
         let leaves = (geometry.leaves() - first).min(window_leaves) as usize;
         let start = first * leaf_bytes;
         let len = (geometry.share_bytes() - start).min(buffer.len() as u64) as usize;
-        // Of each row: how many shares are good, and which was counted last. Copies of a share follow each other.
+        // Of each row: how many shares are good, and which was counted last. Copies of a share
+        // follow each other.
         let mut rows: Vec<(u16, Option<u16>)> = vec![(0, None); leaves];
         for (i, reader) in readers.iter_mut().enumerate() {
             let number = reader.share.number;

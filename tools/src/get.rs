@@ -14,8 +14,8 @@ use crate::rows::{ReadStats, RowError, Rows};
 use crate::store::{self, OpenError};
 use crate::temp::{allow_open_files, write_all_parts};
 
-/// Segments up to this length are read whole, several at once if short; longer ones block by block, in which
-/// case a missing block costs reading k others. Rebuilding takes as much again at most.
+/// Segments up to this length are read whole, several at once if short; longer ones block by block,
+/// in which case a missing block costs reading k others. Rebuilding takes as much again at most.
 const WINDOW_BYTES: u64 = 16 << 20;
 
 /// Which object, from where.
@@ -73,7 +73,8 @@ pub enum GetError {
     /// It is too damaged.
     #[error(transparent)]
     Row(#[from] RowError),
-    /// Every leaf matched, but the whole did not: the shares do not belong together, or were made wrongly.
+    /// Every leaf matched, but the whole did not: the shares do not belong together, or were made
+    /// wrongly.
     #[error("object {key:?}: its digest is {found}, its shares say {expected}")]
     Digest {
         /// Which object.
@@ -91,9 +92,9 @@ pub enum GetError {
     File(#[from] FileError),
 }
 
-/// Writes the object to `out`. On an error `out` has got only verified bytes, but not all of them; after
-/// [`GetError::Digest`] all, yet not to be trusted. Memory stays bounded: 32 MiB, or two rows of the
-/// widest code if that is more.
+/// Writes the object to `out`. On an error `out` has got only verified bytes, but not all of them;
+/// after [`GetError::Digest`] all, yet not to be trusted. Memory stays bounded: 32 MiB, or two rows
+/// of the widest code if that is more.
 pub fn get(
     options: &GetOptions,
     out: &mut dyn Write,
@@ -109,8 +110,9 @@ pub fn get(
     })
 }
 
-/// As [`get`], to a file. It appears under its name only when it is complete and synced; an existing one is
-/// replaced in one step. What is not a regular file (a device, a pipe) is written to directly.
+/// As [`get`], to a file. It appears under its name only when it is complete and synced; an
+/// existing one is replaced in one step. What is not a regular file (a device, a pipe) is written
+/// to directly.
 pub fn get_file(
     options: &GetOptions,
     path: &Path,

@@ -24,7 +24,8 @@ pub struct Inspection {
     pub file_bytes: u64,
     /// Pages of the leaf table that are damaged or missing.
     pub bad_pages: u64,
-    /// Leaves that are damaged, missing, or in a bad page of the table; `None` if they were not read.
+    /// Leaves that are damaged, missing, or in a bad page of the table; `None` if they were not
+    /// read.
     pub bad_leaves: Option<u64>,
 }
 
@@ -80,7 +81,8 @@ pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspect
     };
     let mut reader = ShareReader::new(share, &header);
     let geometry = header.geometry;
-    // A header may promise more than is there: what is beyond the end of the file is bad without a look.
+    // A header may promise more than is there: what is beyond the end of the file is bad without a
+    // look.
     let there = file_bytes.saturating_sub(geometry.table_offset()) / PAGE_BYTES as u64;
     let there = there.min(geometry.table_pages());
     let bad = (0..there)

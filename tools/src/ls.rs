@@ -73,8 +73,8 @@ impl fmt::Display for Listed {
     }
 }
 
-/// All objects in `stores`, one at a time, in the order of their keys' hashes. Opens each object's shares to read
-/// their headers, and closes them again. An error if none of the stores can be read.
+/// All objects in `stores`, one at a time, in the order of their keys' hashes. Opens each object's
+/// shares to read their headers, and closes them again. An error if none of the stores can be read.
 pub fn ls(stores: &[PathBuf]) -> std::io::Result<impl Iterator<Item = Listed> + '_> {
     crate::temp::allow_open_files(stores.len());
     store::check_stores(stores)?;

@@ -13,8 +13,8 @@ impl Progress {
         Progress(ProgressBar::hidden())
     }
 
-    /// A bar headed by `verb` on standard error, if that is a terminal. The operation sets the length when it
-    /// knows it; until then bytes and speed are shown.
+    /// A bar headed by `verb` on standard error, if that is a terminal. The operation sets the
+    /// length when it knows it; until then bytes and speed are shown.
     pub fn on_terminal(verb: &'static str) -> Progress {
         // indicatif draws nothing when standard error is not a terminal.
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())

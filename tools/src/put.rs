@@ -2,14 +2,16 @@
 //!
 //! The order of things makes a crash harmless at any point:
 //!
-//! 1. shares grow as temporary files, which no reader looks at; the header, written last, tells size and digest;
-//! 2. all are synced, then all are renamed into place beside those of older puts, then the directories synced. Readers
-//!    use the newest put with k shares, so the object changes at the k-th rename, in one step;
+//! 1. shares grow as temporary files, which no reader looks at; the header, written last, tells
+//!    size and digest;
+//! 2. all are synced, then all are renamed into place beside those of older puts, then the
+//!    directories synced. Readers use the newest put with k shares, so the object changes at the
+//!    k-th rename, in one step;
 //! 3. only then are the shares of older puts removed.
 //!
-//! An error before the end takes back what was renamed. A crash leaves temporary files, which the next put or
-//! repair removes, or some shares of the new put, which repair completes if they are at least k, and
-//! which otherwise nobody reads.
+//! An error before the end takes back what was renamed. A crash leaves temporary files, which the
+//! next put or repair removes, or some shares of the new put, which repair completes if they are at
+//! least k, and which otherwise nobody reads.
 
 mod place;
 
@@ -41,8 +43,8 @@ use place::{Step, share_files};
 
 pub(crate) use place::remove_older;
 
-/// Block length unless asked otherwise, in bytes. Long enough that a disk reads a block at its full speed, short
-/// enough that a segment of a usual code fits in a core's cache.
+/// Block length unless asked otherwise, in bytes. Long enough that a disk reads a block at its full
+/// speed, short enough that a segment of a usual code fits in a core's cache.
 pub const DEFAULT_BLOCK_BYTES: u32 = 64 << 10;
 /// Longest segment (k blocks) that put takes, in bytes: it holds one whole segment in memory.
 pub const SEGMENT_BYTES_MAX: u64 = 256 << 20;
@@ -62,7 +64,8 @@ pub struct PutOptions {
     pub parity: u16,
     /// The object's name.
     pub key: Key,
-    /// Block length in bytes: a multiple of 4096 up to 16 MiB, with k of them at most [`SEGMENT_BYTES_MAX`].
+    /// Block length in bytes: a multiple of 4096 up to 16 MiB, with k of them at most
+    /// [`SEGMENT_BYTES_MAX`].
     pub block_size: u32,
     /// The code; rs8 up to n = 256, then rs16, if `None`.
     pub code: Option<CodeKind>,
@@ -120,14 +123,18 @@ pub enum PutError {
         have: usize,
     },
     /// One directory given twice, perhaps under two names.
-    #[error("stores {} and {} are the same directory: losing it would lose two shares", .0.display(), .1.display())]
+    #[error(
+        "stores {} and {} are the same directory: losing it would lose two shares",
+        .0.display(), .1.display()
+    )]
     SameStore(PathBuf, PathBuf),
     /// Numbers that make no layout.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
     /// k blocks are too long.
     #[error(
-        "a segment of {k} blocks of {block_size} bytes is over {SEGMENT_BYTES_MAX} bytes; choose a smaller block size"
+        "a segment of {k} blocks of {block_size} bytes is over {SEGMENT_BYTES_MAX} bytes; choose a \
+         smaller block size"
     )]
     Segment {
         /// k.
@@ -146,7 +153,8 @@ pub enum PutError {
     Source(#[source] io::Error),
     /// A share already there claims to be of the end of time, so no newer put can be made.
     #[error(
-        "the generation {0} of the object's newest share leaves no room for a newer one; remove that share"
+        "the generation {0} of the object's newest share leaves no room for a newer one; remove \
+         that share"
     )]
     Generation(Generation),
     /// No random bytes to be had.
@@ -157,9 +165,9 @@ pub enum PutError {
     File(#[from] FileError),
 }
 
-/// Stores what `source` gives until its end. Memory stays bounded, whatever its length: a batch of segments (8 MiB, or
-/// one segment of at most [`SEGMENT_BYTES_MAX`]), 8 MiB of parity (or one leaf of each parity share), and
-/// 4 KiB a share.
+/// Stores what `source` gives until its end. Memory stays bounded, whatever its length: a batch of
+/// segments (8 MiB, or one segment of at most [`SEGMENT_BYTES_MAX`]), 8 MiB of parity (or one leaf
+/// of each parity share), and 4 KiB a share.
 pub fn put(
     source: &mut dyn Read,
     options: &PutOptions,
@@ -404,8 +412,8 @@ impl Parity<'_> {
     }
 }
 
-/// Makes the stores and the object's directory in each, cleans up after interrupted writes, and refuses a store given
-/// twice.
+/// Makes the stores and the object's directory in each, cleans up after interrupted writes, and
+/// refuses a store given twice.
 fn prepare_stores(stores: &[PathBuf], key: &Key) -> Result<Vec<PathBuf>, PutError> {
     let mut seen: Vec<((u64, u64), &PathBuf)> = Vec::new();
     for store in stores {

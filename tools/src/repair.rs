@@ -1,10 +1,10 @@
 //! Repair: rebuild missing and damaged shares in place, one object or all.
 //!
-//! A share is rebuilt in a temporary file of the store it goes to, synced, read back, and renamed over what was there.
-//! A crash leaves each share as it was or whole. Sources are verified leaf by leaf, and the object's digest is checked
-//! before anything is written, so that repair never spreads damage. Older puts are removed only when all
-//! n shares of the newest readable one are good; shares of a newer, incomplete put are left alone, for they
-//! may be those of a put at work.
+//! A share is rebuilt in a temporary file of the store it goes to, synced, read back, and renamed
+//! over what was there. A crash leaves each share as it was or whole. Sources are verified leaf by
+//! leaf, and the object's digest is checked before anything is written, so that repair never
+//! spreads damage. Older puts are removed only when all n shares of the newest readable one are
+//! good; shares of a newer, incomplete put are left alone, for they may be those of a put at work.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -25,7 +25,8 @@ use crate::store::{self, Group, OpenError, OpenShare, RejectReason, Rejected, Sc
 use crate::temp::{TempFile, allow_open_files, create_dir, remove_stale, sync_dir};
 use crate::write::NewShares;
 
-/// What k sources and the shares being rebuilt take at once, in bytes, unless a row of them takes more.
+/// What k sources and the shares being rebuilt take at once, in bytes, unless a row of them takes
+/// more.
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Read at once to verify what was written.
 const READ_BACK_BYTES: u64 = 1 << 20;
@@ -33,8 +34,8 @@ const READ_BACK_BYTES: u64 = 1 << 20;
 /// What to repair.
 #[derive(Clone, Debug)]
 pub struct RepairOptions {
-    /// All stores that may have shares, and where missing ones may go: share i to the i-th if that is free. Made
-    /// if need be.
+    /// All stores that may have shares, and where missing ones may go: share i to the i-th if that
+    /// is free. Made if need be.
     pub stores: Vec<PathBuf>,
     /// One object, or all if `None`.
     pub key: Option<Key>,
@@ -130,8 +131,9 @@ pub enum RepairError {
     Stores(#[from] io::Error),
 }
 
-/// Repairs the object or objects; calls `report` with each thing done, and the object's name (its directory's, if no share tells
-/// the key). Goes on with the next object after a failure. Memory stays bounded: 32 MiB, or two rows if that is more.
+/// Repairs the object or objects; calls `report` with each thing done, and the object's name (its
+/// directory's, if no share tells the key). Goes on with the next object after a failure. Memory
+/// stays bounded: 32 MiB, or two rows if that is more.
 pub fn repair(
     options: &RepairOptions,
     progress: &Progress,
@@ -164,8 +166,8 @@ pub fn repair(
     Ok(sum)
 }
 
-/// The stores without those that are the same directory as an earlier one: a share "missing" from the second name
-/// would replace the one under the first.
+/// The stores without those that are the same directory as an earlier one: a share "missing" from
+/// the second name would replace the one under the first.
 fn different(stores: &[PathBuf]) -> Vec<PathBuf> {
     let mut seen = HashSet::new();
     let new = |store: &&PathBuf| match fs::metadata(store) {
@@ -255,7 +257,8 @@ struct Target {
     path: PathBuf,
 }
 
-/// Makes all shares of the group good; an error if it cannot be read, in which case nothing was written.
+/// Makes all shares of the group good; an error if it cannot be read, in which case nothing was
+/// written.
 fn repair_group(
     group: Group,
     stores: &[PathBuf],
@@ -308,8 +311,9 @@ fn repair_group(
     Ok(())
 }
 
-/// Where each share that is missing or damaged is to go: a damaged one stays where it is; a missing one goes to the store
-/// at its number if that has no share of this put, else to the first that has none.
+/// Where each share that is missing or damaged is to go: a damaged one stays where it is; a missing
+/// one goes to the store at its number if that has no share of this put, else to the first that has
+/// none.
 fn targets(
     rows: &Rows,
     stores: &[PathBuf],
@@ -327,8 +331,8 @@ fn targets(
         ..
     } in rows.readers.iter().map(|reader| &reader.share)
     {
-        // The first file of a number is the one that counts. A store with only a second copy is free: the copy has the
-        // name that the missing share will have, and gives way to it.
+        // The first file of a number is the one that counts. A store with only a second copy is
+        // free: the copy has the name that the missing share will have, and gives way to it.
         if last.replace(*number) != Some(*number) {
             taken.insert(*store);
             if damaged.contains(number) {

@@ -1,8 +1,8 @@
 //! Reading ranges of share space, verified leaf by leaf, and rebuilding what is missing or bad.
 //!
-//! A *row* is one leaf of every share. Any share may be bad anywhere; a row can be read while k of its leaves are
-//! good. So shares are never given up as a whole: each range is rebuilt from whatever shares are good
-//! in that range. Used by get and repair.
+//! A *row* is one leaf of every share. Any share may be bad anywhere; a row can be read while k of
+//! its leaves are good. So shares are never given up as a whole: each range is rebuilt from
+//! whatever shares are good in that range. Used by get and repair.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -21,7 +21,8 @@ const PLANS_MAX: usize = 16;
 pub enum RowError {
     /// Fewer than k good leaves in a row.
     #[error(
-        "object {key:?} cannot be read: only {have} shares are good at bytes {}..{} of their blocks, {need} are needed",
+        "object {key:?} cannot be read: only {have} shares are good at bytes {}..{} of their blocks, \
+         {need} are needed",
         range.start, range.end
     )]
     TooFew {
@@ -59,7 +60,8 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Rows of the group's shares. A number that occurs twice is used twice: where one is bad the other may be good.
+    /// Rows of the group's shares. A number that occurs twice is used twice: where one is bad the
+    /// other may be good.
     pub(crate) fn new(group: Group) -> Result<Rows, RowError> {
         let Group { header, shares } = group;
         let geometry = &header.geometry;
@@ -79,9 +81,9 @@ impl Rows {
         })
     }
 
-    /// Fills `outputs[i]` with `range` of share `wanted[i]` (distinct numbers), each verified or rebuilt from verified
-    /// leaves. The range begins at a leaf's start and ends at a leaf's end; outputs are as long as it. Takes as
-    /// much memory again for k shares of the range at most.
+    /// Fills `outputs[i]` with `range` of share `wanted[i]` (distinct numbers), each verified or
+    /// rebuilt from verified leaves. The range begins at a leaf's start and ends at a leaf's end;
+    /// outputs are as long as it. Takes as much memory again for k shares of the range at most.
     pub(crate) fn read(
         &mut self,
         range: Range<u64>,
@@ -136,7 +138,8 @@ impl Rows {
         }
     }
 
-    /// Rebuilds the `rows` (counted from the range's start) of the outputs that `bad` names; the others are good there.
+    /// Rebuilds the `rows` (counted from the range's start) of the outputs that `bad` names; the
+    /// others are good there.
     fn rebuild(
         &mut self,
         range: &Range<u64>,
@@ -242,8 +245,9 @@ impl ShareReader {
         }
     }
 
-    /// Fills `buffer` from `start` in share space (a leaf's start, and the buffer's end a leaf's end); sets
-    /// `good[i]` for each leaf that matches its checksum. Errors are bad leaves. Gives how many are bad.
+    /// Fills `buffer` from `start` in share space (a leaf's start, and the buffer's end a leaf's
+    /// end); sets `good[i]` for each leaf that matches its checksum. Errors are bad leaves. Gives
+    /// how many are bad.
     pub(crate) fn read(
         &mut self,
         header: &Header,

@@ -1,14 +1,14 @@
 //! Directory stores: where an object's share files are, and which of them belong together.
 //!
 //! ```text
-//! <store>/objects/<ab>/<cdef…>/<generation>.share    hex of the key's SHA-256; at most one share of a put
-//! <store>/tmp/…                                      files being written, in the same filesystem
+//! <store>/objects/<ab>/<cdef…>/<generation>.share   ab, cdef…: hex of the key's SHA-256
+//! <store>/tmp/…                                     files being written, in the same filesystem
 //! ```
 //!
-//! A reader lists the object's directory in every store, reads the headers, and groups the files that
-//! are shares of the same put ([`scan`]). It uses the newest group with k distinct numbers
-//! ([`open_object`]). File names are never believed, only headers, so that files may be copied by hand.
-//! Stores that are missing or unreadable are like lost shares: noted, not fatal.
+//! A reader lists the object's directory in every store, reads the headers, and groups the files
+//! that are shares of the same put ([`scan`]). It uses the newest group with k distinct numbers
+//! ([`open_object`]). File names are never believed, only headers, so that files may be copied by
+//! hand. Stores that are missing or unreadable are like lost shares: noted, not fatal.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
@@ -131,8 +131,8 @@ pub enum RejectReason {
 pub struct Group {
     /// What they say; the number is that of the first found.
     pub header: Header,
-    /// All files found, sorted by number; the same number may occur twice, the one in the store at that
-    /// position first.
+    /// All files found, sorted by number; the same number may occur twice, the one in the store at
+    /// that position first.
     pub shares: Vec<OpenShare>,
 }
 
@@ -175,8 +175,8 @@ impl Scan {
 
 /// Opens the newest put of `key` that has k distinct shares in `stores`.
 ///
-/// Files that are no good (wrong length, bad header, another object's) are passed over, with a warning each
-/// in the log. Leaves are not verified here.
+/// Files that are no good (wrong length, bad header, another object's) are passed over, with a
+/// warning each in the log. Leaves are not verified here.
 pub fn open_object(stores: &[PathBuf], key: &Key) -> Result<OpenObject, OpenError> {
     let fingerprint = fingerprint(stores, key);
     let Group {
@@ -203,7 +203,8 @@ pub fn choose(stores: &[PathBuf], key: &Key) -> Result<Group, OpenError> {
     }
     let unusable = |rejected: &Rejected| !matches!(rejected.reason, RejectReason::StoreMissing);
     let nothing_there = scan.groups.is_empty() && !scan.rejected.iter().any(unusable);
-    // One of several stores missing is a lost disk; all of them missing is more likely a mistyped path.
+    // One of several stores missing is a lost disk; all of them missing is more likely a mistyped
+    // path.
     if nothing_there && scan.rejected.len() < stores.len() {
         return Err(OpenError::NotFound {
             key: key.clone(),
@@ -226,8 +227,9 @@ pub fn choose(stores: &[PathBuf], key: &Key) -> Result<Group, OpenError> {
     })
 }
 
-/// A number that changes when the object's share files do: over store, name, inode, modification time and
-/// length of each. Cheap: lists directories, opens nothing. Not stable between releases: never store it.
+/// A number that changes when the object's share files do: over store, name, inode, modification
+/// time and length of each. Cheap: lists directories, opens nothing. Not stable between releases:
+/// never store it.
 pub fn fingerprint(stores: &[PathBuf], key: &Key) -> u64 {
     let dir = object_dir(key);
     let mut hasher = DefaultHasher::new();
@@ -259,7 +261,10 @@ pub fn scan(stores: &[PathBuf], key: &Key) -> Scan {
     let mut scan = scan_dir(stores, &object_dir(key), Some(key));
     // A put or repair may have replaced files between listing and opening them.
     for _ in 0..3 {
-        let gone = |r: &Rejected| matches!(&r.reason, RejectReason::Io(e) if e.kind() == io::ErrorKind::NotFound);
+        let gone = |rejected: &Rejected| match &rejected.reason {
+            RejectReason::Io(error) => error.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        };
         if !scan.rejected.iter().any(gone) {
             break;
         }
@@ -268,8 +273,8 @@ pub fn scan(stores: &[PathBuf], key: &Key) -> Scan {
     scan
 }
 
-/// As [`scan`], for one object's directory (`ab/cdef…`), whatever its key is. Shares whose key does not belong
-/// in `dir` are rejected, so all groups have the same key.
+/// As [`scan`], for one object's directory (`ab/cdef…`), whatever its key is. Shares whose key does
+/// not belong in `dir` are rejected, so all groups have the same key.
 pub fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
     let mut scan = Scan::default();
     for (store, root) in stores.iter().enumerate() {
@@ -354,8 +359,9 @@ pub fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
     Ok((header, file))
 }
 
-/// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the names of one
-/// `ab` directory at a time. Stores that cannot be read are passed over; see [`check_stores`].
+/// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the
+/// names of one `ab` directory at a time. Stores that cannot be read are passed over; see
+/// [`check_stores`].
 pub fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + '_ {
     (0..=255u8).flat_map(move |first| {
         let first = format!("{first:02x}");
@@ -375,7 +381,8 @@ pub fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// The first store that cannot be listed, if all of them cannot: then there is nothing to look through.
+/// The first store that cannot be listed, if all of them cannot: then there is nothing to look
+/// through.
 pub fn check_stores(stores: &[PathBuf]) -> io::Result<()> {
     let mut first = None;
     for store in stores {

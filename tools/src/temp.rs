@@ -1,7 +1,7 @@
 //! Files being written: created under a store's `tmp`, and either renamed into place or removed.
 //!
-//! A temporary file is locked (flock) by the process that writes it, for as long as that lives. So one
-//! that nobody has locked was left by a process that died, and may be removed by anyone
+//! A temporary file is locked (flock) by the process that writes it, for as long as that lives. So
+//! one that nobody has locked was left by a process that died, and may be removed by anyone
 //! ([`remove_stale`]). Where locks are not supported, nothing is removed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -62,8 +62,8 @@ impl TempFile {
         &self.path
     }
 
-    /// Renames the file to `place`, in one step; what was there before is replaced. Its data must have been
-    /// synced before, and the directory must be synced after.
+    /// Renames the file to `place`, in one step; what was there before is replaced. Its data must
+    /// have been synced before, and the directory must be synced after.
     pub(crate) fn rename(mut self, place: &Path) -> Result<(), FileError> {
         fs::rename(&self.path, place).during("rename a new share to", place)?;
         self.placed = true;
@@ -93,13 +93,15 @@ pub(crate) fn remove_stale(store: &Path) -> usize {
             continue;
         };
         match file.try_lock() {
-            // Removed while the lock is held: its maker, if only just creating it, sees that it is gone.
+            // Removed while the lock is held: its maker, if only just creating it, sees that it is
+            // gone.
             Ok(()) => removed += usize::from(fs::remove_file(&path).is_ok()),
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
         }
     }
     if removed > 0 {
-        tracing::info!(store = %store.display(), removed, "removed temporary files of interrupted writes");
+        let store = store.display();
+        tracing::info!(%store, removed, "removed temporary files of interrupted writes");
     }
     removed
 }
@@ -109,8 +111,8 @@ pub(crate) fn tmp_dir(store: &Path) -> PathBuf {
     store.join("tmp")
 }
 
-/// Makes a directory and those above it, so that they are still there after a crash: each new one's parent is
-/// synced.
+/// Makes a directory and those above it, so that they are still there after a crash: each new one's
+/// parent is synced.
 pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
     match fs::create_dir(path) {
         Ok(()) => match path.parent() {
@@ -136,8 +138,8 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
         .during("sync the directory", path)
 }
 
-/// Lets this process have `files` open at once if the hard limit allows; otherwise opening fails later, with an
-/// error that says so. A wide code has a file per share.
+/// Lets this process have `files` open at once if the hard limit allows; otherwise opening fails
+/// later, with an error that says so. A wide code has a file per share.
 pub(crate) fn allow_open_files(files: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     // Standard streams, directories, a spool, and whatever the caller has open.

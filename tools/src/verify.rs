@@ -21,8 +21,8 @@ pub struct VerifyOptions {
     pub stores: Vec<PathBuf>,
     /// One object, or all if `None`.
     pub key: Option<Key>,
-    /// Whether to check the whole object's digest too, which reads the data a second time. Without it shares that
-    /// are good by themselves but were made wrongly are not found.
+    /// Whether to check the whole object's digest too, which reads the data a second time. Without
+    /// it shares that are good by themselves but were made wrongly are not found.
     pub digest: bool,
 }
 
@@ -103,8 +103,9 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Reads every share of the object or objects; calls `report` with each finding, and the object's name (its
-/// directory's, if no share tells the key; nothing, for a finding about a store) as it is found.
+/// Reads every share of the object or objects; calls `report` with each finding, and the object's
+/// name (its directory's, if no share tells the key; nothing, for a finding about a store) as it is
+/// found.
 ///
 /// # Errors
 /// If the one object asked for is not there, or if no store can be read.

@@ -1,9 +1,9 @@
-//! Share files being written: blocks first, then the table, the header last, all synced; renamed by the
-//! caller. Used by put, for all n shares, and by repair, for those it rebuilds.
+//! Share files being written: blocks first, then the table, the header last, all synced; renamed by
+//! the caller. Used by put, for all n shares, and by repair, for those it rebuilds.
 //!
-//! The table's place is known only when all blocks are, and its size has no bound, so finished pages wait
-//! in a spool, an unlinked file that all shares use: page p of the i-th share is at (p*shares + i)*4096.
-//! An object with fewer than 512 leaves a share never makes one.
+//! The table's place is known only when all blocks are, and its size has no bound, so finished
+//! pages wait in a spool, an unlinked file that all shares use: page p of the i-th share is at
+//! (p*shares + i)*4096. An object with fewer than 512 leaves a share never makes one.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -47,7 +47,8 @@ struct Spool {
 }
 
 impl NewShares {
-    /// No shares yet. At most `shares` will be added; checksums wait in an unlinked file of `spool_store`.
+    /// No shares yet. At most `shares` will be added; checksums wait in an unlinked file of
+    /// `spool_store`.
     pub(crate) fn new(
         spool_store: &Path,
         shares: usize,
@@ -88,8 +89,8 @@ impl NewShares {
         Ok(())
     }
 
-    /// Appends blocks or ranges of blocks to the `index`-th share added. Each part begins at a leaf's start, and
-    /// all but the last of the share end at a leaf's end.
+    /// Appends blocks or ranges of blocks to the `index`-th share added. Each part begins at a
+    /// leaf's start, and all but the last of the share end at a leaf's end.
     pub(crate) fn append(&mut self, index: usize, parts: &[&[u8]]) -> Result<(), FileError> {
         let share = &mut self.shares[index];
         write_all_parts(&mut share.temp.file(), parts).during("write", share.temp.path())?;
@@ -118,7 +119,8 @@ impl NewShares {
         Ok(())
     }
 
-    /// Ends the `index`-th share added: padding, table, its header (that of `header`, with its own number), and a sync.
+    /// Ends the `index`-th share added: padding, table, its header (that of `header`, with its own
+    /// number), and a sync.
     ///
     /// # Panics
     /// If other bytes were appended than `header` tells.

@@ -1,5 +1,5 @@
-//! Damage anywhere in share files: found by verify, survived by get while k shares are good in each row, undone by
-//! repair; and a clear error, never wrong bytes, beyond that.
+//! Damage anywhere in share files: found by verify, survived by get while k shares are good in each
+//! row, undone by repair; and a clear error, never wrong bytes, beyond that.
 
 mod common;
 
@@ -73,7 +73,8 @@ fn apply(harm: &Harm, victim: usize, paths: &[PathBuf], old: &[Vec<u8>], foreign
     fs::write(path, bytes).unwrap();
 }
 
-/// A put of other bytes under `name`, as the bytes of its share files; the object is gone from the stores after.
+/// A put of other bytes under `name`, as the bytes of its share files; the object is gone from the
+/// stores after.
 fn shares_of(name: &str, options: &PutOptions) -> Vec<Vec<u8>> {
     let options = PutOptions {
         key: Key::new(name).unwrap(),
@@ -91,7 +92,8 @@ fn shares_of(name: &str, options: &PutOptions) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// For each row, the different numbers good in it, by a plain reading of all files that knows nothing of the tools' code.
+/// For each row, the different numbers good in it, by a plain reading of all files that knows
+/// nothing of the tools' code.
 fn good_by_row(paths: &[PathBuf], right: &Header) -> Vec<usize> {
     let geometry = right.geometry;
     let mut rows = vec![BTreeMap::new(); geometry.leaves() as usize];
@@ -127,8 +129,8 @@ fn good_by_row(paths: &[PathBuf], right: &Header) -> Vec<usize> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Any damage to any files: the object is read while each row has k good leaves, and repair makes all whole; else the
-    /// error says so, and repair leaves all files as they are.
+    /// Any damage to any files: the object is read while each row has k good leaves, and repair
+    /// makes all whole; else the error says so, and repair leaves all files as they are.
     #[test]
     fn any_damage(
         (data, parity) in (1..=4u16, 0..=3u16),
@@ -180,10 +182,10 @@ proptest! {
             prop_assert!(others && got == b"something else");
         } else {
             prop_assert!(!got.unwrap_err().to_string().is_empty());
-            let before: Vec<_> = stores.files().iter().map(|path| fs::read(path).unwrap()).collect();
+            let all = || stores.files().iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>();
+            let before = all();
             stores.repair();
-            let after: Vec<_> = stores.files().iter().map(|path| fs::read(path).unwrap()).collect();
-            prop_assert!(before == after);
+            prop_assert!(before == all());
         }
     }
 }
@@ -322,7 +324,8 @@ fn two_copies_of_a_share_help_each_other() {
 
 #[test]
 fn wrong_bytes_with_right_checksums_are_found_by_the_digest() {
-    // Data shares of one put, headers of another: only the digest can tell. Made by hand from two puts.
+    // Data shares of one put, headers of another: only the digest can tell. Made by hand from two
+    // puts.
     let stores = Stores::new(2);
     let old = noise(5000, 1);
     let new = noise(5000, 2);

@@ -48,7 +48,8 @@ impl Stores {
         Stores(dir, stores)
     }
 
-    /// Writes a share of `key` into the directory of "a", so that a foreign one can be placed there.
+    /// Writes a share of `key` into the directory of "a", so that a foreign one can be placed
+    /// there.
     fn add(&self, store: usize, key: &str, nanos: u64, number: u16) -> PathBuf {
         let (header, bytes) = share(key, nanos, number);
         let dir = self.1[store]

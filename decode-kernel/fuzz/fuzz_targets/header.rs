@@ -1,5 +1,5 @@
-//! Any page, with the magic and the checksum put right so that the rest is reached: an error, or a header that encodes
-//! to the same bytes.
+//! Any page, with the magic and the checksum put right so that the rest is reached: an error, or a
+//! header that encodes to the same bytes.
 #![no_main]
 
 use decode_kernel::share::{Header, LeafChecksum, PAGE_BYTES};

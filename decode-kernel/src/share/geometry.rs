@@ -1,8 +1,8 @@
 //! Where everything is: from size, k, n, block and leaf length to every offset in a share file.
 //!
 //! A [`Geometry`] is checked once, in [`Geometry::new`]; after that its arithmetic cannot overflow,
-//! whatever bytes it was read from: sizes are bounded by [`OBJECT_BYTES_MAX`], and every number derived here
-//! stays below 2^62, so it is also a valid file offset.
+//! whatever bytes it was read from: sizes are bounded by [`OBJECT_BYTES_MAX`], and every number
+//! derived here stays below 2^62, so it is also a valid file offset.
 
 use std::ops::Range;
 
@@ -23,7 +23,8 @@ pub const BLOCKS_OFFSET: u64 = PAGE_BYTES as u64;
 
 /// Tail blocks are a multiple of this: the granularity of rs16, and a cache line for all.
 const TAIL_BLOCK_MULTIPLE: u64 = 64;
-/// What k leaves and one more may take together, so that a row fits in one buffer of a server's pool.
+/// What k leaves and one more may take together, so that a row fits in one buffer of a server's
+/// pool.
 const LEAF_ROW_BYTES_MAX: u32 = 512 << 10;
 const LEAF_BYTES_DEFAULT: u32 = 4096;
 
@@ -55,7 +56,8 @@ pub enum GeometryError {
     },
     /// Block length not allowed.
     #[error(
-        "block length {block_bytes} is not a multiple of {PAGE_BYTES} in {PAGE_BYTES}..={BLOCK_BYTES_MAX}"
+        "block length {block_bytes} is not a multiple of {PAGE_BYTES} in {PAGE_BYTES}..=\
+         {BLOCK_BYTES_MAX}"
     )]
     Block {
         /// Bytes.
@@ -63,8 +65,8 @@ pub enum GeometryError {
     },
     /// Leaf length not allowed.
     #[error(
-        "leaf length {leaf_bytes} is not a power of two in {LEAF_BYTES_MIN}..={LEAF_BYTES_MAX} that \
-         divides the block length {block_bytes}"
+        "leaf length {leaf_bytes} is not a power of two in {LEAF_BYTES_MIN}..={LEAF_BYTES_MAX} \
+         that divides the block length {block_bytes}"
     )]
     Leaf {
         /// Bytes.
@@ -74,7 +76,8 @@ pub enum GeometryError {
     },
 }
 
-/// The layout of an object's shares; see the [module](super) for the drawing. Small, `Copy`, checked.
+/// The layout of an object's shares; see the [module](super) for the drawing. Small, `Copy`,
+/// checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
     size: u64,
@@ -89,8 +92,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The layout of an object of `size` bytes, cut in blocks of `block_bytes`, `k` of `n`, with a checksum
-    /// every `leaf_bytes`.
+    /// The layout of an object of `size` bytes, cut in blocks of `block_bytes`, `k` of `n`, with a
+    /// checksum every `leaf_bytes`.
     pub fn new(
         size: u64,
         k: u16,
@@ -145,9 +148,9 @@ impl Geometry {
         })
     }
 
-    /// The leaf length to choose for a code that reads `k` shares at once, in bytes: 4096 up to k = 127, then
-    /// smaller, so that k+1 leaves take no more than 512 KiB; never below [`LEAF_BYTES_MIN`] (which only
-    /// k = 1024 would want). Divides every allowed block length.
+    /// The leaf length to choose for a code that reads `k` shares at once, in bytes: 4096 up to 127
+    /// shares, then smaller, so that k+1 leaves take no more than 512 KiB; never below
+    /// [`LEAF_BYTES_MIN`] (which only k = 1024 would want). Divides every allowed block length.
     pub fn default_leaf_bytes(k: u16) -> u32 {
         let mut leaf = LEAF_BYTES_DEFAULT;
         while leaf > LEAF_BYTES_MIN && (u32::from(k) + 1) * leaf > LEAF_ROW_BYTES_MAX {
@@ -191,7 +194,8 @@ impl Geometry {
         self.segments
     }
 
-    /// Length of the blocks of the last segment in bytes: a multiple of 64; 0 if there is no segment.
+    /// Length of the blocks of the last segment in bytes: a multiple of 64; 0 if there is no
+    /// segment.
     pub fn tail_block_bytes(&self) -> u32 {
         self.tail_block_bytes
     }
@@ -381,7 +385,8 @@ mod tests {
             let tail = wide(g.tail_block_bytes().into());
             let share = wide(g.segments() - 1) * wide(block.into()) + tail;
             prop_assert_eq!(wide(g.share_bytes()), share);
-            // All data blocks hold the object, with less padding than 64 bytes and one more a block.
+            // All data blocks hold the object, with less padding than 64 bytes and one more a
+            // block.
             let room = share * wide(k.into());
             prop_assert!(room >= wide(size) && room < wide(size) + wide(k.into()) * 65);
             prop_assert!(g.tail_block_bytes() <= block && g.tail_block_bytes() % 64 == 0);

@@ -29,8 +29,8 @@
 //! ```
 //!
 //! Magic, version and checksum keep their places in every version, so that a reader can tell a
-//! damaged header from one that is newer than itself. A reserved byte that is not 0 is refused: it means
-//! something this reader does not know.
+//! damaged header from one that is newer than itself. A reserved byte that is not 0 is refused: it
+//! means something this reader does not know.
 
 use std::fmt;
 use std::ops::Range;
@@ -172,8 +172,8 @@ pub enum HeaderError {
     ContentType(String),
 }
 
-/// Whether `text` can be stored, and sent in a response head: 1..=255 printable ASCII characters, no space
-/// at either end.
+/// Whether `text` can be stored, and sent in a response head: 1..=255 printable ASCII characters,
+/// no space at either end.
 pub fn check_content_type(text: &str) -> Result<(), HeaderError> {
     let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if text.is_empty() || text.len() > CONTENT_TYPE_BYTES_MAX || !printable || text.trim() != text {
@@ -186,8 +186,8 @@ impl Header {
     /// The page that says this.
     ///
     /// # Panics
-    /// If a field was set to what [`Header::decode`] would refuse: the number not below n, more shares than
-    /// the code has, or a content type that [`check_content_type`] refuses.
+    /// If a field was set to what [`Header::decode`] would refuse: the number not below n,
+    /// more shares than the code has, or a content type that [`check_content_type`] refuses.
     pub fn encode(&self) -> Box<[u8; PAGE_BYTES]> {
         self.check()
             .expect("a header is checked before it is written");
@@ -358,7 +358,8 @@ mod tests {
         }
     }
 
-    /// `page` with one byte set and the checksum put right again: what only the later checks can refuse.
+    /// `page` with one byte set and the checksum put right again: what only the later checks can
+    /// refuse.
     fn forged(at: usize, bytes: &[u8]) -> Result<Header, HeaderError> {
         let mut page = header().encode();
         page[at..at + bytes.len()].copy_from_slice(bytes);
@@ -489,7 +490,8 @@ mod tests {
             prop_assert_eq!(Header::decode(&header.encode()[..]).unwrap(), header);
         }
 
-        /// Any bytes with a right magic, version and checksum: an error, or a header that comes back the same.
+        /// Any bytes with a right magic, version and checksum: an error, or a header that comes
+        /// back the same.
         #[test]
         fn any_page_is_refused_or_comes_back(
             edits in prop::collection::vec((8..CHECKSUM.start, any::<u8>()), 0..40),

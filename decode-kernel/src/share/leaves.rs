@@ -5,7 +5,7 @@
 //!     0  u64  checksum of leaf 511*index
 //!     8  u64  checksum of leaf 511*index + 1
 //!        ...  511 entries; those past the share's last leaf are 0
-//!  4088  u64  CRC-64/NVME over: generation (16 bytes) | share number (u16) | index (u64) | bytes 0..4088
+//!  4088  u64  CRC-64/NVME over generation (16 bytes), share number (u16), index (u64), 0..4088
 //!  4096
 //! ```
 //!
@@ -122,7 +122,8 @@ impl<'a> TablePage<'a> {
         Ok(TablePage { page })
     }
 
-    /// The checksum at `entry`, as [`Geometry::table_page_of`](super::Geometry::table_page_of) numbers them.
+    /// The checksum at `entry`, as [`Geometry::table_page_of`](super::Geometry::table_page_of)
+    /// numbers them.
     ///
     /// # Panics
     /// If `entry` is not below [`TABLE_PAGE_ENTRIES`].

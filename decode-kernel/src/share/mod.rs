@@ -1,8 +1,8 @@
 //! The share format: what one of an object's n files looks like. Pure: bytes to structs and back.
 //!
 //! An object of `size` bytes is cut in segments of k blocks; block j of every segment belongs to
-//! share j, and parity blocks are computed above them. A share file is its blocks, in order, between
-//! a header that tells everything about the object and a table of checksums, one per leaf:
+//! share j, and parity blocks are computed above them. A share file is its blocks, in order,
+//! between a header that tells everything about the object and a table of checksums, one per leaf:
 //!
 //! ```text
 //!  offset
@@ -30,8 +30,9 @@
 //! shares gives that range of every other one; neither blocks nor segments matter to that.
 //!
 //! The tail segment, T bytes (1..=k*block_bytes), is cut in k blocks of `tail_block_bytes`: T/k
-//! rounded up to 64. Its block j holds bytes `[j*tail_block, (j+1)*tail_block)` of the tail padded with
-//! zeros. An object of no bytes has no segment, no block and no table: its share is the header page.
+//! rounded up to 64. Its block j holds bytes `[j*tail_block, (j+1)*tail_block)` of the tail padded
+//! with zeros. An object of no bytes has no segment, no block and no table: its share is the header
+//! page.
 //!
 //! All integers are little-endian unless said otherwise. Files, directories and names on disk
 //! belong to the tools crate; only [`object_dir`] and [`share_file_name`] are decided here, because

@@ -49,8 +49,8 @@ pub enum KeyError {
 }
 
 impl Key {
-    /// Checks `text`: 1..=1024 bytes, no control characters, and no empty, `.` or `..` component between
-    /// slashes (so no slash at either end).
+    /// Checks `text`: 1..=1024 bytes, no control characters, and no empty, `.` or `..` component
+    /// between slashes (so no slash at either end).
     pub fn new(text: &str) -> Result<Key, KeyError> {
         if text.is_empty() {
             return Err(KeyError::Empty);
@@ -104,7 +104,8 @@ impl std::str::FromStr for Key {
 pub struct Generation([u8; 16]);
 
 impl Generation {
-    /// A generation of this time (nanoseconds since 1970), told from others of the same time by `random`.
+    /// A generation of this time (nanoseconds since 1970), told from others of the same time by
+    /// `random`.
     pub fn new(unix_nanos: u64, random: [u8; 8]) -> Generation {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&unix_nanos.to_be_bytes());
@@ -140,16 +141,16 @@ impl fmt::Debug for Generation {
     }
 }
 
-/// The directory of an object's shares below a store's `objects`: `ab/cdef…`, the lower-case hex of the
-/// key's SHA-256, split after two characters so that no directory grows too wide.
+/// The directory of an object's shares below a store's `objects`: `ab/cdef…`, the lower-case hex of
+/// the key's SHA-256, split after two characters so that no directory grows too wide.
 pub fn object_dir(key: &Key) -> String {
     let hash = Sha256::digest(key.as_str().as_bytes());
     let hex = Hex(&hash).to_string();
     format!("{}/{}", &hex[..2], &hex[2..])
 }
 
-/// The file name of a share of this generation: 32 hex characters and `.share`. One store holds one share of
-/// a generation, so the number is not in it.
+/// The file name of a share of this generation: 32 hex characters and `.share`. One store holds one
+/// share of a generation, so the number is not in it.
 pub fn share_file_name(generation: &Generation) -> String {
     format!("{generation}.share")
 }

@@ -58,7 +58,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Copies all that is on the "disks" at this moment: what a machine that stops now has when it starts again.
+/// Copies all that is on the "disks" at this moment: what a machine that stops now has when it
+/// starts again.
 fn copy(from: &Path, to: &Path) {
     for path in files(from) {
         let copy = to.join(path.strip_prefix(from).unwrap());

@@ -1,5 +1,5 @@
-//! The end of a put: new shares get their names, and older ones go. Every step of it is a state in which a crash may
-//! leave the disks, and in each the object can be read.
+//! The end of a put: new shares get their names, and older ones go. Every step of it is a state in
+//! which a crash may leave the disks, and in each the object can be read.
 
 use std::fs;
 use std::io;
@@ -24,9 +24,9 @@ pub(super) enum Step {
     Synced,
 }
 
-/// Names the new shares in `files`, the i-th in `dirs[i]`, then removes older puts from all `stores`. Calls `after` at
-/// each step; an error from it is as if the disk had failed there. Gives the shares' paths and how many old files went.
-/// On an error the new shares are gone.
+/// Names the new shares in `files`, the i-th in `dirs[i]`, then removes older puts from all
+/// `stores`. Calls `after` at each step; an error from it is as if the disk had failed there. Gives
+/// the shares' paths and how many old files went. On an error the new shares are gone.
 pub(super) fn commit(
     stores: &[PathBuf],
     dirs: &[PathBuf],
@@ -56,8 +56,8 @@ pub(super) fn commit(
     Ok((paths, replaced))
 }
 
-/// Shares renamed into place by a put that may yet fail; removed when dropped, the last first, so that what is left by a
-/// crash here is as if fewer had been renamed.
+/// Shares renamed into place by a put that may yet fail; removed when dropped, the last first, so
+/// that what is left by a crash here is as if fewer had been renamed.
 struct Renamed<'a> {
     paths: &'a [PathBuf],
     count: usize,
@@ -80,8 +80,8 @@ impl Drop for Renamed<'_> {
     }
 }
 
-/// Removes share files of puts older than `generation`; tells how many. Those that cannot be removed are logged:
-/// they do no harm, and a repair tries again.
+/// Removes share files of puts older than `generation`; tells how many. Those that cannot be
+/// removed are logged: they do no harm, and a repair tries again.
 pub(crate) fn remove_older(stores: &[PathBuf], key: &Key, generation: &Generation) -> usize {
     let mut removed = 0;
     for (path, found) in share_files(stores, key) {

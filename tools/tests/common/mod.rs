@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses some of it
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use decode_kernel::code::CodeKind;
@@ -21,7 +22,8 @@ pub struct Stores {
 
 impl Stores {
     pub fn new(n: usize) -> Stores {
-        // Each put syncs n files, which is free in memory; a disk would make hundreds of cases take minutes.
+        // Each put syncs n files, which is free in memory; a disk would make hundreds of cases take
+        // minutes.
         let root = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
             .unwrap();
@@ -140,9 +142,14 @@ pub fn header(path: &Path) -> Header {
 
 /// Flips one bit of the byte at `offset`.
 pub fn flip(path: &Path, offset: u64) {
-    let mut bytes = fs::read(path).unwrap();
-    bytes[offset as usize] ^= 0x10;
-    fs::write(path, bytes).unwrap();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
 }
 
 /// Both codes, the second only where it has parity to tell them apart.
