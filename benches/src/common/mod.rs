@@ -1,6 +1,7 @@
-//! Machine facts, seeds, interleaving, statistics and records.
+//! Machine facts, buffers, clocks, seeds, interleaving, statistics and records.
 
 pub mod blocks;
+pub mod cpu;
 pub mod interleave;
 pub mod machine;
 pub mod record;
