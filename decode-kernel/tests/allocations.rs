@@ -1,0 +1,96 @@
+//! Once an erasure pattern has been seen, calls allocate nothing, whatever code and kernel.
+
+use decode_kernel::arch::Kernel;
+use decode_kernel::code::{Code, CodeKind, Coder};
+
+#[test]
+fn a_pattern_seen_before_allocates_nothing() {
+    for kernel in Kernel::available() {
+        // Codes with few losses and with so many that rs16 is left to the crate.
+        for (kind, k, n) in [
+            (CodeKind::Rs8, 10, 14),
+            (CodeKind::Rs16, 10, 14),
+            (CodeKind::Rs16, 50, 100),
+        ] {
+            let code = Code::new(kind, k, n).unwrap();
+            let mut coder = Coder::with_kernel(4, kernel);
+            let data = vec![vec![7u8; 8192]; k];
+            let mut parity = vec![vec![0u8; 8192]; n - k];
+            let mut rebuilt = vec![vec![0u8; 8192]; n - k];
+
+            let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+            let mut outputs: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+            coder.encode(&code, &data, &mut outputs).unwrap();
+            let again = allocation_counter::measure(|| {
+                coder.encode(&code, &data, &mut outputs).unwrap();
+            });
+            assert_eq!(
+                again.count_total,
+                0,
+                "encoding {code:?} by {}",
+                kernel.name()
+            );
+
+            let lost = k.min(n - k);
+            let sources: Vec<usize> = (lost..k + lost).collect();
+            let wanted: Vec<usize> = (0..lost).collect();
+            let inputs: Vec<&[u8]> = data[lost..]
+                .iter()
+                .copied()
+                .chain(parity[..lost].iter().map(Vec::as_slice))
+                .collect();
+            let mut outputs: Vec<&mut [u8]> =
+                rebuilt[..lost].iter_mut().map(Vec::as_mut_slice).collect();
+            coder
+                .rebuild(&code, &sources, &inputs, &wanted, &mut outputs)
+                .unwrap();
+            // Shorter ranges fit where longer ones did.
+            for len in [8192, 64, 4096, 8192] {
+                let inputs: Vec<&[u8]> = inputs.iter().map(|input| &input[..len]).collect();
+                let mut outputs: Vec<&mut [u8]> = outputs
+                    .iter_mut()
+                    .map(|output| &mut output[..len])
+                    .collect();
+                let again = allocation_counter::measure(|| {
+                    coder
+                        .rebuild(&code, &sources, &inputs, &wanted, &mut outputs)
+                        .unwrap();
+                });
+                assert_eq!(
+                    again.count_total,
+                    0,
+                    "{len} bytes of {code:?} by {}",
+                    kernel.name()
+                );
+            }
+        }
+    }
+}
+
+/// What a coder says it holds is what it takes from the allocator, within a tenth and a few KiB of
+/// what caches and crates need besides.
+#[test]
+fn workspace_is_what_is_held() {
+    for (kind, k, n) in [
+        (CodeKind::Rs8, 64, 80),
+        (CodeKind::Rs16, 64, 80),
+        (CodeKind::Rs16, 50, 100),
+    ] {
+        let code = Code::new(kind, k, n).unwrap();
+        let data = vec![vec![7u8; 16384]; k];
+        let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+        let mut parity = vec![vec![0u8; 16384]; n - k];
+        let mut outputs: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+        // Tables of the process and of the code are made by another coder first.
+        Coder::new(1).encode(&code, &data, &mut outputs).unwrap();
+        let mut coder = Coder::new(4);
+        let before = coder.workspace_bytes();
+        let held = allocation_counter::measure(|| {
+            coder.encode(&code, &data, &mut outputs).unwrap();
+        });
+        let said = coder.workspace_bytes() - before;
+        let held = usize::try_from(held.bytes_current).unwrap();
+        let near = said.abs_diff(held) <= held / 10 + 4096;
+        assert!(near, "{code:?}: says {said}, the allocator {held}");
+    }
+}
