@@ -377,7 +377,9 @@ fn random_damage(io: Backend) {
     let size = prop_oneof![1usize..100_000, 1_000_000usize..3_000_000];
     TestRunner::new_with_rng(config, rng)
         .run(&(size, harms(), harms()), |(size, before, during)| {
-            object.set(object.get() + 1);
+            if object.replace(object.get() + 1) > 0 {
+                stores.clear();
+            }
             let key = format!("object{}", object.get());
             let content = noise.bytes(size);
             stores.put(&key, &mut &content[..], 4, BLOCK);

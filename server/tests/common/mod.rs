@@ -200,7 +200,7 @@ impl Server {
     }
 
     /// Waits until the status is as wanted.
-    pub fn wait_for_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_for_status(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         wait_until(|| {
             let status = self.status();
             if wanted(&status) {

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 
 use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, object_dir};
 use penstock_tools::Progress;
@@ -16,19 +18,36 @@ pub const KEY: &str = "dir/object.bin";
 /// The block length that most tests use: several segments in a small object.
 pub const BLOCK: u32 = 16 << 10;
 
-/// Directories `0`, `1`, … as stores, in memory where the machine has such a place: a put syncs every
-/// file, which takes long on a busy disk.
+/// Directories `0`, `1`, … as stores.
 pub struct Stores {
     root: tempfile::TempDir,
     pub paths: Vec<PathBuf>,
 }
 
+/// Memory that looks like a directory, if the machine has enough of it: a put syncs every file, which
+/// takes long on a busy disk. Containers often have too little.
+fn in_memory() -> bool {
+    static ENOUGH: OnceLock<bool> = OnceLock::new();
+    *ENOUGH.get_or_init(|| {
+        let df = Command::new("df")
+            .args(["-k", "--output=avail", "/dev/shm"])
+            .output();
+        let text = df.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let free_kib = text
+            .ok()
+            .and_then(|text| text.lines().last()?.trim().parse::<u64>().ok());
+        free_kib.is_some_and(|kib| kib > 2 << 20)
+    })
+}
+
 impl Stores {
     pub fn new(count: usize) -> Stores {
-        let root = tempfile::tempdir_in("/dev/shm")
-            .or_else(|_| tempfile::tempdir())
-            .unwrap();
-        Stores::below(root, count)
+        let root = if in_memory() {
+            tempfile::tempdir_in("/dev/shm")
+        } else {
+            tempfile::tempdir()
+        };
+        Stores::below(root.unwrap(), count)
     }
 
     /// On a disk, for what is too large for memory.
@@ -55,6 +74,13 @@ impl Stores {
     pub fn flags(&self) -> Vec<String> {
         let flag = |path: &PathBuf| ["--store".to_owned(), path.display().to_string()];
         self.paths.iter().flat_map(flag).collect()
+    }
+
+    /// Removes all objects.
+    pub fn clear(&self) {
+        for path in &self.paths {
+            fs::remove_dir_all(path.join("objects")).unwrap();
+        }
     }
 
     /// Puts an object; parity goes to the stores that are left over by `data`.
