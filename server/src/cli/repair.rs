@@ -21,7 +21,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let options = RepairOptions { stores: arguments.stores.stores, key: arguments.key };
     let progress = Progress::on_terminal("repair");
     let report = repair::repair(&options, &progress, &mut |name, repaired| {
-        progress.suspend(|| println!("{name}: {repaired}"));
+        // Called with the progress bar out of the way.
+        println!("{name}: {repaired}");
     })?;
     drop(progress);
     println!("{report}");

@@ -23,10 +23,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         VerifyOptions { stores: arguments.stores.stores, key: arguments.key, digest: true };
     let progress = Progress::on_terminal("verify");
     let result = verify::verify(&options, &progress, &mut |name, finding| {
-        progress.suspend(|| match name {
+        // Called with the progress bar out of the way.
+        match name {
             "" => println!("{finding}"),
             name => println!("{name}: {finding}"),
-        });
+        }
     });
     drop(progress);
     let health = match result {
