@@ -74,6 +74,8 @@ fn shape(text: &str) -> Result<[usize; 3], String> {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    // Before pinning, which would leave one core to be counted.
+    let facts = machine::facts();
     let cores = core_affinity::get_core_ids().context("can't list the cores")?;
     let core = match options.core {
         Some(id) => cores
@@ -89,7 +91,6 @@ fn main() -> anyhow::Result<()> {
     );
 
     let isal = isal::Library::load();
-    let facts = machine::facts();
     for (name, value) in &facts {
         println!("{name}: {value}");
     }
