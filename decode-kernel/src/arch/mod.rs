@@ -264,6 +264,12 @@ impl Products {
         }
     }
 
+    /// The most that [`Products::bytes`] can be for matrices of up to this size, of any kernel.
+    pub fn bytes_max(inputs: usize, outputs: usize) -> usize {
+        // Nibble tables take 32 bytes per coefficient; bit lists up to 8, and 64 per output.
+        outputs * (32 * inputs + 64)
+    }
+
     /// Overwrites each output with the sum of the inputs times its row's coefficients.
     ///
     /// # Panics

@@ -113,6 +113,12 @@ impl WideProducts {
         }
     }
 
+    /// The most that [`WideProducts::bytes`] can be for the matrices a plan makes, of any kernel:
+    /// 32 rows of 32 bytes per coefficient, or 8 of 128.
+    pub(crate) fn bytes_max(inputs: usize, outputs: usize) -> usize {
+        inputs * (outputs.min(32) * 32).max(outputs.min(8) * 128)
+    }
+
     /// Overwrites each output with the sum of the inputs times its row's coefficients.
     ///
     /// # Panics

@@ -17,6 +17,7 @@ pub use plan::Plan;
 
 use std::sync::{Arc, OnceLock};
 
+use crate::arch::{Products, WideProducts};
 use crate::error::CodeError;
 use generator16::Generator;
 
@@ -125,6 +126,25 @@ impl Code {
     pub fn bytes(&self) -> usize {
         let generator = self.generator.get().and_then(Option::as_ref);
         generator.map_or(0, |generator| generator.bytes())
+    }
+
+    /// The most that [`Coder::workspace_bytes`] can become for a coder of `plans_max` plans that
+    /// works with this code only, on ranges of up to `range_bytes`, whatever its kernel.
+    pub fn workspace_bytes_max(&self, range_bytes: usize, plans_max: usize) -> usize {
+        let parity = self.n - self.k;
+        let (plan, space) = match self.kind {
+            CodeKind::Rs8 => (Products::bytes_max(self.k, parity), 0),
+            CodeKind::Rs16 => {
+                let numbers = size_of::<usize>() * self.n;
+                let plan = WideProducts::bytes_max(self.k, parity).max(numbers);
+                (plan, rs16::Space::bytes_max(self.k, parity, range_bytes))
+            }
+        };
+        // A plan's key has four numbers more than the shares it names. The coder's own lists can
+        // have grown to twice what they need, or hold the four entries that lists begin with.
+        let key = size_of::<u16>() * (self.n + 4);
+        let own = 2 * (key + size_of::<usize>() * self.n.max(4));
+        plans_max.max(1) * (key + plan) + space + own
     }
 
     /// rs16's generator, unless there is none or it is too large.

@@ -34,6 +34,15 @@ impl Space {
         self.encoder_bytes + self.decoder_bytes
     }
 
+    /// The most that [`Space::bytes`] becomes for one code and ranges of up to `len` bytes.
+    pub(crate) fn bytes_max(k: usize, m: usize, len: usize) -> usize {
+        if m == 0 {
+            0
+        } else {
+            (encoder_shares(k, m) + decoder_shares(k, m)) * len
+        }
+    }
+
     /// Rebuilds `wanted` from `sources`; both were checked, and lengths are equal, not 0 and whole
     /// chunks. Parity shares are wanted only rarely (repair), and are encoded anew from the data.
     pub(crate) fn rebuild(
