@@ -77,6 +77,37 @@ macro_rules! on_both_backends {
     };
 }
 
+/// A program that may not be installed, kept from what the machine configures for it.
+pub fn program(name: &str) -> Option<Command> {
+    let mut command = Command::new(name);
+    for proxy in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        command.env_remove(proxy);
+    }
+    command.stdin(Stdio::null());
+    let runs = Command::new(name)
+        .arg("--version")
+        .output()
+        .is_ok_and(|o| o.status.success());
+    if !runs {
+        skip(&format!("{name} is not installed"));
+    }
+    runs.then_some(command)
+}
+
+/// Runs a command to its end; it must succeed. Gives its standard output.
+#[track_caller]
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().expect("it starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (said, errors) = (text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{said}{errors}",
+        output.status
+    );
+    said
+}
+
 /// The `penstock` that was built with these tests.
 pub fn penstock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
@@ -91,6 +122,8 @@ pub struct Server {
     pub objects: SocketAddr,
     /// Where it serves metrics, health and status.
     pub admin: SocketAddr,
+    /// What it printed until it was ready.
+    pub printed: String,
     log: Arc<Mutex<String>>,
 }
 
@@ -132,11 +165,11 @@ impl Server {
         });
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let (mut objects, mut admin) = (None, None);
-        let mut line = String::new();
+        let mut printed = String::new();
         while objects.is_none() || admin.is_none() {
-            line.clear();
+            let start = printed.len();
             if output
-                .read_line(&mut line)
+                .read_line(&mut printed)
                 .expect("UTF-8 on standard output")
                 == 0
             {
@@ -144,9 +177,10 @@ impl Server {
                 reader.join().unwrap();
                 return Err(format!("{status}\n{}", log.lock().unwrap()));
             }
-            if let Some(address) = line.trim_end().strip_prefix("listening on http://") {
+            let line = printed[start..].trim_end();
+            if let Some(address) = line.strip_prefix("listening on http://") {
                 objects = Some(address.parse().expect("an address"));
-            } else if let Some(address) = line.trim_end().strip_prefix("metrics on http://") {
+            } else if let Some(address) = line.strip_prefix("metrics on http://") {
                 let address = address
                     .strip_suffix("/metrics")
                     .expect("the path of the metrics");
@@ -159,6 +193,7 @@ impl Server {
             child,
             objects: objects.unwrap(),
             admin: admin.unwrap(),
+            printed,
             log,
         })
     }
