@@ -40,8 +40,9 @@ impl Progress {
         self.0.inc(bytes);
     }
 
-    /// Runs `print` (which writes lines to the terminal) with the bar out of the way.
-    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+    /// Runs `print` (which writes lines to the terminal) with the bar out of the way. Holds the
+    /// bar: anything that touches it in `print` would wait for itself, so only this crate calls it.
+    pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)
     }
 }
