@@ -86,7 +86,7 @@ pub enum GetError {
     },
     /// Where it was to go failed.
     #[error("cannot write the object: {0}")]
-    Write(#[source] io::Error),
+    Write(io::Error),
     /// The file it was to become could not be made.
     #[error(transparent)]
     File(#[from] FileError),

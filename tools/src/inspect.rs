@@ -45,12 +45,12 @@ pub enum InspectError {
     #[error(transparent)]
     File(#[from] FileError),
     /// It does not begin with a header.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Header {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: HeaderError,
+        cause: HeaderError,
     },
 }
 
@@ -68,9 +68,9 @@ pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspect
     let file_bytes = found.len();
     let mut page = vec![0; file_bytes.min(PAGE_BYTES as u64) as usize];
     file.read_exact_at(&mut page, 0).during("read", path)?;
-    let header = Header::decode(&page).map_err(|source| InspectError::Header {
+    let header = Header::decode(&page).map_err(|cause| InspectError::Header {
         path: path.to_owned(),
-        source,
+        cause,
     })?;
 
     let share = OpenShare {

@@ -150,7 +150,7 @@ pub enum PutError {
     ContentType(#[from] HeaderError),
     /// The source failed.
     #[error("cannot read what is to be put: {0}")]
-    Source(#[source] io::Error),
+    Source(io::Error),
     /// A share already there claims to be of the end of time, so no newer put can be made.
     #[error(
         "the generation {0} of the object's newest share leaves no room for a newer one; remove \

@@ -220,6 +220,8 @@ fn a_failing_store_is_named_and_leaves_everything_as_it_was() {
     let before = stores.files();
     let error = put(&mut &b"new"[..], &stores.options(2, 1), &Progress::hidden()).unwrap_err();
     assert!(error.to_string().contains(tmp.to_str().unwrap()), "{error}");
+    // Printed as a chain of causes, the system's words come once.
+    assert!(std::error::Error::source(&error).is_none(), "{error}");
     assert_eq!(stores.files(), before);
     assert_eq!(stores.get().unwrap(), b"old");
 }
