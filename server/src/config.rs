@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use crate::accept::OverLimit;
 use crate::io::BackendChoice;
 use crate::limits;
 
@@ -68,9 +69,22 @@ pub struct Options {
     /// Bytes of one segment buffer [default: 512KiB]
     #[arg(long, value_name = "SIZE")]
     pub pool_buffer_size: Option<ByteSize>,
-    /// Connections in all; more are answered 503 [default: 16384]
+    /// Memory that the process and its sockets' kernel memory may use together [default: 512MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Connections in all [default: as many as the memory and the limit on descriptors allow]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<usize>,
+    /// Connections from one IPv4 address or one IPv6 /64 network [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub max_connections_per_address: Option<usize>,
+    /// A connection for which there is no place: refuse (503) or wait (in the backlog) [default: refuse]
+    #[arg(long, value_name = "WHAT")]
+    #[serde(deserialize_with = "from_text")]
+    pub over_limit: Option<OverLimit>,
+    /// Bytes a client must acknowledge per second, on average over the send timeout [default: 0]
+    #[arg(long, value_name = "SIZE")]
+    pub min_rate: Option<ByteSize>,
     /// A request head must arrive within this time [default: 10s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "from_text")]
@@ -123,23 +137,37 @@ pub enum ConfigError {
 impl Options {
     /// Reads a TOML file.
     pub fn read(path: &Path) -> Result<Options, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-        toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), error: Box::new(error) })
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            error: Box::new(error),
+        })
     }
 
     /// These options, and those of `file` where these don't say.
     pub fn or(self, file: Options) -> Options {
         Options {
-            store: if self.store.is_empty() { file.store } else { self.store },
+            store: if self.store.is_empty() {
+                file.store
+            } else {
+                self.store
+            },
             listen: self.listen.or(file.listen),
             admin: self.admin.or(file.admin),
             cores: self.cores.or(file.cores),
             io: self.io.or(file.io),
             pool_buffers: self.pool_buffers.or(file.pool_buffers),
             pool_buffer_size: self.pool_buffer_size.or(file.pool_buffer_size),
+            memory: self.memory.or(file.memory),
             max_connections: self.max_connections.or(file.max_connections),
+            max_connections_per_address: self
+                .max_connections_per_address
+                .or(file.max_connections_per_address),
+            over_limit: self.over_limit.or(file.over_limit),
+            min_rate: self.min_rate.or(file.min_rate),
             head_timeout: self.head_timeout.or(file.head_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
             send_timeout: self.send_timeout.or(file.send_timeout),
@@ -165,8 +193,16 @@ pub struct Settings {
     pub pool_buffers: usize,
     /// Bytes of one.
     pub pool_buffer_bytes: usize,
-    /// Connections in all; `None` leaves it to what the machine allows.
+    /// Memory in all, kernel socket memory included.
+    pub memory_bytes: u64,
+    /// Connections in all; `None` is as many as fit.
     pub connections_max: Option<usize>,
+    /// Connections from one address.
+    pub connections_per_address_max: Option<usize>,
+    /// What happens to a connection for which there is no place.
+    pub over_limit: OverLimit,
+    /// Bytes per second that a client must acknowledge.
+    pub rate_min: u64,
     /// Time for a request head.
     pub head_timeout: Duration,
     /// Time without a request.
@@ -185,7 +221,11 @@ fn bounded<T: PartialOrd + fmt::Display>(
 ) -> Result<T, ConfigError> {
     if value < least || value > most {
         let reason = format!("it must be between {least} and {most}");
-        return Err(ConfigError::Value { option, value: value.to_string(), reason });
+        return Err(ConfigError::Value {
+            option,
+            value: value.to_string(),
+            reason,
+        });
     }
     Ok(value)
 }
@@ -198,7 +238,12 @@ impl Settings {
         let size = options
             .pool_buffer_size
             .unwrap_or(ByteSize(limits::POOL_BUFFER_BYTES_DEFAULT as u64));
-        let size = bounded("pool-buffer-size", size, ByteSize::kib(64), ByteSize::gib(1))?;
+        let size = bounded(
+            "pool-buffer-size",
+            size,
+            ByteSize::kib(64),
+            ByteSize::gib(1),
+        )?;
         if size.0 % 4096 != 0 {
             let reason = "it must be a multiple of 4KiB".to_owned();
             return Err(ConfigError::Value {
@@ -212,7 +257,11 @@ impl Settings {
             let (least, most) = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
             if span.0 < least || span.0 > most {
                 let reason = "it must be between 100ms and 24h".to_owned();
-                return Err(ConfigError::Value { option, value: span.to_string(), reason });
+                return Err(ConfigError::Value {
+                    option,
+                    value: span.to_string(),
+                    reason,
+                });
             }
             Ok(span.0)
         };
@@ -220,6 +269,11 @@ impl Settings {
             .max_connections
             .map(|connections| bounded("max-connections", connections, 1, 10_000_000))
             .transpose()?;
+        let per_address = options
+            .max_connections_per_address
+            .map(|most| bounded("max-connections-per-address", most, 1, 10_000_000))
+            .transpose()?;
+        let memory = options.memory.unwrap_or(ByteSize(limits::MEMORY_DEFAULT));
         Ok(Settings {
             stores: options.store,
             listen: options.listen.unwrap_or(local(8080)),
@@ -233,10 +287,26 @@ impl Settings {
                 limits::POOL_BUFFERS_MAX,
             )?,
             pool_buffer_bytes: size.0 as usize,
+            memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
             connections_max: connections,
-            head_timeout: time("head-timeout", options.head_timeout, limits::HEAD_TIMEOUT_DEFAULT)?,
-            idle_timeout: time("idle-timeout", options.idle_timeout, limits::IDLE_TIMEOUT_DEFAULT)?,
-            send_timeout: time("send-timeout", options.send_timeout, limits::SEND_TIMEOUT_DEFAULT)?,
+            connections_per_address_max: per_address,
+            over_limit: options.over_limit.unwrap_or_default(),
+            rate_min: options.min_rate.unwrap_or_default().0,
+            head_timeout: time(
+                "head-timeout",
+                options.head_timeout,
+                limits::HEAD_TIMEOUT_DEFAULT,
+            )?,
+            idle_timeout: time(
+                "idle-timeout",
+                options.idle_timeout,
+                limits::IDLE_TIMEOUT_DEFAULT,
+            )?,
+            send_timeout: time(
+                "send-timeout",
+                options.send_timeout,
+                limits::SEND_TIMEOUT_DEFAULT,
+            )?,
             drain_timeout: time(
                 "drain-timeout",
                 options.drain_timeout,
@@ -254,26 +324,40 @@ mod tests {
     fn flags_override_the_file() {
         let file: Options = toml::from_str(
             "store = [\"/a\", \"/b\"]\nlisten = \"0.0.0.0:80\"\nio = \"epoll\"\n\
-             pool_buffer_size = \"1MiB\"\nsend_timeout = \"5m\"\n",
+             pool_buffer_size = \"1MiB\"\nsend_timeout = \"5m\"\nmemory = \"96MiB\"\n\
+             over_limit = \"wait\"\n",
         )
         .unwrap();
-        let flags = Options { listen: Some("127.0.0.1:1".parse().unwrap()), ..Options::default() };
+        let flags = Options {
+            listen: Some("127.0.0.1:1".parse().unwrap()),
+            ..Options::default()
+        };
         let settings = Settings::new(flags.or(file), 3).unwrap();
         assert_eq!(settings.listen.port(), 1);
         assert_eq!(settings.stores.len(), 2);
         assert_eq!(settings.pool_buffer_bytes, 1 << 20);
         assert_eq!(settings.send_timeout, Duration::from_secs(300));
         assert_eq!(settings.cores, 3);
+        assert_eq!(settings.memory_bytes, 96 << 20);
+        assert_eq!(settings.over_limit, OverLimit::Wait);
     }
 
     #[test]
     fn what_is_wrong_is_said() {
-        let error = toml::from_str::<Options>("stroe = []").unwrap_err().to_string();
+        let error = toml::from_str::<Options>("stroe = []")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("stroe"), "{error}");
         let bad = |options| Settings::new(options, 1).unwrap_err().to_string();
-        let error = bad(Options { pool_buffers: Some(0), ..Options::default() });
+        let error = bad(Options {
+            pool_buffers: Some(0),
+            ..Options::default()
+        });
         assert_eq!(error, "--pool-buffers 0: it must be between 1 and 1024");
-        let error = bad(Options { pool_buffer_size: Some(ByteSize(70_000)), ..Options::default() });
+        let error = bad(Options {
+            pool_buffer_size: Some(ByteSize(70_000)),
+            ..Options::default()
+        });
         assert!(error.contains("multiple of 4KiB"), "{error}");
     }
 }

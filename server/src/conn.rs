@@ -62,6 +62,10 @@ impl<O> Outgoing<O> {
     pub fn object(&self) -> Option<&O> {
         self.object.as_ref()
     }
+    /// Whether no byte of the response has been sent.
+    pub fn is_untouched(&self) -> bool {
+        self.request.is_some()
+    }
     /// Bytes left, head included.
     pub fn remaining(&self) -> u64 {
         self.head.len() as u64 + (self.body.end - self.body.start)
@@ -103,7 +107,11 @@ pub struct Conn<O> {
 
 impl<O: Entity> Default for Conn<O> {
     fn default() -> Self {
-        Conn { state: State::Reading, pending: Vec::new(), draining: false }
+        Conn {
+            state: State::Reading,
+            pending: Vec::new(),
+            draining: false,
+        }
     }
 }
 
@@ -148,7 +156,10 @@ impl<O: Entity> Conn<O> {
             State::Opening(request) => size_of::<Request>() + request.path.capacity(),
             State::Sending(out) => {
                 out.head.len()
-                    + out.request.as_ref().map_or(0, |r| size_of::<Request>() + r.path.capacity())
+                    + out
+                        .request
+                        .as_ref()
+                        .map_or(0, |r| size_of::<Request>() + r.path.capacity())
             }
             _ => 0,
         };
@@ -190,12 +201,19 @@ impl<O: Entity> Conn<O> {
             Parsed::NeedMore => {}
             Parsed::Request(request, length) => {
                 // What follows is the next request of a pipeline, or a body that is never read.
-                self.pending =
-                    if request.keep_alive { bytes[length..].to_vec() } else { Vec::new() };
+                self.pending = if request.keep_alive {
+                    bytes[length..].to_vec()
+                } else {
+                    Vec::new()
+                };
                 self.state = State::Opening(request);
             }
             Parsed::Refused(refusal) => {
-                self.send(respond::error(refusal.status, refusal.reason, None, now, true), None, None);
+                self.send(
+                    respond::error(refusal.status, refusal.reason, None, now, true),
+                    None,
+                    None,
+                );
             }
         }
     }
@@ -210,9 +228,26 @@ impl<O: Entity> Conn<O> {
         if self.phase() == Phase::Head {
             let reason = "the request head did not arrive in time";
             self.pending = Vec::new();
-            self.send(respond::error(Status::RequestTimeout, reason, None, now, true), None, None);
+            self.send(
+                respond::error(Status::RequestTimeout, reason, None, now, true),
+                None,
+                None,
+            );
         } else {
             self.state = State::Closed;
+        }
+    }
+
+    /// There is no memory for the head that is arriving: 503.
+    pub fn overloaded(&mut self, now: SystemTime) {
+        if matches!(self.state, State::Reading) {
+            self.pending = Vec::new();
+            let reason = "this server is short of memory for long requests";
+            self.send(
+                respond::error(Status::Unavailable, reason, None, now, true),
+                None,
+                None,
+            );
         }
     }
 
@@ -242,9 +277,21 @@ impl<O: Entity> Conn<O> {
     }
 
     fn send(&mut self, answer: Answer, object: Option<O>, request: Option<Box<Request>>) {
-        let Answer { status, head, body, keep_alive } = answer;
+        let Answer {
+            status,
+            head,
+            body,
+            keep_alive,
+        } = answer;
         let head = Bytes::from(head);
-        self.state = State::Sending(Outgoing { status, head, body, object, keep_alive, request });
+        self.state = State::Sending(Outgoing {
+            status,
+            head,
+            body,
+            object,
+            keep_alive,
+            request,
+        });
     }
 
     /// The response under way.
@@ -258,7 +305,9 @@ impl<O: Entity> Conn<O> {
     /// The kernel took `bytes` of the response: of its head first, then of its body. Returns the
     /// status when this finished the response.
     pub fn sent(&mut self, bytes: u64, now: SystemTime) -> Option<Status> {
-        let State::Sending(out) = &mut self.state else { return None };
+        let State::Sending(out) = &mut self.state else {
+            return None;
+        };
         debug_assert!(bytes <= out.remaining(), "more was sent than there was");
         if bytes > 0 {
             out.request = None;
@@ -291,13 +340,20 @@ impl<O: Entity> Conn<O> {
     /// Returns whether the driver must reset the connection.
     #[must_use]
     pub fn produce_failed(&mut self, reason: &str, now: SystemTime) -> bool {
-        let State::Sending(out) = &mut self.state else { return true };
+        let State::Sending(out) = &mut self.state else {
+            return true;
+        };
         let Some(request) = out.request.take() else {
             self.state = State::Closed;
             return true;
         };
-        let answer =
-            respond::error(Status::InternalError, reason, Some(&request), now, self.draining);
+        let answer = respond::error(
+            Status::InternalError,
+            reason,
+            Some(&request),
+            now,
+            self.draining,
+        );
         self.send(answer, None, None);
         false
     }
@@ -404,7 +460,12 @@ mod tests {
         let mut conn = conn_with(GET);
         conn.opened(Object(10), NOW);
         assert!(!conn.produce_failed("lost", NOW));
-        assert!(conn.outgoing().unwrap().head().starts_with(b"HTTP/1.1 500 "));
+        assert!(
+            conn.outgoing()
+                .unwrap()
+                .head()
+                .starts_with(b"HTTP/1.1 500 ")
+        );
         take_all(&mut conn, u64::MAX);
         assert_eq!(conn.next(), Action::Receive, "the connection lives on");
 
@@ -428,7 +489,12 @@ mod tests {
     fn a_late_head_is_a_408_only_if_it_began() {
         let mut conn = conn_with(b"GET /");
         conn.head_timeout(NOW);
-        assert!(conn.outgoing().unwrap().head().starts_with(b"HTTP/1.1 408 "));
+        assert!(
+            conn.outgoing()
+                .unwrap()
+                .head()
+                .starts_with(b"HTTP/1.1 408 ")
+        );
         let mut conn = Conn::<Object>::default();
         conn.head_timeout(NOW);
         assert_eq!(conn.next(), Action::Close);

@@ -3,6 +3,8 @@
 //! Nothing here is shared with another core, so nothing is locked.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,12 +12,17 @@ use std::time::Instant;
 use decode_kernel::code::Coder;
 use slab::Slab;
 
+use crate::admission::Seat;
+use crate::budget::{Allowance, Budget, Claim};
 use crate::conn::Phase;
 use crate::gate::Gate;
 use crate::io::buffer::Pool;
 use crate::io::{Io, Socket};
-use crate::limits::REQUEST_HEAD_BYTES_MAX;
+use crate::limits::{
+    PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, SEND_BUFFER_START_BYTES, socket_bytes,
+};
 use crate::object::{Catalogue, TableCache};
+use crate::pace::{self, Pace};
 use crate::stats::CoreStats;
 
 /// The state of one core, shared by its connections' tasks.
@@ -32,6 +39,12 @@ pub struct Core {
     pub tables: TableCache,
     /// How much is admitted.
     pub gate: Gate,
+    /// Memory that connections may borrow.
+    pub budget: Arc<Budget>,
+    /// `SO_SNDBUF` that every connection has, and returns to.
+    pub send_buffer_floor: u32,
+    /// The most that it may become: what the kernel lets this process set.
+    pub send_buffer_max: u32,
     /// Counters.
     pub stats: Arc<CoreStats>,
     /// Connections, for deadlines and sampling.
@@ -53,6 +66,15 @@ pub enum Ending {
     Closed,
 }
 
+/// What a connection has borrowed.
+#[derive(Debug)]
+pub struct Claims {
+    /// For its send buffer, beyond the floor.
+    pub send: Claim,
+    /// For an incomplete request head.
+    pub head: Claim,
+}
+
 /// What the tick needs to know of a connection; its task keeps it up to date.
 pub struct Connection {
     /// The socket.
@@ -71,16 +93,48 @@ pub struct Connection {
     pub socket_bytes: Cell<u64>,
     /// The part of that in the send queue.
     pub send_queue_bytes: Cell<u64>,
+    /// `SO_SNDBUF` now.
+    pub send_buffer: Cell<u32>,
+    /// How it earns a larger one.
+    pub pace: Cell<Pace>,
+    /// Bytes acknowledged at the last sample and when that was, for the rate.
+    pub sampled: Cell<(u64, Instant)>,
+    /// Bytes per second between the last two samples.
+    pub rate: Cell<u64>,
+    /// The start of the window in which the least rate is judged: bytes acknowledged then, and when.
+    pub window: Cell<(u64, Instant)>,
+    /// What is borrowed beyond the floor: for the send buffer, and for a long head.
+    pub claims: RefCell<Claims>,
+    /// Who it is, for the status.
+    pub peer: SocketAddr,
+    /// Its place among the connections; none for one that is refused.
+    _seat: Option<Seat>,
     /// Set by the tick before it wakes the task.
     pub ending: Cell<Option<Ending>>,
 }
 
 impl Connection {
-    /// A connection just accepted.
-    pub fn new(socket: Rc<Socket>) -> Connection {
+    /// A connection just accepted. Without a seat it is one that is refused.
+    pub fn new(
+        core: &Core,
+        socket: Rc<Socket>,
+        peer: SocketAddr,
+        seat: Option<Seat>,
+    ) -> Connection {
         let now = Instant::now();
         Connection {
             socket,
+            send_buffer: Cell::new(core.send_buffer_floor),
+            pace: Cell::new(Pace::new(0, now)),
+            sampled: Cell::new((0, now)),
+            rate: Cell::new(0),
+            window: Cell::new((0, now)),
+            claims: RefCell::new(Claims {
+                send: Claim::empty(&core.budget),
+                head: Claim::empty(&core.budget),
+            }),
+            peer,
+            _seat: seat,
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
             sent_bytes: Cell::new(0),
@@ -90,6 +144,76 @@ impl Connection {
             send_queue_bytes: Cell::new(0),
             ending: Cell::new(None),
         }
+    }
+
+    /// Before the first byte of a response: while credit is plentiful a connection may start with more
+    /// than the floor, so that a small object leaves at once.
+    pub fn start_ahead(&self, core: &Core, remaining: u64) -> io::Result<()> {
+        let wanted = SEND_BUFFER_START_BYTES.min(core.send_buffer_max);
+        if remaining > 2 * u64::from(self.send_buffer.get()) && self.send_buffer.get() < wanted {
+            self.borrow(core, wanted, Allowance::UpperHalf)?;
+        }
+        Ok(())
+    }
+
+    /// The kernel has sent all it was given and room is what this connection waits for: lends it more,
+    /// if it earned that and there is something to lend. Returns whether its buffer grew.
+    pub fn starved(&self, core: &Core, now: Instant) -> io::Result<bool> {
+        let present = self.send_buffer.get();
+        if present >= core.send_buffer_max {
+            return Ok(false);
+        }
+        let unacknowledged = u64::from(self.socket.unacknowledged_bytes()?);
+        let acknowledged = self.sent_bytes.get().saturating_sub(unacknowledged);
+        let mut pace = self.pace.get();
+        let earned = pace
+            .earned(present, acknowledged, now)
+            .min(core.send_buffer_max);
+        self.pace.set(pace);
+        if earned <= present {
+            return Ok(false);
+        }
+        self.borrow(core, earned, Allowance::Eighth)
+    }
+
+    fn borrow(&self, core: &Core, send_buffer: u32, allowance: Allowance) -> io::Result<bool> {
+        let extra = socket_bytes(send_buffer) - socket_bytes(core.send_buffer_floor);
+        // A claim that still covers bytes queued by a larger buffer is not shrunk here.
+        let extra = extra.max(self.claims.borrow().send.bytes());
+        if !self.claims.borrow_mut().send.resize(extra, allowance) {
+            return Ok(false);
+        }
+        self.socket.set_send_buffer(send_buffer)?;
+        self.send_buffer.set(send_buffer);
+        Ok(true)
+    }
+
+    /// At a sample: gives back what the connection's rate does not need. What a larger buffer queued
+    /// stays claimed until the kernel is rid of it.
+    pub fn give_back(&self, core: &Core, delivered: u64, took: std::time::Duration) {
+        let present = self.send_buffer.get();
+        let floor = core.send_buffer_floor;
+        let kept = pace::kept(present, floor, delivered, took);
+        if kept < present && self.socket.set_send_buffer(kept).is_ok() {
+            self.send_buffer.set(kept);
+        }
+        let needed = socket_bytes(self.send_buffer.get()).max(self.socket_bytes.get());
+        let extra = needed.saturating_sub(socket_bytes(floor));
+        let mut claims = self.claims.borrow_mut();
+        if extra < claims.send.bytes() {
+            let shrunk = claims.send.resize(extra, Allowance::Eighth);
+            debug_assert!(shrunk, "shrinking a claim works always");
+        }
+    }
+
+    /// Claims what an incomplete head holds beyond what the connection's state pays for. `false` if it
+    /// can't be had.
+    pub fn claim_head(&self, held_bytes: usize) -> bool {
+        let extra = held_bytes.saturating_sub(PENDING_BYTES_FREE) as u64;
+        self.claims
+            .borrow_mut()
+            .head
+            .resize(extra, Allowance::Eighth)
     }
 
     /// Notes the state that the connection is in.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::conn::{Action, Conn};
 use crate::core::{Connection, Core, Ending};
@@ -31,6 +31,10 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
             conn.drain();
         }
         connection.enter(conn.phase(), conn.held_bytes());
+        if !connection.claim_head(conn.held_bytes()) {
+            // Long heads of very many clients at once: what they would hold isn't there.
+            conn.overloaded(SystemTime::now());
+        }
         let result = match conn.next() {
             Action::Receive => receive(&core, &connection, &mut conn).await,
             Action::Open => {
@@ -71,11 +75,16 @@ async fn receive(core: &Core, connection: &Connection, conn: &mut ObjectConn) ->
 }
 
 fn is_retry(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 async fn open(core: &Core, conn: &mut ObjectConn) {
-    let Some(request) = conn.opening() else { return };
+    let Some(request) = conn.opening() else {
+        return;
+    };
     match core.catalogue.open(&request.path).await {
         Ok(object) => conn.opened(object, SystemTime::now()),
         Err(failure) => conn.open_failed(failure.status, failure.reason, SystemTime::now()),
@@ -84,14 +93,25 @@ async fn open(core: &Core, conn: &mut ObjectConn) {
 
 /// Waits for credit, then produces and sends one piece of the response.
 async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io::Result<()> {
-    let Some(out) = conn.outgoing() else { return Ok(()) };
+    let Some(out) = conn.outgoing() else {
+        return Ok(());
+    };
     let socket = &connection.socket;
+    if out.is_untouched() {
+        connection.start_ahead(core, out.remaining())?;
+    }
     let mut polled = false;
     let admitted = loop {
         if connection.ending.get().is_some() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        match core.gate.admit(socket.send_space()?, out.remaining(), polled) {
+        let space = socket.send_space()?;
+        let hungry = out.remaining()
+            > u64::from(space.buffer_bytes - space.queued_bytes.min(space.buffer_bytes));
+        if hungry && space.unsent_bytes == 0 && connection.starved(core, Instant::now())? {
+            continue;
+        }
+        match core.gate.admit(space, out.remaining(), polled) {
             Admission::Bytes(bytes) => break bytes as usize,
             Admission::Wait => core.io.ready(socket, Interest::Write).await?,
         }
@@ -105,7 +125,8 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io
         None => Message::new(head, Vec::new(), std::iter::empty()),
         Some(object) => {
             let wanted = body.start..body.start + for_body;
-            match produce::produce(core, object, wanted).await {
+            // Boxed, so that a connection that waits doesn't hold room for a piece's state.
+            match Box::pin(produce::produce(core, object, wanted)).await {
                 Ok(piece) => {
                     let slices = piece.slices.into_iter().map(|s| (s.window, s.bytes));
                     Message::new(head, piece.windows, slices)
@@ -122,7 +143,9 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io
     };
     core.stats.sent_bytes.add(taken as u64);
     core.stats.unsent_again_bytes.add((offered - taken) as u64);
-    connection.sent_bytes.set(connection.sent_bytes.get() + taken as u64);
+    connection
+        .sent_bytes
+        .set(connection.sent_bytes.get() + taken as u64);
     if let Some(status) = conn.sent(taken as u64, SystemTime::now()) {
         core.stats.responded(status);
     }

@@ -15,14 +15,13 @@ pub struct SendSpace {
     pub buffer_bytes: u32,
 }
 
-/// The send settings of one connection.
+/// How much is admitted at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// No send brings the unsent bytes over this: the connection's `TCP_NOTSENT_LOWAT`.
-    pub lowat_bytes: u32,
     /// The most that one turn admits.
     pub piece_bytes_max: u32,
-    /// Below this a turn is not worth its cost; wait for POLLOUT instead.
+    /// Below this a turn is not worth its cost; wait for POLLOUT instead. Half of a small buffer counts
+    /// as enough.
     pub credit_bytes_min: u32,
 }
 
@@ -38,13 +37,13 @@ pub enum Admission {
 impl Gate {
     /// Bytes the socket will take now, up to one piece.
     ///
-    /// An skb's overhead is charged to the buffer too; the kernel admits an skb while the charge is
-    /// below the bound, so a send of the whole free space is taken whole or nearly so, and what is
-    /// not is produced again later.
+    /// Unsent bytes are bounded by half the buffer's bound (`TCP_NOTSENT_LOWAT` is set to that), so that
+    /// POLLOUT means room in both. An skb's overhead is charged to the buffer too; the kernel admits an
+    /// skb while the charge is below the bound, so a send of the whole free space is taken whole or
+    /// nearly so, and what is not is produced again later.
     pub fn credit(&self, space: SendSpace) -> u32 {
-        let unsent_room = self.lowat_bytes.saturating_sub(space.unsent_bytes);
         let buffer_room = space.buffer_bytes.saturating_sub(space.queued_bytes);
-        unsent_room.min(buffer_room).min(self.piece_bytes_max)
+        buffer_room.min(self.piece_bytes_max)
     }
 
     /// Decides for a connection with `remaining` bytes left. After POLLOUT (`polled`) any credit is
@@ -52,7 +51,8 @@ impl Gate {
     pub fn admit(&self, space: SendSpace, remaining: u64, polled: bool) -> Admission {
         let credit = self.credit(space);
         let wanted = u32::try_from(remaining).unwrap_or(u32::MAX);
-        let least = if polled { 1 } else { wanted.min(self.credit_bytes_min) };
+        let worth = self.credit_bytes_min.min(space.buffer_bytes / 2);
+        let least = if polled { 1 } else { wanted.min(worth) };
         if credit == 0 || credit < least {
             return Admission::Wait;
         }
@@ -64,24 +64,38 @@ impl Gate {
 mod tests {
     use super::*;
 
-    const GATE: Gate =
-        Gate { lowat_bytes: 128 << 10, piece_bytes_max: 100 << 10, credit_bytes_min: 32 << 10 };
+    const GATE: Gate = Gate {
+        piece_bytes_max: 100 << 10,
+        credit_bytes_min: 32 << 10,
+    };
 
-    fn space(unsent_bytes: u32, queued_bytes: u32) -> SendSpace {
-        SendSpace { unsent_bytes, queued_bytes, buffer_bytes: 256 << 10 }
+    fn space(queued_bytes: u32, buffer_bytes: u32) -> SendSpace {
+        SendSpace {
+            unsent_bytes: 0,
+            queued_bytes,
+            buffer_bytes,
+        }
     }
 
     #[test]
     fn an_empty_socket_takes_one_piece() {
-        assert_eq!(GATE.admit(space(0, 0), u64::MAX, false), Admission::Bytes(100 << 10));
+        assert_eq!(
+            GATE.admit(space(0, 256 << 10), u64::MAX, false),
+            Admission::Bytes(100 << 10)
+        );
+        assert_eq!(
+            GATE.admit(space(0, 8 << 10), u64::MAX, false),
+            Admission::Bytes(8 << 10)
+        );
     }
 
     #[test]
-    fn no_send_brings_the_unsent_bytes_over_the_lowat() {
-        for unsent in (0..200 << 10).step_by(997) {
+    fn no_send_is_larger_than_the_room() {
+        for queued in (0..300 << 10).step_by(997) {
             for polled in [false, true] {
-                if let Admission::Bytes(n) = GATE.admit(space(unsent, unsent), u64::MAX, polled) {
-                    assert!(unsent + n <= GATE.lowat_bytes, "{unsent} + {n}");
+                let admitted = GATE.admit(space(queued, 256 << 10), u64::MAX, polled);
+                if let Admission::Bytes(n) = admitted {
+                    assert!(queued + n <= 256 << 10, "{queued} + {n}");
                 }
             }
         }
@@ -89,13 +103,19 @@ mod tests {
 
     #[test]
     fn a_full_buffer_waits_even_after_pollout() {
-        assert_eq!(GATE.admit(space(0, 300 << 10), 1, true), Admission::Wait);
-        assert_eq!(GATE.admit(space(128 << 10, 0), 1, true), Admission::Wait);
+        assert_eq!(
+            GATE.admit(space(300 << 10, 256 << 10), 1, true),
+            Admission::Wait
+        );
+        assert_eq!(
+            GATE.admit(space(256 << 10, 256 << 10), 1, true),
+            Admission::Wait
+        );
     }
 
     #[test]
     fn a_small_gap_waits_unless_it_is_all_that_is_left() {
-        let gap = space((128 << 10) - 1000, 128 << 10);
+        let gap = space((256 << 10) - 1000, 256 << 10);
         assert_eq!(GATE.admit(gap, u64::MAX, false), Admission::Wait);
         assert_eq!(GATE.admit(gap, u64::MAX, true), Admission::Bytes(1000));
         assert_eq!(GATE.admit(gap, 1000, false), Admission::Bytes(1000));

@@ -9,6 +9,9 @@ pub mod limits;
 pub mod serve;
 pub mod worker;
 
+pub mod accept;
+pub mod admission;
+pub mod budget;
 pub mod core;
 pub mod watch;
 
@@ -17,6 +20,7 @@ pub mod http;
 pub mod object;
 
 pub mod gate;
+pub mod pace;
 pub mod plan;
 
 pub mod drive;

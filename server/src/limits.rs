@@ -9,6 +9,9 @@ use std::time::Duration;
 /// and long signed URLs reach 6.
 pub const REQUEST_HEAD_BYTES_MAX: usize = 8 * 1024;
 
+/// Bytes of an incomplete head that a connection's state pays for; more is claimed from the credit.
+pub const PENDING_BYTES_FREE: usize = 1024;
+
 /// A request target longer than this is answered 414. A key has at most 1024 bytes, each at most
 /// three characters when percent-encoded; the rest leaves room for a query.
 pub const TARGET_BYTES_MAX: usize = 4 * 1024;
@@ -37,16 +40,39 @@ pub const TABLE_PAGE_BYTES: usize = 4096;
 /// (and its pool buffer) for longer than some tens of microseconds.
 pub const PIECE_BYTES_MAX: usize = 256 * 1024;
 
-/// `SO_SNDBUF` of a connection. The kernel doubles it, and counts skb overhead against it: it bounds
-/// what one connection can hold in the kernel, sent and unacknowledged bytes included
-/// (socket(7), tcp(7)).
-pub const SEND_BUFFER_BYTES: usize = 256 * 1024;
-/// `TCP_NOTSENT_LOWAT`: POLLOUT is reported when fewer than half of this is queued but unsent
-/// (`tcp_poll`, `__sk_stream_memory_free` in the kernel), and no send brings the unsent bytes over it.
-pub const NOTSENT_LOWAT_BYTES: usize = 256 * 1024;
-/// The wait for readiness ends with at least this much room, so that small gaps cause no turn:
-/// POLLOUT means that under half of LOWAT is unsent and a third of the send buffer is free.
-pub const CREDIT_BYTES_MIN: usize = 64 * 1024;
+/// The least `SO_SNDBUF` of a connection: what a stalled client holds. The kernel doubles it and counts
+/// skb overhead against it (socket(7)); it bounds what a connection can queue, sent and unacknowledged
+/// bytes included. 4 KiB give about 6 KiB of data in flight, enough for a slow phone; a client that
+/// takes them faster is lent more within a round trip.
+pub const SEND_BUFFER_BYTES_MIN: u32 = 4 * 1024;
+/// The most `SO_SNDBUF` that the floor is raised to where memory is plentiful.
+pub const SEND_BUFFER_FLOOR_BYTES_MAX: u32 = 64 * 1024;
+/// The most `SO_SNDBUF` that a connection is lent.
+pub const SEND_BUFFER_BYTES_MAX: u32 = 256 * 1024;
+/// What a connection may start with while credit is plentiful, before it has proved anything: the ten
+/// segments of an initial congestion window (RFC 6928), and small objects whole.
+pub const SEND_BUFFER_START_BYTES: u32 = 16 * 1024;
+/// A connection earns a larger buffer if it emptied one this size within this time.
+pub const EARN_WITHIN: Duration = Duration::from_millis(250);
+/// `SO_RCVBUF` of a connection: what a client can make the kernel hold by sending while we don't read.
+/// Longer heads arrive in several windows.
+pub const RECEIVE_BUFFER_BYTES: u32 = 2 * 1024;
+/// The wait for readiness ends with at least this much room where the buffer allows it, so that small
+/// gaps cause no turn.
+pub const CREDIT_BYTES_MIN: u32 = 64 * 1024;
+
+/// The unit in which the kernel charges socket memory (`SK_MEM_QUANTUM`, a page).
+const PAGE: u64 = 4096;
+
+/// The most kernel memory that a connection's queues can take with this `SO_SNDBUF`: the send buffer
+/// (doubled) and the receive buffer (doubled), each rounded up to pages, and one page that the kernel
+/// reserves ahead. Measured on Linux 6.18 with a reader that never reads and then one that also sends:
+/// for 4 KiB, 8 and 12 KiB; for 8 KiB, 16 and 20 KiB; for 64 KiB, 128 and 132 KiB.
+pub const fn socket_bytes(send_buffer_bytes: u32) -> u64 {
+    (2 * send_buffer_bytes as u64).next_multiple_of(PAGE)
+        + (2 * RECEIVE_BUFFER_BYTES as u64).next_multiple_of(PAGE)
+        + PAGE
+}
 
 /// Segments in one `sendmsg`: the kernel's UIO_MAXIOV is 1024. A piece uses one per block.
 pub const SLICES_MAX: usize = 512;
@@ -60,10 +86,11 @@ pub const RING_COMPLETIONS: u32 = 8192;
 
 /// Connections accepted in one turn of the loop, before the others are served again.
 pub const ACCEPTS_PER_TURN: usize = 64;
-/// Backlog of each listener: connections the kernel completes before we accept them.
-pub const LISTEN_BACKLOG: i32 = 4096;
-/// Connections in all when the operator does not say.
-pub const CONNECTIONS_DEFAULT: usize = 16 * 1024;
+/// Backlog of each listener: connections the kernel completes before we accept them. They hold kernel
+/// memory that no seat pays for, so it is small and part of the plan.
+pub const LISTEN_BACKLOG: i32 = 256;
+/// Refusals (503) being sent at once per core; beyond it connections wait in the backlog.
+pub const REFUSALS_MAX: usize = 64;
 
 /// Objects whose share headers and descriptors one core keeps open.
 pub const OBJECTS_MAX: usize = 256;
@@ -101,10 +128,357 @@ pub const LINGER_BYTES_MAX: usize = 256 * 1024;
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 const _: () = {
-    assert!(TARGET_BYTES_MAX < REQUEST_HEAD_BYTES_MAX, "414 must be decidable before 431");
-    assert!(CREDIT_BYTES_MIN * 2 <= NOTSENT_LOWAT_BYTES, "POLLOUT must imply the least credit");
-    assert!(CREDIT_BYTES_MIN * 3 <= SEND_BUFFER_BYTES * 2, "POLLOUT must imply the least credit");
+    assert!(
+        TARGET_BYTES_MAX < REQUEST_HEAD_BYTES_MAX,
+        "414 must be decidable before 431"
+    );
+    assert!(SEND_BUFFER_BYTES_MIN <= SEND_BUFFER_START_BYTES);
+    assert!(SEND_BUFFER_START_BYTES <= SEND_BUFFER_FLOOR_BYTES_MAX);
+    assert!(SEND_BUFFER_FLOOR_BYTES_MAX <= SEND_BUFFER_BYTES_MAX);
+    assert!(PENDING_BYTES_FREE < REQUEST_HEAD_BYTES_MAX);
     assert!(PIECE_BYTES_MAX + TABLE_PAGE_BYTES < POOL_BUFFER_BYTES_DEFAULT);
     assert!(POOL_BUFFERS_DEFAULT <= POOL_BUFFERS_MAX);
     assert!(RING_COMPLETIONS >= 2 * RING_ENTRIES);
 };
+
+/// Memory when the operator does not say.
+pub const MEMORY_DEFAULT: u64 = 512 << 20;
+
+// The parts of the plan. Measured with release builds; the memory test holds the sum against them.
+
+/// The process before it serves: code, heap, the control and admin threads, the allocator's slack, and
+/// the stacks of the threads that look objects up. Measured: 6 MiB resident when idle.
+pub const FIXED_BYTES: u64 = 10 << 20;
+/// One core's ring: entries, completions, the runtime's records of operations.
+const RING_BYTES: u64 = RING_ENTRIES as u64 * (64 + 8) + RING_COMPLETIONS as u64 * 16 + 64 * 1024;
+/// One core's cached pages of leaf checksums, with their places in the table.
+const TABLE_CACHE_BYTES: u64 = TABLE_PAGES_MAX as u64 * (4096 + 128);
+/// One core's catalogue: headers, paths and descriptors of open share files, and the kernel's side of
+/// those descriptors.
+const CATALOGUE_BYTES: u64 = OBJECTS_MAX as u64 * 1024 + SHARE_FILES_MAX as u64 * 256;
+/// One core's decoder: rebuild plans of narrow codes. What a wide one takes beyond it is claimed from the
+/// credit when its first object is opened.
+pub const DECODER_BYTES: u64 = 1 << 20;
+/// What rs16 takes besides its workspace: tables of 8 MiB made once per process, and a generator.
+pub const RS16_BYTES: usize = 10 << 20;
+/// User memory of one connection that waits: its task, its entry in the table, its wait. Measured with
+/// 9,000 stalled clients: 1.2 KiB.
+pub const CONNECTION_USER_BYTES: u64 = 1536;
+/// Kernel structures of one connection: `tcp_sock` (2368 bytes on Linux 6.18), inode (832), file (192),
+/// dentry (192), a poll request in the ring (about 300).
+pub const CONNECTION_KERNEL_BYTES: u64 = 4 * 1024;
+/// Of what the fixed parts leave, at least one part in this many is credit to lend.
+const CREDIT_PART: u64 = 32;
+
+/// What one connection costs at least, with this `SO_SNDBUF` as its floor.
+pub const fn connection_bytes(send_buffer_bytes: u32) -> u64 {
+    CONNECTION_USER_BYTES + CONNECTION_KERNEL_BYTES + socket_bytes(send_buffer_bytes)
+}
+
+/// What the plan starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Memory that the process and its sockets may use, in bytes.
+    pub memory_bytes: u64,
+    /// Threads.
+    pub cores: usize,
+    /// Pool buffers per core.
+    pub pool_buffers: usize,
+    /// Bytes of one.
+    pub pool_buffer_bytes: usize,
+    /// Connections asked for; `None` is as many as fit.
+    pub connections: Option<usize>,
+    /// Connections that the limit on descriptors allows.
+    pub descriptors_allow: usize,
+}
+
+/// Where the declared memory goes. The parts add up to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// What was declared.
+    pub declared: Declared,
+    /// Code, tables, heap, the admin thread.
+    pub fixed_bytes: u64,
+    /// Per core: ring.
+    pub ring_bytes: u64,
+    /// Per core: pool buffers.
+    pub pool_bytes: u64,
+    /// Per core: decoder.
+    pub decoder_bytes: u64,
+    /// Per core: leaf checksums and open objects.
+    pub cache_bytes: u64,
+    /// Per core: connections in the backlog, and those being refused.
+    pub waiting_bytes: u64,
+    /// Connections in all.
+    pub connections: usize,
+    /// `SO_SNDBUF` that every connection has.
+    pub send_buffer_floor: u32,
+    /// What every connection may hold, kernel memory included.
+    pub connection_bytes: u64,
+    /// What is left, lent to fast connections.
+    pub credit_bytes: u64,
+}
+
+/// A setting that cannot hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanRefusal {
+    /// The fixed parts alone are too much.
+    #[error(
+        "--memory {}MiB is too little: {}MiB are needed for {cores} cores with {pool_buffers} pool \
+         buffers each and a few connections; raise it, or lower --cores or --pool-buffers",
+        .memory_bytes >> 20, .least_bytes.div_ceil(1 << 20)
+    )]
+    TooLittle {
+        /// What was declared.
+        memory_bytes: u64,
+        /// The least that works.
+        least_bytes: u64,
+        /// Threads.
+        cores: usize,
+        /// Pool buffers per core.
+        pool_buffers: usize,
+    },
+    /// The connections asked for don't fit.
+    #[error(
+        "--memory {}MiB holds at most {fit} connections: set --max-connections {fit}, or --memory {}MiB \
+         for {connections}",
+        .memory_bytes >> 20, .least_bytes.div_ceil(1 << 20)
+    )]
+    Connections {
+        /// What was declared.
+        memory_bytes: u64,
+        /// Asked for.
+        connections: usize,
+        /// What fits.
+        fit: usize,
+        /// The least memory for what was asked.
+        least_bytes: u64,
+    },
+    /// The limit on descriptors doesn't allow the connections asked for.
+    #[error(
+        "--max-connections {connections}: the limit on descriptors allows {allowed}; raise it \
+         (`ulimit -n`, LimitNOFILE=) or set --max-connections {allowed}"
+    )]
+    Descriptors {
+        /// Asked for.
+        connections: usize,
+        /// What the limit allows.
+        allowed: usize,
+    },
+}
+
+/// Connections below which a server is not worth starting.
+const CONNECTIONS_MIN: usize = 16;
+
+impl MemoryPlan {
+    /// Divides the declared memory, or says which number to change.
+    pub fn new(declared: Declared) -> Result<MemoryPlan, PlanRefusal> {
+        let Declared {
+            memory_bytes,
+            cores,
+            pool_buffers,
+            pool_buffer_bytes,
+            ..
+        } = declared;
+        let least_connection = connection_bytes(SEND_BUFFER_BYTES_MIN);
+        let accepted_unseen =
+            CONNECTION_KERNEL_BYTES + (2 * u64::from(RECEIVE_BUFFER_BYTES)).next_multiple_of(PAGE);
+        let mut plan = MemoryPlan {
+            declared,
+            fixed_bytes: FIXED_BYTES,
+            ring_bytes: RING_BYTES,
+            pool_bytes: pool_buffers as u64 * pool_buffer_bytes as u64,
+            decoder_bytes: DECODER_BYTES,
+            cache_bytes: TABLE_CACHE_BYTES + CATALOGUE_BYTES,
+            waiting_bytes: LISTEN_BACKLOG as u64 * accepted_unseen
+                + REFUSALS_MAX as u64 * least_connection,
+            connections: 0,
+            send_buffer_floor: SEND_BUFFER_BYTES_MIN,
+            connection_bytes: least_connection,
+            credit_bytes: 0,
+        };
+        let base = plan.fixed_bytes + cores as u64 * plan.core_bytes();
+        // Memory for n connections at the least floor: n * connection = left * (1 - 1/CREDIT_PART).
+        let memory_for = |n: usize| {
+            base + (n as u64 * least_connection * CREDIT_PART).div_ceil(CREDIT_PART - 1)
+                + CREDIT_PART
+        };
+        let left = memory_bytes.saturating_sub(base);
+        let for_connections = left - left / CREDIT_PART;
+        let fit = (for_connections / least_connection) as usize;
+        if fit < CONNECTIONS_MIN {
+            let least_bytes = memory_for(CONNECTIONS_MIN);
+            return Err(PlanRefusal::TooLittle {
+                memory_bytes,
+                least_bytes,
+                cores,
+                pool_buffers,
+            });
+        }
+        plan.connections = match declared.connections {
+            Some(connections) if connections > fit => {
+                let least_bytes = memory_for(connections);
+                return Err(PlanRefusal::Connections {
+                    memory_bytes,
+                    connections,
+                    fit,
+                    least_bytes,
+                });
+            }
+            Some(connections) if connections > declared.descriptors_allow => {
+                let allowed = declared.descriptors_allow;
+                return Err(PlanRefusal::Descriptors {
+                    connections,
+                    allowed,
+                });
+            }
+            Some(connections) => connections,
+            None => fit.min(declared.descriptors_allow),
+        };
+        // A larger floor while at least half of what is left stays credit.
+        while plan.send_buffer_floor < SEND_BUFFER_FLOOR_BYTES_MAX {
+            let larger = connection_bytes(plan.send_buffer_floor * 2);
+            if plan.connections as u64 * larger > left / 2 {
+                break;
+            }
+            plan.send_buffer_floor *= 2;
+            plan.connection_bytes = larger;
+        }
+        plan.credit_bytes = left - plan.connections as u64 * plan.connection_bytes;
+        Ok(plan)
+    }
+
+    /// The plan in one line.
+    pub fn summary(&self) -> String {
+        format!(
+            "{} MiB declared: {} connections at {:.1} KiB each, {} MiB of credit to lend",
+            self.declared.memory_bytes >> 20,
+            self.connections,
+            self.connection_bytes as f64 / 1024.0,
+            self.credit_bytes >> 20,
+        )
+    }
+
+    /// Bytes of one core, its parts added up.
+    pub fn core_bytes(&self) -> u64 {
+        self.ring_bytes
+            + self.pool_bytes
+            + self.decoder_bytes
+            + self.cache_bytes
+            + self.waiting_bytes
+    }
+}
+
+impl std::fmt::Display for MemoryPlan {
+    /// A table: what each part takes, how often, and what that makes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cores = self.declared.cores as u64;
+        let rows = [
+            ("process", 1, self.fixed_bytes),
+            ("core: pool buffers", cores, self.pool_bytes),
+            ("core: ring", cores, self.ring_bytes),
+            ("core: decoder", cores, self.decoder_bytes),
+            ("core: checksums and open objects", cores, self.cache_bytes),
+            ("core: backlog and refusals", cores, self.waiting_bytes),
+            ("connection", self.connections as u64, self.connection_bytes),
+            ("credit to lend", 1, self.credit_bytes),
+        ];
+        writeln!(
+            f,
+            "{:<34} {:>8} {:>12} {:>12}",
+            "part", "count", "KiB each", "KiB"
+        )?;
+        for (name, count, bytes) in rows {
+            let (each, all) = (bytes as f64 / 1024.0, (count * bytes).div_ceil(1024));
+            writeln!(f, "{name:<34} {count:>8} {each:>12.1} {all:>12}")?;
+        }
+        let declared = self.declared.memory_bytes >> 10;
+        writeln!(f, "{:<34} {:>8} {:>12} {declared:>12}", "declared", "", "")?;
+        writeln!(
+            f,
+            "\na connection: {} bytes of state, {} of kernel structures, {} of socket queues",
+            CONNECTION_USER_BYTES,
+            CONNECTION_KERNEL_BYTES,
+            socket_bytes(self.send_buffer_floor),
+        )?;
+        write!(f, "{}", self.summary())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn declared(memory_mib: u64, connections: Option<usize>) -> Declared {
+        Declared {
+            memory_bytes: memory_mib << 20,
+            cores: 2,
+            pool_buffers: POOL_BUFFERS_DEFAULT,
+            pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
+            connections,
+            descriptors_allow: usize::MAX,
+        }
+    }
+
+    #[test]
+    fn ten_thousand_clients_fit_256_mib_and_two_thousand_96() {
+        let plan = MemoryPlan::new(declared(256, None)).unwrap();
+        assert!(plan.connections >= 10_104, "{plan:?}");
+        let plan = MemoryPlan::new(declared(96, Some(2_000))).unwrap();
+        assert!(plan.credit_bytes >= 2 << 20, "{plan:?}");
+    }
+
+    #[test]
+    fn a_refusal_names_numbers_that_work() {
+        let PlanRefusal::TooLittle { least_bytes, .. } =
+            MemoryPlan::new(declared(8, None)).unwrap_err()
+        else {
+            panic!("8 MiB are too little");
+        };
+        let least = least_bytes.div_ceil(1 << 20);
+        assert!(MemoryPlan::new(declared(least, None)).is_ok());
+        assert!(MemoryPlan::new(declared(least - 1, None)).is_err());
+
+        let PlanRefusal::Connections {
+            fit, least_bytes, ..
+        } = MemoryPlan::new(declared(96, Some(50_000))).unwrap_err()
+        else {
+            panic!("50,000 connections don't fit 96 MiB");
+        };
+        assert!(MemoryPlan::new(declared(96, Some(fit))).is_ok());
+        assert!(MemoryPlan::new(declared(96, Some(fit + 1))).is_err());
+        let least = least_bytes.div_ceil(1 << 20);
+        assert!(MemoryPlan::new(declared(least, Some(50_000))).is_ok());
+        assert!(MemoryPlan::new(declared(least - 2, Some(50_000))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn the_parts_add_up_to_what_was_declared(
+            memory in 1u64..1 << 40,
+            cores in 1usize..64,
+            pool_buffers in 1usize..64,
+            connections in prop::option::of(1usize..1 << 20),
+            descriptors_allow in CONNECTIONS_MIN..1 << 20,
+        ) {
+            let declared = Declared {
+                memory_bytes: memory,
+                cores,
+                pool_buffers,
+                pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
+                connections,
+                descriptors_allow,
+            };
+            if let Ok(plan) = MemoryPlan::new(declared) {
+                let sum = plan.fixed_bytes
+                    + cores as u64 * plan.core_bytes()
+                    + plan.connections as u64 * plan.connection_bytes
+                    + plan.credit_bytes;
+                prop_assert_eq!(sum, memory);
+                prop_assert!(plan.connections <= descriptors_allow);
+                prop_assert_eq!(plan.connection_bytes, connection_bytes(plan.send_buffer_floor));
+            }
+        }
+    }
+}

@@ -12,16 +12,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use decode_kernel::code::Code;
+use decode_kernel::code::{Code, CodeKind};
 use decode_kernel::share::{Geometry, Header, Key, TablePage};
 use lru::LruCache;
 use penstock_tools::store::{self, OpenError};
 use tokio::sync::Semaphore;
 
+use crate::budget::{Allowance, Budget, Claim};
 use crate::http::respond::{Entity, Status};
 use crate::limits::{
-    BAD_LEAVES_MAX, CODES_MAX, LOOKUPS_MAX, OBJECT_RECHECK, OBJECTS_MAX, SHARE_FILES_MAX,
-    TABLE_PAGES_MAX,
+    BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, LOOKUPS_MAX, OBJECT_RECHECK, OBJECTS_MAX,
+    REBUILD_PLANS_MAX, RS16_BYTES, SHARE_FILES_MAX, TABLE_PAGES_MAX,
 };
 
 /// An object with at least k shares open. Its bytes never change: a new put is another object.
@@ -91,17 +92,25 @@ impl Object {
 
     /// A leaf did not match its checksum. Returns whether that is news.
     pub fn mark_bad(&self, number: u16, leaf: u64) -> bool {
-        self.bad_leaves.borrow_mut().put((number, leaf), ()).is_none()
+        self.bad_leaves
+            .borrow_mut()
+            .put((number, leaf), ())
+            .is_none()
     }
 
     /// A share could not be read. Returns whether that is news.
     pub fn mark_lost(&self, number: u16) -> bool {
-        self.share(number).is_some_and(|share| !share.lost.replace(true))
+        self.share(number)
+            .is_some_and(|share| !share.lost.replace(true))
     }
 
     /// Shares that are open and not given up.
     pub fn live_shares(&self) -> usize {
-        self.shares.iter().flatten().filter(|share| !share.lost.get()).count()
+        self.shares
+            .iter()
+            .flatten()
+            .filter(|share| !share.lost.get())
+            .count()
     }
 }
 
@@ -136,6 +145,8 @@ pub struct Catalogue {
     piece_capacity: usize,
     objects: RefCell<LruCache<String, Rc<Object>>>,
     codes: RefCell<LruCache<(u8, u16, u16), Arc<Code>>>,
+    /// What the decoder may come to hold beyond its part of the plan, for wide codes.
+    decoder: RefCell<Claim>,
     lookups: Semaphore,
     next_id: Cell<u64>,
 }
@@ -146,12 +157,13 @@ fn size(entries: usize) -> NonZeroUsize {
 
 impl Catalogue {
     /// An empty catalogue over these store directories.
-    pub fn new(stores: Arc<[PathBuf]>, piece_capacity: usize) -> Catalogue {
+    pub fn new(stores: Arc<[PathBuf]>, piece_capacity: usize, budget: &Arc<Budget>) -> Catalogue {
         Catalogue {
             stores,
             piece_capacity,
             objects: RefCell::new(LruCache::new(size(OBJECTS_MAX))),
             codes: RefCell::new(LruCache::new(size(CODES_MAX))),
+            decoder: RefCell::new(Claim::empty(budget)),
             lookups: Semaphore::new(LOOKUPS_MAX),
             next_id: Cell::new(1),
         }
@@ -173,7 +185,10 @@ impl Catalogue {
             return Ok(object);
         }
         let Ok(key) = Key::new(path) else {
-            return Err(OpenFailure { status: Status::NotFound, reason: "no such object" });
+            return Err(OpenFailure {
+                status: Status::NotFound,
+                reason: "no such object",
+            });
         };
         let _turn = self.lookups.acquire().await;
         // Another request may have opened it while this one waited.
@@ -183,7 +198,8 @@ impl Catalogue {
         if let Some(object) = self.known(path) {
             let stores = Arc::clone(&self.stores);
             let asked = key.clone();
-            let now = tokio::task::spawn_blocking(move || store::fingerprint(&stores, &asked)).await;
+            let now =
+                tokio::task::spawn_blocking(move || store::fingerprint(&stores, &asked)).await;
             if now.is_ok_and(|now| now == object.fingerprint) && !self.worn(&object) {
                 object.checked.set(Instant::now());
                 return Ok(object);
@@ -223,7 +239,10 @@ impl Catalogue {
                     OpenError::NotFound { .. } => failure(Status::NotFound, "no such object"),
                     error => {
                         tracing::error!(key = %key, "{error}");
-                        failure(Status::InternalError, "too few good shares of this object are left")
+                        failure(
+                            Status::InternalError,
+                            "too few good shares of this object are left",
+                        )
                     }
                 });
             }
@@ -236,12 +255,22 @@ impl Catalogue {
                 "a pool buffer is too small for one leaf of each share: --pool-buffer-size needs {}",
                 least + crate::limits::TABLE_PAGE_BYTES
             );
-            return Err(failure(Status::InternalError, "this object needs larger pool buffers"));
+            return Err(failure(
+                Status::InternalError,
+                "this object needs larger pool buffers",
+            ));
         }
         let code = self.code(&opened.header).map_err(|error| {
             tracing::error!(key = %key, %error, "the object's code can't be used");
             failure(Status::InternalError, "this object's code can't be used")
         })?;
+        let Some(code) = code else {
+            tracing::error!(key = %key, "the object's wide code needs more memory: raise --memory");
+            return Err(failure(
+                Status::Unavailable,
+                "no memory is left for this object's code",
+            ));
+        };
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         for share in opened.shares {
             if let Some(slot) = shares.get_mut(usize::from(share.number)) {
@@ -280,16 +309,29 @@ impl Catalogue {
         }
     }
 
-    fn code(&self, header: &Header) -> Result<Arc<Code>, decode_kernel::CodeError> {
+    /// The code of an object; `None` if the memory that decoding it may take can't be had.
+    fn code(&self, header: &Header) -> Result<Option<Arc<Code>>, decode_kernel::CodeError> {
         let geometry = &header.geometry;
         let name = (header.code as u8, geometry.k(), geometry.n());
         if let Some(code) = self.codes.borrow_mut().get(&name) {
-            return Ok(Arc::clone(code));
+            return Ok(Some(Arc::clone(code)));
         }
         let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
         let code = Arc::new(Code::new(header.code, k, n)?);
+        let most = code.workspace_bytes_max(self.piece_capacity, REBUILD_PLANS_MAX)
+            + if header.code == CodeKind::Rs16 {
+                RS16_BYTES
+            } else {
+                0
+            };
+        let extra = most.saturating_sub(DECODER_BYTES as usize) as u64;
+        let mut claim = self.decoder.borrow_mut();
+        if extra > claim.bytes() && !claim.resize(extra, Allowance::Eighth) {
+            return Ok(None);
+        }
+        drop(claim);
         self.codes.borrow_mut().put(name, Arc::clone(&code));
-        Ok(code)
+        Ok(Some(code))
     }
 }
 
@@ -303,7 +345,9 @@ pub type PageId = (u64, u16, u64);
 
 impl Default for TableCache {
     fn default() -> Self {
-        TableCache { pages: RefCell::new(LruCache::new(size(TABLE_PAGES_MAX))) }
+        TableCache {
+            pages: RefCell::new(LruCache::new(size(TABLE_PAGES_MAX))),
+        }
     }
 }
 
@@ -323,9 +367,12 @@ impl TableCache {
     ) -> Result<Rc<[u64]>, decode_kernel::share::TablePageError> {
         let header = object.header();
         let page = TablePage::decode(&header.generation, number, index, bytes)?;
-        let entries: Rc<[u64]> =
-            (0..decode_kernel::share::TABLE_PAGE_ENTRIES).map(|i| page.entry(i)).collect();
-        self.pages.borrow_mut().put((object.id(), number, index), Rc::clone(&entries));
+        let entries: Rc<[u64]> = (0..decode_kernel::share::TABLE_PAGE_ENTRIES)
+            .map(|i| page.entry(i))
+            .collect();
+        self.pages
+            .borrow_mut()
+            .put((object.id(), number, index), Rc::clone(&entries));
         Ok(entries)
     }
 }

@@ -60,7 +60,9 @@ pub enum PlanError {
         range: Range<u64>,
     },
     /// Even one leaf of each share that takes part does not fit a pool buffer.
-    #[error("one leaf of each of k shares takes {need} bytes, a pool buffer has {have}: raise --pool-buffer-size")]
+    #[error(
+        "one leaf of each of k shares takes {need} bytes, a pool buffer has {have}: raise --pool-buffer-size"
+    )]
     BufferTooSmall {
         /// Bytes of a pool buffer that pieces may use.
         have: usize,
@@ -105,7 +107,10 @@ pub fn plan(
         let attempt = plan_exactly(geometry, range.clone(), &usable);
         let failure = match attempt {
             Ok(plan) if plan.bytes() <= capacity => return Ok(plan),
-            Ok(plan) => PlanError::BufferTooSmall { have: capacity, need: plan.bytes() },
+            Ok(plan) => PlanError::BufferTooSmall {
+                have: capacity,
+                need: plan.bytes(),
+            },
             Err(error) => error,
         };
         // A smaller piece needs less memory, and damage elsewhere in its window does not count.
@@ -125,7 +130,11 @@ fn preferred_end(geometry: &Geometry, wanted: &Range<u64>) -> u64 {
         return segment_end;
     }
     let leaf_end = last_leaf_end(geometry, end);
-    if end < geometry.size() && leaf_end > start { leaf_end } else { end }
+    if end < geometry.size() && leaf_end > start {
+        leaf_end
+    } else {
+        end
+    }
 }
 
 /// The last leaf boundary at or before `position`, inside the block that holds it.
@@ -140,7 +149,10 @@ fn last_leaf_end(geometry: &Geometry, position: u64) -> u64 {
 
 /// A shorter end for a piece that did not fit or could not be read; `None` at a single leaf.
 fn shorter(geometry: &Geometry, range: &Range<u64>) -> Option<u64> {
-    let (first, last) = (locate(geometry, range.start), locate(geometry, range.end - 1));
+    let (first, last) = (
+        locate(geometry, range.start),
+        locate(geometry, range.end - 1),
+    );
     let segments = last.segment - first.segment;
     if segments > 0 {
         return Some((first.segment + segments.div_ceil(2)) * geometry.segment_bytes());
@@ -168,7 +180,12 @@ fn locate(geometry: &Geometry, position: u64) -> Place {
     let segment = position / geometry.segment_bytes();
     let in_segment = position % geometry.segment_bytes();
     let block_len = u64::from(geometry.block_len(segment));
-    Place { segment, block: in_segment / block_len, in_block: in_segment % block_len, block_len }
+    Place {
+        segment,
+        block: in_segment / block_len,
+        in_block: in_segment % block_len,
+        block_len,
+    }
 }
 
 /// Plans all of `range`, or as much of it as the limit on slices allows.
@@ -189,7 +206,10 @@ fn plan_exactly(
         let at = match needed.iter().position(|read| read.share == share) {
             Some(at) => at,
             None => {
-                needed.push(Read { share, window: start..start });
+                needed.push(Read {
+                    share,
+                    window: start..start,
+                });
                 needed.len() - 1
             }
         };
@@ -202,8 +222,9 @@ fn plan_exactly(
         read.window = whole_leaves(geometry, &read.window);
     }
 
-    let missing: Vec<usize> =
-        (0..needed.len()).filter(|&i| !usable(needed[i].share, &needed[i].window)).collect();
+    let missing: Vec<usize> = (0..needed.len())
+        .filter(|&i| !usable(needed[i].share, &needed[i].window))
+        .collect();
     if missing.is_empty() {
         let slices = slices(&runs, |at| (at, needed[at].window.start));
         return Ok(PiecePlan {
@@ -227,12 +248,19 @@ fn plan_exactly(
     let mut sources = Vec::with_capacity(k);
     // Where each needed share's window ended up: a read, or (after all reads) a rebuilt one.
     let mut windows = vec![usize::MAX; needed.len()];
-    for (i, read) in needed.iter().enumerate().filter(|(i, _)| !missing.contains(i)) {
+    for (i, read) in needed
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| !missing.contains(i))
+    {
         windows[i] = reads.len();
         let widened = hull(&read.window, &rebuilt_window);
         if sources.len() < k && usable(read.share, &widened) {
             sources.push(reads.len());
-            reads.push(Read { share: read.share, window: widened });
+            reads.push(Read {
+                share: read.share,
+                window: widened,
+            });
         } else {
             reads.push(read.clone());
         }
@@ -243,31 +271,50 @@ fn plan_exactly(
         }
         if !needed.iter().any(|read| read.share == share) && usable(share, &rebuilt_window) {
             sources.push(reads.len());
-            reads.push(Read { share, window: rebuilt_window.clone() });
+            reads.push(Read {
+                share,
+                window: rebuilt_window.clone(),
+            });
         }
     }
     if sources.len() < k {
-        return Err(PlanError::TooFewShares { have: sources.len(), need: k, range });
+        return Err(PlanError::TooFewShares {
+            have: sources.len(),
+            need: k,
+            range,
+        });
     }
     for (output, &i) in missing.iter().enumerate() {
         windows[i] = reads.len() + output;
     }
     let slices = slices(&runs, |at| {
         let window = windows[at];
-        (window, reads.get(window).map_or(rebuilt_window.start, |read| read.window.start))
+        (
+            window,
+            reads
+                .get(window)
+                .map_or(rebuilt_window.start, |read| read.window.start),
+        )
     });
     let rebuilt = missing.iter().map(|&i| needed[i].share).collect();
-    Ok(PiecePlan { range, reads, rebuilt, rebuilt_window, sources, slices })
+    Ok(PiecePlan {
+        range,
+        reads,
+        rebuilt,
+        rebuilt_window,
+        sources,
+        slices,
+    })
 }
 
-fn slices(
-    runs: &[(usize, Range<u64>)],
-    window_of: impl Fn(usize) -> (usize, u64),
-) -> Vec<Slice> {
+fn slices(runs: &[(usize, Range<u64>)], window_of: impl Fn(usize) -> (usize, u64)) -> Vec<Slice> {
     runs.iter()
         .map(|(at, run)| {
             let (window, start) = window_of(*at);
-            Slice { window, bytes: (run.start - start) as usize..(run.end - start) as usize }
+            Slice {
+                window,
+                bytes: (run.start - start) as usize..(run.end - start) as usize,
+            }
         })
         .collect()
 }
@@ -293,7 +340,11 @@ mod tests {
                 let block_len = u64::from(geometry.block_len(segment));
                 let position =
                     segment * geometry.segment_bytes() + u64::from(share) * block_len + in_block;
-                if position < geometry.size() { object_byte(position) } else { 0 }
+                if position < geometry.size() {
+                    object_byte(position)
+                } else {
+                    0
+                }
             })
             .collect()
     }
@@ -326,10 +377,15 @@ mod tests {
                 assert!(window.end >= plan.rebuilt_window.end);
             }
         }
-        let mut windows: Vec<Vec<u8>> =
-            plan.reads.iter().map(|read| share_bytes(geometry, read.share, &read.window)).collect();
+        let mut windows: Vec<Vec<u8>> = plan
+            .reads
+            .iter()
+            .map(|read| share_bytes(geometry, read.share, &read.window))
+            .collect();
         windows.extend(
-            plan.rebuilt.iter().map(|&share| share_bytes(geometry, share, &plan.rebuilt_window)),
+            plan.rebuilt
+                .iter()
+                .map(|&share| share_bytes(geometry, share, &plan.rebuilt_window)),
         );
         let sent: Vec<u8> = plan
             .slices
@@ -337,7 +393,11 @@ mod tests {
             .flat_map(|slice| windows[slice.window][slice.bytes.clone()].to_vec())
             .collect();
         let expected: Vec<u8> = plan.range.clone().map(object_byte).collect();
-        assert!(sent == expected, "the slices do not give the object's bytes {:?}", plan.range);
+        assert!(
+            sent == expected,
+            "the slices do not give the object's bytes {:?}",
+            plan.range
+        );
     }
 
     proptest! {
@@ -427,6 +487,12 @@ mod tests {
     fn a_buffer_that_is_too_small_says_what_it_takes() {
         let geometry = Geometry::new(1 << 20, 4, 6, 16 << 10, 4096).unwrap();
         let error = plan(&geometry, 0..1, 4 * 4096, |share, _| share != 0).unwrap_err();
-        assert_eq!(error, PlanError::BufferTooSmall { have: 4 * 4096, need: 5 * 4096 });
+        assert_eq!(
+            error,
+            PlanError::BufferTooSmall {
+                have: 4 * 4096,
+                need: 5 * 4096
+            }
+        );
     }
 }

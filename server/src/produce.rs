@@ -78,7 +78,11 @@ pub async fn produce(
         }
         rebuild(core, object, &plan, &mut windows)?;
         core.stats.pieces.add(1);
-        return Ok(Piece { range: plan.range, windows, slices: plan.slices });
+        return Ok(Piece {
+            range: plan.range,
+            windows,
+            slices: plan.slices,
+        });
     }
     Err(ProduceError::Attempts(attempts))
 }
@@ -97,7 +101,10 @@ async fn read(
         let (Some(share), Some(window)) = (object.share(read.share), windows.next()) else {
             return Ok(None);
         };
-        readings.push(core.io.start_read(&share.file, window, BLOCKS_OFFSET + read.window.start));
+        readings.push(
+            core.io
+                .start_read(&share.file, window, BLOCKS_OFFSET + read.window.start),
+        );
     }
     let mut filled = Vec::with_capacity(plan.reads.len() + plan.rebuilt.len());
     let mut all_read = true;
@@ -135,7 +142,9 @@ fn short(result: io::Result<usize>, wanted: usize) -> io::Error {
 fn lose(core: &Core, object: &Object, number: u16, error: io::Error) {
     if object.mark_lost(number) {
         core.stats.lost_shares.add(1);
-        let path = object.share(number).map(|share| share.path.display().to_string());
+        let path = object
+            .share(number)
+            .map(|share| share.path.display().to_string());
         tracing::warn!(
             key = %object.header().key, share = number, path = path.unwrap_or_default(),
             live = object.live_shares(), "share given up: {error}"
@@ -179,7 +188,9 @@ async fn verify(
         failed += 1;
         all_matched = false;
         if object.mark_bad(number, leaf) {
-            let path = object.share(number).map(|share| share.path.display().to_string());
+            let path = object
+                .share(number)
+                .map(|share| share.path.display().to_string());
             tracing::warn!(
                 key = %object.header().key, share = number, path = path.unwrap_or_default(),
                 offset = BLOCKS_OFFSET + leaf * leaf_bytes as u64,
@@ -203,7 +214,9 @@ async fn table_page(
     if let Some(entries) = core.tables.get((object.id(), number, index)) {
         return Ok((Some(entries), page));
     }
-    let Some(share) = object.share(number) else { return Ok((None, page)) };
+    let Some(share) = object.share(number) else {
+        return Ok((None, page));
+    };
     let offset = object.geometry().table_offset() + index * TABLE_PAGE_BYTES as u64;
     let (result, page) = core.io.start_read(&share.file, page, offset).finish().await;
     let page = page.ok_or(ProduceError::Interrupted)?;
@@ -245,12 +258,22 @@ fn rebuild(
         sources.push(usize::from(at.share));
         inputs.push(&read[source][start..start + (wanted.end - wanted.start) as usize]);
     }
-    let numbers: Vec<usize> = plan.rebuilt.iter().map(|&number| usize::from(number)).collect();
+    let numbers: Vec<usize> = plan
+        .rebuilt
+        .iter()
+        .map(|&number| usize::from(number))
+        .collect();
     let mut outputs: Vec<&mut [u8]> = rebuilt.iter_mut().map(|window| &mut window[..]).collect();
-    core.coder.borrow_mut().rebuild(object.code(), &sources, &inputs, &numbers, &mut outputs)?;
+    core.coder
+        .borrow_mut()
+        .rebuild(object.code(), &sources, &inputs, &numbers, &mut outputs)?;
 
     let block = u64::from(object.geometry().block_bytes());
-    core.stats.rebuilt_segments.add((wanted.end - 1) / block - wanted.start / block + 1);
-    core.stats.rebuilt_bytes.add((wanted.end - wanted.start) * plan.rebuilt.len() as u64);
+    core.stats
+        .rebuilt_segments
+        .add((wanted.end - 1) / block - wanted.start / block + 1);
+    core.stats
+        .rebuilt_bytes
+        .add((wanted.end - wanted.start) * plan.rebuilt.len() as u64);
     Ok(())
 }

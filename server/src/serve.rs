@@ -12,11 +12,12 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::admin::{self, Shared};
+use crate::admission::Seats;
+use crate::budget::Budget;
 use crate::config::Settings;
 use crate::io::sys::{self, Resource};
 use crate::io::{self as kernel, Backend, Socket, SocketOptions};
-use crate::limits;
-use crate::stats::CoreStats;
+use crate::limits::{self, Declared, MemoryPlan, PlanRefusal};
 use crate::watch::Timeouts;
 use crate::worker::{self, Order, Report};
 
@@ -42,23 +43,12 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
-    /// Too few descriptors for the connections asked for.
-    #[error(
-        "{connections} connections and {files} share files need {need} descriptors, the limit is {have}: \
-         raise it (`ulimit -n {need}`, LimitNOFILE={need}) or set --max-connections {fits}"
-    )]
-    Descriptors {
-        /// Connections.
-        connections: usize,
-        /// Share files that may be open.
-        files: usize,
-        /// Descriptors needed.
-        need: u64,
-        /// RLIMIT_NOFILE.
-        have: u64,
-        /// Connections that would fit.
-        fits: u64,
-    },
+    /// The declared memory can't hold what was asked.
+    #[error(transparent)]
+    Plan(#[from] PlanRefusal),
+    /// The kernel that PENSTOCK_KERNEL names can't be used.
+    #[error("PENSTOCK_KERNEL: {0}")]
+    Kernel(String),
     /// A core stopped working.
     #[error("core {core}: {error}")]
     Core {
@@ -92,33 +82,66 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     for store in settings.stores.iter().filter(|store| !store.is_dir()) {
         tracing::warn!(store = %store.display(), "store missing; its shares count as lost");
     }
+    if let Err(error) = decode_kernel::arch::Kernel::requested() {
+        return Err(ServeError::Kernel(error.to_string()));
+    }
+    let plan = plan(&settings)?;
+    tracing::info!("{}", plan.summary());
+    for warning in machine_warnings(&plan) {
+        tracing::warn!("{warning}");
+    }
     let backend = choose_backend(&settings)?;
-    let connections_max = check_descriptors(&settings)?;
 
     let options = SocketOptions {
-        send_buffer_bytes: limits::SEND_BUFFER_BYTES,
-        notsent_lowat_bytes: limits::NOTSENT_LOWAT_BYTES,
+        send_buffer_bytes: plan.send_buffer_floor,
+        receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
         user_timeout: settings.send_timeout,
     };
-    let listeners = listen(settings.listen, settings.cores, &options)
-        .map_err(|error| ServeError::Listen { what: "objects", address: settings.listen, error })?;
+    let listeners =
+        listen(settings.listen, settings.cores, &options).map_err(|error| ServeError::Listen {
+            what: "objects",
+            address: settings.listen,
+            error,
+        })?;
     let objects = listeners[0]
         .local_address()
-        .map_err(|error| ServeError::System { what: "getsockname", error })?;
-    let admin_listener = TcpListener::bind(settings.admin)
-        .map_err(|error| ServeError::Listen { what: "admin", address: settings.admin, error })?;
+        .map_err(|error| ServeError::System {
+            what: "getsockname",
+            error,
+        })?;
+    let admin_listener = TcpListener::bind(settings.admin).map_err(|error| ServeError::Listen {
+        what: "admin",
+        address: settings.admin,
+        error,
+    })?;
     let admin_address = admin_listener
         .local_addr()
-        .map_err(|error| ServeError::System { what: "getsockname", error })?;
+        .map_err(|error| ServeError::System {
+            what: "getsockname",
+            error,
+        })?;
 
-    let signals = signals().map_err(|error| ServeError::System { what: "signals", error })?;
-    let shared = Arc::new(Shared::new(backend, settings.cores, connections_max));
-    admin::start(admin_listener, Arc::clone(&shared))
-        .map_err(|error| ServeError::System { what: "the admin thread", error })?;
-    let cores = Cores::start(&settings, backend, connections_max, listeners, &shared.cores)?;
+    let signals = signals().map_err(|error| ServeError::System {
+        what: "signals",
+        error,
+    })?;
+    let shared = Shared::new(
+        backend,
+        plan,
+        Budget::new(plan.credit_bytes),
+        Seats::new(plan.connections, settings.connections_per_address_max),
+    );
+    let (cores, shared) = Cores::start(&settings, shared, listeners)?;
+    admin::start(admin_listener, Arc::clone(&shared)).map_err(|error| ServeError::System {
+        what: "the admin thread",
+        error,
+    })?;
     cores.wait_until_ready()?;
     shared.set_ready(true);
-    ready(Addresses { objects, admin: admin_address });
+    ready(Addresses {
+        objects,
+        admin: admin_address,
+    });
 
     select! {
         recv(signals) -> signal => {
@@ -137,42 +160,93 @@ fn choose_backend(settings: &Settings) -> Result<Backend, ServeError> {
     let (backend, why_not_uring) = kernel::choose(settings.io)?;
     match why_not_uring {
         None => tracing::info!(%backend, "I/O backend"),
-        Some(error) => tracing::warn!(%backend, "io_uring can't be used, epoll takes its place: {error}"),
+        Some(error) => {
+            tracing::warn!(%backend, "io_uring can't be used, epoll takes its place: {error}")
+        }
     }
     Ok(backend)
 }
 
-/// Raises the soft limit on descriptors and checks it against what will be used. Without an explicit
-/// `--max-connections`, fewer connections than the default are planned where descriptors are few.
-fn check_descriptors(settings: &Settings) -> Result<usize, ServeError> {
-    let have = sys::raise_limit(Resource::Descriptors)
-        .map_err(|error| ServeError::System { what: "RLIMIT_NOFILE", error })?;
-    // Per core: a listener, ring or epoll instance, the runtime's own, and refusals being sent.
-    let fixed = 64 + settings.cores as u64 * 128;
-    let files = limits::SHARE_FILES_MAX * settings.cores;
-    let fits = have.saturating_sub(fixed + files as u64);
-    let wanted = settings.connections_max.unwrap_or(limits::CONNECTIONS_DEFAULT);
-    if fits >= wanted as u64 {
-        return Ok(wanted);
+/// Divides the declared memory for this machine.
+pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
+    let descriptors =
+        sys::raise_limit(Resource::Descriptors).map_err(|error| ServeError::System {
+            what: "RLIMIT_NOFILE",
+            error,
+        })?;
+    // Per core: a listener, ring or epoll instance, the runtime's own, refusals being sent, share files.
+    let core = 64 + limits::REFUSALS_MAX + limits::SHARE_FILES_MAX;
+    let own = 64 + (settings.cores * core) as u64;
+    Ok(MemoryPlan::new(Declared {
+        memory_bytes: settings.memory_bytes,
+        cores: settings.cores,
+        pool_buffers: settings.pool_buffers,
+        pool_buffer_bytes: settings.pool_buffer_bytes,
+        connections: settings.connections_max,
+        descriptors_allow: usize::try_from(descriptors.saturating_sub(own)).unwrap_or(usize::MAX),
+    })?)
+}
+
+/// Limits of the machine that are lower than what the plan will use, each with the line that fixes it.
+pub fn machine_warnings(plan: &MemoryPlan) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let registered = plan.pool_bytes * plan.declared.cores as u64;
+    if let Ok((_, locked)) = sys::limit(Resource::LockedMemory)
+        && locked < registered
+        && !sys::may_lock_memory()
+    {
+        warnings.push(format!(
+            "RLIMIT_MEMLOCK is {} KiB, registered pool buffers take {} KiB: `ulimit -l {}` or \
+             LimitMEMLOCK={registered}, else some cores use theirs unregistered",
+            locked >> 10,
+            registered >> 10,
+            registered >> 10,
+        ));
     }
-    if settings.connections_max.is_none() && fits >= 64 {
-        tracing::warn!(
-            connections = fits, descriptors = have,
-            "fewer connections than usual are planned: raise the limit on descriptors (`ulimit -n`)"
-        );
-        return Ok(fits as usize);
+    let setting = |path: &str| -> Option<Vec<u64>> {
+        let text = std::fs::read_to_string(path).ok()?;
+        text.split_whitespace()
+            .map(|number| number.parse().ok())
+            .collect()
+    };
+    // tcp_mem counts pages: low, pressure, most, for all sockets of the machine.
+    let sockets =
+        plan.connections as u64 * limits::socket_bytes(plan.send_buffer_floor) + plan.credit_bytes;
+    if let Some([_, pressure, _]) = setting("/proc/sys/net/ipv4/tcp_mem").as_deref()
+        && pressure * 4096 < sockets
+    {
+        warnings.push(format!(
+            "net.ipv4.tcp_mem puts TCP under pressure at {} MiB, this plan's sockets may take {} MiB: \
+             `sysctl net.ipv4.tcp_mem=\"{} {} {}\"`",
+            (pressure * 4096) >> 20,
+            sockets >> 20,
+            sockets / 4096,
+            sockets / 4096 * 3 / 2,
+            sockets / 4096 * 2,
+        ));
     }
-    let need = fixed + (files + wanted) as u64;
-    Err(ServeError::Descriptors { connections: wanted, files, need, have, fits })
+    if send_buffer_max() < limits::SEND_BUFFER_BYTES_MAX && !sys::may_lock_memory() {
+        warnings.push(format!(
+            "net.core.wmem_max caps a connection's send buffer at {} KiB: `sysctl net.core.wmem_max={}`",
+            send_buffer_max() >> 10,
+            limits::SEND_BUFFER_BYTES_MAX,
+        ));
+    }
+    warnings
+}
+
+/// The largest `SO_SNDBUF` that this process may set.
+fn send_buffer_max() -> u32 {
+    let most = std::fs::read_to_string("/proc/sys/net/core/wmem_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(limits::SEND_BUFFER_BYTES_MAX);
+    most.min(limits::SEND_BUFFER_BYTES_MAX)
 }
 
 /// One listener per core on the same address. The first bind is without SO_REUSEPORT and given up
 /// again: a port that another server has is an error, not a share of its connections.
-fn listen(
-    address: SocketAddr,
-    cores: usize,
-    options: &SocketOptions,
-) -> io::Result<Vec<Socket>> {
+fn listen(address: SocketAddr, cores: usize, options: &SocketOptions) -> io::Result<Vec<Socket>> {
     if address.port() != 0 {
         drop(TcpListener::bind(address)?);
     }
@@ -189,13 +263,15 @@ fn listen(
 fn signals() -> io::Result<Receiver<i32>> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
     let (sender, receiver) = bounded(ORDERS_MAX);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                if sender.send(signal).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(receiver)
 }
 
@@ -209,49 +285,63 @@ struct Cores {
 impl Cores {
     fn start(
         settings: &Settings,
-        backend: Backend,
-        connections_max: usize,
+        mut shared: Shared,
         listeners: Vec<Socket>,
-        stats: &[Arc<CoreStats>],
-    ) -> Result<Cores, ServeError> {
+    ) -> Result<(Cores, Arc<Shared>), ServeError> {
         let stores: Arc<[PathBuf]> = settings.stores.clone().into();
         let (report, reports) = bounded(2 * settings.cores);
-        let mut cores = Cores { orders: Vec::new(), reports, threads: Vec::new() };
-        for (number, (listener, stats)) in listeners.into_iter().zip(stats).enumerate() {
+        let mut cores = Cores {
+            orders: Vec::new(),
+            reports,
+            threads: Vec::new(),
+        };
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let stats = Arc::clone(&shared.cores[number]);
             let plan = worker::Plan {
                 number,
-                backend,
+                backend: shared.backend,
                 listener,
                 stores: Arc::clone(&stores),
                 pool_buffers: settings.pool_buffers,
                 pool_buffer_bytes: settings.pool_buffer_bytes,
-                connections_max: connections_max.div_ceil(settings.cores),
+                budget: Arc::clone(&shared.budget),
+                seats: Arc::clone(&shared.seats),
+                over_limit: settings.over_limit,
+                send_buffer_floor: shared.plan.send_buffer_floor,
+                send_buffer_max: send_buffer_max(),
                 timeouts: Timeouts {
                     head: settings.head_timeout,
                     idle: settings.idle_timeout,
                     send: settings.send_timeout,
+                    rate_min: settings.rate_min,
                 },
-                stats: Arc::clone(stats),
+                stats,
             };
             let (order, orders) = bounded(ORDERS_MAX);
             let report = report.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("core-{number}"))
                 .spawn(move || worker::run(plan, &orders, &report))
-                .map_err(|error| ServeError::System { what: "starting a core's thread", error })?;
+                .map_err(|error| ServeError::System {
+                    what: "starting a core's thread",
+                    error,
+                })?;
+            shared.orders.push(order.clone());
             cores.orders.push(order);
             cores.threads.push(thread);
         }
-        Ok(cores)
+        Ok((cores, Arc::new(shared)))
     }
 
     fn wait_until_ready(&self) -> Result<(), ServeError> {
         let mut unregistered = None;
         for _ in 0..self.threads.len() {
             match self.reports.recv() {
-                Ok((core, Report::Ready(reason))) => unregistered = reason.or(unregistered.take()).inspect(|_| {
-                    tracing::debug!(core, "the pool is not registered");
-                }),
+                Ok((core, Report::Ready(reason))) => {
+                    unregistered = reason.or(unregistered.take()).inspect(|_| {
+                        tracing::debug!(core, "the pool is not registered");
+                    })
+                }
                 Ok((core, Report::Failed(error))) => return Err(ServeError::Core { core, error }),
                 Ok((core, Report::Stopped { .. })) => {
                     let error = io::Error::other("it stopped at once");

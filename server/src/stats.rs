@@ -12,7 +12,8 @@ pub struct Cell(AtomicU64);
 impl Cell {
     /// Adds to a counter; only the owning core calls this.
     pub fn add(&self, amount: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
     }
     /// Sets a gauge; only the owning core calls this.
     pub fn set(&self, value: u64) {
@@ -116,46 +117,106 @@ pub struct Scalar {
     pub cell: fn(&CoreStats) -> &Cell,
 }
 
-const fn counter(
-    name: &'static str,
-    help: &'static str,
-    cell: fn(&CoreStats) -> &Cell,
-) -> Scalar {
-    Scalar { name, help, kind: Kind::Counter, cell }
+const fn counter(name: &'static str, help: &'static str, cell: fn(&CoreStats) -> &Cell) -> Scalar {
+    Scalar {
+        name,
+        help,
+        kind: Kind::Counter,
+        cell,
+    }
 }
 
 const fn gauge(name: &'static str, help: &'static str, cell: fn(&CoreStats) -> &Cell) -> Scalar {
-    Scalar { name, help, kind: Kind::Gauge, cell }
+    Scalar {
+        name,
+        help,
+        kind: Kind::Gauge,
+        cell,
+    }
 }
 
 /// All of them, for the metrics and the status.
 pub const SCALARS: &[Scalar] = &[
-    counter("accepted_connections", "Connections accepted", |s| &s.accepted),
-    counter("refused_connections", "Connections refused at the limit", |s| &s.refused),
-    counter("timed_out_connections", "Connections ended by a deadline", |s| &s.timed_out),
-    counter("reset_bodies", "Bodies cut off because too few good shares were left", |s| &s.resets),
-    counter("sent_bytes", "Bytes the kernel took for clients", |s| &s.sent_bytes),
-    counter("produced_again_bytes", "Bytes produced that the socket did not take", |s| {
-        &s.unsent_again_bytes
+    counter("accepted_connections", "Connections accepted", |s| {
+        &s.accepted
     }),
-    counter("data_read_bytes", "Bytes read from data shares", |s| &s.data_read_bytes),
-    counter("parity_read_bytes", "Bytes read from parity shares", |s| &s.parity_read_bytes),
-    counter("table_read_bytes", "Bytes read from leaf checksum tables", |s| &s.table_read_bytes),
+    counter(
+        "refused_connections",
+        "Connections refused at the limit",
+        |s| &s.refused,
+    ),
+    counter(
+        "timed_out_connections",
+        "Connections ended by a deadline",
+        |s| &s.timed_out,
+    ),
+    counter(
+        "reset_bodies",
+        "Bodies cut off because too few good shares were left",
+        |s| &s.resets,
+    ),
+    counter("sent_bytes", "Bytes the kernel took for clients", |s| {
+        &s.sent_bytes
+    }),
+    counter(
+        "produced_again_bytes",
+        "Bytes produced that the socket did not take",
+        |s| &s.unsent_again_bytes,
+    ),
+    counter("data_read_bytes", "Bytes read from data shares", |s| {
+        &s.data_read_bytes
+    }),
+    counter("parity_read_bytes", "Bytes read from parity shares", |s| {
+        &s.parity_read_bytes
+    }),
+    counter(
+        "table_read_bytes",
+        "Bytes read from leaf checksum tables",
+        |s| &s.table_read_bytes,
+    ),
     counter("pieces", "Pieces produced", |s| &s.pieces),
-    counter("rebuilt_segments", "Segments of which something was rebuilt", |s| {
-        &s.rebuilt_segments
-    }),
+    counter(
+        "rebuilt_segments",
+        "Segments of which something was rebuilt",
+        |s| &s.rebuilt_segments,
+    ),
     counter("rebuilt_bytes", "Bytes rebuilt", |s| &s.rebuilt_bytes),
-    counter("verified_leaves", "Leaves whose checksum matched", |s| &s.verified_leaves),
-    counter("failed_leaves", "Leaves whose checksum did not match", |s| &s.failed_leaves),
-    counter("lost_shares", "Share files given up after a read error", |s| &s.lost_shares),
-    gauge("open_objects", "Objects whose shares are open", |s| &s.open_objects),
-    gauge("pool_buffers", "Pool buffers in all", |s| &s.pool_buffers),
-    gauge("pool_buffers_free", "Pool buffers that nobody holds", |s| &s.pool_free),
-    gauge("send_queue_bytes", "Kernel send queues of all connections", |s| &s.send_queue_bytes),
-    gauge("socket_bytes", "Kernel memory of all connections' sockets", |s| &s.socket_bytes),
-    gauge("connection_bytes", "User memory held by connections beyond their tasks", |s| {
-        &s.connection_bytes
+    counter("verified_leaves", "Leaves whose checksum matched", |s| {
+        &s.verified_leaves
     }),
-    gauge("decoder_bytes", "Memory of the decoder", |s| &s.decoder_bytes),
+    counter(
+        "failed_leaves",
+        "Leaves whose checksum did not match",
+        |s| &s.failed_leaves,
+    ),
+    counter(
+        "lost_shares",
+        "Share files given up after a read error",
+        |s| &s.lost_shares,
+    ),
+    gauge("open_objects", "Objects whose shares are open", |s| {
+        &s.open_objects
+    }),
+    gauge("pool_buffers", "Pool buffers in all", |s| &s.pool_buffers),
+    gauge("pool_buffers_free", "Pool buffers that nobody holds", |s| {
+        &s.pool_free
+    }),
+    gauge(
+        "send_queue_bytes",
+        "Kernel send queues of all connections",
+        |s| &s.send_queue_bytes,
+    ),
+    gauge(
+        "socket_bytes",
+        "Kernel memory of all connections' sockets",
+        |s| &s.socket_bytes,
+    ),
+    gauge(
+        "connection_bytes",
+        "User memory held by connections beyond their tasks",
+        |s| &s.connection_bytes,
+    ),
+    gauge("decoder_bytes", "Memory of the decoder", |s| {
+        &s.decoder_bytes
+    }),
 ];

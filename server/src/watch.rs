@@ -5,7 +5,10 @@
 //! A client is judged by the bytes it acknowledged, not by those the kernel buffered: a live slow one is
 //! kept, a dead one is closed.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 use crate::conn::Phase;
 use crate::core::{Connection, Core, Ending};
@@ -19,8 +22,10 @@ pub struct Timeouts {
     pub head: Duration,
     /// Time without a request.
     pub idle: Duration,
-    /// Time without acknowledged bytes while some wait.
+    /// Time without acknowledged bytes while some wait; also the window of `rate_min`.
     pub send: Duration,
+    /// Bytes per second that a client must acknowledge, on average over `send`, while some wait.
+    pub rate_min: u64,
 }
 
 /// A round of sampling asks the kernel about every socket once; it is spread over this many ticks, so
@@ -46,7 +51,7 @@ impl Watch {
         let (mut held, mut sockets, mut queues) = (0, 0, 0);
         for (slot, connection) in core.connections.borrow().iter() {
             if slot % SAMPLE_TICKS == self.turn {
-                sample(connection, now);
+                sample(core, connection, now);
             }
             self.judge(core, connection, now);
             let phase = connection.phase.get();
@@ -68,7 +73,9 @@ impl Watch {
         stats.send_queue_bytes.set(queues);
         stats.pool_free.set(core.pool.free() as u64);
         stats.open_objects.set(core.catalogue.len() as u64);
-        stats.decoder_bytes.set(core.coder.borrow().workspace_bytes() as u64);
+        stats
+            .decoder_bytes
+            .set(core.coder.borrow().workspace_bytes() as u64);
     }
 
     fn judge(&self, core: &Core, connection: &Connection, now: Instant) {
@@ -93,7 +100,7 @@ impl Watch {
             Phase::Opening => {}
             // Also when idle or lingering: the last response may still be on its way.
             _ if connection.waits_for_peer() => {
-                if quiet > self.timeouts.send {
+                if quiet > self.timeouts.send || self.too_slow(connection, now) {
                     end(Ending::Closed);
                     connection.socket.abort();
                 }
@@ -120,6 +127,26 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Judges a client by what it acknowledged over one whole window in which it always had something to
+    /// take. The window begins again with every phase, and after every verdict.
+    fn too_slow(&self, connection: &Connection, now: Instant) -> bool {
+        let (acknowledged_then, then) = connection.window.get();
+        let (acknowledged, _) = connection.acknowledged.get();
+        if connection.since.get() > then {
+            connection.window.set((acknowledged, now));
+            return false;
+        }
+        let took = now.saturating_duration_since(then);
+        if took < self.timeouts.send {
+            return false;
+        }
+        connection.window.set((acknowledged, now));
+        let least = u128::from(self.timeouts.rate_min) * took.as_millis() / 1000;
+        u128::from(acknowledged.saturating_sub(acknowledged_then)) < least
+    }
+}
+
 impl Connection {
     /// Whether bytes that the kernel took are not acknowledged yet, as of the last sample.
     fn waits_for_peer(&self) -> bool {
@@ -127,17 +154,86 @@ impl Connection {
     }
 }
 
-/// Asks the kernel what the peer acknowledged and what the socket holds.
-fn sample(connection: &Connection, now: Instant) {
+/// Asks the kernel what the peer acknowledged and what the socket holds, and takes back credit that the
+/// connection no longer needs.
+fn sample(core: &Core, connection: &Connection, now: Instant) {
     let sent = connection.sent_bytes.get();
-    if let Ok(unacknowledged) = connection.socket.unacknowledged_bytes() {
-        let acknowledged = sent.saturating_sub(u64::from(unacknowledged));
-        if acknowledged > connection.acknowledged.get().0 {
-            connection.acknowledged.set((acknowledged, now));
-        }
-    }
     if let Ok(memory) = connection.socket.memory() {
         connection.socket_bytes.set(memory.total());
-        connection.send_queue_bytes.set(u64::from(memory.send_queue));
+        connection
+            .send_queue_bytes
+            .set(u64::from(memory.send_queue));
     }
+    let Ok(unacknowledged) = connection.socket.unacknowledged_bytes() else {
+        return;
+    };
+    let acknowledged = sent.saturating_sub(u64::from(unacknowledged));
+    if acknowledged > connection.acknowledged.get().0 {
+        connection.acknowledged.set((acknowledged, now));
+    }
+    let (sampled, then) = connection.sampled.replace((acknowledged, now));
+    let delivered = acknowledged.saturating_sub(sampled);
+    let took = now.saturating_duration_since(then);
+    connection
+        .rate
+        .set((u128::from(delivered) * 1000 / took.as_millis().max(1)) as u64);
+    connection.give_back(core, delivered, took);
+}
+
+/// A connection that stands out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listed {
+    /// Who.
+    pub peer: SocketAddr,
+    /// What it is doing.
+    pub phase: &'static str,
+    /// For how long, in seconds.
+    pub seconds: u64,
+    /// Kernel memory of its socket.
+    pub socket_bytes: u64,
+    /// `SO_SNDBUF` that it has now.
+    pub send_buffer_bytes: u32,
+    /// Bytes handed to the kernel since it was accepted.
+    pub sent_bytes: u64,
+    /// Bytes acknowledged per second, lately.
+    pub bytes_per_second: u64,
+}
+
+/// Connections listed of each kind, per core.
+const LISTED_MAX: usize = 8;
+
+/// The connections that hold the most, and the slowest of those that are being sent to.
+pub fn list(core: &Core) -> Vec<Listed> {
+    let now = Instant::now();
+    let connections = core.connections.borrow();
+    let mut all: Vec<&Connection> = connections.iter().map(|(_, c)| &**c).collect();
+    let mut listed = Vec::with_capacity(2 * LISTED_MAX);
+    let mut add = |connection: &Connection| {
+        let phase = connection.phase.get();
+        listed.push(Listed {
+            peer: connection.peer,
+            phase: PHASES
+                .iter()
+                .find(|(p, _)| *p == phase)
+                .map_or("", |(_, name)| name),
+            seconds: now
+                .saturating_duration_since(connection.since.get())
+                .as_secs(),
+            socket_bytes: connection.socket_bytes.get(),
+            send_buffer_bytes: connection.send_buffer.get(),
+            sent_bytes: connection.sent_bytes.get(),
+            bytes_per_second: connection.rate.get(),
+        });
+    };
+    all.sort_unstable_by_key(|c| std::cmp::Reverse(c.socket_bytes.get()));
+    all.iter().take(LISTED_MAX).for_each(|c| add(c));
+    // Those listed already are not listed twice.
+    let mut rest: Vec<&Connection> = all
+        .into_iter()
+        .skip(LISTED_MAX)
+        .filter(|c| c.phase.get() == Phase::Sending)
+        .collect();
+    rest.sort_unstable_by_key(|c| c.rate.get());
+    rest.iter().take(LISTED_MAX).for_each(|c| add(c));
+    listed
 }

@@ -5,39 +5,39 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use decode_kernel::code::Coder;
 use slab::Slab;
 
-use crate::core::{Connection, Core};
-use crate::drive::drive;
+use crate::accept::{OverLimit, accept};
+use crate::admission::Seats;
+use crate::budget::Budget;
+use crate::core::Core;
 use crate::gate::Gate;
-use crate::http::respond::{self, Status};
 use crate::io::buffer::Pool;
-use crate::io::{self as kernel, Backend, Interest, Io, Socket};
-use crate::limits::{self, ACCEPTS_PER_TURN, REQUEST_HEAD_BYTES_MAX, TICK};
+use crate::io::{self as kernel, Backend, Io, Socket};
+use crate::limits::{self, REQUEST_HEAD_BYTES_MAX, TICK};
 use crate::object::{Catalogue, TableCache};
 use crate::stats::CoreStats;
-use crate::watch::{Timeouts, Watch};
-
-/// Refusals being sent at once per core; beyond that a connection over the limit is just closed.
-const REFUSALS_MAX: usize = 64;
-/// How long accepting pauses when the process has no descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::watch::{self, Listed, Timeouts, Watch};
 
 /// What the control thread tells a core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Order {
     /// Stop accepting; let bodies finish until the deadline, then close.
     Drain {
         /// When to stop waiting.
         deadline: Instant,
+    },
+    /// List the connections that stand out, for the status.
+    List {
+        /// Where to.
+        reply: Sender<Vec<Listed>>,
     },
 }
 
@@ -69,8 +69,16 @@ pub struct Plan {
     pub pool_buffers: usize,
     /// Bytes of one.
     pub pool_buffer_bytes: usize,
-    /// Connections of this core.
-    pub connections_max: usize,
+    /// Memory to lend, shared by the cores.
+    pub budget: Arc<Budget>,
+    /// Places for connections, shared by the cores.
+    pub seats: Arc<Seats>,
+    /// What happens when there is no place.
+    pub over_limit: OverLimit,
+    /// `SO_SNDBUF` that every connection has.
+    pub send_buffer_floor: u32,
+    /// The most it may become.
+    pub send_buffer_max: u32,
     /// What connections are held to.
     pub timeouts: Timeouts,
     /// Where it counts.
@@ -82,7 +90,10 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
     if let Some(cores) = core_affinity::get_core_ids().filter(|cores| !cores.is_empty()) {
         let core = cores[plan.number % cores.len()];
         if !core_affinity::set_for_current(core) {
-            tracing::warn!(core = plan.number, "the thread could not be pinned to a core");
+            tracing::warn!(
+                core = plan.number,
+                "the thread could not be pinned to a core"
+            );
         }
     }
     let number = plan.number;
@@ -102,14 +113,16 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
     let core = Rc::new(Core {
         io,
         coder: RefCell::new(Coder::new(limits::REBUILD_PLANS_MAX)),
-        catalogue: Catalogue::new(plan.stores, pool.piece_capacity()),
+        catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), &plan.budget),
         pool,
         tables: TableCache::default(),
         gate: Gate {
-            lowat_bytes: limits::NOTSENT_LOWAT_BYTES as u32,
             piece_bytes_max: limits::PIECE_BYTES_MAX as u32,
-            credit_bytes_min: limits::CREDIT_BYTES_MIN as u32,
+            credit_bytes_min: limits::CREDIT_BYTES_MIN,
         },
+        budget: plan.budget,
+        send_buffer_floor: plan.send_buffer_floor,
+        send_buffer_max: plan.send_buffer_max,
         stats: plan.stats,
         connections: RefCell::new(Slab::new()),
         refusing: Cell::new(0),
@@ -121,7 +134,8 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
     tokio::task::spawn_local(accept(
         Rc::clone(&core),
         Rc::clone(&listener),
-        plan.connections_max,
+        plan.seats,
+        plan.over_limit,
     ));
     say(Report::Ready(unregistered));
 
@@ -137,6 +151,10 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
                 listener.stop_listening();
                 deadline = Some(until);
             }
+            Ok(Order::List { reply }) => {
+                // Nobody waits any more if the admin's patience is over.
+                let _ = reply.try_send(watch::list(&core));
+            }
             Err(TryRecvError::Empty) => {}
             // Without a control thread there is nobody to serve for.
             Err(TryRecvError::Disconnected) => deadline = Some(Instant::now()),
@@ -151,60 +169,4 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
             return Ok(left);
         }
     }
-}
-
-/// Accepts connections and starts a task for each, until the core drains.
-async fn accept(core: Rc<Core>, listener: Rc<Socket>, connections_max: usize) {
-    loop {
-        let ready = core.io.ready(&listener, Interest::Read).await;
-        if core.draining.get() {
-            return;
-        }
-        if let Err(error) = ready {
-            tracing::error!(%error, "waiting for connections failed");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-        for _ in 0..ACCEPTS_PER_TURN {
-            match listener.accept() {
-                Ok((socket, peer)) => admit(&core, socket, peer, connections_max),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The peer was gone before we looked.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    tracing::error!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    break;
-                }
-            }
-        }
-    }
-}
-
-/// Starts serving a connection, or refuses it when there are as many as are planned for.
-fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, connections_max: usize) {
-    // Those being refused take no room, or a crowd that keeps coming back would hold it for ever.
-    let refusing = core.refusing.get();
-    let open = core.connections.borrow().len() - refusing;
-    let refusal = if open < connections_max {
-        core.stats.accepted.add(1);
-        None
-    } else {
-        core.stats.refused.add(1);
-        if refusing >= REFUSALS_MAX {
-            return;
-        }
-        core.refusing.set(refusing + 1);
-        let reason = "this server holds as many connections as it may";
-        Some(respond::error(Status::Unavailable, reason, None, SystemTime::now(), true))
-    };
-    tracing::debug!(%peer, refused = refusal.is_some(), "accepted");
-    let connection = Rc::new(Connection::new(Rc::new(socket)));
-    let slot = core.connections.borrow_mut().insert(Rc::clone(&connection));
-    let core = Rc::clone(core);
-    tokio::task::spawn_local(async move {
-        let refused = refusal.is_some();
-        drive(Rc::clone(&core), connection, refusal).await;
-        core.connections.borrow_mut().remove(slot);
-        core.refusing.set(core.refusing.get() - usize::from(refused));
-    });
 }

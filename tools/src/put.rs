@@ -43,9 +43,10 @@ use place::{Step, share_files};
 
 pub(crate) use place::remove_older;
 
-/// Block length unless asked otherwise, in bytes. Long enough that a disk reads a block at its full
-/// speed, short enough that a segment of a usual code fits in a core's cache.
-pub const DEFAULT_BLOCK_BYTES: u32 = 64 << 10;
+/// Block length unless asked otherwise, in bytes. Short, so that a whole segment fits one turn's credit
+/// and a degraded read reads nothing twice; reads of several segments are contiguous in each share
+/// whatever the block length.
+pub const DEFAULT_BLOCK_BYTES: u32 = 16 << 10;
 /// Longest segment (k blocks) that put takes, in bytes: it holds one whole segment in memory.
 pub const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 /// Short segments are read, coded and written together up to this many bytes.

@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::Shared;
+use super::{Shared, memory};
 use crate::http::respond::Status;
 use crate::stats::{CoreStats, Kind, PHASES, SCALARS};
 
@@ -38,9 +38,14 @@ impl Collector for Cores {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let cores = &self.0.cores;
         for scalar in SCALARS {
-            family(&mut encoder, cores, scalar.name, scalar.help, scalar.kind, |stats| {
-                vec![(None, (scalar.cell)(stats).get())]
-            })?;
+            family(
+                &mut encoder,
+                cores,
+                scalar.name,
+                scalar.help,
+                scalar.kind,
+                |stats| vec![(None, (scalar.cell)(stats).get())],
+            )?;
         }
         family(
             &mut encoder,
@@ -73,8 +78,12 @@ impl Collector for Cores {
             },
         )?;
         let info = ConstGauge::new(1i64);
-        let mut metric =
-            encoder.encode_descriptor("io_backend", "How the cores talk to the kernel", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "io_backend",
+            "How the cores talk to the kernel",
+            None,
+            MetricType::Gauge,
+        )?;
         info.encode(metric.encode_family(&[("backend", self.0.backend.to_string())])?)?;
         let up = ConstGauge::new(self.0.started.elapsed().as_secs() as i64);
         up.encode(encoder.encode_descriptor(
@@ -83,13 +92,11 @@ impl Collector for Cores {
             None,
             MetricType::Gauge,
         )?)?;
-        let most = ConstGauge::new(self.0.connections_max as i64);
-        most.encode(encoder.encode_descriptor(
-            "connections_max",
-            "Connections that are planned for",
-            None,
-            MetricType::Gauge,
-        )?)
+        for (name, help, value) in memory::gauges(&self.0) {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
     }
 }
 

@@ -13,9 +13,16 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 
-use crate::io::Backend;
-use crate::stats::CoreStats;
+use crossbeam_channel::Sender;
 
+use crate::admission::Seats;
+use crate::budget::Budget;
+use crate::io::Backend;
+use crate::limits::MemoryPlan;
+use crate::stats::CoreStats;
+use crate::worker::Order;
+
+mod memory;
 mod metrics;
 mod status;
 
@@ -25,20 +32,34 @@ pub struct Shared {
     pub backend: Backend,
     /// One per core.
     pub cores: Vec<Arc<CoreStats>>,
-    /// Connections in all that are planned for.
-    pub connections_max: usize,
+    /// Where to ask each core for its connections.
+    pub orders: Vec<Sender<Order>>,
+    /// How the declared memory is divided.
+    pub plan: MemoryPlan,
+    /// Memory to lend.
+    pub budget: Arc<Budget>,
+    /// Places for connections.
+    pub seats: Arc<Seats>,
     /// When the server started.
     pub started: Instant,
     ready: AtomicBool,
 }
 
 impl Shared {
-    /// Counters for this many cores, all zero.
-    pub fn new(backend: Backend, cores: usize, connections_max: usize) -> Shared {
+    /// Counters for the plan's cores, all zero.
+    pub fn new(
+        backend: Backend,
+        plan: MemoryPlan,
+        budget: Arc<Budget>,
+        seats: Arc<Seats>,
+    ) -> Shared {
         Shared {
             backend,
-            cores: (0..cores).map(|_| Arc::default()).collect(),
-            connections_max,
+            cores: (0..plan.declared.cores).map(|_| Arc::default()).collect(),
+            orders: Vec::new(),
+            plan,
+            budget,
+            seats,
             started: Instant::now(),
             ready: AtomicBool::new(false),
         }
@@ -58,16 +79,20 @@ impl Shared {
 /// Starts the thread. It ends with the process.
 pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("admin".into()).spawn(move || {
-        let served = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, routes(shared)).await
-        });
-        if let Err(error) = served {
-            tracing::error!(%error, "the admin listener stopped");
-        }
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(move || {
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                axum::serve(listener, routes(shared)).await
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "the admin listener stopped");
+            }
+        })?;
     Ok(())
 }
 
@@ -84,7 +109,10 @@ async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     if shared.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or stopping\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: starting or stopping\n",
+        )
     }
 }
 
@@ -96,5 +124,8 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    Json(status::status(&shared))
+    // The cores answer at their next tick; waiting for them must not hold up other requests.
+    let asked = Arc::clone(&shared);
+    let listed = tokio::task::spawn_blocking(move || status::ask_cores(&asked)).await;
+    Json(status::status(&shared, listed.unwrap_or_default()))
 }

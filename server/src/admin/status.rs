@@ -1,12 +1,16 @@
 //! The cores' numbers summed up, as JSON for people and scripts.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use serde::Serialize;
 
-use super::Shared;
+use super::{Shared, memory};
 use crate::http::respond::Status;
 use crate::stats::{PHASES, SCALARS};
+use crate::watch::Listed;
+use crate::worker::Order;
 
 /// The answer of `/status`.
 #[derive(Debug, Serialize)]
@@ -16,14 +20,40 @@ pub(super) struct StatusReport {
     io_backend: String,
     cores: usize,
     uptime_seconds: u64,
-    connections_max: usize,
+    memory: BTreeMap<&'static str, u64>,
     connections: BTreeMap<&'static str, u64>,
     responses: BTreeMap<u16, u64>,
     totals: BTreeMap<&'static str, u64>,
+    /// The connections that hold the most and the slowest ones, of each core.
+    standing_out: Vec<Listed>,
+}
+
+/// How long the cores have to list their connections: they look for orders once a tick.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Asks every core which of its connections stand out.
+pub(super) fn ask_cores(shared: &Shared) -> Vec<Listed> {
+    let (reply, replies) = bounded(shared.orders.len().max(1));
+    let asked = shared
+        .orders
+        .iter()
+        .filter(|orders| {
+            orders
+                .try_send(Order::List {
+                    reply: reply.clone(),
+                })
+                .is_ok()
+        })
+        .count();
+    let deadline = Instant::now() + PATIENCE;
+    (0..asked)
+        .filter_map(|_| replies.recv_deadline(deadline).ok())
+        .flatten()
+        .collect()
 }
 
 /// Sums over all cores.
-pub(super) fn status(shared: &Shared) -> StatusReport {
+pub(super) fn status(shared: &Shared, standing_out: Vec<Listed>) -> StatusReport {
     let sum = |get: &dyn Fn(&crate::stats::CoreStats) -> u64| -> u64 {
         shared.cores.iter().map(|stats| get(stats)).sum()
     };
@@ -33,7 +63,10 @@ pub(super) fn status(shared: &Shared) -> StatusReport {
         io_backend: shared.backend.to_string(),
         cores: shared.cores.len(),
         uptime_seconds: shared.started.elapsed().as_secs(),
-        connections_max: shared.connections_max,
+        memory: memory::gauges(shared)
+            .into_iter()
+            .map(|(name, _, value)| (name, value))
+            .collect(),
         connections: PHASES
             .iter()
             .enumerate()
@@ -49,5 +82,6 @@ pub(super) fn status(shared: &Shared) -> StatusReport {
             .iter()
             .map(|scalar| (scalar.name, sum(&|stats| (scalar.cell)(stats).get())))
             .collect(),
+        standing_out,
     }
 }

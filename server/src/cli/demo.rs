@@ -34,13 +34,17 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let dir = match arguments.dir {
         Some(dir) => dir,
         None => {
-            temporary = tempfile::Builder::new().prefix("penstock-demo-").tempdir()?;
+            temporary = tempfile::Builder::new()
+                .prefix("penstock-demo-")
+                .tempdir()?;
             temporary.path().to_owned()
         }
     };
-    let stores: Vec<PathBuf> =
-        (0..DATA + PARITY).map(|i| dir.join(format!("disk{i}"))).collect();
-    let digest = build(&stores).with_context(|| format!("building a store in {}", dir.display()))?;
+    let stores: Vec<PathBuf> = (0..DATA + PARITY)
+        .map(|i| dir.join(format!("disk{i}")))
+        .collect();
+    let digest =
+        build(&stores).with_context(|| format!("building a store in {}", dir.display()))?;
     lose(&stores)?;
 
     let options = Options {
@@ -53,13 +57,20 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     serve::serve(settings, |addresses| {
         let url = format!("http://{}/{OBJECT}", addresses.objects);
         println!();
-        println!("  {} MiB in {DATA}+{PARITY} shares; {} of 6 disks lost", OBJECT_BYTES >> 20, LOST.len());
+        println!(
+            "  {} MiB in {DATA}+{PARITY} shares; {} of 6 disks lost",
+            OBJECT_BYTES >> 20,
+            LOST.len()
+        );
         println!("  store   {}", dir.display());
         println!("  url     {url}");
         println!("  sha256  {digest}");
         println!();
         println!("  curl -o {OBJECT} {url} && sha256sum {OBJECT}");
-        println!("  curl -s http://{}/metrics | grep rebuilt", addresses.admin);
+        println!(
+            "  curl -s http://{}/metrics | grep rebuilt",
+            addresses.admin
+        );
         println!();
         super::serve::announce(addresses);
     })?;
@@ -75,7 +86,7 @@ fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
         data: DATA,
         parity: PARITY,
         key: Key::new(OBJECT)?,
-        block_size: super::put::BLOCK_SIZE_DEFAULT,
+        block_size: put::DEFAULT_BLOCK_BYTES,
         code: None,
         content_type: None,
         size_hint: Some(OBJECT_BYTES),

@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use decode_kernel::share::Key;
-use penstock_tools::get::{self, GetOptions};
 use penstock_tools::Progress;
+use penstock_tools::get::{self, GetOptions};
 
 use super::Stores;
 
@@ -22,7 +22,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let options = GetOptions { stores: arguments.stores.stores, key: arguments.key };
+    let options = GetOptions {
+        stores: arguments.stores.stores,
+        key: arguments.key,
+    };
     let progress = Progress::on_terminal("get");
     match arguments.output.filter(|path| path.as_os_str() != "-") {
         Some(path) => {

@@ -21,5 +21,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let inspection = inspect::inspect(&arguments.file, arguments.leaves, &progress)?;
     drop(progress);
     println!("{inspection}");
-    Ok(if inspection.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if inspection.good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -11,6 +11,7 @@ mod demo;
 mod get;
 mod inspect;
 mod ls;
+mod plan;
 mod put;
 mod repair;
 mod serve;
@@ -42,6 +43,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Serve the objects of some stores over HTTP
     Serve(serve::Arguments),
+    /// Show what the declared memory will hold, without serving
+    Plan(plan::Arguments),
 }
 
 /// The stores that a command works on.
@@ -78,6 +81,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Repair(arguments) => return repair::run(arguments),
         Command::Inspect(arguments) => return inspect::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments)?,
+        Command::Plan(arguments) => plan::run(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,10 +13,6 @@ use penstock_tools::put::{self, PutOptions};
 
 use super::Stores;
 
-/// Small blocks keep a whole segment within one turn's credit, so that a degraded read reads nothing
-/// twice; the reads of one turn are contiguous in each share whatever the block size.
-pub(super) const BLOCK_SIZE_DEFAULT: u32 = 16 << 10;
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -31,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = super::key)]
     key: Option<Key>,
     /// Bytes of one block: how much of the file goes to one share at a time
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(u64::from(BLOCK_SIZE_DEFAULT)))]
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(u64::from(put::DEFAULT_BLOCK_BYTES)))]
     block_size: ByteSize,
     /// rs8 (up to 256 shares) or rs16 [default: what fits the number of shares]
     #[arg(long)]
@@ -49,8 +45,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         (Some(key), _) => key,
         (None, true) => bail!("standard input has no name: give one with --key"),
         (None, false) => {
-            let name = arguments.file.file_name().context("the file has no name; use --key")?;
-            let name = name.to_str().context("the file's name is not UTF-8; use --key")?;
+            let name = arguments
+                .file
+                .file_name()
+                .context("the file has no name; use --key")?;
+            let name = name
+                .to_str()
+                .context("the file's name is not UTF-8; use --key")?;
             Key::new(name).context("the file's name can't be a key; use --key")?
         }
     };
@@ -61,7 +62,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     } else {
         let name = arguments.file.display();
         let file = File::open(&arguments.file).with_context(|| format!("cannot open {name}"))?;
-        let metadata = file.metadata().with_context(|| format!("cannot look at {name}"))?;
+        let metadata = file
+            .metadata()
+            .with_context(|| format!("cannot look at {name}"))?;
         if metadata.is_dir() {
             bail!("{name} is a directory; put stores one file");
         }

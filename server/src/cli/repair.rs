@@ -18,7 +18,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let options = RepairOptions { stores: arguments.stores.stores, key: arguments.key };
+    let options = RepairOptions {
+        stores: arguments.stores.stores,
+        key: arguments.key,
+    };
     let progress = Progress::on_terminal("repair");
     let report = repair::repair(&options, &progress, &mut |name, repaired| {
         // Called with the progress bar out of the way.
@@ -26,5 +29,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     })?;
     drop(progress);
     println!("{report}");
-    Ok(if report.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -19,8 +19,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let options =
-        VerifyOptions { stores: arguments.stores.stores, key: arguments.key, digest: true };
+    let options = VerifyOptions {
+        stores: arguments.stores.stores,
+        key: arguments.key,
+        digest: true,
+    };
     let progress = Progress::on_terminal("verify");
     let result = verify::verify(&options, &progress, &mut |name, finding| {
         // Called with the progress bar out of the way.

@@ -80,20 +80,23 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
     let mut head = httparse::Request::new(&mut fields);
     match head.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) if length > REQUEST_HEAD_BYTES_MAX => {
-            refuse(Status::HeadersTooLarge, "the request head is larger than 8 KiB")
-        }
+        Ok(httparse::Status::Complete(length)) if length > REQUEST_HEAD_BYTES_MAX => refuse(
+            Status::HeadersTooLarge,
+            "the request head is larger than 8 KiB",
+        ),
         Ok(httparse::Status::Complete(length)) => match understand(&head) {
             Ok(request) => Parsed::Request(Box::new(request), length),
             Err(refusal) => Parsed::Refused(refusal),
         },
         Ok(httparse::Status::Partial) => incomplete(&head, bytes),
-        Err(httparse::Error::TooManyHeaders) => {
-            refuse(Status::HeadersTooLarge, "the request has more than 64 header fields")
-        }
-        Err(httparse::Error::Version) if claims_http(bytes) => {
-            refuse(Status::VersionNotSupported, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-        }
+        Err(httparse::Error::TooManyHeaders) => refuse(
+            Status::HeadersTooLarge,
+            "the request has more than 64 header fields",
+        ),
+        Err(httparse::Error::Version) if claims_http(bytes) => refuse(
+            Status::VersionNotSupported,
+            "only HTTP/1.1 and HTTP/1.0 are spoken here",
+        ),
         Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => {
             refuse(Status::BadRequest, "a header field is malformed")
         }
@@ -104,17 +107,27 @@ pub fn parse(bytes: &[u8]) -> Parsed {
 /// An incomplete head may already be too long.
 fn incomplete(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Parsed {
     // The request line is what precedes the first line feed; leading empty lines are allowed.
-    let start = bytes.iter().position(|&b| b != b'\r' && b != b'\n').unwrap_or(bytes.len());
+    let start = bytes
+        .iter()
+        .position(|&b| b != b'\r' && b != b'\n')
+        .unwrap_or(bytes.len());
     let line_open = !bytes[start..].contains(&b'\n');
     if line_open && bytes.len() - start > TARGET_BYTES_MAX + 64 {
-        return refuse(Status::TargetTooLong, "the request target is longer than 4 KiB");
+        return refuse(
+            Status::TargetTooLong,
+            "the request target is longer than 4 KiB",
+        );
     }
     if bytes.len() >= REQUEST_HEAD_BYTES_MAX {
         return match head.path {
-            Some(path) if path.len() > TARGET_BYTES_MAX => {
-                refuse(Status::TargetTooLong, "the request target is longer than 4 KiB")
-            }
-            _ => refuse(Status::HeadersTooLarge, "the request head is larger than 8 KiB"),
+            Some(path) if path.len() > TARGET_BYTES_MAX => refuse(
+                Status::TargetTooLong,
+                "the request target is longer than 4 KiB",
+            ),
+            _ => refuse(
+                Status::HeadersTooLarge,
+                "the request head is larger than 8 KiB",
+            ),
         };
     }
     Parsed::NeedMore
@@ -127,7 +140,10 @@ fn claims_http(bytes: &[u8]) -> bool {
 }
 
 fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
-    let bad = |reason| Refusal { status: Status::BadRequest, reason };
+    let bad = |reason| Refusal {
+        status: Status::BadRequest,
+        reason,
+    };
     let method = match head.method.unwrap_or_default() {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
@@ -169,7 +185,9 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
     let (mut hosts, mut ranges, mut if_ranges) = (0, 0, 0);
     for field in head.headers.iter() {
         let name = field.name;
-        let text = std::str::from_utf8(field.value).map(str::trim).unwrap_or_default();
+        let text = std::str::from_utf8(field.value)
+            .map(str::trim)
+            .unwrap_or_default();
         if name.eq_ignore_ascii_case("host") {
             hosts += 1;
         } else if name.eq_ignore_ascii_case("connection") {
@@ -294,13 +312,31 @@ mod tests {
 
     #[test]
     fn refusals_have_the_right_status() {
-        assert_eq!(refused("POST / HTTP/1.1\r\nHost: h\r\n\r\n"), Status::MethodNotAllowed);
-        assert_eq!(refused("BREW / HTTP/1.1\r\nHost: h\r\n\r\n"), Status::NotImplemented);
+        assert_eq!(
+            refused("POST / HTTP/1.1\r\nHost: h\r\n\r\n"),
+            Status::MethodNotAllowed
+        );
+        assert_eq!(
+            refused("BREW / HTTP/1.1\r\nHost: h\r\n\r\n"),
+            Status::NotImplemented
+        );
         assert_eq!(refused("GET / HTTP/1.1\r\n\r\n"), Status::BadRequest);
-        assert_eq!(refused("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), Status::BadRequest);
-        assert_eq!(refused("GET / HTTP/2.0\r\nHost: h\r\n\r\n"), Status::VersionNotSupported);
-        assert_eq!(refused("GET /%ff HTTP/1.1\r\nHost: h\r\n\r\n"), Status::BadRequest);
-        assert_eq!(refused("GET x HTTP/1.1\r\nHost: h\r\n\r\n"), Status::BadRequest);
+        assert_eq!(
+            refused("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+            Status::BadRequest
+        );
+        assert_eq!(
+            refused("GET / HTTP/2.0\r\nHost: h\r\n\r\n"),
+            Status::VersionNotSupported
+        );
+        assert_eq!(
+            refused("GET /%ff HTTP/1.1\r\nHost: h\r\n\r\n"),
+            Status::BadRequest
+        );
+        assert_eq!(
+            refused("GET x HTTP/1.1\r\nHost: h\r\n\r\n"),
+            Status::BadRequest
+        );
         assert_eq!(refused("\x16\x03\x01\x02\x00\x01\x00"), Status::BadRequest);
         assert_eq!(
             refused("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"),
@@ -318,7 +354,10 @@ mod tests {
             Status::TargetTooLong
         );
         let field = "a".repeat(REQUEST_HEAD_BYTES_MAX);
-        assert_eq!(refused(&format!("GET / HTTP/1.1\r\nx: {field}")), Status::HeadersTooLarge);
+        assert_eq!(
+            refused(&format!("GET / HTTP/1.1\r\nx: {field}")),
+            Status::HeadersTooLarge
+        );
         assert_eq!(
             refused(&format!("GET / HTTP/1.1\r\nHost: h\r\nx: {field}\r\n\r\n")),
             Status::HeadersTooLarge
@@ -327,7 +366,8 @@ mod tests {
 
     #[test]
     fn two_ranges_fields_or_a_list_count_as_none() {
-        let r = request("GET /k HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1\r\nRange: bytes=2-3\r\n\r\n");
+        let r =
+            request("GET /k HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1\r\nRange: bytes=2-3\r\n\r\n");
         assert_eq!(r.range, None);
         let r = request("GET /k HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1,4-5\r\n\r\n");
         assert_eq!(r.range, None);

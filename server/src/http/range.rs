@@ -39,8 +39,12 @@ pub fn parse(value: &str) -> Option<RangeSpec> {
     let (first, last) = (first.trim(), last.trim());
     match (first.is_empty(), last.is_empty()) {
         (true, true) => None,
-        (true, false) => Some(RangeSpec::Suffix { length: number(last)? }),
-        (false, true) => Some(RangeSpec::Open { first: number(first)? }),
+        (true, false) => Some(RangeSpec::Suffix {
+            length: number(last)?,
+        }),
+        (false, true) => Some(RangeSpec::Open {
+            first: number(first)?,
+        }),
         (false, false) => {
             let (first, last) = (number(first)?, number(last)?);
             (first <= last).then_some(RangeSpec::Closed { first, last })
@@ -65,7 +69,11 @@ impl RangeSpec {
             RangeSpec::Open { first } => first..size,
             RangeSpec::Suffix { length } => size.saturating_sub(length)..size,
         };
-        if range.start < range.end { Ok(range) } else { Err(Unsatisfiable) }
+        if range.start < range.end {
+            Ok(range)
+        } else {
+            Err(Unsatisfiable)
+        }
     }
 }
 
@@ -75,14 +83,26 @@ mod tests {
 
     #[test]
     fn forms() {
-        assert_eq!(parse("bytes=0-0"), Some(RangeSpec::Closed { first: 0, last: 0 }));
+        assert_eq!(
+            parse("bytes=0-0"),
+            Some(RangeSpec::Closed { first: 0, last: 0 })
+        );
         assert_eq!(parse("Bytes = 5-"), Some(RangeSpec::Open { first: 5 }));
         assert_eq!(parse("bytes=-7"), Some(RangeSpec::Suffix { length: 7 }));
         let huge = parse("bytes=0-99999999999999999999999").unwrap();
         assert_eq!(huge.resolve(10), Ok(0..10));
-        for bad in ["", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=3-2", "items=0-1",
-            "bytes=0-1,2-3", "bytes=+1-2", "bytes=1--2"]
-        {
+        for bad in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=3-2",
+            "items=0-1",
+            "bytes=0-1,2-3",
+            "bytes=+1-2",
+            "bytes=1--2",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
@@ -94,10 +114,19 @@ mod tests {
         assert_eq!(closed(9, 100).resolve(10), Ok(9..10));
         assert_eq!(closed(10, 100).resolve(10), Err(Unsatisfiable));
         assert_eq!(closed(0, u64::MAX).resolve(10), Ok(0..10));
-        assert_eq!(RangeSpec::Open { first: 10 }.resolve(10), Err(Unsatisfiable));
+        assert_eq!(
+            RangeSpec::Open { first: 10 }.resolve(10),
+            Err(Unsatisfiable)
+        );
         assert_eq!(RangeSpec::Suffix { length: 3 }.resolve(10), Ok(7..10));
         assert_eq!(RangeSpec::Suffix { length: 30 }.resolve(10), Ok(0..10));
-        assert_eq!(RangeSpec::Suffix { length: 0 }.resolve(10), Err(Unsatisfiable));
-        assert_eq!(RangeSpec::Suffix { length: 1 }.resolve(0), Err(Unsatisfiable));
+        assert_eq!(
+            RangeSpec::Suffix { length: 0 }.resolve(10),
+            Err(Unsatisfiable)
+        );
+        assert_eq!(
+            RangeSpec::Suffix { length: 1 }.resolve(0),
+            Err(Unsatisfiable)
+        );
     }
 }

@@ -144,7 +144,11 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
     head.field("Accept-Ranges", "bytes");
     head.field("ETag", entity.etag());
     head.field("Last-Modified", httpdate::HttpDate::from(modified));
-    let body = if request.method == Method::Head { 0..0 } else { body };
+    let body = if request.method == Method::Head {
+        0..0
+    } else {
+        body
+    };
     head.finish(body, keep_alive, request.http10)
 }
 
@@ -179,7 +183,9 @@ fn not_modified(request: &Request, entity: &impl Entity, modified: SystemTime) -
     if let Some(list) = &request.if_none_match {
         return list.trim() == "*" || tags(list).any(|tag| tag == entity.etag());
     }
-    request.if_modified_since.is_some_and(|since| modified <= since)
+    request
+        .if_modified_since
+        .is_some_and(|since| modified <= since)
 }
 
 /// The opaque parts of a list of entity tags; weak comparison ignores the `W/` (RFC 9110 section 8.8.3.2).
@@ -206,7 +212,10 @@ struct Head {
 
 impl Head {
     fn new(status: Status, now: SystemTime) -> Head {
-        let mut head = Head { status, bytes: Vec::with_capacity(RESPONSE_HEAD_BYTES_MAX / 2) };
+        let mut head = Head {
+            status,
+            bytes: Vec::with_capacity(RESPONSE_HEAD_BYTES_MAX / 2),
+        };
         head.put(format_args!("HTTP/1.1 {status}\r\n"));
         head.field("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
         head.field("Date", httpdate::HttpDate::from(now));
@@ -240,7 +249,12 @@ impl Head {
             self.field("Connection", "keep-alive");
         }
         self.put(format_args!("\r\n"));
-        Answer { status: self.status, head: self.bytes, body, keep_alive }
+        Answer {
+            status: self.status,
+            head: self.bytes,
+            body,
+            keep_alive,
+        }
     }
 }
 
@@ -304,7 +318,10 @@ mod tests {
     #[test]
     fn head_has_the_same_fields_and_no_body() {
         let (get_answer, get_text) = respond(&get());
-        let (answer, text) = respond(&Request { method: Method::Head, ..get() });
+        let (answer, text) = respond(&Request {
+            method: Method::Head,
+            ..get()
+        });
         assert_eq!((text, answer.body), (get_text, 0..0));
         assert_eq!(get_answer.status, answer.status);
     }
@@ -319,29 +336,55 @@ mod tests {
         assert!(text.contains("Content-Length: 10\r\n"));
         let range = Some(RangeSpec::Open { first: 1000 });
         let (answer, text) = respond(&Request { range, ..get() });
-        assert_eq!((answer.status, answer.body), (Status::RangeNotSatisfiable, 0..0));
+        assert_eq!(
+            (answer.status, answer.body),
+            (Status::RangeNotSatisfiable, 0..0)
+        );
         assert!(text.contains("Content-Range: bytes */1000\r\n"));
     }
 
     #[test]
     fn conditions() {
         let not_modified = |r: Request| respond(&r).0.status == Status::NotModified;
-        let tag = |t: &str| Request { if_none_match: Some(t.into()), ..get() };
+        let tag = |t: &str| Request {
+            if_none_match: Some(t.into()),
+            ..get()
+        };
         assert!(not_modified(tag("\"abc\"")));
         assert!(not_modified(tag("\"x\", W/\"abc\"")));
         assert!(not_modified(tag("*")));
         assert!(!not_modified(tag("\"abcd\"")));
         let since = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
-        let dated = |s| Request { if_modified_since: Some(since(s)), ..get() };
+        let dated = |s| Request {
+            if_modified_since: Some(since(s)),
+            ..get()
+        };
         assert!(not_modified(dated(784_111_777)));
         assert!(!not_modified(dated(784_111_776)));
-        assert!(!not_modified(Request { if_none_match: Some("\"x\"".into()), ..dated(u32::MAX.into()) }));
+        assert!(!not_modified(Request {
+            if_none_match: Some("\"x\"".into()),
+            ..dated(u32::MAX.into())
+        }));
 
         let range = Some(RangeSpec::Open { first: 1 });
-        let ranged = |r| respond(&Request { range, if_range: Some(r), ..get() }).0.status;
-        assert_eq!(ranged(IfRange::Tag("\"abc\"".into())), Status::PartialContent);
+        let ranged = |r| {
+            respond(&Request {
+                range,
+                if_range: Some(r),
+                ..get()
+            })
+            .0
+            .status
+        };
+        assert_eq!(
+            ranged(IfRange::Tag("\"abc\"".into())),
+            Status::PartialContent
+        );
         assert_eq!(ranged(IfRange::Tag("W/\"abc\"".into())), Status::Ok);
-        assert_eq!(ranged(IfRange::Date(since(784_111_777))), Status::PartialContent);
+        assert_eq!(
+            ranged(IfRange::Date(since(784_111_777))),
+            Status::PartialContent
+        );
         assert_eq!(ranged(IfRange::Date(since(784_111_778))), Status::Ok);
     }
 

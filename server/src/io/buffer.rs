@@ -56,12 +56,17 @@ impl Pool {
     /// # Panics
     /// If the sizes are not so: they are settings, checked before.
     pub fn new(buffers: usize, buffer_bytes: usize) -> Pool {
-        assert!(buffers > 0 && u16::try_from(buffers).is_ok(), "{buffers} pool buffers");
+        assert!(
+            buffers > 0 && u16::try_from(buffers).is_ok(),
+            "{buffers} pool buffers"
+        );
         assert!(
             buffer_bytes.is_multiple_of(ALIGN) && buffer_bytes > TABLE_PAGE_BYTES,
             "pool buffers of {buffer_bytes} bytes"
         );
-        let bytes = buffers.checked_mul(buffer_bytes).expect("the pool's size was checked");
+        let bytes = buffers
+            .checked_mul(buffer_bytes)
+            .expect("the pool's size was checked");
         let layout = Layout::from_size_align(bytes, ALIGN).expect("the pool's size was checked");
         // SAFETY: the layout's size is not zero.
         let memory = unsafe { alloc_zeroed(layout) };
@@ -89,7 +94,11 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner)
             .pop()
             .expect("as many permits as free buffers");
-        PoolBuffer(Lease { pool: self.clone(), index, _permit: permit })
+        PoolBuffer(Lease {
+            pool: self.clone(),
+            index,
+            _permit: permit,
+        })
     }
 
     /// Buffers in all.
@@ -109,7 +118,10 @@ impl Pool {
 
     /// Address and length of each buffer, in index order, for registering them with a ring.
     pub fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
-        (0..self.0.buffers).map(|index| Extent { pool: self.clone(), index })
+        (0..self.0.buffers).map(|index| Extent {
+            pool: self.clone(),
+            index,
+        })
     }
 
     fn address(&self, index: usize) -> *mut u8 {
@@ -157,7 +169,12 @@ struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.0.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+        self.pool
+            .0
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.index);
     }
 }
 
@@ -179,12 +196,23 @@ impl PoolBuffer {
                     length <= capacity && start <= capacity - length,
                     "a window of {length} bytes at {start} does not fit {capacity}"
                 );
-                let window = Window { lease: Arc::clone(&lease), start, length };
+                let window = Window {
+                    lease: Arc::clone(&lease),
+                    start,
+                    length,
+                };
                 start += length.next_multiple_of(WINDOW_ALIGN);
                 window
             })
             .collect();
-        (windows, Window { lease, start: capacity, length: TABLE_PAGE_BYTES })
+        (
+            windows,
+            Window {
+                lease,
+                start: capacity,
+                length: TABLE_PAGE_BYTES,
+            },
+        )
     }
 }
 
@@ -198,7 +226,12 @@ pub struct Window {
 impl Window {
     fn address(&self) -> *mut u8 {
         // SAFETY: `carve` made windows that lie inside their buffer.
-        unsafe { self.lease.pool.address(usize::from(self.lease.index)).add(self.start) }
+        unsafe {
+            self.lease
+                .pool
+                .address(usize::from(self.lease.index))
+                .add(self.start)
+        }
     }
 
     /// The index under which the buffer is registered with the core's ring.
@@ -253,7 +286,12 @@ impl Message {
         parts.extend(slices.map(|(window, bytes)| part(&windows[window][bytes])));
         // SAFETY: a msghdr of zeros is a valid one: no name, no parts, no control data.
         let header: libc::msghdr = unsafe { std::mem::zeroed() };
-        let mut message = Box::new(Message { head, windows, parts, header });
+        let mut message = Box::new(Message {
+            head,
+            windows,
+            parts,
+            header,
+        });
         message.header.msg_iov = message.parts.as_mut_ptr();
         message.header.msg_iovlen = message.parts.len();
         message
@@ -283,7 +321,9 @@ mod tests {
     use super::*;
 
     fn take(pool: &Pool) -> Option<PoolBuffer> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             tokio::select! {
                 biased;
@@ -319,10 +359,20 @@ mod tests {
         let (mut windows, _) = take(&pool).unwrap().carve([4, 4].into_iter());
         windows[0].copy_from_slice(b"abcd");
         windows[1].copy_from_slice(b"efgh");
-        let message =
-            Message::new(Bytes::from_static(b"head"), windows, [(1, 1..3), (0, 0..4)].into_iter());
-        let text: Vec<u8> = message.parts().iter().flat_map(|part| part.to_vec()).collect();
-        assert_eq!((text.as_slice(), message.bytes()), (b"headfgabcd".as_slice(), 10));
+        let message = Message::new(
+            Bytes::from_static(b"head"),
+            windows,
+            [(1, 1..3), (0, 0..4)].into_iter(),
+        );
+        let text: Vec<u8> = message
+            .parts()
+            .iter()
+            .flat_map(|part| part.to_vec())
+            .collect();
+        assert_eq!(
+            (text.as_slice(), message.bytes()),
+            (b"headfgabcd".as_slice(), 10)
+        );
     }
 
     #[test]

@@ -69,7 +69,11 @@ impl Waiters {
     fn remove(&mut self, slot: u32) {
         let waiter = &mut self.slots[slot as usize];
         // The next turn begins now, so that an event still to come finds nobody.
-        *waiter = Waiter { turn: waiter.turn.wrapping_add(1), fired: false, waker: None };
+        *waiter = Waiter {
+            turn: waiter.turn.wrapping_add(1),
+            fired: false,
+            waker: None,
+        };
         self.free.push(slot);
     }
 
@@ -92,7 +96,10 @@ impl Poller {
         // SAFETY: the AsyncFd owns the Epoll, whose descriptor stays open and the same until it is dropped.
         let epoll =
             unsafe { AsyncFd::register_with_interest(Epoll::new()?, TokioInterest::READABLE) }?;
-        let poller = Rc::new(Poller { epoll, waiters: RefCell::default() });
+        let poller = Rc::new(Poller {
+            epoll,
+            waiters: RefCell::default(),
+        });
         tokio::task::spawn_local(Rc::clone(&poller).dispatch());
         Ok(poller)
     }
@@ -100,7 +107,9 @@ impl Poller {
     async fn dispatch(self: Rc<Self>) {
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS_MAX];
         loop {
-            let Ok(mut guard) = self.epoll.readable().await else { return };
+            let Ok(mut guard) = self.epoll.readable().await else {
+                return;
+            };
             match self.epoll.get_ref().wait(&mut events) {
                 Ok(fired) => {
                     let mut waiters = self.waiters.borrow_mut();
@@ -125,7 +134,12 @@ impl Poller {
         socket: &'a Socket,
         interest: Interest,
     ) -> impl Future<Output = io::Result<()>> + 'a {
-        Ready { poller: self, socket, interest, slot: None }
+        Ready {
+            poller: self,
+            socket,
+            interest,
+            slot: None,
+        }
     }
 }
 
@@ -147,7 +161,10 @@ impl Future for Ready<'_> {
                 self.slot = Some(slot);
                 let token = u64::from(slot) | u64::from(turn) << 32;
                 let flags = self.interest.flags() as u32;
-                self.poller.epoll.get_ref().arm(self.socket.as_fd(), flags, token)?;
+                self.poller
+                    .epoll
+                    .get_ref()
+                    .arm(self.socket.as_fd(), flags, token)?;
                 slot
             }
         };

@@ -64,7 +64,9 @@ impl FromStr for BackendChoice {
             "auto" => Ok(BackendChoice::Auto),
             "uring" => Ok(BackendChoice::Only(Backend::Uring)),
             "epoll" => Ok(BackendChoice::Only(Backend::Epoll)),
-            _ => Err(format!("`{text}` is not an I/O backend: use auto, uring or epoll")),
+            _ => Err(format!(
+                "`{text}` is not an I/O backend: use auto, uring or epoll"
+            )),
         }
     }
 }
@@ -141,9 +143,11 @@ impl Io {
     pub fn start_read(&self, file: &Arc<File>, window: Window, offset: u64) -> Reading<'_> {
         let file = Arc::clone(file);
         Reading(match &self.0 {
-            Inner::Uring(uring) => {
-                ReadingInner::Uring { uring, offset, operation: uring.read(file, window, 0, offset) }
-            }
+            Inner::Uring(uring) => ReadingInner::Uring {
+                uring,
+                offset,
+                operation: uring.read(file, window, 0, offset),
+            },
             Inner::Epoll(_) => ReadingInner::Epoll(epoll::Read::start(file, window, offset)),
         })
     }
@@ -168,7 +172,11 @@ impl Io {
 pub struct Reading<'a>(ReadingInner<'a>);
 
 enum ReadingInner<'a> {
-    Uring { uring: &'a uring::Uring, offset: u64, operation: uring::InFlight<uring::ReadData> },
+    Uring {
+        uring: &'a uring::Uring,
+        offset: u64,
+        operation: uring::InFlight<uring::ReadData>,
+    },
     Epoll(epoll::Read),
 }
 
@@ -181,7 +189,11 @@ impl Reading<'_> {
                 Ok((result, window)) => (result, Some(window)),
                 Err(error) => (Err(error), None),
             },
-            ReadingInner::Uring { uring, offset, mut operation } => {
+            ReadingInner::Uring {
+                uring,
+                offset,
+                mut operation,
+            } => {
                 let mut filled = 0;
                 loop {
                     let (result, (window, file)) = operation.await;
@@ -205,10 +217,10 @@ impl Reading<'_> {
 /// Settings of a connection's socket. Set on the listener, inherited by what it accepts.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOptions {
-    /// `SO_SNDBUF`.
-    pub send_buffer_bytes: usize,
-    /// `TCP_NOTSENT_LOWAT`.
-    pub notsent_lowat_bytes: usize,
+    /// `SO_SNDBUF`; `TCP_NOTSENT_LOWAT` is twice that.
+    pub send_buffer_bytes: u32,
+    /// `SO_RCVBUF`.
+    pub receive_buffer_bytes: u32,
     /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged, or unsent for want of window.
     pub user_timeout: Duration,
 }
@@ -226,8 +238,11 @@ impl Socket {
     /// A listener of one core: `SO_REUSEPORT`, so that the kernel spreads connections over the cores'
     /// listeners.
     pub fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
-        let socket =
-            socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = socket2::Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         if address.is_ipv6() {
             socket.set_only_v6(address.ip() != std::net::Ipv6Addr::UNSPECIFIED)?;
         }
@@ -235,11 +250,9 @@ impl Socket {
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        socket.set_send_buffer_size(options.send_buffer_bytes)?;
-        socket.set_tcp_notsent_lowat(
-            u32::try_from(options.notsent_lowat_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
-        )?;
+        socket.set_recv_buffer_size(options.receive_buffer_bytes as usize)?;
         socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+        set_send_buffer(&socket, options.send_buffer_bytes)?;
         socket.bind(&address.into())?;
         socket.listen(LISTEN_BACKLOG)?;
         Ok(Socket(socket))
@@ -247,7 +260,10 @@ impl Socket {
 
     /// The address it is bound to.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+        self.0
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Takes one waiting connection, or fails with `WouldBlock`.
@@ -282,6 +298,11 @@ impl Socket {
         sys::unacknowledged_bytes(self.as_fd())
     }
 
+    /// Sets `SO_SNDBUF` and with it `TCP_NOTSENT_LOWAT`.
+    pub fn set_send_buffer(&self, bytes: u32) -> io::Result<()> {
+        set_send_buffer(&self.0, bytes)
+    }
+
     /// Tells the peer that no more bytes will come.
     pub fn finish_sending(&self) {
         // It fails only if the connection is gone.
@@ -303,4 +324,11 @@ impl Socket {
     pub fn abort(&self) {
         sys::abort(self.as_fd());
     }
+}
+
+/// The kernel doubles `SO_SNDBUF`. With LOWAT at the doubled value POLLOUT means that less than half of
+/// the buffer is unsent and a third of it is free: both bounds from one number.
+fn set_send_buffer(socket: &socket2::Socket, bytes: u32) -> io::Result<()> {
+    socket.set_send_buffer_size(bytes as usize)?;
+    socket.set_tcp_notsent_lowat(bytes.saturating_mul(2))
 }

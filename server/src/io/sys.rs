@@ -13,7 +13,11 @@ const SO_MEMINFO: libc::c_int = 55;
 const SK_MEMINFO_VARS: usize = 9;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// Kernel memory of one socket, in bytes (`SO_MEMINFO`, socket(7); the same numbers as `ss -m`).
@@ -36,10 +40,16 @@ pub struct SocketMemory {
 impl SocketMemory {
     /// All of it.
     pub fn total(&self) -> u64 {
-        [self.receive_queue, self.send_queue, self.forward_alloc, self.options, self.backlog]
-            .iter()
-            .map(|&part| u64::from(part))
-            .sum()
+        [
+            self.receive_queue,
+            self.send_queue,
+            self.forward_alloc,
+            self.options,
+            self.backlog,
+        ]
+        .iter()
+        .map(|&part| u64::from(part))
+        .sum()
     }
 }
 
@@ -108,10 +118,17 @@ pub fn abort(fd: BorrowedFd<'_>) {
 /// disk would have to be asked, EOPNOTSUPP where the file system can't tell.
 pub fn read_cached_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let iov = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     // SAFETY: the iovec describes `buffer`, which is writable and lives through the call.
     let result = unsafe { libc::preadv2(fd.as_raw_fd(), &iov, 1, offset, libc::RWF_NOWAIT) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as usize)
+    }
 }
 
 /// An epoll instance whose registrations fire once (`EPOLLONESHOT`, epoll(7)): the same contract
@@ -132,7 +149,10 @@ impl Epoll {
     }
 
     fn control(&self, operation: libc::c_int, fd: RawFd, flags: u32, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: flags, u64: token };
+        let mut event = libc::epoll_event {
+            events: flags,
+            u64: token,
+        };
         // SAFETY: `event` is valid for the call; the kernel copies it.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &mut event) })?;
         Ok(())
@@ -161,7 +181,10 @@ impl Epoll {
                 room,
                 0,
             ))?;
-            Ok(std::slice::from_raw_parts(events.as_ptr().cast(), count as usize))
+            Ok(std::slice::from_raw_parts(
+                events.as_ptr().cast(),
+                count as usize,
+            ))
         }
     }
 }
@@ -192,7 +215,10 @@ impl Resource {
 
 /// The soft and the hard limit; `u64::MAX` is none.
 pub fn limit(resource: Resource) -> io::Result<(u64, u64)> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the kernel writes one rlimit through the pointer, which is valid for that.
     check(unsafe { libc::getrlimit(resource.id(), &mut limit) })?;
     Ok((limit.rlim_cur, limit.rlim_max))
@@ -202,9 +228,19 @@ pub fn limit(resource: Resource) -> io::Result<(u64, u64)> {
 pub fn raise_limit(resource: Resource) -> io::Result<u64> {
     let (soft, hard) = limit(resource)?;
     if soft < hard {
-        let limit = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+        let limit = libc::rlimit {
+            rlim_cur: hard,
+            rlim_max: hard,
+        };
         // SAFETY: the rlimit lives through the call, which only reads it.
         check(unsafe { libc::setrlimit(resource.id(), &limit) })?;
     }
     Ok(hard)
+}
+
+/// Whether limits on locked memory and socket buffers don't bind this process: its effective user is
+/// root. (`CAP_IPC_LOCK` and `CAP_NET_ADMIN` could be had otherwise; then a warning is one too many.)
+pub fn may_lock_memory() -> bool {
+    // SAFETY: geteuid has no arguments and can't fail.
+    unsafe { libc::geteuid() == 0 }
 }

@@ -67,12 +67,21 @@ impl Uring {
                 _ => format!("the kernel refused: {error}"),
             }
         });
-        (Uring { registered: refusal.is_none(), _registry: registry }, refusal)
+        (
+            Uring {
+                registered: refusal.is_none(),
+                _registry: registry,
+            },
+            refusal,
+        )
     }
 
     pub(super) async fn ready(&self, socket: &Rc<Socket>, interest: Interest) -> io::Result<()> {
-        let entry =
-            opcode::PollAdd::new(types::Fd(socket.as_fd().as_raw_fd()), interest.flags() as u32).build();
+        let entry = opcode::PollAdd::new(
+            types::Fd(socket.as_fd().as_raw_fd()),
+            interest.flags() as u32,
+        )
+        .build();
         submit(Rc::clone(socket), entry).await.0.map(drop)
     }
 
@@ -94,7 +103,9 @@ impl Uring {
                 .offset(offset)
                 .build()
         } else {
-            opcode::Read::new(fd, address, length).offset(offset).build()
+            opcode::Read::new(fd, address, length)
+                .offset(offset)
+                .build()
         };
         submit((window, file), entry)
     }
@@ -118,8 +129,11 @@ impl Uring {
 pub(super) fn run<F: Future>(work: F) -> io::Result<F::Output> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_cqsize(RING_COMPLETIONS).setup_clamp();
-    let runtime =
-        tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring))?;
+    let runtime = tokio_uring::Runtime::new(
+        tokio_uring::builder()
+            .entries(RING_ENTRIES)
+            .uring_builder(&ring),
+    )?;
     Ok(runtime.block_on(work))
 }
 
@@ -154,11 +168,16 @@ pub(super) fn probe() -> Result<(), ProbeError> {
             Some(libc::ENOMEM) => "raise RLIMIT_MEMLOCK (`ulimit -l`)",
             _ => "see io_uring_setup(2)",
         };
-        ProbeError::Refused { error: error.to_string(), advice }
+        ProbeError::Refused {
+            error: error.to_string(),
+            advice,
+        }
     };
     let ring = io_uring::IoUring::new(8).map_err(refused)?;
     let mut probe = io_uring::Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(refused)?;
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(refused)?;
     for (code, name) in [
         (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
         (opcode::ReadFixed::CODE, "IORING_OP_READ_FIXED"),
