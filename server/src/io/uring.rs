@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
@@ -18,6 +19,10 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 use super::buffer::{Extent, Message, Pool, Window};
 use super::{Interest, Socket};
 use crate::limits::{RING_COMPLETIONS, RING_ENTRIES};
+
+/// How often a ring is tried again that RLIMIT_MEMLOCK did not allow, and after which pause.
+const RING_ATTEMPTS: usize = 10;
+const RING_PAUSE: Duration = Duration::from_millis(20);
 
 /// One core's ring, as far as it needs state of ours.
 pub(super) struct Uring {
@@ -129,12 +134,30 @@ impl Uring {
 pub(super) fn run<F: Future>(work: F) -> io::Result<F::Output> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_cqsize(RING_COMPLETIONS).setup_clamp();
-    let runtime = tokio_uring::Runtime::new(
-        tokio_uring::builder()
-            .entries(RING_ENTRIES)
-            .uring_builder(&ring),
-    )?;
+    let mut builder = tokio_uring::builder();
+    builder.entries(RING_ENTRIES).uring_builder(&ring);
+    let runtime = patiently(|| tokio_uring::Runtime::new(&builder)).map_err(|error| {
+        let advice = match error.raw_os_error() {
+            Some(libc::ENOMEM) => "; raise RLIMIT_MEMLOCK (`ulimit -l`) or use --io epoll",
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("io_uring_setup: {error}{advice}"))
+    })?;
     Ok(runtime.block_on(work))
+}
+
+/// Tries again for a short time when RLIMIT_MEMLOCK seems to be used up: the kernel counts the rings of
+/// all processes of a user, and gives a ring's memory back only some time after it was closed.
+fn patiently<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..RING_ATTEMPTS {
+        match make() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                std::thread::sleep(RING_PAUSE);
+            }
+            result => return result,
+        }
+    }
+    make()
 }
 
 /// Why io_uring can't be used here.
@@ -173,7 +196,11 @@ pub(super) fn probe() -> Result<(), ProbeError> {
             advice,
         }
     };
-    let ring = io_uring::IoUring::new(8).map_err(refused)?;
+    // As large as the real ones: their memory counts against RLIMIT_MEMLOCK, of which containers
+    // often have 64 KiB.
+    let mut real_size = io_uring::IoUring::<squeue::Entry, cqueue::Entry>::builder();
+    real_size.setup_cqsize(RING_COMPLETIONS).setup_clamp();
+    let ring = patiently(|| real_size.build(RING_ENTRIES)).map_err(refused)?;
     let mut probe = io_uring::Probe::new();
     ring.submitter()
         .register_probe(&mut probe)
