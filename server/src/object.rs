@@ -318,7 +318,9 @@ impl Catalogue {
         }
         let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
         let code = Arc::new(Code::new(header.code, k, n)?);
-        let most = code.workspace_bytes_max(self.piece_capacity, REBUILD_PLANS_MAX)
+        // What is rebuilt lies in one buffer with the k ranges, as long or longer, that it comes from.
+        let range_bytes = self.piece_capacity / (k + 1);
+        let most = code.workspace_bytes_max(range_bytes, REBUILD_PLANS_MAX)
             + if header.code == CodeKind::Rs16 {
                 RS16_BYTES
             } else {
