@@ -166,16 +166,12 @@ fn wget(io: Backend) {
         fs::write(&out, &content[..7_654_321]).unwrap();
         run(wget().args(["-c", "-P"]).arg(files).arg(url));
         check(&out, content);
-        assert_eq!(
-            number(&server.status(), &["responses", "206"]),
-            1,
-            "only the rest was sent"
-        );
+        server.wait_for_status("one part", |s| s["responses"]["206"] == 1);
 
         // It asks past the end when it has all, and takes the 416 for that.
         run(wget().args(["-c", "-P"]).arg(files).arg(url));
         check(&out, content);
-        assert_eq!(number(&server.status(), &["responses", "416"]), 1);
+        server.wait_for_status("one 416", |s| s["responses"]["416"] == 1);
     });
 }
 
@@ -196,10 +192,9 @@ fn aria2(io: Backend) {
             .arg(files);
         run(aria2.arg(url));
         check(&files.join("whole"), content);
-        assert!(
-            number(&server.status(), &["responses", "206"]) >= 7,
-            "it came in parts"
-        );
+        // How many parts it asks for depends on how fast they come.
+        server.wait_for_status("a part", |s| s["responses"]["206"].as_u64() >= Some(1));
+        assert!(server.total("accepted_connections") >= 2);
     });
 }
 

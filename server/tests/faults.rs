@@ -251,8 +251,16 @@ fn a_new_put_in_the_middle_of_a_download(io: Backend) {
     assert_eq!(server.total("reset_bodies"), 0);
 }
 
-fn stores_that_come_back(io: Backend) {
+/// Every request meets what the ones before left.
+fn served_by_one_core(io: Backend) -> (Stores, Server, Vec<u8>) {
     let (stores, server, content) = served(io);
+    drop(server);
+    let server = Server::start(&stores, io, &["--cores", "1"]);
+    (stores, server, content)
+}
+
+fn stores_that_come_back(io: Backend) {
+    let (stores, server, content) = served_by_one_core(io);
     assert_eq!(get(server.objects, PATH, &[]).status(), 200);
     let away = |store: usize| stores.file(&format!("{store} is away"));
     for store in [0, 1, 2] {
@@ -284,7 +292,7 @@ fn stores_that_come_back(io: Backend) {
 }
 
 fn a_repair_is_seen(io: Backend) {
-    let (stores, server, content) = served(io);
+    let (stores, server, content) = served_by_one_core(io);
     stores.remove_store(2);
     stores.corrupt(KEY, 0);
     assert_same(&get(server.objects, PATH, &[]).body, &content, "damaged");

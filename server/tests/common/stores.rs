@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use decode_kernel::code::CodeKind;
 use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, object_dir};
 use penstock_tools::Progress;
 use penstock_tools::put::{PutOptions, put};
@@ -85,13 +86,25 @@ impl Stores {
 
     /// Puts an object; parity goes to the stores that are left over by `data`.
     pub fn put(&self, key: &str, content: &mut impl Read, data: u16, block: u32) -> Header {
+        self.put_in(None, key, content, data, block)
+    }
+
+    /// As [`Stores::put`], in this code.
+    pub fn put_in(
+        &self,
+        code: Option<CodeKind>,
+        key: &str,
+        content: &mut impl Read,
+        data: u16,
+        block: u32,
+    ) -> Header {
         let options = PutOptions {
             stores: self.paths.clone(),
             data,
             parity: self.paths.len() as u16 - data,
             key: Key::new(key).unwrap(),
             block_size: block,
-            code: None,
+            code,
             content_type: None,
             size_hint: None,
         };

@@ -1,0 +1,191 @@
+//! The admin listener: health, readiness, metrics that a scraper takes, and the status that agrees with them.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Backend, Client, PATH, SIZE, Server, assert_same, get, number, served};
+use serde_json::Value;
+
+on_both_backends! {
+    health_and_readiness
+    metrics_are_prometheus_text
+    metrics_and_status_agree
+}
+
+fn health_and_readiness(io: Backend) {
+    let (_stores, server, _) = served(io);
+    let mut admin = Client::connect(server.admin);
+    for (path, status) in [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/", 404),
+        ("/object", 404),
+    ] {
+        assert_eq!(admin.request("GET", path, &[]).status(), status, "{path}");
+    }
+    assert_eq!(admin.request("GET", "/healthz", &[]).text(), "ok\n");
+    // The admin's paths are not objects, and objects are not the admin's.
+    assert_eq!(get(server.objects, "/healthz", &[]).status(), 404);
+    assert_eq!(get(server.admin, PATH, &[]).status(), 404);
+}
+
+/// Samples by family and labels.
+type Metrics = BTreeMap<(String, BTreeMap<String, String>), f64>;
+
+/// Reads the text format strictly: what a scraper would refuse, this does.
+fn parse_metrics(text: &str) -> Metrics {
+    let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut metrics = Metrics::new();
+    let name_is_good = |name: &str| {
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        !name.is_empty()
+            && name.chars().all(good)
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    assert!(text.ends_with("# EOF\n"), "the end is marked");
+    for line in text.trim_end_matches("# EOF\n").lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let (word, name) = (words.next().unwrap(), words.next().expect("a name"));
+            let rest = words.next().expect("text");
+            assert!(name_is_good(name), "{line}");
+            match word {
+                "HELP" | "UNIT" => assert!(!rest.is_empty(), "{line}"),
+                "TYPE" => {
+                    assert!(["counter", "gauge"].contains(&rest), "{line}");
+                    assert_eq!(
+                        kinds.insert(name, rest),
+                        None,
+                        "two families of one name: {line}"
+                    );
+                }
+                _ => panic!("{line}"),
+            }
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+        let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line:?}"));
+        let (name, labels) = match series.split_once('{') {
+            None => (series, ""),
+            Some((name, rest)) => (name, rest.strip_suffix('}').expect("a closing brace")),
+        };
+        assert!(name_is_good(name), "{line}");
+        let family = name
+            .strip_suffix("_total")
+            .filter(|family| kinds.get(family) == Some(&"counter"));
+        let family = family.unwrap_or(name);
+        match kinds.get(family) {
+            Some(&"counter") => assert!(name.ends_with("_total") && value >= 0.0, "{line}"),
+            Some(_) => {}
+            None => panic!("a sample without a family: {line}"),
+        }
+        let labels = labels
+            .split(',')
+            .filter(|label| !label.is_empty())
+            .map(|label| {
+                let (name, value) = label.split_once('=').unwrap_or_else(|| panic!("{line}"));
+                let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+                assert!(name_is_good(name), "{line}");
+                (
+                    name.to_owned(),
+                    value.unwrap_or_else(|| panic!("{line}")).to_owned(),
+                )
+            });
+        let series = (family.to_owned(), labels.collect());
+        assert_eq!(metrics.insert(series, value), None, "twice: {line}");
+    }
+    metrics
+}
+
+fn scrape(server: &Server) -> Metrics {
+    let answer = get(server.admin, "/metrics", &[]);
+    assert_eq!(answer.status(), 200);
+    let content_type = answer.field("Content-Type").unwrap();
+    assert!(content_type.contains("text"), "{content_type}");
+    parse_metrics(answer.text())
+}
+
+/// The sum of a family over the cores, of one label's value or of all.
+fn sum(metrics: &Metrics, family: &str, label: Option<(&str, &str)>) -> f64 {
+    let name = format!("penstock_{family}");
+    let mut found = metrics.iter().filter(|((family, labels), _)| {
+        let fits = |(name, value): (&str, &str)| labels.get(name).is_some_and(|v| v == value);
+        *family == name && label.is_none_or(fits)
+    });
+    let first = found
+        .next()
+        .unwrap_or_else(|| panic!("no {name} {label:?} in {metrics:#?}"));
+    first.1 + found.map(|(_, value)| value).sum::<f64>()
+}
+
+fn metrics_are_prometheus_text(io: Backend) {
+    let (stores, server, content) = served(io);
+    // Some of everything: parity, a bad leaf, rebuilding, an error.
+    stores.corrupt(common::KEY, 0);
+    assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
+    assert_eq!(get(server.objects, "/nothing", &[]).status(), 404);
+    // Gauges follow with the next tick, and a response counts when the kernel has taken all of it.
+    server.wait_for_status("free buffers and both responses", |status| {
+        status["totals"]["pool_buffers_free"] != 0
+            && status["responses"]["200"] == 1
+            && status["responses"]["404"] == 1
+    });
+    let metrics = scrape(&server);
+    for family in [
+        "sent_bytes",
+        "data_read_bytes",
+        "parity_read_bytes",
+        "rebuilt_segments",
+        "verified_leaves",
+        "failed_leaves",
+        "pool_buffers",
+        "pool_buffers_free",
+        "connections_max",
+    ] {
+        assert!(sum(&metrics, family, None) > 0.0, "{family}");
+    }
+    assert!(sum(&metrics, "sent_bytes", None) >= SIZE as f64);
+    assert!(sum(&metrics, "send_queue_bytes", None) >= 0.0);
+    for phase in ["idle", "head", "opening", "sending", "lingering"] {
+        assert!(sum(&metrics, "connections", Some(("phase", phase))) >= 0.0);
+    }
+    assert_eq!(sum(&metrics, "responses", Some(("status", "200"))), 1.0);
+    assert_eq!(sum(&metrics, "responses", Some(("status", "404"))), 1.0);
+    assert_eq!(sum(&metrics, "responses", Some(("status", "500"))), 0.0);
+    assert_eq!(
+        sum(&metrics, "io_backend", Some(("backend", &io.to_string()))),
+        1.0
+    );
+}
+
+fn metrics_and_status_agree(io: Backend) {
+    let (_stores, server, _) = served(io);
+    for path in [PATH, "/nothing"] {
+        get(server.objects, path, &[]);
+    }
+    // Nothing is under way then, so that two looks see the same.
+    server.wait_for_status("both responses and nobody", |status| {
+        status["responses"]["200"] == 1
+            && status["responses"]["404"] == 1
+            && server.connections() == 0
+    });
+    let (status, metrics) = (server.status(), scrape(&server));
+    for (name, value) in status["totals"].as_object().unwrap() {
+        assert_eq!(sum(&metrics, name, None), value.as_f64().unwrap(), "{name}");
+    }
+    for (code, count) in status["responses"].as_object().unwrap() {
+        let label = Some(("status", code.as_str()));
+        assert_eq!(
+            sum(&metrics, "responses", label),
+            count.as_f64().unwrap(),
+            "{code}"
+        );
+    }
+    assert_eq!(status["ready"], Value::Bool(true));
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(number(&status, &["responses", "200"]), 1);
+    assert_eq!(number(&status, &["totals", "accepted_connections"]), 2);
+    let planned = number(&status, &["memory", "connections_max"]);
+    assert_eq!(sum(&metrics, "connections_max", None), planned as f64);
+}

@@ -1,0 +1,413 @@
+//! What an operator meets: options and the configuration file, errors at start, choosing a backend, the demo.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::process::Command;
+
+use common::{
+    Backend, Client, PATH, Server, Stores, assert_same, get, penstock, program, run, served, sha256,
+};
+
+on_both_backends! {
+    every_option_is_a_key_of_the_file
+    options_override_the_file
+    one_store_of_several_is_missing
+    a_pool_that_cannot_be_registered
+    memory_for_no_ring
+}
+
+/// A file of all options, each with a value that shows.
+fn config(stores: &Stores, io: Backend) -> String {
+    let paths: Vec<String> = stores
+        .paths
+        .iter()
+        .map(|path| format!("{path:?}"))
+        .collect();
+    format!(
+        "store = [{}]\n\
+         listen = \"127.0.0.1:0\"\n\
+         admin = \"127.0.0.1:0\"\n\
+         cores = 1\n\
+         io = \"{io}\"\n\
+         pool_buffers = 5\n\
+         pool_buffer_size = \"1MiB\"\n\
+         memory = \"300MiB\"\n\
+         max_connections = 77\n\
+         max_connections_per_address = 66\n\
+         over_limit = \"wait\"\n\
+         min_rate = \"1KiB\"\n\
+         head_timeout = \"150ms\"\n\
+         idle_timeout = \"7m\"\n\
+         send_timeout = \"8m\"\n\
+         drain_timeout = \"9s\"\n",
+        paths.join(", ")
+    )
+}
+
+fn every_option_is_a_key_of_the_file(io: Backend) {
+    let stores = Stores::new(2);
+    stores.put("key", &mut &b"value"[..], 1, 4096);
+    let text = config(&stores, io);
+
+    let help = run(penstock().args(["serve", "--help"]));
+    let options: BTreeSet<String> = help
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("--"))
+        .map(|word| {
+            word.trim_matches(|c: char| !c.is_ascii_lowercase())
+                .replace('-', "_")
+        })
+        .filter(|option| !["config", "help", "version"].contains(&option.as_str()))
+        .collect();
+    let keys: BTreeSet<String> = text
+        .lines()
+        .map(|line| line.split_once(" = ").unwrap().0.to_owned())
+        .collect();
+    assert_eq!(keys, options, "keys of the file, options of the help");
+
+    let file = stores.file("penstock.toml");
+    fs::write(&file, text).unwrap();
+    let mut command = penstock();
+    command.arg("serve").arg("--config").arg(&file);
+    let server = Server::launch(command).unwrap();
+    assert_eq!(get(server.objects, "/key", &[]).text(), "value");
+    let status = server.status();
+    assert_eq!(status["cores"], 1);
+    assert_eq!(status["io_backend"], io.to_string());
+    assert_eq!(status["memory"]["connections_max"], 77);
+    assert_eq!(status["totals"]["pool_buffers"], 5);
+    let mut client = Client::connect(server.objects);
+    client.send("GET");
+    assert_eq!(
+        client.response("GET").status(),
+        408,
+        "the head's time is short"
+    );
+}
+
+fn options_override_the_file(io: Backend) {
+    let stores = Stores::new(2);
+    stores.put("key", &mut &b"value"[..], 1, 4096);
+    let file = stores.file("penstock.toml");
+    let other = if io == Backend::Epoll {
+        Backend::Uring
+    } else {
+        Backend::Epoll
+    };
+    fs::write(&file, config(&stores, other)).unwrap();
+    let mut command = penstock();
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(&file)
+        .args(["--io", &io.to_string()]);
+    command.args([
+        "--pool-buffers",
+        "6",
+        "--max-connections",
+        "78",
+        "--cores",
+        "2",
+    ]);
+    let status = Server::launch(command).unwrap().status();
+    assert_eq!(status["io_backend"], io.to_string());
+    assert_eq!(status["cores"], 2);
+    assert_eq!(status["memory"]["connections_max"], 78);
+    assert_eq!(status["totals"]["pool_buffers"], 12, "six for each core");
+}
+
+fn one_store_of_several_is_missing(io: Backend) {
+    let (stores, server, content) = served(io);
+    drop(server);
+    stores.remove_store(4);
+    let server = Server::start(&stores, io, &[]);
+    server.wait_for_log("store missing");
+    server.wait_for_log(stores.paths[4].to_str().unwrap());
+    assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
+}
+
+#[test]
+fn the_backend_is_chosen_and_said() {
+    let stores = Stores::new(1);
+    let mut command = penstock();
+    command.arg("serve").args(stores.flags());
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    // Nothing is the same as auto: uring where it is allowed.
+    let server = Server::launch(command).unwrap();
+    let backend = server.status()["io_backend"].as_str().unwrap().to_owned();
+    server.wait_for_log(&format!("backend={backend}"));
+    match backend.as_str() {
+        "uring" => {}
+        "epoll" => server.wait_for_log("io_uring can't be used, epoll takes its place"),
+        other => panic!("{other}"),
+    }
+}
+
+/// The command as an ordinary user runs it, who may lock this much memory; `None` if that can't be had.
+fn with_locked_memory(command: &Command, kib: u32) -> Option<Command> {
+    // Who has CAP_IPC_LOCK is not bound by the limit.
+    let unbound = fs::read_to_string("/proc/self/status")
+        .unwrap()
+        .lines()
+        .any(|line| {
+            let caps = line
+                .strip_prefix("CapEff:")
+                .map(|caps| u64::from_str_radix(caps.trim(), 16));
+            caps.is_some_and(|caps| caps.unwrap() & 1 << 14 != 0)
+        });
+    if unbound {
+        program("setpriv")?;
+    }
+    let drop_capability = if unbound {
+        "setpriv --bounding-set -ipc_lock"
+    } else {
+        ""
+    };
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        &format!("ulimit -l {kib} && exec {drop_capability} \"$@\""),
+        "sh",
+    ]);
+    shell
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_remove("RUST_LOG");
+    Some(shell)
+}
+
+fn a_pool_that_cannot_be_registered(io: Backend) {
+    let (stores, _, content) = served(io);
+    // Enough for two rings, not for a pool of 4 MiB.
+    let command = Server::command(&stores, io, &[]);
+    let Some(command) = with_locked_memory(&command, 1024) else {
+        return;
+    };
+    let server = Server::launch(command).unwrap();
+    assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
+    assert_eq!(server.status()["io_backend"], io.to_string());
+    if io == Backend::Uring {
+        server.wait_for_log("pool buffers are not registered with io_uring");
+        server.wait_for_log("RLIMIT_MEMLOCK");
+    }
+}
+
+/// Containers often may lock 64 KiB, and the kernel counts a ring's own memory: the server once ended with
+/// "core 0: Cannot allocate memory", because its probe had asked for a small ring.
+fn memory_for_no_ring(io: Backend) {
+    let (stores, _, content) = served(io);
+    let launch = |io: &str| {
+        let mut command = penstock();
+        command.arg("serve").args(stores.flags()).args(["--io", io]);
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        with_locked_memory(&command, 64).map(Server::launch)
+    };
+    // Older kernels don't count it: then all is well.
+    match launch(&io.to_string()) {
+        None => return,
+        Some(Err(error)) if io == Backend::Uring => {
+            assert!(
+                error.contains("--io uring: ") && error.contains("ulimit -l"),
+                "{error}"
+            );
+        }
+        Some(server) => drop(server.unwrap()),
+    }
+    let server = launch("auto").unwrap().unwrap();
+    assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
+}
+
+/// What `penstock` says when it can't do what was asked.
+fn failure(arguments: &[&str]) -> String {
+    let output = penstock().args(arguments).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?} started");
+    assert_eq!(output.stdout, b"", "{arguments:?}");
+    assert!(
+        output.status.code().is_some(),
+        "{arguments:?} was killed: {errors}"
+    );
+    assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+    errors
+}
+
+#[test]
+fn errors_at_start_say_what_is_wrong() {
+    let stores = Stores::new(1);
+    let store = stores.paths[0].to_str().unwrap();
+    let nowhere = stores.file("nowhere");
+    let nowhere = nowhere.to_str().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+
+    for (arguments, words) in [
+        (&["serve"][..], &["store"][..]),
+        (
+            &["serve", "--store", nowhere],
+            &["none of the stores can be read", nowhere],
+        ),
+        (
+            &[
+                "serve",
+                "--store",
+                store,
+                "--listen",
+                &taken,
+                "--admin",
+                "127.0.0.1:0",
+            ],
+            &["cannot listen on", &taken, "objects", "in use"],
+        ),
+        (
+            &[
+                "serve",
+                "--store",
+                store,
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                &taken,
+            ],
+            &["cannot listen on", &taken, "admin", "in use"],
+        ),
+        (
+            &["serve", "--store", store, "--listen", "here"],
+            &["--listen", "here"],
+        ),
+        (
+            &["serve", "--store", store, "--io", "magic"],
+            &["--io", "magic", "auto, uring or epoll"],
+        ),
+        (
+            &["serve", "--store", store, "--pool-buffers", "0"],
+            &["--pool-buffers 0", "between 1 and"],
+        ),
+        (
+            &["serve", "--store", store, "--pool-buffers", "x"],
+            &["--pool-buffers", "x"],
+        ),
+        (
+            &["serve", "--store", store, "--pool-buffer-size", "70000"],
+            &["pool-buffer-size", "4KiB"],
+        ),
+        (
+            &["serve", "--store", store, "--pool-buffer-size", "8EiB"],
+            &["pool-buffer-size", "between"],
+        ),
+        (
+            &["serve", "--store", store, "--cores", "0"],
+            &["--cores 0", "between 1 and"],
+        ),
+        (
+            &["serve", "--store", store, "--max-connections", "0"],
+            &["--max-connections 0", "between"],
+        ),
+        (
+            &["serve", "--store", store, "--max-connections", "9999999"],
+            &["--memory", "--max-connections"],
+        ),
+        (
+            &["serve", "--store", store, "--head-timeout", "1ms"],
+            &["--head-timeout", "between"],
+        ),
+        (
+            &["serve", "--store", store, "--idle-timeout", "soon"],
+            &["--idle-timeout", "soon"],
+        ),
+        (
+            &["serve", "--store", store, "--config", nowhere],
+            &[nowhere, "No such file"],
+        ),
+        (&["serve", "--stor", store], &["--stor", "--store"]),
+        (
+            &["serve", "--store", store, "--over-limit", "maybe"],
+            &["--over-limit", "maybe", "refuse", "wait"],
+        ),
+        (
+            &["serve", "--store", store, "--memory", "1MiB"],
+            &["--memory 1MiB"],
+        ),
+        (&["serv"], &["serv", "serve"]),
+    ] {
+        let errors = failure(arguments);
+        for word in words {
+            assert!(
+                errors.contains(word),
+                "{arguments:?}: no {word:?} in {errors}"
+            );
+        }
+    }
+}
+
+#[test]
+fn errors_in_the_file_say_where() {
+    let stores = Stores::new(1);
+    let file = stores.file("penstock.toml");
+    for (text, words) in [
+        (
+            "cores = 1\nstroe = [\"/x\"]\n",
+            &["line 2", "stroe", "store"][..],
+        ),
+        ("cores = \"many\"\n", &["line 1", "cores"]),
+        ("io = \"magic\"\n", &["magic", "auto, uring or epoll"]),
+        ("head_timeout = \"soon\"\n", &["head_timeout"]),
+        ("listen = 8080\n", &["listen"]),
+        ("pool_buffers = -1\n", &["pool_buffers", "-1"]),
+        (
+            "pool_buffers = 0\nstore = [\"/x\"]\n",
+            &["pool-buffers", "between"],
+        ),
+        ("cores = \n", &["line 1"]),
+        ("[server]\ncores = 1\n", &["server"]),
+    ] {
+        fs::write(&file, text).unwrap();
+        let errors = failure(&["serve", "--config", file.to_str().unwrap()]);
+        for word in words {
+            assert!(errors.contains(word), "{text:?}: no {word:?} in {errors}");
+        }
+    }
+}
+
+#[test]
+fn the_demo_serves_what_it_says() {
+    let stores = Stores::new(0);
+    let dir = stores.file("demo");
+    let mut command = penstock();
+    command
+        .arg("demo")
+        .arg("--dir")
+        .arg(&dir)
+        .args(["--listen", "127.0.0.1:0"]);
+    let mut server = Server::launch(command).unwrap();
+    let said = |name: &str| {
+        let mut lines = server.printed.lines().map(str::trim);
+        let line = lines
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| {
+                panic!("no {name} in {}", server.printed);
+            });
+        line.trim().to_owned()
+    };
+    let (url, digest) = (said("url"), said("sha256"));
+    let path = url
+        .strip_prefix(&format!("http://{}", server.objects))
+        .expect("its own address");
+    assert!(
+        server.printed.contains(&format!("curl -o demo.bin {url}")),
+        "{}",
+        server.printed
+    );
+    let whole = get(server.objects, path, &[]);
+    assert_eq!(sha256(&whole.body), digest);
+    assert_eq!(whole.field("ETag"), Some(format!("\"{digest}\"").as_str()));
+    assert!(
+        server.total("rebuilt_bytes") > 0,
+        "two of its disks are gone"
+    );
+    server.signal("TERM");
+    assert!(server.wait().success());
+    assert!(dir.is_dir(), "a directory that was asked for stays");
+}
