@@ -20,8 +20,8 @@ on_both_backends! {
 
 /// What a process may have. Threads' stacks count as a whole, used or not.
 const LIMIT_BYTES: u64 = 64 << 20;
-const SIZE: u64 = 4 * LIMIT_BYTES + 12_345;
-const CLIENTS: usize = 3;
+const SIZE: u64 = 3 * LIMIT_BYTES + 12_345;
+const CLIENTS: usize = 2;
 
 /// The command as the shell's child that `prelude` (shell text; `$0` is `argument`) prepares.
 fn through_shell(command: &Command, prelude: &str, argument: &str) -> Command {
