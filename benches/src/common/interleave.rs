@@ -29,13 +29,15 @@ pub fn run(rounds: usize, competitors: &mut [Competitor<'_>]) -> Vec<Summary> {
     for competitor in &mut *competitors {
         (competitor.measure)();
     }
-    for round in 0..rounds {
-        for turn in 0..count {
-            let at = (round + turn) % count;
-            values[at].push((competitors[at].measure)());
-        }
+    for at in turns(rounds, count) {
+        values[at].push((competitors[at].measure)());
     }
     values.iter().map(|values| Summary::of(values)).collect()
+}
+
+/// Whose turn it is, over `rounds` rounds of `count` competitors, each round beginning with another.
+pub fn turns(rounds: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..rounds).flat_map(move |round| (0..count).map(move |turn| (round + turn) % count))
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
-//! Machine facts, buffers, clocks, seeds, interleaving, statistics and records.
+//! Machine facts, buffers, clocks, seeds, interleaving, statistics and records; servers as child
+//! processes, what they use, and the objects they serve.
 
 pub mod blocks;
 pub mod cpu;
 pub mod interleave;
+pub mod launch;
 pub mod machine;
+pub mod object;
 pub mod record;
 pub mod seed;
 pub mod stats;
+pub mod usage;

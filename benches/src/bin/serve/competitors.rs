@@ -1,0 +1,160 @@
+//! Who is measured: nginx in two configurations, and penstock on each backend, healthy and degraded.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use penstock_benches::common::launch::{self, Server};
+
+use super::Built;
+
+/// A server that can be started again and again.
+pub(super) struct Competitor {
+    /// What the record calls it.
+    pub(super) name: String,
+    kind: Kind,
+    /// Its standard error, and for nginx its configuration and files.
+    directory: PathBuf,
+}
+
+enum Kind {
+    /// The program, its root, and options of its `listen` line.
+    Nginx(PathBuf, PathBuf, &'static str),
+    /// The whole command.
+    Penstock(Vec<String>),
+}
+
+const NGINX: &str = "nginx";
+/// Where distributions put it, when it is not in the path.
+const NGINX_PLACES: &[&str] = &["nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"];
+
+/// All competitors, nginx first.
+pub(super) fn all(
+    penstock: &Path,
+    serve_args: &str,
+    directory: &Path,
+    built: &Built,
+) -> anyhow::Result<Vec<Competitor>> {
+    let mut all = Vec::new();
+    let mut add = |name: String, kind: Kind| -> anyhow::Result<()> {
+        let directory = directory.join("servers").join(name.replace(' ', "-"));
+        std::fs::create_dir_all(&directory)?;
+        all.push(Competitor {
+            name,
+            kind,
+            directory,
+        });
+        Ok(())
+    };
+    match nginx() {
+        Some((program, version)) => {
+            println!("nginx: {version}");
+            for (name, listen) in [("nginx large", ""), ("nginx sndbuf=64k", " sndbuf=64k")] {
+                let kind = Kind::Nginx(program.clone(), built.plain.clone(), listen);
+                add(name.to_owned(), kind)?;
+            }
+        }
+        None => println!("nginx: skipped, not installed; there will be no ratios"),
+    }
+    for ([k, m], coded) in &built.coded {
+        for (state, stores) in [("", &coded.stores[..]), (" degraded", coded.degraded())] {
+            for backend in ["uring", "epoll"] {
+                let mut command = vec![
+                    penstock.display().to_string(),
+                    "serve".to_owned(),
+                    "--listen=127.0.0.1:0".to_owned(),
+                    "--admin=127.0.0.1:0".to_owned(),
+                    "--cores=1".to_owned(),
+                    format!("--io={backend}"),
+                ];
+                command.extend(
+                    stores
+                        .iter()
+                        .map(|store| format!("--store={}", store.display())),
+                );
+                command.extend(serve_args.split_ascii_whitespace().map(str::to_owned));
+                add(
+                    format!("penstock {k}+{m}{state} {backend}"),
+                    Kind::Penstock(command),
+                )?;
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The program and its version, if it is installed.
+fn nginx() -> Option<(PathBuf, String)> {
+    NGINX_PLACES.iter().find_map(|place| {
+        let output = Command::new(place).arg("-v").output().ok()?;
+        let version = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Some((PathBuf::from(place), version))
+    })
+}
+
+impl Competitor {
+    /// Whether ratios are to this one.
+    pub(super) fn is_nginx(&self) -> bool {
+        is_nginx(&self.name)
+    }
+
+    /// Starts it on a core.
+    pub(super) fn start(&self, core: usize) -> anyhow::Result<Server> {
+        let log = self.directory.join("log");
+        match &self.kind {
+            Kind::Penstock(command) => Server::start(core, command, &log),
+            Kind::Nginx(program, root, listen) => {
+                let address = launch::free_address()?;
+                let configuration = self.directory.join("nginx.conf");
+                let text = configuration_text(&self.directory, root, &format!("{address}{listen}"));
+                std::fs::write(&configuration, text)?;
+                let command = [
+                    program.display().to_string(),
+                    "-e".to_owned(),
+                    log.display().to_string(),
+                    "-p".to_owned(),
+                    self.directory.display().to_string(),
+                    "-c".to_owned(),
+                    configuration.display().to_string(),
+                ];
+                Server::start_silent(core, &command, &log, address)
+            }
+        }
+    }
+}
+
+/// Whether a competitor of this name is nginx.
+pub(super) fn is_nginx(name: &str) -> bool {
+    name.starts_with(NGINX)
+}
+
+/// nginx for large downloads: one worker, sendfile, whole packets, open files remembered, no access log.
+/// `sendfile_max_chunk` stays at its default of 2 MiB.
+fn configuration_text(directory: &Path, root: &Path, listen: &str) -> String {
+    let directory = directory.display();
+    let root = root.display();
+    format!(
+        "daemon off;
+worker_processes 1;
+pid {directory}/pid;
+error_log {directory}/errors error;
+events {{ worker_connections 8192; multi_accept on; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    tcp_nodelay on;
+    keepalive_requests 1000000000;
+    keepalive_timeout 60s;
+    open_file_cache max=1000 inactive=60s;
+    open_file_cache_valid 60s;
+    default_type application/octet-stream;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{ listen {listen}; root {root}; }}
+}}
+"
+    )
+}

@@ -1,0 +1,274 @@
+//! What a GET costs from end to end: GB/s and CPU seconds per GB of penstock, healthy and degraded, on
+//! both I/O backends, and of nginx sending the plain file by `sendfile`, if it is installed. Then the
+//! same for small objects, in requests per second.
+//!
+//! The server runs pinned to one core, the clients to another; everything is in the page cache. Each
+//! measurement starts its server anew and takes what happens between the end of the warm-up and the
+//! end of the run. The clients drop what they receive inside the kernel, so that the server's core is
+//! the bottleneck; `--copy` makes them read as usual.
+//!
+//! Two CPU times are given: the server's own (user and system), and all that its core was busy, which
+//! includes the receiving half of TCP wherever softirqs run it on that core, and on a machine that is
+//! not quiet also the neighbours. Ratios are to the better of the two nginx configurations.
+
+mod competitors;
+mod measure;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytesize::ByteSize;
+use clap::Parser;
+use core_affinity::CoreId;
+use penstock_benches::common::{interleave, launch, machine, object};
+
+use competitors::Competitor;
+use measure::{Asked, Cores, Measured};
+
+#[derive(Parser)]
+#[command(about = "GB/s, requests/s and CPU time of end-to-end GETs, beside nginx")]
+struct Options {
+    /// Write a record, with commit, command and CPU, to this file.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// A run of under half a minute, to see that all works: 64 MiB, one round, 1 and 32 connections.
+    #[arg(long)]
+    quick: bool,
+    /// Bytes of the large object [default: 1GiB; 64MiB with --quick].
+    #[arg(long, value_name = "SIZE")]
+    size: Option<ByteSize>,
+    /// Bytes of a small object.
+    #[arg(long, value_name = "SIZE", default_value = "16KiB")]
+    small_size: ByteSize,
+    /// Connections to the large object; can be repeated [default: 1, 8, 32 and 256].
+    #[arg(long = "connections", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    connections: Vec<u32>,
+    /// Connections to small objects; 0 leaves them out.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    small_connections: u32,
+    /// Measurements per competitor [default: 5; 1 with --quick].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Milliseconds per measurement, after a warm-up [default: 1500; 250 with --quick].
+    #[arg(long)]
+    millis: Option<u64>,
+    /// A code, `K,M`: m shares are gone in the degraded runs. Can be repeated [default: 4,2 and 10,4; 4,2 with --quick].
+    #[arg(long = "shape", value_name = "K,M", value_parser = shape)]
+    shapes: Vec<[u16; 2]>,
+    /// Bytes of one block.
+    #[arg(long, value_name = "SIZE", default_value = "16KiB")]
+    block_size: ByteSize,
+    /// Only competitors whose names contain this; nginx always takes part. Can be repeated.
+    #[arg(long = "only", value_name = "TEXT")]
+    only: Vec<String>,
+    /// The clients copy what they receive to user space, instead of dropping it in the kernel.
+    #[arg(long)]
+    copy: bool,
+    /// Where to build the objects; needs about 4 times the size, and removes them again.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The server's program [default: the one beside this benchmark].
+    #[arg(long, value_name = "FILE")]
+    penstock: Option<PathBuf>,
+    /// More arguments of `penstock serve`, separated by blanks.
+    #[arg(
+        long,
+        value_name = "ARGS",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    serve_args: String,
+    /// The server's core [default: the first].
+    #[arg(long, value_name = "N")]
+    server_core: Option<usize>,
+    /// The clients' core [default: the second].
+    #[arg(long, value_name = "N")]
+    client_core: Option<usize>,
+}
+
+fn shape(text: &str) -> Result<[u16; 2], String> {
+    let numbers: Result<Vec<u16>, _> = text.split(',').map(str::parse).collect();
+    match numbers.ok().as_deref() {
+        Some(&[k, m]) if 1 <= k && 1 <= m && k.saturating_add(m) <= 256 => Ok([k, m]),
+        _ => Err("K,M with 1 <= K, 1 <= M and K + M <= 256, like 10,4".to_owned()),
+    }
+}
+
+/// What is asked for, and in which order competitors are asked.
+struct Work {
+    /// The large object, and the pattern of the small ones, as the record has it.
+    label: &'static str,
+    asked: Asked,
+}
+
+/// Small objects: a few, so that it is not the cache of one that is measured.
+const SMALL_OBJECTS: u64 = 16;
+const LARGE_KEY: &str = "large.bin";
+/// Codes measured when none is asked for.
+const SHAPES: &[[u16; 2]] = &[[4, 2], [10, 4]];
+
+fn main() -> anyhow::Result<()> {
+    launch::launch_if_asked()?;
+    let options = Options::parse();
+    let facts = machine::facts();
+    let (server_core, client_core) = launch::cores(options.server_core, options.client_core)?;
+    ensure!(
+        core_affinity::set_for_current(CoreId { id: client_core }),
+        "can't pin the clients to core {client_core}"
+    );
+    let cores = Cores {
+        server: server_core,
+        client: client_core,
+    };
+    let penstock = launch::penstock(options.penstock.as_deref())?;
+    for (name, value) in &facts {
+        println!("{name}: {value}");
+    }
+    println!("server on core {server_core}, clients on core {client_core}");
+    if server_core == client_core {
+        println!("one core for both: what the clients cost is in the core's time");
+    }
+
+    let directory = match &options.dir {
+        Some(dir) => tempfile::Builder::new().prefix("serve-").tempdir_in(dir),
+        None => tempfile::Builder::new().prefix("serve-").tempdir(),
+    };
+    let directory = directory.context("can't make a directory for the objects")?;
+    let built = build(&options, directory.path())?;
+    let competitors = competitors::all(&penstock, &options.serve_args, directory.path(), &built)?;
+    let competitors: Vec<Competitor> = competitors
+        .into_iter()
+        .filter(|competitor| {
+            let named = |text: &String| competitor.name.contains(text.as_str());
+            competitor.is_nginx() || options.only.is_empty() || options.only.iter().any(named)
+        })
+        .collect();
+    verify(&competitors, &built, cores)?;
+
+    let rounds = options
+        .rounds
+        .unwrap_or(if options.quick { 1 } else { 5 })
+        .max(1);
+    let millis = options
+        .millis
+        .unwrap_or(if options.quick { 250 } else { 1500 });
+    let span = Duration::from_millis(millis.clamp(100, 60_000));
+    let mut report = report::Report::new(facts, cores);
+    for work in works(&options, built.large_bytes, span) {
+        let mut values: Vec<Vec<Measured>> = vec![Vec::new(); competitors.len()];
+        for at in interleave::turns(rounds, competitors.len()) {
+            let server = competitors[at].start(server_core)?;
+            let measured = measure::measure(&server, &work.asked, cores)
+                .with_context(|| format!("measuring {}", competitors[at].name))?;
+            values[at].push(measured);
+        }
+        let names = competitors
+            .iter()
+            .map(|competitor| competitor.name.as_str());
+        report.add(work.label, &work.asked, names.zip(values).collect());
+    }
+    if let Some(path) = &options.csv {
+        report.write(path)?;
+        println!("\nwritten: {}", path.display());
+    }
+    Ok(())
+}
+
+/// What was built to be served.
+struct Built {
+    /// Where the plain files are, for nginx.
+    plain: PathBuf,
+    /// The same bytes in shares; all objects lie in the same stores.
+    coded: Vec<([u16; 2], object::Coded)>,
+    large_bytes: u64,
+    /// Path without a leading slash, and SHA-256, of every object.
+    objects: Vec<(String, String)>,
+}
+
+fn build(options: &Options, directory: &Path) -> anyhow::Result<Built> {
+    let large = options
+        .size
+        .map_or(if options.quick { 64 << 20 } else { 1 << 30 }, |size| {
+            size.0
+        });
+    let block_bytes = u32::try_from(options.block_size.0).context("--block-size is too large")?;
+    let shapes = match (&options.shapes[..], options.quick) {
+        ([], true) => &SHAPES[..1],
+        ([], false) => SHAPES,
+        (given, _) => given,
+    };
+    let plain = directory.join("plain");
+    std::fs::create_dir(&plain)?;
+    let mut sizes = vec![(LARGE_KEY.to_owned(), large)];
+    sizes.extend((0..SMALL_OBJECTS).map(|number| (number.to_string(), options.small_size.0)));
+    for ((key, bytes), seed) in sizes.iter().zip(1..) {
+        object::write_plain(&plain.join(key), *bytes, seed)?;
+    }
+    let mut built = Built {
+        plain: plain.clone(),
+        coded: Vec::new(),
+        large_bytes: large,
+        objects: Vec::new(),
+    };
+    for &[k, m] in shapes {
+        let stores = directory.join(format!("{k}+{m}"));
+        let mut objects = Vec::new();
+        for (key, _) in &sizes {
+            let coded = object::put(&plain.join(key), key, [k, m], block_bytes, &stores)?;
+            objects.push((key.clone(), coded.sha256.clone()));
+            if key == LARGE_KEY {
+                built.coded.push(([k, m], coded));
+            }
+        }
+        // The digests are of the plain bytes: every code has the same.
+        built.objects = objects;
+    }
+    println!(
+        "objects: {} and {SMALL_OBJECTS} of {}; blocks of {}",
+        ByteSize(large).display().iec(),
+        options.small_size.display().iec(),
+        options.block_size.display().iec()
+    );
+    Ok(built)
+}
+
+/// Every competitor gives every object as it is, or nothing is measured.
+fn verify(competitors: &[Competitor], built: &Built, cores: Cores) -> anyhow::Result<()> {
+    for competitor in competitors {
+        let server = competitor.start(cores.server)?;
+        measure::verify(&server, &built.objects)
+            .with_context(|| format!("verifying {}", competitor.name))?;
+    }
+    println!("verified by SHA-256: {} competitors", competitors.len());
+    Ok(())
+}
+
+fn works(options: &Options, large_bytes: u64, span: Duration) -> Vec<Work> {
+    let connections: &[u32] = match (&options.connections[..], options.quick) {
+        ([], true) => &[1, 32],
+        ([], false) => &[1, 8, 32, 256],
+        (given, _) => given,
+    };
+    let asked = |path: String, bytes, connections| Asked {
+        path,
+        bytes,
+        connections,
+        span,
+        copy: options.copy,
+    };
+    let large = connections.iter().map(|&connections| Work {
+        label: "large",
+        asked: asked(LARGE_KEY.to_owned(), large_bytes, connections),
+    });
+    let small = (options.small_connections > 0).then(|| Work {
+        label: "small",
+        asked: asked(
+            format!("{{{SMALL_OBJECTS}}}"),
+            options.small_size.0,
+            options.small_connections,
+        ),
+    });
+    large.chain(small).collect()
+}

@@ -1,0 +1,181 @@
+//! The tables that people read, and the record.
+
+use std::path::Path;
+
+use penstock_benches::common::record::Record;
+use penstock_benches::common::stats::Summary;
+
+use super::competitors::is_nginx;
+use super::measure::{Asked, Cores, Measured};
+
+const COLUMNS: &[&str] = &[
+    "object",
+    "object_bytes",
+    "connections",
+    "competitor",
+    "rounds",
+    "gb_s",
+    "gb_s_spread",
+    "gb_s_min",
+    "gb_s_max",
+    "requests_s",
+    "requests_s_spread",
+    "process_cpu_s_per_gb",
+    "process_cpu_spread",
+    "core_cpu_s_per_gb",
+    "core_cpu_spread",
+    "core_cpu_min",
+    "core_cpu_max",
+    "speed_to_nginx",
+    "core_cpu_to_nginx",
+    "server_core_busy",
+    "client_core_busy",
+    "resident_mib_most",
+];
+
+/// What has been found so far.
+pub(super) struct Report {
+    record: Record,
+}
+
+/// The summaries of one competitor.
+struct Line {
+    name: String,
+    gb_s: Summary,
+    requests_s: Summary,
+    process: Summary,
+    core: Summary,
+    server_busy: Summary,
+    client_busy: Summary,
+    resident_mib: f64,
+}
+
+impl Line {
+    fn of(name: &str, values: &[Measured]) -> Line {
+        let sum = |value: fn(&Measured) -> f64| {
+            let all: Vec<f64> = values.iter().map(value).collect();
+            Summary::of(&all)
+        };
+        Line {
+            name: name.to_owned(),
+            gb_s: sum(|m| m.gb_s),
+            requests_s: sum(|m| m.requests_s),
+            process: sum(|m| m.process_per_gb),
+            core: sum(|m| m.core_per_gb),
+            server_busy: sum(|m| m.server_busy),
+            client_busy: sum(|m| m.client_busy),
+            resident_mib: sum(|m| m.resident_most as f64).max / f64::from(1 << 20),
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(mut facts: Vec<(&'static str, String)>, cores: Cores) -> Report {
+        facts.push(("server core", cores.server.to_string()));
+        facts.push(("client core", cores.client.to_string()));
+        Report {
+            record: Record::new(facts, COLUMNS),
+        }
+    }
+
+    /// Prints what one kind of work gave, and takes it into the record.
+    pub(super) fn add(&mut self, label: &str, asked: &Asked, found: Vec<(&str, Vec<Measured>)>) {
+        let lines: Vec<Line> = found
+            .iter()
+            .map(|(name, values)| Line::of(name, values))
+            .collect();
+        let nginx = || lines.iter().filter(|line| is_nginx(&line.name));
+        // The better of the two counts, in speed and in CPU time each.
+        let speed = nginx().map(|line| line.gb_s.median).reduce(f64::max);
+        let cpu = nginx().map(|line| line.core.median).reduce(f64::min);
+        let small = label == "small";
+        println!(
+            "\n{label}, {} connection{}, {} rounds",
+            asked.connections,
+            if asked.connections == 1 { "" } else { "s" },
+            found.first().map_or(0, |(_, values)| values.len())
+        );
+        println!(
+            "  {:<30} {:>9} {:>5} {:>8} {:>8} {:>5}  {:>7} {:>7}  busy: server client",
+            "",
+            if small { "req/s" } else { "GB/s" },
+            "+-%",
+            if small { "us/req" } else { "s/GB" },
+            "core",
+            "+-%",
+            "speed/n",
+            "core/n",
+        );
+        for line in &lines {
+            let speed_ratio = speed.map(|speed| line.gb_s.median / speed);
+            let cpu_ratio = cpu.map(|cpu| line.core.median / cpu);
+            self.print(line, asked, small, [speed_ratio, cpu_ratio]);
+            self.take(label, asked, line, [speed_ratio, cpu_ratio]);
+        }
+    }
+
+    fn print(&self, line: &Line, asked: &Asked, small: bool, ratios: [Option<f64>; 2]) {
+        let [speed, cpu] =
+            ratios.map(|ratio| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
+        // Per GB, or in microseconds per request.
+        let unit = if small {
+            asked.bytes as f64 / 1e9 * 1e6
+        } else {
+            1.0
+        };
+        let (rate, spread) = if small {
+            (
+                format!("{:.0}", line.requests_s.median),
+                line.requests_s.spread(),
+            )
+        } else {
+            (format!("{:.2}", line.gb_s.median), line.gb_s.spread())
+        };
+        println!(
+            "  {:<30} {rate:>9} {:>5.1} {:>8.3} {:>8.3} {:>5.1}  {speed:>7} {cpu:>7}  {:>12.2} {:>6.2}",
+            line.name,
+            100.0 * spread,
+            line.process.median * unit,
+            line.core.median * unit,
+            100.0 * line.core.spread(),
+            line.server_busy.median,
+            line.client_busy.median,
+        );
+    }
+
+    fn take(&mut self, label: &str, asked: &Asked, line: &Line, ratios: [Option<f64>; 2]) {
+        let [speed, cpu] =
+            ratios.map(|ratio| ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")));
+        let number = |value: f64| format!("{value:.4}");
+        self.record.push(vec![
+            label.to_owned(),
+            asked.bytes.to_string(),
+            asked.connections.to_string(),
+            line.name.clone(),
+            line.gb_s.count.to_string(),
+            number(line.gb_s.median),
+            number(line.gb_s.spread()),
+            number(line.gb_s.min),
+            number(line.gb_s.max),
+            format!("{:.1}", line.requests_s.median),
+            // Without a whole download there is no spread either.
+            number(line.requests_s.spread()).replace("NaN", "0"),
+            number(line.process.median),
+            number(line.process.spread()),
+            number(line.core.median),
+            number(line.core.spread()),
+            number(line.core.min),
+            number(line.core.max),
+            speed,
+            cpu,
+            number(line.server_busy.median),
+            number(line.client_busy.median),
+            format!("{:.1}", line.resident_mib),
+        ]);
+    }
+
+    /// Writes the record.
+    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        self.record.write(path)
+    }
+}

@@ -1,0 +1,222 @@
+//! Servers as child processes: pinned to a core, gone when the benchmark is gone, stopped in turn.
+//!
+//! The benchmark starts itself again as the launcher, which pins itself, asks the kernel to be told
+//! when its parent dies, and then becomes the server: the process id stays the same.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use core_affinity::CoreId;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getppid};
+
+/// The first argument that makes the benchmark a launcher. Not for people.
+const LAUNCH: &str = "launch-pinned";
+/// How long a server may take until it listens.
+const START: Duration = Duration::from_secs(20);
+/// How long a server may take to end when asked to; then it is killed.
+const STOP: Duration = Duration::from_secs(5);
+/// What a server prints before its address once it listens.
+pub const READY: &str = "listening on http://";
+
+/// Becomes the server, if this process was started as a launcher. To be called first in `main`.
+///
+/// # Errors
+///
+/// When it is a launcher and the server can't be started.
+pub fn launch_if_asked() -> anyhow::Result<()> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|first| first != LAUNCH) {
+        return Ok(());
+    }
+    let mut next = || {
+        args.next()
+            .context("a launcher takes CORE PARENT PROGRAM ARGUMENTS")
+    };
+    let core: usize = next()?.to_string_lossy().parse()?;
+    let parent: i32 = next()?.to_string_lossy().parse()?;
+    let program = next()?;
+    ensure!(
+        core_affinity::set_for_current(CoreId { id: core }),
+        "can't pin to core {core}"
+    );
+    set_pdeathsig(Signal::SIGTERM)?;
+    // The parent may have died before that call.
+    ensure!(getppid().as_raw() == parent, "the benchmark is gone");
+    let error = Command::new(&program).args(args).exec();
+    Err(error).with_context(|| format!("can't run {}", program.display()))
+}
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    /// Kept open: a server that prints into a closed pipe fails.
+    _output: Option<BufReader<std::process::ChildStdout>>,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Starts `command` on `core`, its standard error going to the file `log`, and waits until it
+    /// prints where it listens.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start, ends, or does not listen in time; the message has the end of its log.
+    pub fn start(core: usize, command: &[String], log: &Path) -> anyhow::Result<Server> {
+        let mut child = launch(core, command, log, Stdio::piped())?;
+        let output = child.stdout.take().context("its output is piped")?;
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut line = String::new();
+            let found = loop {
+                line.clear();
+                match output.read_line(&mut line) {
+                    Ok(0) | Err(_) => break None,
+                    Ok(_) => {
+                        if let Some(address) = line.trim().strip_prefix(READY) {
+                            break address.parse().ok();
+                        }
+                    }
+                }
+            };
+            // Nobody listens if the time is over.
+            let _ = sender.send((found, output));
+        });
+        match receiver.recv_timeout(START) {
+            Ok((Some(address), output)) => Ok(Server {
+                child,
+                _output: Some(output),
+                address,
+            }),
+            _ => Err(failed(child, command, log)),
+        }
+    }
+
+    /// Starts a server that says nothing, on `address`, and waits until it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`].
+    pub fn start_silent(
+        core: usize,
+        command: &[String],
+        log: &Path,
+        address: SocketAddr,
+    ) -> anyhow::Result<Server> {
+        let mut child = launch(core, command, log, Stdio::null())?;
+        let start = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            if start.elapsed() > START || child.try_wait()?.is_some() {
+                return Err(failed(child, command, log));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Server {
+            child,
+            _output: None,
+            address,
+        })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// The URL of `path`, which has no leading slash.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+fn launch(core: usize, command: &[String], log: &Path, output: Stdio) -> anyhow::Result<Child> {
+    let program = command.first().context("an empty command")?;
+    let log = File::create(log).with_context(|| format!("can't create {}", log.display()))?;
+    Command::new(std::env::current_exe()?)
+        .args([LAUNCH, &core.to_string(), &std::process::id().to_string()])
+        .args(command)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("can't start {program}"))
+}
+
+fn failed(mut child: Child, command: &[String], log: &Path) -> anyhow::Error {
+    stop(&mut child);
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let end = lines[lines.len().saturating_sub(5)..].join("\n  ");
+    anyhow::anyhow!("`{}` does not listen; it said:\n  {end}", command.join(" "))
+}
+
+/// Asks a process to end, waits for a while, then kills it.
+fn stop(child: &mut Child) {
+    let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+    let start = Instant::now();
+    while start.elapsed() < STOP {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// A port that nobody listens on now, of the loopback address.
+///
+/// # Errors
+///
+/// When the system has none.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// The product's program: `given`, or the one beside this benchmark.
+///
+/// # Errors
+///
+/// When there is none; the message says how it is built.
+pub fn penstock(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name("penstock"),
+    };
+    if !path.is_file() {
+        bail!(
+            "no program {}; build it with `cargo build --release -p penstock` or give it with --penstock",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// The core for the servers and the one for the clients: the first and the second that this process
+/// may use, unless told otherwise; the same one twice where there is only one.
+///
+/// # Errors
+///
+/// When the system does not say which cores there are.
+pub fn cores(server: Option<usize>, client: Option<usize>) -> anyhow::Result<(usize, usize)> {
+    let all = core_affinity::get_core_ids().context("can't list the cores")?;
+    let first = all.first().context("no cores")?.id;
+    let second = all.get(1).map_or(first, |core| core.id);
+    Ok((server.unwrap_or(first), client.unwrap_or(second)))
+}

@@ -1,0 +1,97 @@
+//! CPU time and memory of other processes, and CPU time of cores, as the kernel counts them.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::time::{ClockId, clock_gettime};
+use procfs::CurrentSI;
+use procfs::process::Process;
+
+/// What was used up to a moment. Times in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Usage {
+    /// User and system time of a process and its children, since they started.
+    pub process: f64,
+    /// Largest resident memory (VmHWM) of them, in bytes, summed.
+    pub resident_most: u64,
+    /// All time, from some moment on, that the server's core was not idle: the process, interrupts and softirqs
+    /// (on loopback, the receiving half of TCP runs there), and whoever else ran.
+    pub server_core: f64,
+    /// The same of the clients' core.
+    pub client_core: f64,
+}
+
+impl Usage {
+    /// Looks at process `pid` and at two cores.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone.
+    pub fn now(pid: i32, server_core: usize, client_core: usize) -> anyhow::Result<Usage> {
+        let mut usage = Usage::default();
+        usage
+            .add(pid, 0)
+            .with_context(|| format!("can't look at the server, process {pid}"))?;
+        let stat = procfs::KernelStats::current()?;
+        let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
+        // Idle time is measured by the kernel; the kinds of busy time may be guesses at each tick.
+        let busy = |core: usize| {
+            let time = stat
+                .cpu_time
+                .get(core)
+                .context("no such core in /proc/stat")?;
+            let ticks = time.idle + time.iowait.unwrap_or(0) + time.steal.unwrap_or(0);
+            anyhow::Ok(now.as_secs_f64() - ticks as f64 / procfs::ticks_per_second() as f64)
+        };
+        usage.server_core = busy(server_core)?;
+        usage.client_core = busy(client_core)?;
+        Ok(usage)
+    }
+
+    fn add(&mut self, pid: i32, depth: usize) -> Result<(), procfs::ProcError> {
+        let process = Process::new(pid)?;
+        let stat = process.stat()?;
+        self.process += (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+        self.resident_most += process.status()?.vmhwm.unwrap_or(0) * 1024;
+        // A master and its workers: two levels are enough.
+        if depth < 2 {
+            for task in process.tasks()?.flatten() {
+                for child in task.children().unwrap_or_default() {
+                    // One that has just ended is not counted.
+                    let _ = self.add(child.cast_signed(), depth + 1);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_seen() {
+        let pid = std::process::id().cast_signed();
+        let cores = core_affinity::get_core_ids().unwrap();
+        let core = cores[0].id;
+        let before = Usage::now(pid, core, core).unwrap();
+        let mut sum = 0u64;
+        while Usage::now(pid, core, core).unwrap().process < before.process + 0.02 {
+            for _ in 0..100_000 {
+                sum = std::hint::black_box(sum + 1);
+            }
+        }
+        let after = Usage::now(pid, core, core).unwrap();
+        assert!(after.resident_most > 0);
+        // Ticks of 10 ms may round idle time up.
+        assert!(after.server_core > before.server_core - 0.02);
+        assert_eq!(after.server_core, after.client_core);
+    }
+
+    #[test]
+    fn nobody_is_an_error() {
+        let error = Usage::now(i32::MAX, 0, 0).unwrap_err().to_string();
+        assert!(error.contains("2147483647"), "{error}");
+    }
+}
