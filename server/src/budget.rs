@@ -27,9 +27,9 @@ pub struct Budget {
 pub enum Allowance {
     /// An eighth: whoever comes later finds something too, however many came before.
     Eighth,
-    /// Only while more than half of the whole account is free: for borrowers that have proved nothing
+    /// Only while more than three quarters of the whole account are free: for borrowers that have proved nothing
     /// yet, so that they never take what those who did can use.
-    UpperHalf,
+    UpperQuarter,
 }
 
 impl Budget {
@@ -57,9 +57,9 @@ impl Budget {
         loop {
             let allowed = match allowance {
                 Allowance::Eighth => bytes <= free / 8,
-                Allowance::UpperHalf => free
+                Allowance::UpperQuarter => free
                     .checked_sub(bytes)
-                    .is_some_and(|left| left > self.total / 2),
+                    .is_some_and(|left| left > self.total / 4 * 3),
             };
             if !allowed {
                 return false;
@@ -142,19 +142,19 @@ mod tests {
         assert_eq!((claim.bytes(), budget.free()), (0, 800));
         assert!(claim.resize(100, Allowance::Eighth));
         assert!(!claim.resize(u64::MAX, Allowance::Eighth));
-        assert!(!claim.resize(u64::MAX, Allowance::UpperHalf));
+        assert!(!claim.resize(u64::MAX, Allowance::UpperQuarter));
         assert_eq!((claim.bytes(), budget.free()), (100, 700));
         drop(claim);
         assert_eq!(budget.free(), 800);
     }
 
     #[test]
-    fn the_unproven_leave_half_of_the_account() {
+    fn the_unproven_leave_most_of_the_account() {
         let budget = Budget::new(1000);
         let mut claims: Vec<Claim> = (0..20).map(|_| Claim::empty(&budget)).collect();
         let granted = claims
             .iter_mut()
-            .filter_map(|claim| claim.resize(100, Allowance::UpperHalf).then_some(()));
+            .filter_map(|claim| claim.resize(50, Allowance::UpperQuarter).then_some(()));
         assert_eq!(granted.count(), 4);
         assert!(claims[19].resize(75, Allowance::Eighth));
     }
@@ -172,7 +172,7 @@ mod tests {
                 if replace {
                     claims[at] = Claim::empty(&budget);
                 }
-                let allowance = if eighth { Allowance::Eighth } else { Allowance::UpperHalf };
+                let allowance = if eighth { Allowance::Eighth } else { Allowance::UpperQuarter };
                 let before = claims[at].bytes();
                 let granted = claims[at].resize(bytes, allowance);
                 prop_assert_eq!(claims[at].bytes(), if granted { bytes } else { before });

@@ -82,6 +82,9 @@ pub struct Options {
     #[arg(long, value_name = "WHAT")]
     #[serde(deserialize_with = "from_text")]
     pub over_limit: Option<OverLimit>,
+    /// The largest SO_SNDBUF that a fast, far connection is lent [default: 1MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub send_buffer_max: Option<ByteSize>,
     /// Bytes a client must acknowledge per second, on average over the send timeout [default: 0]
     #[arg(long, value_name = "SIZE")]
     pub min_rate: Option<ByteSize>,
@@ -167,6 +170,7 @@ impl Options {
                 .max_connections_per_address
                 .or(file.max_connections_per_address),
             over_limit: self.over_limit.or(file.over_limit),
+            send_buffer_max: self.send_buffer_max.or(file.send_buffer_max),
             min_rate: self.min_rate.or(file.min_rate),
             head_timeout: self.head_timeout.or(file.head_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
@@ -201,6 +205,8 @@ pub struct Settings {
     pub connections_per_address_max: Option<usize>,
     /// What happens to a connection for which there is no place.
     pub over_limit: OverLimit,
+    /// The largest `SO_SNDBUF` that a connection is lent.
+    pub send_buffer_max: u32,
     /// Bytes per second that a client must acknowledge.
     pub rate_min: u64,
     /// Time for a request head.
@@ -291,6 +297,15 @@ impl Settings {
             connections_max: connections,
             connections_per_address_max: per_address,
             over_limit: options.over_limit.unwrap_or_default(),
+            send_buffer_max: bounded(
+                "send-buffer-max",
+                options
+                    .send_buffer_max
+                    .unwrap_or(ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MAX_DEFAULT))),
+                ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MIN)),
+                ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MAX)),
+            )?
+            .0 as u32,
             rate_min: options.min_rate.unwrap_or_default().0,
             head_timeout: time(
                 "head-timeout",

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use decode_kernel::code::Coder;
 use slab::Slab;
@@ -19,7 +19,8 @@ use crate::gate::Gate;
 use crate::io::buffer::Pool;
 use crate::io::{Io, Socket};
 use crate::limits::{
-    PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, SEND_BUFFER_START_BYTES, socket_bytes,
+    NEAR_ROUND_TRIP, PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, SEND_BUFFER_NEAR_BYTES_MAX,
+    SEND_BUFFER_START_BYTES, socket_bytes,
 };
 use crate::object::{Catalogue, TableCache};
 use crate::pace::{self, Pace};
@@ -55,6 +56,13 @@ pub struct Core {
     pub scratch: RefCell<Box<[u8; REQUEST_HEAD_BYTES_MAX]>>,
     /// Set when the server is stopping: responses end their connections.
     pub draining: Cell<bool>,
+}
+
+impl Core {
+    /// How fast a connection must be to borrow, with the credit that is left.
+    fn earn_within(&self) -> Duration {
+        pace::within(self.budget.free(), self.budget.total())
+    }
 }
 
 /// Why the tick ended a connection's wait.
@@ -151,7 +159,7 @@ impl Connection {
     pub fn start_ahead(&self, core: &Core, remaining: u64) -> io::Result<()> {
         let wanted = SEND_BUFFER_START_BYTES.min(core.send_buffer_max);
         if remaining > 2 * u64::from(self.send_buffer.get()) && self.send_buffer.get() < wanted {
-            self.borrow(core, wanted, Allowance::UpperHalf)?;
+            self.borrow(core, wanted, Allowance::UpperQuarter)?;
         }
         Ok(())
     }
@@ -167,10 +175,13 @@ impl Connection {
         let acknowledged = self.sent_bytes.get().saturating_sub(unacknowledged);
         let mut pace = self.pace.get();
         let earned = pace
-            .earned(present, acknowledged, now)
+            .earned(present, acknowledged, now, core.earn_within())
             .min(core.send_buffer_max);
         self.pace.set(pace);
         if earned <= present {
+            return Ok(false);
+        }
+        if earned > SEND_BUFFER_NEAR_BYTES_MAX && self.socket.round_trip()? < NEAR_ROUND_TRIP {
             return Ok(false);
         }
         self.borrow(core, earned, Allowance::Eighth)
@@ -190,10 +201,10 @@ impl Connection {
 
     /// At a sample: gives back what the connection's rate does not need. What a larger buffer queued
     /// stays claimed until the kernel is rid of it.
-    pub fn give_back(&self, core: &Core, delivered: u64, took: std::time::Duration) {
+    pub fn give_back(&self, core: &Core, delivered: u64, took: Duration) {
         let present = self.send_buffer.get();
         let floor = core.send_buffer_floor;
-        let kept = pace::kept(present, floor, delivered, took);
+        let kept = pace::kept(present, floor, delivered, took, core.earn_within());
         if kept < present && self.socket.set_send_buffer(kept).is_ok() {
             self.send_buffer.set(kept);
         }

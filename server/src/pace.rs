@@ -3,13 +3,13 @@
 //! Pure: time and byte counts are arguments. A connection starts at the floor. It is *starved* when the
 //! kernel has sent all it was given and waits only for acknowledgements: then our buffer is what limits
 //! it. A connection that is starved and whose peer acknowledged a whole buffer's worth within
-//! [`EARN_WITHIN`] is lent a buffer twice as large, so a fast one reaches the most in some round trips. A
+//! [`within`] some time is lent a buffer twice as large, so a fast one reaches the most in some round trips. A
 //! slow link never gets there, since its bytes wait unsent or take longer. Judged again at every sample, a
 //! connection that no longer fills its buffer within that time gives back.
 
 use std::time::{Duration, Instant};
 
-use crate::limits::{EARN_WITHIN, SEND_BUFFER_BYTES_MAX};
+use crate::limits::{EARN_WITHIN, EARN_WITHIN_LEAST};
 
 /// What is remembered of one connection's progress at its present buffer.
 #[derive(Clone, Copy, Debug)]
@@ -29,17 +29,20 @@ impl Pace {
 
     /// The buffer that a starved connection has earned: its `send_buffer` or twice that. A stretch that was
     /// too slow is forgotten, so that a connection which becomes fast isn't held to its past.
-    pub fn earned(&mut self, send_buffer: u32, acknowledged: u64, now: Instant) -> u32 {
+    pub fn earned(
+        &mut self,
+        send_buffer: u32,
+        acknowledged: u64,
+        now: Instant,
+        within: Duration,
+    ) -> u32 {
         let delivered = acknowledged.saturating_sub(self.acknowledged);
         let took = now.saturating_duration_since(self.since);
-        if took > EARN_WITHIN {
+        if took > within {
             *self = Pace::new(acknowledged, now);
         } else if delivered >= capacity(send_buffer) {
             *self = Pace::new(acknowledged, now);
-            return send_buffer
-                .saturating_mul(2)
-                .min(SEND_BUFFER_BYTES_MAX)
-                .max(send_buffer);
+            return send_buffer.saturating_mul(2);
         }
         send_buffer
     }
@@ -50,12 +53,21 @@ fn capacity(send_buffer: u32) -> u64 {
     2 * u64::from(send_buffer)
 }
 
+/// The time within which a buffer's worth must be acknowledged, with this much of the credit free: the less
+/// there is, the faster must those be that have it.
+pub fn within(free: u64, total: u64) -> Duration {
+    let part = free as f64 / total.max(1) as f64;
+    EARN_WITHIN
+        .mul_f64(part.clamp(0.0, 1.0))
+        .max(EARN_WITHIN_LEAST)
+}
+
 /// The buffer that a connection keeps which delivered this many bytes in this time: the least that is a
-/// power of two above the floor and holds what it delivers within [`EARN_WITHIN`]; never more than it has.
-pub fn kept(send_buffer: u32, floor: u32, delivered: u64, took: Duration) -> u32 {
-    let within = u128::from(delivered) * EARN_WITHIN.as_micros() / took.as_micros().max(1);
+/// power of two above the floor and holds what it delivers `within` that time; never more than it has.
+pub fn kept(send_buffer: u32, floor: u32, delivered: u64, took: Duration, within: Duration) -> u32 {
+    let needed = u128::from(delivered) * within.as_micros() / took.as_micros().max(1);
     let mut keep = floor;
-    while keep < send_buffer && u128::from(capacity(keep)) < within {
+    while keep < send_buffer && u128::from(capacity(keep)) < needed {
         keep = keep.saturating_mul(2);
     }
     keep.min(send_buffer)
@@ -64,7 +76,9 @@ pub fn kept(send_buffer: u32, floor: u32, delivered: u64, took: Duration) -> u32
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::SEND_BUFFER_BYTES_MIN;
+    use crate::limits::{SEND_BUFFER_BYTES_MAX_DEFAULT, SEND_BUFFER_BYTES_MIN};
+
+    const MOST: u32 = SEND_BUFFER_BYTES_MAX_DEFAULT;
 
     /// A client that takes `rate` bytes a second with this round trip, in turns of one buffer.
     fn reaches(rate: u64, round_trip: Duration) -> u32 {
@@ -80,7 +94,9 @@ mod tests {
             if link > round_trip {
                 continue;
             }
-            buffer = pace.earned(buffer, acknowledged, now);
+            buffer = pace
+                .earned(buffer, acknowledged, now, EARN_WITHIN)
+                .min(MOST);
         }
         buffer
     }
@@ -89,7 +105,7 @@ mod tests {
     fn a_fast_client_reaches_the_most_near_and_far() {
         for round_trip in [50, 1_000, 20_000, 200_000] {
             let reached = reaches(1 << 40, Duration::from_micros(round_trip));
-            assert_eq!(reached, SEND_BUFFER_BYTES_MAX, "{round_trip} us");
+            assert_eq!(reached, MOST, "{round_trip} us");
         }
     }
 
@@ -105,15 +121,25 @@ mod tests {
     #[test]
     fn what_is_not_used_goes_back() {
         let second = Duration::from_secs(1);
-        let most = SEND_BUFFER_BYTES_MAX;
-        assert_eq!(kept(most, 4096, 0, second), 4096);
-        assert_eq!(kept(most, 4096, 1 << 30, second), most);
-        assert_eq!(kept(most, 4096, 100_000, second), 16 << 10);
+        let kept = |has, floor, delivered| kept(has, floor, delivered, second, EARN_WITHIN);
+        assert_eq!(kept(MOST, 4096, 0), 4096);
+        assert_eq!(kept(MOST, 4096, 1 << 30), MOST);
+        assert_eq!(kept(MOST, 4096, 100_000), 16 << 10);
+        assert_eq!(kept(8192, 4096, 1 << 30), 8192, "it never grows here");
         assert_eq!(
-            kept(8192, 4096, 1 << 30, second),
-            8192,
-            "it never grows here"
+            super::kept(4096, 4096, 0, Duration::ZERO, EARN_WITHIN),
+            4096
         );
-        assert_eq!(kept(4096, 4096, 0, Duration::ZERO), 4096);
+    }
+
+    #[test]
+    fn when_credit_is_short_only_the_fast_keep_it() {
+        let second = Duration::from_secs(1);
+        let scarce = within(1, 1000);
+        assert_eq!(scarce, EARN_WITHIN_LEAST);
+        assert_eq!(within(100, 100), EARN_WITHIN);
+        assert_eq!(kept(16 << 10, 4096, 100_000, second, scarce), 4096);
+        assert_eq!(kept(MOST, 4096, 1 << 30, second, scarce), MOST);
+        assert_eq!(within(0, 0), EARN_WITHIN_LEAST);
     }
 }

@@ -87,8 +87,8 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     }
     let plan = plan(&settings)?;
     tracing::info!("{}", plan.summary());
-    for warning in machine_warnings(&plan) {
-        tracing::warn!("{warning}");
+    for warning in machine_warnings(&settings, &plan) {
+        tracing::info!("{warning}");
     }
     let backend = choose_backend(&settings)?;
 
@@ -188,7 +188,7 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
 }
 
 /// Limits of the machine that are lower than what the plan will use, each with the line that fixes it.
-pub fn machine_warnings(plan: &MemoryPlan) -> Vec<String> {
+pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
     let mut warnings = Vec::new();
     let registered = plan.pool_bytes * plan.declared.cores as u64;
     if let Ok((_, locked)) = sys::limit(Resource::LockedMemory)
@@ -225,23 +225,23 @@ pub fn machine_warnings(plan: &MemoryPlan) -> Vec<String> {
             sockets / 4096 * 2,
         ));
     }
-    if send_buffer_max() < limits::SEND_BUFFER_BYTES_MAX && !sys::may_lock_memory() {
+    let wanted = settings.send_buffer_max;
+    if send_buffer_max(wanted) < wanted {
         warnings.push(format!(
-            "net.core.wmem_max caps a connection's send buffer at {} KiB: `sysctl net.core.wmem_max={}`",
-            send_buffer_max() >> 10,
-            limits::SEND_BUFFER_BYTES_MAX,
+            "net.core.wmem_max caps a connection's send buffer at {} KiB: `sysctl net.core.wmem_max={wanted}`",
+            send_buffer_max(wanted) >> 10,
         ));
     }
     warnings
 }
 
-/// The largest `SO_SNDBUF` that this process may set.
-fn send_buffer_max() -> u32 {
-    let most = std::fs::read_to_string("/proc/sys/net/core/wmem_max")
+/// The largest `SO_SNDBUF` that the kernel lets this process set, up to what is wanted: a larger one is
+/// cut without a word (socket(7)).
+fn send_buffer_max(wanted: u32) -> u32 {
+    std::fs::read_to_string("/proc/sys/net/core/wmem_max")
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(limits::SEND_BUFFER_BYTES_MAX);
-    most.min(limits::SEND_BUFFER_BYTES_MAX)
+        .map_or(wanted, |most: u32| most.min(wanted))
 }
 
 /// One listener per core on the same address. The first bind is without SO_REUSEPORT and given up
@@ -308,7 +308,7 @@ impl Cores {
                 seats: Arc::clone(&shared.seats),
                 over_limit: settings.over_limit,
                 send_buffer_floor: shared.plan.send_buffer_floor,
-                send_buffer_max: send_buffer_max(),
+                send_buffer_max: send_buffer_max(settings.send_buffer_max),
                 timeouts: Timeouts {
                     head: settings.head_timeout,
                     idle: settings.idle_timeout,

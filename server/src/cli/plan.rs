@@ -22,7 +22,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = Settings::new(arguments.options.or(file), super::serve::cores())?;
     let plan = serve::plan(&settings)?;
     println!("{plan}");
-    for warning in serve::machine_warnings(&plan) {
+    for warning in serve::machine_warnings(&settings, &plan) {
         println!("warning: {warning}");
     }
     Ok(())

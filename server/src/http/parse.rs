@@ -261,7 +261,7 @@ fn path_of(target: &str) -> Option<String> {
         rest.find('/').map_or("/", |slash| &rest[slash..])
     };
     let path = path.split(['?', '#']).next().unwrap_or_default();
-    let decoded = percent_decode(path[1..].as_bytes()).decode_utf8().ok()?;
+    let decoded = percent_decode(&path.as_bytes()[1..]).decode_utf8().ok()?;
     Some(decoded.into_owned())
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Type};
 
 use crate::gate::SendSpace;
-use crate::limits::LISTEN_BACKLOG;
+use crate::limits::{LISTEN_BACKLOG, LOOPBACK_SEGMENT_BYTES};
 
 pub mod buffer;
 mod epoll;
@@ -252,6 +252,9 @@ impl Socket {
         socket.set_tcp_nodelay(true)?;
         socket.set_recv_buffer_size(options.receive_buffer_bytes as usize)?;
         socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+        if address.ip().is_loopback() {
+            socket.set_tcp_mss(LOOPBACK_SEGMENT_BYTES)?;
+        }
         set_send_buffer(&socket, options.send_buffer_bytes)?;
         socket.bind(&address.into())?;
         socket.listen(LISTEN_BACKLOG)?;
@@ -301,6 +304,11 @@ impl Socket {
     /// Sets `SO_SNDBUF` and with it `TCP_NOTSENT_LOWAT`.
     pub fn set_send_buffer(&self, bytes: u32) -> io::Result<()> {
         set_send_buffer(&self.0, bytes)
+    }
+
+    /// The smoothed round-trip time.
+    pub fn round_trip(&self) -> io::Result<Duration> {
+        sys::round_trip(self.as_fd())
     }
 
     /// Tells the peer that no more bytes will come.
