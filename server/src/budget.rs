@@ -27,6 +27,8 @@ pub struct Budget {
 pub enum Allowance {
     /// An eighth: whoever comes later finds something too, however many came before.
     Eighth,
+    /// Half: for what a core needs once, not for each connection.
+    Half,
     /// Only while more than three quarters of the whole account are free: for borrowers that have proved nothing
     /// yet, so that they never take what those who did can use.
     UpperQuarter,
@@ -57,6 +59,7 @@ impl Budget {
         loop {
             let allowed = match allowance {
                 Allowance::Eighth => bytes <= free / 8,
+                Allowance::Half => bytes <= free / 2,
                 Allowance::UpperQuarter => free
                     .checked_sub(bytes)
                     .is_some_and(|left| left > self.total / 4 * 3),

@@ -265,7 +265,6 @@ impl Catalogue {
             failure(Status::InternalError, "this object's code can't be used")
         })?;
         let Some(code) = code else {
-            tracing::error!(key = %key, "the object's wide code needs more memory: raise --memory");
             return Err(failure(
                 Status::Unavailable,
                 "no memory is left for this object's code",
@@ -328,7 +327,12 @@ impl Catalogue {
             };
         let extra = most.saturating_sub(DECODER_BYTES as usize) as u64;
         let mut claim = self.decoder.borrow_mut();
-        if extra > claim.bytes() && !claim.resize(extra, Allowance::Eighth) {
+        if extra > claim.bytes() && !claim.resize(extra, Allowance::Half) {
+            tracing::error!(
+                key = %header.key, bytes = extra,
+                "decoding this object's wide code may take that much memory, and no more than half of \
+                 the free credit may go to it: raise --memory or lower --max-connections"
+            );
             return Ok(None);
         }
         drop(claim);

@@ -32,7 +32,7 @@ pub enum ServeError {
     Stores(io::Error),
     /// io_uring was asked for and can't be had.
     #[error("--io uring: {0}")]
-    Backend(#[from] kernel::ProbeError),
+    Backend(kernel::ProbeError),
     /// An address can't be listened on.
     #[error("cannot listen on {address} ({what}): {error}")]
     Listen {
@@ -157,7 +157,8 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
 }
 
 fn choose_backend(settings: &Settings) -> Result<Backend, ServeError> {
-    let (backend, why_not_uring) = kernel::choose(settings.io)?;
+    let (backend, why_not_uring) =
+        kernel::choose(settings.io, settings.cores).map_err(ServeError::Backend)?;
     match why_not_uring {
         None => tracing::info!(%backend, "I/O backend"),
         Some(error) => {
@@ -289,7 +290,8 @@ impl Cores {
         listeners: Vec<Socket>,
     ) -> Result<(Cores, Arc<Shared>), ServeError> {
         let stores: Arc<[PathBuf]> = settings.stores.clone().into();
-        let (report, reports) = bounded(2 * settings.cores);
+        let (report, reports) = bounded(4 * settings.cores);
+        let (go, may_go) = bounded(0);
         let mut cores = Cores {
             orders: Vec::new(),
             reports,
@@ -299,6 +301,7 @@ impl Cores {
             let stats = Arc::clone(&shared.cores[number]);
             let plan = worker::Plan {
                 number,
+                go: may_go.clone(),
                 backend: shared.backend,
                 listener,
                 stores: Arc::clone(&stores),
@@ -330,6 +333,19 @@ impl Cores {
             cores.orders.push(order);
             cores.threads.push(thread);
         }
+        // Every core has its ring before any registers its pool: both count against RLIMIT_MEMLOCK, and a
+        // pool can go unregistered where a ring can't.
+        for _ in 0..cores.threads.len() {
+            match cores.reports.recv() {
+                Ok((_, Report::Begun)) => {}
+                Ok((core, Report::Failed(error))) => return Err(ServeError::Core { core, error }),
+                _ => {
+                    let error = io::Error::other("a core ended before it began");
+                    return Err(ServeError::Core { core: 0, error });
+                }
+            }
+        }
+        drop(go);
         Ok((cores, Arc::new(shared)))
     }
 
@@ -343,6 +359,10 @@ impl Cores {
                     })
                 }
                 Ok((core, Report::Failed(error))) => return Err(ServeError::Core { core, error }),
+                Ok((core, Report::Begun)) => {
+                    let error = io::Error::other("it began twice");
+                    return Err(ServeError::Core { core, error });
+                }
                 Ok((core, Report::Stopped { .. })) => {
                     let error = io::Error::other("it stopped at once");
                     return Err(ServeError::Core { core, error });
@@ -375,7 +395,7 @@ impl Cores {
                         running -= 1;
                     }
                     Ok((core, Report::Failed(error))) => return Err(ServeError::Core { core, error }),
-                    Ok((_, Report::Ready(_))) => {}
+                    Ok((_, Report::Begun | Report::Ready(_))) => {}
                     Err(_) => break,
                 },
                 recv(signals) -> _ => {

@@ -44,6 +44,8 @@ pub enum Order {
 /// What a core tells the control thread.
 #[derive(Debug)]
 pub enum Report {
+    /// Its runtime is there. It waits for the others.
+    Begun,
     /// It serves. The text says why its pool is not registered with the ring, if it isn't.
     Ready(Option<String>),
     /// It has stopped, with this many connections cut off.
@@ -57,6 +59,8 @@ pub enum Report {
 
 /// What a core is made of.
 pub struct Plan {
+    /// Disconnected when every core has begun.
+    pub go: Receiver<std::convert::Infallible>,
     /// Its number, from 0.
     pub number: usize,
     /// How it talks to the kernel.
@@ -108,6 +112,9 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
 }
 
 async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io::Result<usize> {
+    say(Report::Begun);
+    // Blocks the thread, which has nothing else to do yet.
+    let _ = plan.go.recv();
     let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
     let (io, unregistered) = Io::new(plan.backend, &pool)?;
     let core = Rc::new(Core {

@@ -73,11 +73,14 @@ impl FromStr for BackendChoice {
 
 /// Chooses the backend: the kernel is asked before anything depends on the answer. With `Auto`, the
 /// second value says why io_uring is not used.
-pub fn choose(choice: BackendChoice) -> Result<(Backend, Option<ProbeError>), ProbeError> {
+pub fn choose(
+    choice: BackendChoice,
+    cores: usize,
+) -> Result<(Backend, Option<ProbeError>), ProbeError> {
     match choice {
         BackendChoice::Only(Backend::Epoll) => Ok((Backend::Epoll, None)),
-        BackendChoice::Only(Backend::Uring) => uring::probe().map(|()| (Backend::Uring, None)),
-        BackendChoice::Auto => Ok(match uring::probe() {
+        BackendChoice::Only(Backend::Uring) => uring::probe(cores).map(|()| (Backend::Uring, None)),
+        BackendChoice::Auto => Ok(match uring::probe(cores) {
             Ok(()) => (Backend::Uring, None),
             Err(error) => (Backend::Epoll, Some(error)),
         }),

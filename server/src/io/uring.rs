@@ -176,8 +176,8 @@ pub enum ProbeError {
     Lacks(&'static str),
 }
 
-/// Tries to set up a ring and asks it for the operations that we use.
-pub(super) fn probe() -> Result<(), ProbeError> {
+/// Tries to set up as many rings as there will be cores and asks it for the operations that we use.
+pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
     let refused = |error: io::Error| {
         let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
             .is_ok_and(|value| value.trim() != "0");
@@ -196,13 +196,17 @@ pub(super) fn probe() -> Result<(), ProbeError> {
             advice,
         }
     };
-    // As large as the real ones: their memory counts against RLIMIT_MEMLOCK, of which containers
+    // As large and as many as the real ones: their memory counts against RLIMIT_MEMLOCK, of which containers
     // often have 64 KiB.
     let mut real_size = io_uring::IoUring::<squeue::Entry, cqueue::Entry>::builder();
     real_size.setup_cqsize(RING_COMPLETIONS).setup_clamp();
-    let ring = patiently(|| real_size.build(RING_ENTRIES)).map_err(refused)?;
+    let rings: Vec<io_uring::IoUring> = (0..cores.max(1))
+        .map(|_| patiently(|| real_size.build(RING_ENTRIES)))
+        .collect::<Result<_, _>>()
+        .map_err(refused)?;
     let mut probe = io_uring::Probe::new();
-    ring.submitter()
+    rings[0]
+        .submitter()
         .register_probe(&mut probe)
         .map_err(refused)?;
     for (code, name) in [
