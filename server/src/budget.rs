@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use sync::atomic::{AtomicU64, Ordering};
 
-#[cfg(loom)]
+#[cfg(penstock_loom)]
 use loom::sync;
-#[cfg(not(loom))]
+#[cfg(not(penstock_loom))]
 use std::sync;
 
 /// Bytes that may be lent.
@@ -132,7 +132,7 @@ impl Drop for Claim {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(penstock_loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -189,8 +189,8 @@ mod tests {
     }
 }
 
-/// Run with `RUSTFLAGS="--cfg loom" cargo test -p penstock --lib budget --release`.
-#[cfg(all(test, loom))]
+/// Run with `RUSTFLAGS="--cfg penstock_loom" cargo test -p penstock --lib budget --release`.
+#[cfg(all(test, penstock_loom))]
 mod model {
     use super::*;
 
