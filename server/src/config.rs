@@ -1,6 +1,6 @@
 //! What an operator may set: raw values from the command line and a TOML file of the same keys.
 //!
-//! Flags override the file. What follows from the values is computed in [`limits`](crate::limits) and
+//! Flags override the file. What follows from the values is computed in [`limits`] and
 //! checked in [`Settings::new`].
 
 use std::fmt;

@@ -37,8 +37,7 @@ pub enum Admission {
 impl Gate {
     /// Bytes the socket will take now, up to one piece.
     ///
-    /// Unsent bytes are bounded by half the buffer's bound (`TCP_NOTSENT_LOWAT` is set to that), so that
-    /// POLLOUT means room in both. An skb's overhead is charged to the buffer too; the kernel admits an
+    /// `TCP_NOTSENT_LOWAT` is set to the buffer's bound, so that POLLOUT means room in both. An skb's overhead is charged to the buffer too; the kernel admits an
     /// skb while the charge is below the bound, so a send of the whole free space is taken whole or
     /// nearly so, and what is not is produced again later.
     pub fn credit(&self, space: SendSpace) -> u32 {

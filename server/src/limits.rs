@@ -110,7 +110,7 @@ pub const REFUSALS_MAX: usize = 64;
 
 /// Objects whose share headers and descriptors one core keeps open.
 pub const OBJECTS_MAX: usize = 256;
-/// Share descriptors that one core keeps open in its catalogue; see [`Descriptors`].
+/// Share descriptors that one core keeps open in its catalogue, part of the sum in `serve::plan`.
 pub const SHARE_FILES_MAX: usize = 4096;
 /// An open object is checked against its directories when a request comes this long after the last
 /// check, so that a new put or a repair is seen.
