@@ -103,6 +103,8 @@ pub struct Connection {
     pub send_queue_bytes: Cell<u64>,
     /// `SO_SNDBUF` now.
     pub send_buffer: Cell<u32>,
+    /// Whether it has all that a near connection is lent; asked again at the next sample.
+    pub near: Cell<bool>,
     /// How it earns a larger one.
     pub pace: Cell<Pace>,
     /// Bytes acknowledged at the last sample and when that was, for the rate.
@@ -133,6 +135,7 @@ impl Connection {
         Connection {
             socket,
             send_buffer: Cell::new(core.send_buffer_floor),
+            near: Cell::new(false),
             pace: Cell::new(Pace::new(0, now)),
             sampled: Cell::new((0, now)),
             rate: Cell::new(0),
@@ -168,7 +171,7 @@ impl Connection {
     /// if it earned that and there is something to lend. Returns whether its buffer grew.
     pub fn starved(&self, core: &Core, now: Instant) -> io::Result<bool> {
         let present = self.send_buffer.get();
-        if present >= core.send_buffer_max {
+        if present >= core.send_buffer_max || self.near.get() {
             return Ok(false);
         }
         let unacknowledged = u64::from(self.socket.unacknowledged_bytes()?);
@@ -182,6 +185,7 @@ impl Connection {
             return Ok(false);
         }
         if earned > SEND_BUFFER_NEAR_BYTES_MAX && self.socket.round_trip()? < NEAR_ROUND_TRIP {
+            self.near.set(true);
             return Ok(false);
         }
         self.borrow(core, earned, Allowance::Eighth)
@@ -202,6 +206,7 @@ impl Connection {
     /// At a sample: gives back what the connection's rate does not need. What a larger buffer queued
     /// stays claimed until the kernel is rid of it.
     pub fn give_back(&self, core: &Core, delivered: u64, took: Duration) {
+        self.near.set(false);
         let present = self.send_buffer.get();
         let floor = core.send_buffer_floor;
         let kept = pace::kept(present, floor, delivered, took, core.earn_within());

@@ -100,23 +100,7 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io
     if out.is_untouched() {
         connection.start_ahead(core, out.remaining())?;
     }
-    let mut polled = false;
-    let admitted = loop {
-        if connection.ending.get().is_some() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let space = socket.send_space()?;
-        let hungry = out.remaining()
-            > u64::from(space.buffer_bytes - space.queued_bytes.min(space.buffer_bytes));
-        if hungry && space.unsent_bytes == 0 && connection.starved(core, Instant::now())? {
-            continue;
-        }
-        match core.gate.admit(space, out.remaining(), polled) {
-            Admission::Bytes(bytes) => break bytes as usize,
-            Admission::Wait => core.io.ready(socket, Interest::Write).await?,
-        }
-        polled = true;
-    };
+    let admitted = wait_for_credit(core, connection, out.remaining()).await?;
 
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
@@ -150,6 +134,32 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io
         core.stats.responded(status);
     }
     Ok(())
+}
+
+/// Waits until the socket takes some of the `remaining` bytes, and says how many now. On the way the
+/// connection may earn a larger buffer.
+async fn wait_for_credit(
+    core: &Core,
+    connection: &Connection,
+    remaining: u64,
+) -> io::Result<usize> {
+    let mut polled = false;
+    loop {
+        if connection.ending.get().is_some() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let space = connection.socket.send_space()?;
+        let room = space.buffer_bytes.saturating_sub(space.queued_bytes);
+        let starved = space.unsent_bytes == 0 && remaining > u64::from(room);
+        if starved && connection.starved(core, Instant::now())? {
+            continue;
+        }
+        match core.gate.admit(space, remaining, polled) {
+            Admission::Bytes(bytes) => return Ok(bytes as usize),
+            Admission::Wait => core.io.ready(&connection.socket, Interest::Write).await?,
+        }
+        polled = true;
+    }
 }
 
 /// The body can't go on: an error if nothing was sent yet, else a reset, so that no client takes a
