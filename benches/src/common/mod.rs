@@ -8,6 +8,7 @@ pub mod launch;
 pub mod machine;
 pub mod object;
 pub mod record;
+pub mod scratch;
 pub mod seed;
 pub mod stats;
 pub mod usage;

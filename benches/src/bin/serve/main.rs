@@ -7,9 +7,12 @@
 //! end of the run. The clients drop what they receive inside the kernel, so that the server's core is
 //! the bottleneck; `--copy` makes them read as usual.
 //!
-//! Two CPU times are given: the server's own (user and system), and all that its core was busy, which
+//! Three CPU times are given: the server's own (user and system); all that its core was busy, which
 //! includes the receiving half of TCP wherever softirqs run it on that core, and on a machine that is
-//! not quiet also the neighbours. Ratios are to the better of the two nginx configurations.
+//! not quiet also the neighbours; and both cores. The last is there because on loopback the clients'
+//! acknowledgements send more of a full send buffer on *their* core: a server with large buffers gets
+//! much of its sending done there, unseen by the other two. Ratios are to the better of the two nginx
+//! configurations.
 
 mod competitors;
 mod measure;
@@ -22,7 +25,7 @@ use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use clap::Parser;
 use core_affinity::CoreId;
-use penstock_benches::common::{interleave, launch, machine, object};
+use penstock_benches::common::{interleave, launch, machine, object, scratch};
 
 use competitors::Competitor;
 use measure::{Asked, Cores, Measured};
@@ -48,7 +51,7 @@ struct Options {
     /// Connections to small objects; 0 leaves them out.
     #[arg(long, value_name = "N", default_value_t = 64)]
     small_connections: u32,
-    /// Measurements per competitor [default: 5; 1 with --quick].
+    /// Measurements per competitor [default: 3; 1 with --quick].
     #[arg(long)]
     rounds: Option<usize>,
     /// Milliseconds per measurement, after a warm-up [default: 1500; 250 with --quick].
@@ -131,11 +134,7 @@ fn main() -> anyhow::Result<()> {
         println!("one core for both: what the clients cost is in the core's time");
     }
 
-    let directory = match &options.dir {
-        Some(dir) => tempfile::Builder::new().prefix("serve-").tempdir_in(dir),
-        None => tempfile::Builder::new().prefix("serve-").tempdir(),
-    };
-    let directory = directory.context("can't make a directory for the objects")?;
+    let directory = scratch::directory("serve", options.dir.as_deref())?;
     let built = build(&options, directory.path())?;
     let competitors = competitors::all(&penstock, &options.serve_args, directory.path(), &built)?;
     let competitors: Vec<Competitor> = competitors
@@ -149,7 +148,7 @@ fn main() -> anyhow::Result<()> {
 
     let rounds = options
         .rounds
-        .unwrap_or(if options.quick { 1 } else { 5 })
+        .unwrap_or(if options.quick { 1 } else { 3 })
         .max(1);
     let millis = options
         .millis

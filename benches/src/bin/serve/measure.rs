@@ -37,6 +37,8 @@ pub(super) struct Measured {
     pub(super) process_per_gb: f64,
     /// Seconds that the server's core was busy, per GB of bodies.
     pub(super) core_per_gb: f64,
+    /// Seconds that the two cores were busy, per GB of bodies.
+    pub(super) both_per_gb: f64,
     /// How busy the cores were, 0 to 1.
     pub(super) server_busy: f64,
     pub(super) client_busy: f64,
@@ -102,13 +104,22 @@ pub(super) fn measure(server: &Server, asked: &Asked, cores: Cores) -> anyhow::R
     };
     let seconds = (end.elapsed - start.elapsed).as_secs_f64();
     let gigabytes = (end.body_bytes - start.body_bytes) as f64 / 1e9;
+    let server_core = after.server_core - before.server_core;
+    let client_core = after.client_core - before.client_core;
+    // One core may serve as both.
+    let both = if cores.server == cores.client {
+        server_core
+    } else {
+        server_core + client_core
+    };
     Ok(Measured {
         gb_s: gigabytes / seconds,
         requests_s: (end.completed - start.completed) as f64 / seconds,
         process_per_gb: (after.process - before.process) / gigabytes,
-        core_per_gb: (after.server_core - before.server_core) / gigabytes,
-        server_busy: (after.server_core - before.server_core) / seconds,
-        client_busy: (after.client_core - before.client_core) / seconds,
+        core_per_gb: server_core / gigabytes,
+        both_per_gb: both / gigabytes,
+        server_busy: server_core / seconds,
+        client_busy: client_core / seconds,
         resident_most: after.resident_most,
     })
 }

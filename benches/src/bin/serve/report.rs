@@ -26,8 +26,11 @@ const COLUMNS: &[&str] = &[
     "core_cpu_spread",
     "core_cpu_min",
     "core_cpu_max",
+    "both_cores_s_per_gb",
+    "both_cores_spread",
     "speed_to_nginx",
     "core_cpu_to_nginx",
+    "both_cores_to_nginx",
     "server_core_busy",
     "client_core_busy",
     "resident_mib_most",
@@ -45,6 +48,7 @@ struct Line {
     requests_s: Summary,
     process: Summary,
     core: Summary,
+    both: Summary,
     server_busy: Summary,
     client_busy: Summary,
     resident_mib: f64,
@@ -62,6 +66,7 @@ impl Line {
             requests_s: sum(|m| m.requests_s),
             process: sum(|m| m.process_per_gb),
             core: sum(|m| m.core_per_gb),
+            both: sum(|m| m.both_per_gb),
             server_busy: sum(|m| m.server_busy),
             client_busy: sum(|m| m.client_busy),
             resident_mib: sum(|m| m.resident_most as f64).max / f64::from(1 << 20),
@@ -87,7 +92,8 @@ impl Report {
         let nginx = || lines.iter().filter(|line| is_nginx(&line.name));
         // The better of the two counts, in speed and in CPU time each.
         let speed = nginx().map(|line| line.gb_s.median).reduce(f64::max);
-        let cpu = nginx().map(|line| line.core.median).reduce(f64::min);
+        let core = nginx().map(|line| line.core.median).reduce(f64::min);
+        let both = nginx().map(|line| line.both.median).reduce(f64::min);
         let small = label == "small";
         println!(
             "\n{label}, {} connection{}, {} rounds",
@@ -96,26 +102,31 @@ impl Report {
             found.first().map_or(0, |(_, values)| values.len())
         );
         println!(
-            "  {:<30} {:>9} {:>5} {:>8} {:>8} {:>5}  {:>7} {:>7}  busy: server client",
+            "  {:<30} {:>9} {:>5} {:>8} {:>8} {:>5} {:>8}  {:>7} {:>7} {:>7}  busy: server client",
             "",
             if small { "req/s" } else { "GB/s" },
             "+-%",
             if small { "us/req" } else { "s/GB" },
             "core",
             "+-%",
+            "both",
             "speed/n",
             "core/n",
+            "both/n",
         );
         for line in &lines {
-            let speed_ratio = speed.map(|speed| line.gb_s.median / speed);
-            let cpu_ratio = cpu.map(|cpu| line.core.median / cpu);
-            self.print(line, asked, small, [speed_ratio, cpu_ratio]);
-            self.take(label, asked, line, [speed_ratio, cpu_ratio]);
+            let ratios = [
+                speed.map(|speed| line.gb_s.median / speed),
+                core.map(|core| line.core.median / core),
+                both.map(|both| line.both.median / both),
+            ];
+            self.print(line, asked, small, ratios);
+            self.take(label, asked, line, ratios);
         }
     }
 
-    fn print(&self, line: &Line, asked: &Asked, small: bool, ratios: [Option<f64>; 2]) {
-        let [speed, cpu] =
+    fn print(&self, line: &Line, asked: &Asked, small: bool, ratios: [Option<f64>; 3]) {
+        let [speed, core, both] =
             ratios.map(|ratio| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
         // Per GB, or in microseconds per request.
         let unit = if small {
@@ -132,19 +143,20 @@ impl Report {
             (format!("{:.2}", line.gb_s.median), line.gb_s.spread())
         };
         println!(
-            "  {:<30} {rate:>9} {:>5.1} {:>8.3} {:>8.3} {:>5.1}  {speed:>7} {cpu:>7}  {:>12.2} {:>6.2}",
+            "  {:<30} {rate:>9} {:>5.1} {:>8.3} {:>8.3} {:>5.1} {:>8.3}  {speed:>7} {core:>7} {both:>7}  {:>12.2} {:>6.2}",
             line.name,
             100.0 * spread,
             line.process.median * unit,
             line.core.median * unit,
             100.0 * line.core.spread(),
+            line.both.median * unit,
             line.server_busy.median,
             line.client_busy.median,
         );
     }
 
-    fn take(&mut self, label: &str, asked: &Asked, line: &Line, ratios: [Option<f64>; 2]) {
-        let [speed, cpu] =
+    fn take(&mut self, label: &str, asked: &Asked, line: &Line, ratios: [Option<f64>; 3]) {
+        let [speed, core, both] =
             ratios.map(|ratio| ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")));
         let number = |value: f64| format!("{value:.4}");
         self.record.push(vec![
@@ -166,8 +178,11 @@ impl Report {
             number(line.core.spread()),
             number(line.core.min),
             number(line.core.max),
+            number(line.both.median),
+            number(line.both.spread()),
             speed,
-            cpu,
+            core,
+            both,
             number(line.server_busy.median),
             number(line.client_busy.median),
             format!("{:.1}", line.resident_mib),

@@ -27,7 +27,7 @@ use clap::{Parser, ValueEnum};
 use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::object::{self, Coded};
 use penstock_benches::common::record::Record;
-use penstock_benches::common::{machine, record};
+use penstock_benches::common::{machine, record, scratch};
 use penstock_tools::load::{self, Class, Group, Plan, Verify};
 
 use watch::Course;
@@ -178,13 +178,7 @@ fn main() -> anyhow::Result<()> {
     for (name, value) in &facts {
         println!("{name}: {value}");
     }
-    let directory = match &options.dir {
-        Some(dir) => tempfile::Builder::new()
-            .prefix("strategies-")
-            .tempdir_in(dir),
-        None => tempfile::Builder::new().prefix("strategies-").tempdir(),
-    };
-    let directory = directory.context("can't make a directory for the object")?;
+    let directory = scratch::directory("strategies", options.dir.as_deref())?;
     let coded = build(&options, &numbers, directory.path())?;
     let [k, m] = options.shape;
     let what = format!(
