@@ -90,7 +90,7 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     for warning in machine_warnings(&settings, &plan) {
         tracing::info!("{warning}");
     }
-    let backend = choose_backend(&settings)?;
+    let (backend, why_not_uring) = choose_backend(&settings)?;
 
     let options = SocketOptions {
         send_buffer_bytes: plan.send_buffer_floor,
@@ -126,7 +126,7 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         error,
     })?;
     let shared = Shared::new(
-        backend,
+        (backend, why_not_uring),
         plan,
         Budget::new(plan.credit_bytes),
         Seats::new(plan.connections, settings.connections_per_address_max),
@@ -156,16 +156,17 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     }
 }
 
-fn choose_backend(settings: &Settings) -> Result<Backend, ServeError> {
+/// The backend, and why it isn't io_uring if that was tried.
+fn choose_backend(settings: &Settings) -> Result<(Backend, Option<String>), ServeError> {
     let (backend, why_not_uring) =
         kernel::choose(settings.io, settings.cores).map_err(ServeError::Backend)?;
-    match why_not_uring {
+    match &why_not_uring {
         None => tracing::info!(%backend, "I/O backend"),
         Some(error) => {
             tracing::warn!(%backend, "io_uring can't be used, epoll takes its place: {error}")
         }
     }
-    Ok(backend)
+    Ok((backend, why_not_uring.map(|error| error.to_string())))
 }
 
 /// Divides the declared memory for this machine.

@@ -30,6 +30,8 @@ mod status;
 pub struct Shared {
     /// How the cores talk to the kernel.
     pub backend: Backend,
+    /// Why that isn't io_uring, if it was tried.
+    pub why_not_uring: Option<String>,
     /// One per core.
     pub cores: Vec<Arc<CoreStats>>,
     /// Where to ask each core for its connections.
@@ -48,13 +50,14 @@ pub struct Shared {
 impl Shared {
     /// Counters for the plan's cores, all zero.
     pub fn new(
-        backend: Backend,
+        (backend, why_not_uring): (Backend, Option<String>),
         plan: MemoryPlan,
         budget: Arc<Budget>,
         seats: Arc<Seats>,
     ) -> Shared {
         Shared {
             backend,
+            why_not_uring,
             cores: (0..plan.declared.cores).map(|_| Arc::default()).collect(),
             orders: Vec::new(),
             plan,

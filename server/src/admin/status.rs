@@ -18,6 +18,8 @@ pub(super) struct StatusReport {
     version: &'static str,
     ready: bool,
     io_backend: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not_uring: Option<String>,
     cores: usize,
     uptime_seconds: u64,
     memory: BTreeMap<&'static str, u64>,
@@ -61,6 +63,7 @@ pub(super) fn status(shared: &Shared, standing_out: Vec<Listed>) -> StatusReport
         version: env!("CARGO_PKG_VERSION"),
         ready: shared.is_ready(),
         io_backend: shared.backend.to_string(),
+        why_not_uring: shared.why_not_uring.clone(),
         cores: shared.cores.len(),
         uptime_seconds: shared.started.elapsed().as_secs(),
         memory: memory::gauges(shared)

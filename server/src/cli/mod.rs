@@ -8,6 +8,7 @@ use decode_kernel::share::Key;
 use tracing_subscriber::EnvFilter;
 
 mod demo;
+mod doctor;
 mod get;
 mod inspect;
 mod ls;
@@ -44,7 +45,9 @@ enum Command {
     /// Serve the objects of some stores over HTTP
     Serve(serve::Arguments),
     /// Show what the declared memory will hold, without serving
-    Plan(plan::Arguments),
+    Plan(serve::Arguments),
+    /// Check what this machine lets the server use, and say how to fix what it doesn't
+    Doctor(serve::Arguments),
 }
 
 /// The stores that a command works on.
@@ -82,6 +85,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Inspect(arguments) => return inspect::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments)?,
         Command::Plan(arguments) => plan::run(arguments)?,
+        Command::Doctor(arguments) => return doctor::run(arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use penstock::config::{Options, Settings};
 use penstock::serve::{self, Addresses};
 
+/// The settings of a server, from flags and a file.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -15,13 +16,19 @@ pub(super) struct Arguments {
     config: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// Reads the file, if there is one, and checks every value.
+    pub(super) fn settings(self) -> anyhow::Result<Settings> {
+        let file = match &self.config {
+            Some(path) => Options::read(path)?,
+            None => Options::default(),
+        };
+        Ok(Settings::new(self.options.or(file), cores())?)
+    }
+}
+
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let file = match &arguments.config {
-        Some(path) => Options::read(path)?,
-        None => Options::default(),
-    };
-    let settings = Settings::new(arguments.options.or(file), cores())?;
-    serve::serve(settings, announce)?;
+    serve::serve(arguments.settings()?, announce)?;
     Ok(())
 }
 

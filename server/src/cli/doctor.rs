@@ -1,0 +1,55 @@
+//! `penstock doctor`: what this machine lets the server use, and the line that fixes what it doesn't.
+
+use std::process::ExitCode;
+
+use decode_kernel::arch::Kernel;
+use penstock::io::{self, Backend, BackendChoice};
+use penstock::serve;
+
+use super::serve::Arguments;
+
+/// Exits with 0 if nothing is amiss.
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let settings = arguments.settings()?;
+    let mut amiss = 0;
+    let mut say = |good: bool, text: String| {
+        println!("{} {text}", if good { "ok     " } else { "amiss  " });
+        amiss += usize::from(!good);
+    };
+
+    match io::choose(BackendChoice::Only(Backend::Uring), settings.cores) {
+        Ok(_) => say(true, "io_uring can be used".to_owned()),
+        Err(error) => say(
+            false,
+            format!("io_uring can't be used, epoll takes its place: {error}"),
+        ),
+    }
+    let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
+    match Kernel::requested() {
+        Ok(kernel) => say(
+            true,
+            format!("codes by {} (of {})", kernel.name(), kernels.join(", ")),
+        ),
+        Err(error) => say(false, error.to_string()),
+    }
+    match serve::plan(&settings) {
+        Ok(plan) => {
+            say(true, plan.summary());
+            for warning in serve::machine_warnings(&settings, &plan) {
+                say(false, warning);
+            }
+        }
+        Err(error) => say(false, error.to_string()),
+    }
+    for store in &settings.stores {
+        match std::fs::read_dir(store) {
+            Ok(_) => say(true, format!("store {}", store.display())),
+            Err(error) => say(false, format!("store {}: {error}", store.display())),
+        }
+    }
+    Ok(if amiss == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
