@@ -62,14 +62,31 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
             tokio::time::sleep(PAUSE).await;
         }
         for _ in 0..ACCEPTS_PER_TURN {
-            let full = seats.taken() >= seats.seats();
-            if full && (over == OverLimit::Wait || core.refusing.get() >= REFUSALS_MAX) {
+            let reserved = match over {
+                // Reserved first: between a look and the accept, another core could take the last seat.
+                OverLimit::Wait => seats.reserve(),
+                // Not so here: a seat held for nobody would make another core refuse somebody.
+                OverLimit::Refuse => None,
+            };
+            let full = match over {
+                OverLimit::Wait => reserved.is_none(),
+                OverLimit::Refuse => {
+                    seats.taken() >= seats.seats() && core.refusing.get() >= REFUSALS_MAX
+                }
+            };
+            if full {
                 // Others wait in the backlog, which is short and part of the plan.
                 tokio::time::sleep(PAUSE).await;
                 break;
             }
             match listener.accept() {
-                Ok((socket, peer)) => admit(&core, socket, peer, seats.take(peer.ip())),
+                Ok((socket, peer)) => {
+                    let seat = match reserved {
+                        Some(seat) => seat.assign(peer.ip()),
+                        None => seats.take(peer.ip()),
+                    };
+                    admit(&core, socket, peer, seat);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The peer was gone before we looked.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

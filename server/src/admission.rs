@@ -65,17 +65,27 @@ impl Seats {
 
     /// Takes a seat for a client at `address`.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Full> {
+        self.reserve().ok_or(Full::Server)?.assign(address)
+    }
+
+    /// Takes a seat for a client that is not known yet.
+    pub fn reserve(self: &Arc<Self>) -> Option<Seat> {
         self.taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
                 (taken < self.seats).then_some(taken + 1)
             })
-            .map_err(|_| Full::Server)?;
-        // From here on the guard gives the seat back.
-        let mut seat = Seat {
+            .ok()?;
+        Some(Seat {
             seats: Arc::clone(self),
             address: None,
-        };
-        if let Some(addresses) = &self.addresses {
+        })
+    }
+}
+
+impl Seat {
+    /// Gives the seat to a client at `address`, if it may have another. Otherwise the seat is free again.
+    pub fn assign(mut self, address: IpAddr) -> Result<Seat, Full> {
+        if let Some(addresses) = &self.seats.addresses {
             let network = network(address);
             let mut taken = addresses
                 .taken
@@ -86,9 +96,9 @@ impl Seats {
                 return Err(Full::Address);
             }
             *count += 1;
-            seat.address = Some(network);
+            self.address = Some(network);
         }
-        Ok(seat)
+        Ok(self)
     }
 }
 

@@ -209,6 +209,8 @@ pub struct Declared {
     pub connections: Option<usize>,
     /// Connections that the limit on descriptors allows.
     pub descriptors_allow: usize,
+    /// Descriptors that the server needs beside its connections'.
+    pub descriptors_own: usize,
 }
 
 /// Where the declared memory goes. The parts add up to it.
@@ -284,6 +286,17 @@ pub enum PlanRefusal {
         /// What the limit allows.
         allowed: usize,
     },
+    /// The limit on descriptors leaves none, or next to none, for connections.
+    #[error(
+        "the limit on descriptors leaves {allowed} for connections: raise it to {least} at least \
+         (`ulimit -n {least}`, LimitNOFILE={least}), or lower --cores"
+    )]
+    NoDescriptors {
+        /// What the limit allows.
+        allowed: usize,
+        /// The least limit that works.
+        least: usize,
+    },
 }
 
 /// Connections below which a server is not worth starting.
@@ -334,6 +347,12 @@ impl MemoryPlan {
                 pool_buffers,
             });
         }
+        let allowed = declared.descriptors_allow;
+        if allowed < declared.connections.map_or(CONNECTIONS_MIN, |_| 1) {
+            let wanted = declared.connections.unwrap_or(CONNECTIONS_MIN);
+            let least = declared.descriptors_own + wanted;
+            return Err(PlanRefusal::NoDescriptors { allowed, least });
+        }
         plan.connections = match declared.connections {
             Some(connections) if connections > fit => {
                 let least_bytes = memory_for(connections);
@@ -344,15 +363,14 @@ impl MemoryPlan {
                     least_bytes,
                 });
             }
-            Some(connections) if connections > declared.descriptors_allow => {
-                let allowed = declared.descriptors_allow;
+            Some(connections) if connections > allowed => {
                 return Err(PlanRefusal::Descriptors {
                     connections,
                     allowed,
                 });
             }
             Some(connections) => connections,
-            None => fit.min(declared.descriptors_allow),
+            None => fit.min(allowed),
         };
         // A larger floor while at least half of what is left stays credit.
         while plan.send_buffer_floor < SEND_BUFFER_FLOOR_BYTES_MAX {
@@ -400,18 +418,25 @@ impl std::fmt::Display for MemoryPlan {
             ("core: checksums and open objects", cores, self.cache_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
-            ("credit to lend", 1, self.credit_bytes),
         ];
         writeln!(
             f,
             "{:<34} {:>8} {:>12} {:>12}",
             "part", "count", "KiB each", "KiB"
         )?;
+        let declared = self.declared.memory_bytes >> 10;
+        let mut left = declared;
         for (name, count, bytes) in rows {
             let (each, all) = (bytes as f64 / 1024.0, (count * bytes).div_ceil(1024));
+            left = left.saturating_sub(all);
             writeln!(f, "{name:<34} {count:>8} {each:>12.1} {all:>12}")?;
         }
-        let declared = self.declared.memory_bytes >> 10;
+        // What the others are rounded up by is taken from here, so that the table adds up as it is read.
+        writeln!(
+            f,
+            "{:<34} {:>8} {left:>10}.0 {left:>12}",
+            "credit to lend", 1
+        )?;
         writeln!(f, "{:<34} {:>8} {:>12} {declared:>12}", "declared", "", "")?;
         writeln!(
             f,
@@ -437,6 +462,7 @@ mod tests {
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
             connections,
             descriptors_allow: usize::MAX,
+            descriptors_own: 100,
         }
     }
 
@@ -472,6 +498,27 @@ mod tests {
         assert!(MemoryPlan::new(declared(least - 2, Some(50_000))).is_err());
     }
 
+    #[test]
+    fn few_descriptors_are_no_plan_for_nobody() {
+        let with = |connections, descriptors_allow| {
+            MemoryPlan::new(Declared {
+                descriptors_allow,
+                ..declared(256, connections)
+            })
+        };
+        let refused = |allowed, least| Err(PlanRefusal::NoDescriptors { allowed, least });
+        assert_eq!(with(None, 0), refused(0, 116));
+        assert_eq!(with(None, 15), refused(15, 116));
+        assert_eq!(with(None, 16).unwrap().connections, 16);
+        assert_eq!(with(Some(3), 0), refused(0, 103));
+        assert_eq!(with(Some(3), 3).unwrap().connections, 3);
+        let refused = PlanRefusal::Descriptors {
+            connections: 3,
+            allowed: 2,
+        };
+        assert_eq!(with(Some(3), 2), Err(refused));
+    }
+
     proptest! {
         #[test]
         fn the_parts_add_up_to_what_was_declared(
@@ -488,6 +535,7 @@ mod tests {
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
                 connections,
                 descriptors_allow,
+                descriptors_own: 100,
             };
             if let Ok(plan) = MemoryPlan::new(declared) {
                 let sum = plan.fixed_bytes

@@ -178,14 +178,16 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         })?;
     // Per core: a listener, ring or epoll instance, the runtime's own, refusals being sent, share files.
     let core = 64 + limits::REFUSALS_MAX + limits::SHARE_FILES_MAX;
-    let own = 64 + (settings.cores * core) as u64;
+    let own = 64 + settings.cores * core;
     Ok(MemoryPlan::new(Declared {
         memory_bytes: settings.memory_bytes,
         cores: settings.cores,
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
         connections: settings.connections_max,
-        descriptors_allow: usize::try_from(descriptors.saturating_sub(own)).unwrap_or(usize::MAX),
+        descriptors_allow: usize::try_from(descriptors)
+            .map_or(usize::MAX, |all| all.saturating_sub(own)),
+        descriptors_own: own,
     })?)
 }
 

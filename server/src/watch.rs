@@ -83,8 +83,10 @@ impl Watch {
             return;
         }
         let since = now.saturating_duration_since(connection.since.get());
-        let (_, acknowledged_at) = connection.acknowledged.get();
-        let quiet = since.min(now.saturating_duration_since(acknowledged_at));
+        let quiet = || {
+            let (_, acknowledged_at) = connection.acknowledged.get();
+            since.min(now.saturating_duration_since(acknowledged_at))
+        };
         let end = |ending| {
             connection.ending.set(Some(ending));
             core.stats.timed_out.add(1);
@@ -100,7 +102,12 @@ impl Watch {
             Phase::Opening => {}
             // Also when idle or lingering: the last response may still be on its way.
             _ if connection.waits_for_peer() => {
-                if quiet > self.timeouts.send || self.too_slow(connection, now) {
+                if quiet() <= self.timeouts.send && !self.window_is_over(connection, now) {
+                    return;
+                }
+                // What is known is as old as the last sample: no verdict without another look.
+                look(connection, now);
+                if quiet() > self.timeouts.send || self.too_slow(connection, now) {
                     end(Ending::Closed);
                     connection.socket.abort();
                 }
@@ -112,13 +119,13 @@ impl Watch {
                 connection.socket.finish_receiving();
             }
             Phase::Idle => {
-                if quiet > self.timeouts.idle {
+                if quiet() > self.timeouts.idle {
                     end(Ending::Closed);
                     connection.socket.finish_receiving();
                 }
             }
             Phase::Lingering => {
-                if quiet > LINGER_TIMEOUT {
+                if quiet() > LINGER_TIMEOUT {
                     end(Ending::Closed);
                     connection.socket.abort();
                 }
@@ -128,6 +135,11 @@ impl Watch {
 }
 
 impl Watch {
+    fn window_is_over(&self, connection: &Connection, now: Instant) -> bool {
+        let (_, then) = connection.window.get();
+        now.saturating_duration_since(then) >= self.timeouts.send
+    }
+
     /// Judges a client by what it acknowledged over one whole window in which it always had something to
     /// take. The window begins again with every phase, and after every verdict.
     fn too_slow(&self, connection: &Connection, now: Instant) -> bool {
@@ -137,10 +149,10 @@ impl Watch {
             connection.window.set((acknowledged, now));
             return false;
         }
-        let took = now.saturating_duration_since(then);
-        if took < self.timeouts.send {
+        if !self.window_is_over(connection, now) {
             return false;
         }
+        let took = now.saturating_duration_since(then);
         connection.window.set((acknowledged, now));
         let least = u128::from(self.timeouts.rate_min) * took.as_millis() / 1000;
         u128::from(acknowledged.saturating_sub(acknowledged_then)) < least
@@ -157,20 +169,15 @@ impl Connection {
 /// Asks the kernel what the peer acknowledged and what the socket holds, and takes back credit that the
 /// connection no longer needs.
 fn sample(core: &Core, connection: &Connection, now: Instant) {
-    let sent = connection.sent_bytes.get();
     if let Ok(memory) = connection.socket.memory() {
         connection.socket_bytes.set(memory.total());
         connection
             .send_queue_bytes
             .set(u64::from(memory.send_queue));
     }
-    let Ok(unacknowledged) = connection.socket.unacknowledged_bytes() else {
+    let Some(acknowledged) = look(connection, now) else {
         return;
     };
-    let acknowledged = sent.saturating_sub(u64::from(unacknowledged));
-    if acknowledged > connection.acknowledged.get().0 {
-        connection.acknowledged.set((acknowledged, now));
-    }
     let (sampled, then) = connection.sampled.replace((acknowledged, now));
     let delivered = acknowledged.saturating_sub(sampled);
     let took = now.saturating_duration_since(then);
@@ -178,6 +185,17 @@ fn sample(core: &Core, connection: &Connection, now: Instant) {
         .rate
         .set((u128::from(delivered) * 1000 / took.as_millis().max(1)) as u64);
     connection.give_back(core, delivered, took);
+}
+
+/// Asks the kernel what the peer acknowledged, and notes when that grows.
+fn look(connection: &Connection, now: Instant) -> Option<u64> {
+    let unacknowledged = connection.socket.unacknowledged_bytes().ok()?;
+    let sent = connection.sent_bytes.get();
+    let acknowledged = sent.saturating_sub(u64::from(unacknowledged));
+    if acknowledged > connection.acknowledged.get().0 {
+        connection.acknowledged.set((acknowledged, now));
+    }
+    Some(acknowledged)
 }
 
 /// A connection that stands out.
