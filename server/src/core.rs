@@ -46,6 +46,8 @@ pub struct Core {
     pub send_buffer_floor: u32,
     /// The most that it may become: what the kernel lets this process set.
     pub send_buffer_max: u32,
+    /// How long the kernel may keep what a closed connection leaves in its queue.
+    pub send_timeout: Duration,
     /// Counters.
     pub stats: Arc<CoreStats>,
     /// Connections, for deadlines and sampling.

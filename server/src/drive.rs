@@ -43,7 +43,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
             }
             Action::Send => send(&core, &connection, &mut conn).await,
             Action::Linger => linger(&core, &connection, &mut conn).await,
-            Action::Close => return,
+            Action::Close => return connection.socket.leave(core.send_timeout),
         };
         if let Err(error) = result {
             // The peer is gone, or a deadline ended the connection.

@@ -95,7 +95,6 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     let options = SocketOptions {
         send_buffer_bytes: plan.send_buffer_floor,
         receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
-        user_timeout: settings.send_timeout,
     };
     let listeners =
         listen(settings.listen, settings.cores, &options).map_err(|error| ServeError::Listen {

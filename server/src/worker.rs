@@ -130,6 +130,7 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
         budget: plan.budget,
         send_buffer_floor: plan.send_buffer_floor,
         send_buffer_max: plan.send_buffer_max,
+        send_timeout: plan.timeouts.send,
         stats: plan.stats,
         connections: RefCell::new(Slab::new()),
         refusing: Cell::new(0),
