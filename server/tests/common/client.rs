@@ -2,7 +2,7 @@
 //! the peer stalls, resets or goes on.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -88,6 +88,16 @@ impl Client {
         Client::connect_with(address, STALLED_RECEIVE_BYTES)
     }
 
+    /// A client at this address of its own, one of loopback's.
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+        socket
+            .connect_timeout(&address.into(), PATIENCE)
+            .expect("connects");
+        Client::over(socket.into())
+    }
+
     /// A client with this receive buffer. The kernel doubles it and takes a part for its own needs.
     pub fn connect_with(address: SocketAddr, receive_bytes: usize) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
@@ -118,6 +128,21 @@ impl Client {
     /// Sends what the peer may not want any more.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
+    }
+
+    /// Sends as much of this as the kernels take now; returns how much that is.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        self.stream.set_nonblocking(true).unwrap();
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match self.stream.write(&bytes[taken..]) {
+                Ok(count) => taken += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        self.stream.set_nonblocking(false).unwrap();
+        taken
     }
 
     /// Asks; `fields` are whole lines without their end.
@@ -190,6 +215,16 @@ impl Client {
         }
         let rest = self.buffered.split_off(length);
         std::mem::replace(&mut self.buffered, rest)
+    }
+
+    /// As [`Client::body`], for a connection that may end before.
+    pub fn try_body(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        while self.buffered.len() < length {
+            if self.fill((length - self.buffered.len()).min(256 << 10))? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(self.body(length))
     }
 
     /// Reads at most `most` bytes, to see how the connection ends.

@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports)] // each test binary uses some of it
 
 pub mod client;
+pub mod crowd;
 pub mod stores;
 
 use std::fmt;

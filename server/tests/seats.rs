@@ -1,0 +1,242 @@
+//! More clients than there are places: who is refused, who waits, who is closed to make room, and what
+//! those that were admitted notice of it.
+
+mod common;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::client::End;
+use common::crowd::{Crowd, assert_within, degraded, memory, nothing_is_left};
+use common::{Backend, Client, Noise, PATH, Server, Stores, assert_same, get, wait_until};
+use penstock_tools::load::{Class, Group};
+
+on_both_backends! {
+    a_crowd_is_refused_and_the_admitted_notice_nothing
+    a_crowd_waits
+    one_address_has_so_many_seats
+    a_client_that_is_too_slow_is_closed
+    a_live_client_outlives_a_short_timeout
+}
+
+const SIZE: usize = 4 << 20;
+const SMALL_PATH: &str = "/small.bin";
+
+fn prepared(seed: u64) -> (Stores, Vec<u8>) {
+    let content = Noise::new(seed).bytes(SIZE);
+    (degraded(&content), content)
+}
+
+/// Clients in the middle of a download.
+fn admitted(server: &Server, clients: usize) -> Vec<Client> {
+    let mut all: Vec<Client> = (0..clients)
+        .map(|_| Client::connect_small(server.objects))
+        .collect();
+    for client in &mut all {
+        client.ask("GET", PATH, &[]);
+        assert_eq!(client.head().status, 200);
+    }
+    all
+}
+
+fn a_crowd_is_refused_and_the_admitted_notice_nothing(io: Backend) {
+    const SEATS: usize = 16;
+    const ATTEMPTS: u64 = 4000;
+    let (stores, content) = prepared(1);
+    let options = ["--memory", "48MiB", "--max-connections", "16"];
+    let server = Server::start(&stores, io, &options);
+    let clients = admitted(&server, SEATS);
+    let crowd = Crowd::start(&server, vec![Group::new(Class::Short, 300)], Some(&content));
+    crowd.wait("the first refusals", |now| now.refused > 0);
+    // Some go on in the midst of it.
+    let mut clients = clients;
+    for client in clients.iter_mut().take(SEATS / 2) {
+        assert_same(&client.body(SIZE / 2), &content[..SIZE / 2], "half of it");
+    }
+    crowd.wait("all attempts", |now| now.refused >= ATTEMPTS);
+    assert_eq!(memory(&server, "connections_open"), SEATS as u64);
+    let report = crowd.end();
+    assert_within(&report, 48 << 20);
+    let crowd = report.group("short").unwrap();
+    assert!(crowd.faults.is_empty(), "{:?}", crowd.faults);
+    assert!(crowd.statuses.keys().eq(&[503]), "{:?}", crowd.statuses);
+    assert_eq!(
+        crowd.retry_after, crowd.refused,
+        "each says when to come back"
+    );
+    assert!((1..=60).contains(&crowd.retry_after_most));
+    assert_eq!((crowd.completed, crowd.body_bytes > 0), (0, true));
+
+    for (number, client) in clients.iter_mut().enumerate() {
+        let start = if number < SEATS / 2 { SIZE / 2 } else { 0 };
+        assert_same(&client.body(SIZE - start), &content[start..], "the rest");
+    }
+    // They keep their seats until they go.
+    assert_eq!(get(server.objects, PATH, &[]).status(), 503);
+    clients.pop();
+    wait_until(|| match get(server.objects, PATH, &[]) {
+        answer if answer.status() == 200 => {
+            assert_same(&answer.body, &content, "the next");
+            Ok(())
+        }
+        answer => Err(format!("no seat came back: {answer:?}")),
+    });
+    drop(clients);
+    nothing_is_left(&server);
+}
+
+fn a_crowd_waits(io: Backend) {
+    const SEATS: usize = 4;
+    let (stores, content) = prepared(2);
+    let options = ["--max-connections", "4", "--over-limit", "wait"];
+    stores.put("small.bin", &mut &content[..5000], 4, 4096);
+    let server = Server::start(&stores, io, &options);
+    let mut clients = admitted(&server, SEATS);
+    let mut waiting = Client::connect(server.objects);
+    waiting.ask("GET", PATH, &[]);
+    assert!(!waiting.hears_within(Duration::from_millis(300)));
+    let mut group = Group::new(Class::Short, 60);
+    group.requests = Some(4);
+    group.path = Some(SMALL_PATH.to_owned());
+    let crowd = Crowd::start(&server, vec![group], None);
+    assert_eq!(memory(&server, "connections_open"), SEATS as u64);
+    assert!(!waiting.hears_within(Duration::from_millis(1)));
+    assert_same(&clients[0].body(SIZE), &content, "of one that has a seat");
+    drop(clients);
+    assert_same(
+        &waiting.response("GET").body,
+        &content,
+        "of the one that waited",
+    );
+    drop(waiting);
+    let report = crowd.finish();
+    let short = report.group("short").unwrap();
+    assert!(short.faults.is_empty(), "{:?}", short.faults);
+    assert_eq!((short.refused, short.completed), (0, 240));
+    nothing_is_left(&server);
+    assert_eq!(server.total("refused_connections"), 0);
+}
+
+fn one_address_has_so_many_seats(io: Backend) {
+    const MOST: usize = 3;
+    let (stores, content) = prepared(3);
+    let server = Server::start(&stores, io, &["--max-connections-per-address", "3"]);
+    let from = |last| Client::connect_from(IpAddr::from([127, 0, 0, last]), server.objects);
+    let range = ["Range: bytes=0-999"];
+    let mut hers: Vec<Client> = (0..MOST).map(|_| from(1)).collect();
+    for client in &mut hers {
+        assert_same(
+            &client.request("GET", PATH, &range).body,
+            &content[..1000],
+            "hers",
+        );
+    }
+    for _ in 0..3 {
+        let refused = from(1).request("GET", PATH, &range);
+        assert_eq!(refused.status(), 503);
+        assert!(refused.field("Retry-After").is_some());
+        assert_eq!(refused.field("Connection"), Some("close"));
+    }
+    let mut his: Vec<Client> = (0..MOST).map(|_| from(2)).collect();
+    for client in &mut his {
+        assert_same(
+            &client.request("GET", PATH, &range).body,
+            &content[..1000],
+            "his",
+        );
+    }
+    assert_eq!(from(2).request("GET", PATH, &range).status(), 503);
+    hers[0].expect_open(PATH);
+    hers.pop();
+    wait_until(|| match from(1).request("GET", PATH, &range).status() {
+        206 => Ok(()),
+        other => Err(format!("no seat came back: {other}")),
+    });
+    assert_eq!(
+        from(2).request("GET", PATH, &range).status(),
+        503,
+        "not his"
+    );
+    drop((hers, his));
+    nothing_is_left(&server);
+}
+
+/// Reads a little now and then, until the connection ends.
+fn dawdle(mut client: Client, stop: &dyn Fn() -> bool) -> Option<End> {
+    while !stop() {
+        if let (_, Some(end)) = client.rest(4096) {
+            return Some(end);
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    None
+}
+
+/// Three clients: two dawdle at 16 KB/s, one of them at a server that does not mind; the third takes more
+/// than the least rate.
+fn a_client_that_is_too_slow_is_closed(io: Backend) {
+    const SIZE: usize = 8 << 20;
+    let content = Noise::new(4).bytes(SIZE);
+    let stores = degraded(&content);
+    // Longer than the receiving kernel saves up what was read before it opens the window again: some 4 s.
+    let timeout = ["--send-timeout", "8s"];
+    let strict = Server::start(
+        &stores,
+        io,
+        &[&timeout[..], &["--min-rate", "60KB"]].concat(),
+    );
+    let patient = Server::start(&stores, io, &timeout);
+    // Not so small a window that only the kernel's probes open it again.
+    let one = |server: &Server| {
+        let mut client = Client::connect_with(server.objects, 32 << 10);
+        client.ask("GET", PATH, &[]);
+        assert_eq!(client.head().status, 200);
+        client
+    };
+    let (slow, kept, mut faster) = (one(&strict), one(&patient), one(&strict));
+    let closed = std::sync::atomic::AtomicBool::new(false);
+    let is_closed = || closed.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        let kept = scope.spawn(|| dawdle(kept, &is_closed));
+        let faster = scope.spawn(|| {
+            // Five times the least rate, and no faster than that.
+            let mut at = 0;
+            while at < SIZE && !is_closed() {
+                let part = (SIZE - at).min(32 << 10);
+                assert_same(&faster.body(part), &content[at..at + part], "of the faster");
+                at += part;
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            assert_same(&faster.body(SIZE - at), &content[at..], "the rest of it");
+        });
+        assert_eq!(dawdle(slow, &|| false), Some(End::Reset));
+        closed.store(true, std::sync::atomic::Ordering::Relaxed);
+        faster.join().unwrap();
+        assert_eq!(kept.join().unwrap(), None, "who has no least rate is kept");
+    });
+    assert_eq!(strict.total("timed_out_connections"), 1);
+    assert_eq!(patient.total("timed_out_connections"), 0);
+    drop(faster);
+    nothing_is_left(&strict);
+    nothing_is_left(&patient);
+}
+
+/// A timeout shorter than a round of sampling must not take the last sample for the present.
+fn a_live_client_outlives_a_short_timeout(io: Backend) {
+    let (stores, content) = prepared(5);
+    let server = Server::start(&stores, io, &["--send-timeout", "1s"]);
+    let mut client = admitted(&server, 1).pop().unwrap();
+    let mut at = 0;
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(5) && at < SIZE / 2 {
+        assert_same(
+            &client.body(8 << 10),
+            &content[at..at + (8 << 10)],
+            "a part",
+        );
+        at += 8 << 10;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_same(&client.body(SIZE - at), &content[at..], "the rest");
+    assert_eq!(server.total("timed_out_connections"), 0);
+}
