@@ -223,6 +223,12 @@ impl<O: Entity> Conn<O> {
         self.state = State::Closed;
     }
 
+    /// The peer will send no more, and has not taken all of the last response yet.
+    pub fn see_out(&mut self) {
+        self.pending = Vec::new();
+        self.state = State::Lingering;
+    }
+
     /// The head did not arrive in time: 408 if it had begun, else just close (RFC 9110 section 15.5.9).
     pub fn head_timeout(&mut self, now: SystemTime) {
         if self.phase() == Phase::Head {

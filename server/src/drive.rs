@@ -14,7 +14,9 @@ use crate::gate::Admission;
 use crate::http::respond::Answer;
 use crate::io::Interest;
 use crate::io::buffer::Message;
-use crate::limits::{LINGER_BYTES_MAX, REQUEST_HEAD_BYTES_MAX};
+use crate::limits::{
+    LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
+};
 use crate::object::Object;
 use crate::produce::{self, ProduceError};
 
@@ -66,6 +68,8 @@ async fn receive(core: &Core, connection: &Connection, conn: &mut ObjectConn) ->
     let mut scratch = core.scratch.borrow_mut();
     let room = REQUEST_HEAD_BYTES_MAX - conn.pending_bytes().min(REQUEST_HEAD_BYTES_MAX - 1);
     match connection.socket.receive(&mut scratch[..room]) {
+        // What the last response left in the queue still holds memory: it is seen out first.
+        Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => conn.see_out(),
         Ok(0) => conn.peer_closed(),
         Ok(count) => conn.received(&scratch[..count], SystemTime::now()),
         Err(error) if is_retry(&error) => {}
@@ -186,19 +190,33 @@ fn give_up(
 
 /// Lets the peer take the last response: its end is announced, and what the peer still sends is thrown
 /// away, since closing with unread bytes would reset the connection under it (RFC 9112 section 9.6).
+///
+/// The descriptor is kept until everything is acknowledged, whatever the peer does: what a closed socket
+/// still has queued is memory that no connection would account for.
 async fn linger(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io::Result<()> {
-    connection.socket.finish_sending();
+    let socket = &connection.socket;
+    socket.finish_sending();
     let mut thrown_away = 0;
     loop {
-        core.io.ready(&connection.socket, Interest::Read).await?;
-        let mut scratch = core.scratch.borrow_mut();
-        match connection.socket.receive(&mut scratch[..]) {
-            Ok(count) if count > 0 && thrown_away < LINGER_BYTES_MAX => thrown_away += count,
+        core.io.ready(socket, Interest::Read).await?;
+        let received = socket.receive(&mut core.scratch.borrow_mut()[..]);
+        match received {
+            Ok(0) => break,
+            Ok(count) if thrown_away < LINGER_BYTES_MAX => thrown_away += count,
             Err(error) if is_retry(&error) && connection.ending.get().is_none() => {}
+            // Too much, or too late.
             _ => {
-                conn.closed();
-                return Ok(());
+                socket.abort();
+                break;
             }
         }
     }
+    // There is no event for the last acknowledgement.
+    let mut pause = LINGER_PAUSE_LEAST;
+    while connection.ending.get().is_none() && socket.unacknowledged_bytes()? > 0 {
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(LINGER_PAUSE_MOST);
+    }
+    conn.closed();
+    Ok(())
 }

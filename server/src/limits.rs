@@ -138,6 +138,10 @@ pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 pub const SEND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
 /// After a response that ends the connection, the peer has this long to take it and close.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+/// While a lingering connection waits for the last acknowledgement it looks this often at first,
+pub const LINGER_PAUSE_LEAST: Duration = Duration::from_millis(1);
+/// and this often in the end.
+pub const LINGER_PAUSE_MOST: Duration = Duration::from_millis(250);
 /// Bytes of an unwanted request body read and thrown away while lingering.
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// Bodies under way may finish within this time after SIGTERM.
