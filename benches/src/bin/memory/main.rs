@@ -1,0 +1,155 @@
+//! Recorded runs of the declared memory: thousands of stalled clients, a hundred slow and a few fast ones
+//! on a degraded object, more attempts than there are places, and hours of random clients. Each run says
+//! what had to hold and whether it did, seen from outside: VmHWM of the process plus the kernel memory of
+//! its sockets, never the server's own counters.
+//!
+//! The fast clients are measured alone and beside the others in turn, within the same run of the same
+//! server, so that both see the same machine.
+
+mod runs;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytesize::ByteSize;
+use clap::Parser;
+use penstock_benches::common::object::{self, Coded};
+use penstock_benches::common::record::Record;
+use penstock_benches::common::{launch, machine};
+
+use runs::{Case, Subject, Verdict};
+
+#[derive(Parser)]
+#[command(
+    about = "Whether the declared memory holds: stalled, slow, fast and refused clients; a soak"
+)]
+struct Options {
+    /// Write all samples and verdicts to files in this directory.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+    /// Bytes of the object.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    size: ByteSize,
+    /// I/O backends. Can be repeated [default: uring, epoll].
+    #[arg(long, value_name = "BACKEND")]
+    io: Vec<String>,
+    /// Only these cases: 256, 96, attempts. Can be repeated.
+    #[arg(long, value_name = "CASE")]
+    only: Vec<String>,
+    /// Instead of the cases: random clients for so long, and memory at the end against memory after
+    /// warm-up.
+    #[arg(long, value_name = "TIME", value_parser = humantime_seconds)]
+    soak: Option<Duration>,
+    /// Seed of the random choices.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// A tenth of the clients and shorter stretches, to see that all works.
+    #[arg(long)]
+    quick: bool,
+    /// Where to build the object: room for one and a half times its size, twice.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The server's program [default: the one beside this benchmark].
+    #[arg(long, value_name = "FILE")]
+    penstock: Option<PathBuf>,
+}
+
+/// `90s`, `10m`, `1h`.
+fn humantime_seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 90s, 10m or 1h");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        _ => return Err(wrong()),
+    };
+    let count: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    if count == 0 || count > 86_400 / factor {
+        return Err("between 1s and 24h".to_owned());
+    }
+    Ok(Duration::from_secs(count * factor))
+}
+
+/// Which object, of four data shares and two parity shares; two data shares are lost.
+const KEY: &str = "object.bin";
+/// A small one for new requests.
+const SMALL_KEY: &str = "small.bin";
+const SMALL_BYTES: u64 = 10_000;
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let facts = machine::facts();
+    for (name, value) in &facts {
+        println!("{name}: {value}");
+    }
+    let directory = match &options.dir {
+        Some(dir) => tempfile::Builder::new().prefix("memory-").tempdir_in(dir),
+        None => tempfile::Builder::new().prefix("memory-").tempdir(),
+    };
+    let directory = directory.context("can't make a directory for the object")?;
+    let coded = build(options.size.0, directory.path())?;
+    let penstock = launch::penstock(options.penstock.as_deref())?;
+    let backends = match options.io.is_empty() {
+        true => vec!["uring".to_owned(), "epoll".to_owned()],
+        false => options.io.clone(),
+    };
+    let mut record = Record::new(facts, &["case", "io", "must hold", "seen", "verdict"]);
+    let mut failed = 0;
+    for io in &backends {
+        let subject = Subject {
+            penstock: &penstock,
+            stores: coded.degraded(),
+            io,
+            seed: options.seed,
+            scale: if options.quick { 10 } else { 1 },
+            record: options.record.as_deref(),
+            log: directory.path(),
+        };
+        let mut say = |case: &str, verdicts: Vec<Verdict>| {
+            for verdict in verdicts {
+                let word = if verdict.held {
+                    "holds"
+                } else {
+                    "DOES NOT HOLD"
+                };
+                println!("{case} {io}: {}: {} -- {word}", verdict.what, verdict.seen);
+                failed += usize::from(!verdict.held);
+                let cells = [case, io, &verdict.what, &verdict.seen, word];
+                record.push(cells.map(str::to_owned).to_vec());
+            }
+        };
+        if let Some(time) = options.soak {
+            say("soak", subject.soak(time)?);
+            continue;
+        }
+        for case in Case::ALL {
+            if options.only.is_empty() || options.only.iter().any(|name| name == case.name()) {
+                say(case.name(), subject.run(case)?);
+            }
+        }
+    }
+    if let Some(directory) = &options.record {
+        let name = if options.soak.is_some() {
+            "soak.csv"
+        } else {
+            "verdicts.csv"
+        };
+        record.write(&directory.join(name))?;
+    }
+    ensure!(failed == 0, "{failed} of the verdicts: it does not hold");
+    Ok(())
+}
+
+fn build(size: u64, directory: &Path) -> anyhow::Result<Coded> {
+    let put = |key, size, seed| -> anyhow::Result<Coded> {
+        let plain = directory.join("plain");
+        object::write_plain(&plain, size, seed)?;
+        let coded = object::put(&plain, key, [4, 2], 256 << 10, directory)?;
+        std::fs::remove_file(&plain).context("can't remove the plain object")?;
+        Ok(coded)
+    };
+    put(SMALL_KEY, SMALL_BYTES, 2)?;
+    put(KEY, size, 1)
+}

@@ -1,0 +1,450 @@
+//! The cases, and what is seen of them.
+
+use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use penstock_benches::common::launch::READY;
+use penstock_benches::common::stats::Summary;
+use penstock_tools::load::{self, ByteSpan, Class, Group, Plan, Report, Watch};
+
+use crate::{KEY, SMALL_KEY};
+
+/// One run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    /// 256 MiB: 10,000 stalled, 100 slow, 4 fast.
+    Large,
+    /// 96 MiB: 2,000 stalled, 100 slow, 4 fast.
+    Small,
+    /// 50,000 attempts against 1,000 places.
+    Attempts,
+}
+
+impl Case {
+    pub(super) const ALL: [Case; 3] = [Case::Large, Case::Small, Case::Attempts];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Case::Large => "256",
+            Case::Small => "96",
+            Case::Attempts => "attempts",
+        }
+    }
+}
+
+/// One thing that had to hold.
+pub(super) struct Verdict {
+    pub(super) what: String,
+    pub(super) seen: String,
+    pub(super) held: bool,
+}
+
+fn verdict(what: &str, seen: String, held: bool) -> Verdict {
+    Verdict {
+        what: what.to_owned(),
+        seen,
+        held,
+    }
+}
+
+/// What is run.
+pub(super) struct Subject<'a> {
+    pub(super) penstock: &'a Path,
+    pub(super) stores: &'a [PathBuf],
+    pub(super) io: &'a str,
+    pub(super) seed: u64,
+    /// Clients are divided by this.
+    pub(super) scale: usize,
+    pub(super) record: Option<&'a Path>,
+    pub(super) log: &'a Path,
+}
+
+/// Kernel structures of a connection, which no socket statistics count.
+const STRUCTURES_BYTES: u64 = 3700;
+/// What the allocator may take in one step.
+const ALLOCATOR_SLACK_BYTES: u64 = 1 << 20;
+/// Stretches in which the fast clients are measured, alone and beside the others in turn.
+const ROUNDS: usize = 3;
+const STRETCH: Duration = Duration::from_secs(4);
+const FAST: usize = 4;
+const SLOW: usize = 100;
+
+/// The server on all cores, as operators run it.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Subject<'_> {
+    fn serve(&self, options: &[&str]) -> anyhow::Result<Server> {
+        let log = self.log.join("server.log");
+        let errors = std::fs::File::create(&log).context("can't make the server's log")?;
+        let mut command = Command::new(self.penstock);
+        command
+            .arg("serve")
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        for store in self.stores {
+            command.arg("--store").arg(store);
+        }
+        command.args([
+            "--io",
+            self.io,
+            "--send-timeout",
+            "10m",
+            "--idle-timeout",
+            "10m",
+        ]);
+        command
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        let child = command.spawn().context("can't start the server")?;
+        let mut server = Server {
+            child,
+            url: String::new(),
+        };
+        let output = server.child.stdout.take().context("its output is piped")?;
+        for line in BufReader::new(output).lines() {
+            if let Some(address) = line?.strip_prefix(READY) {
+                server.url = format!("http://{address}/{KEY}");
+                return Ok(server);
+            }
+        }
+        bail!(
+            "the server did not start: {}",
+            std::fs::read_to_string(&log)?
+        )
+    }
+
+    fn plan(&self, server: &Server, groups: Vec<Group>) -> Plan {
+        let mut plan = Plan::new(&server.url);
+        plan.groups = groups;
+        plan.seed = self.seed;
+        plan.backoff = Duration::from_millis(100);
+        plan.retry_after_max = Duration::from_secs(1);
+        plan.timeout = Duration::from_secs(60);
+        plan.watch = Some(Watch {
+            pids: vec![server.child.id().cast_signed()],
+            interval: Duration::from_millis(250),
+            ..Watch::default()
+        });
+        plan
+    }
+
+    /// The fast clients for one stretch: bytes a second.
+    fn fast(&self, server: &Server) -> anyhow::Result<f64> {
+        let mut group = Group::new(Class::Fast, FAST);
+        group.reading = load::Reading::Discard;
+        let mut plan = self.plan(server, vec![group]);
+        plan.watch = None;
+        plan.duration = STRETCH;
+        let report = load::run(&plan)?;
+        Ok(report.groups[0].body_bytes as f64 / STRETCH.as_secs_f64())
+    }
+
+    /// New small requests, one after the other by four clients, each over a connection of its own.
+    fn small(&self) -> Group {
+        let mut group = Group::new(Class::Short, 4);
+        group.name = "small".to_owned();
+        group.path = Some(format!("/{SMALL_KEY}"));
+        group
+    }
+
+    fn note(&self, case: &str, report: &Report, budget: u64) -> anyhow::Result<()> {
+        let (Some(directory), Some(server)) = (self.record, &report.server) else {
+            return Ok(());
+        };
+        std::fs::create_dir_all(directory)?;
+        let file = |end| directory.join(format!("memory-{case}-{}.{end}", self.io));
+        std::fs::write(file("csv"), server.samples_csv())?;
+        std::fs::write(file("groups.csv"), report.groups_csv())?;
+        let title = format!("{case}, {}: process and its sockets", self.io);
+        server.draw(&file("svg"), &title, Some(budget))?;
+        Ok(())
+    }
+
+    pub(super) fn run(&self, case: Case) -> anyhow::Result<Vec<Verdict>> {
+        match case {
+            Case::Large => self.crowd(case.name(), 256, 10_000, &[]),
+            Case::Small => self.crowd(case.name(), 96, 2_000, &["--max-connections", "2400"]),
+            Case::Attempts => self.attempts(case.name()),
+        }
+    }
+
+    /// Stalled and slow clients who stay, while fast ones come and go.
+    fn crowd(
+        &self,
+        name: &str,
+        mib: u64,
+        stalled: usize,
+        options: &[&str],
+    ) -> anyhow::Result<Vec<Verdict>> {
+        let stalled = stalled / self.scale;
+        let memory = format!("{mib}MiB");
+        let server = self.serve(&[&["--memory", &memory][..], options].concat())?;
+        let mut alone = vec![self.fast(&server)?];
+        let idle = resident(&server)?;
+        let mut slow = Group::new(Class::Slow, SLOW / self.scale);
+        slow.rate = Some(100_000);
+        let mut plan = self.plan(&server, vec![Group::new(Class::Stalled, stalled), slow]);
+        let mut beside = Vec::new();
+        let mut first_byte = 0;
+        let mut stalled_bytes = 0;
+        // A crowd, the fast ones beside it, the crowd gone, the fast ones alone; again.
+        let mut reports = Vec::new();
+        for round in 0..ROUNDS {
+            plan.duration = Duration::from_secs(180);
+            let (ready, is_ready) = std::sync::mpsc::channel();
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            let report = std::thread::scope(|scope| -> anyhow::Result<Report> {
+                let crowd = scope.spawn(|| {
+                    load::run_with(&plan, |now| {
+                        if now.holding == stalled as u64 {
+                            let _ = ready.send(());
+                        }
+                        match stop.load(std::sync::atomic::Ordering::Relaxed) {
+                            true => ControlFlow::Break(()),
+                            false => ControlFlow::Continue(()),
+                        }
+                    })
+                });
+                let measured = (|| -> anyhow::Result<()> {
+                    is_ready
+                        .recv_timeout(Duration::from_secs(60))
+                        .context("the stalled clients did not all get their heads")?;
+                    if round == 0 {
+                        stalled_bytes = resident(&server)?.saturating_sub(idle);
+                    }
+                    beside.push(self.fast(&server)?);
+                    // Without the fast ones, which take all there is of a core.
+                    let mut small = self.plan(&server, vec![self.small()]);
+                    small.watch = None;
+                    small.backoff = Duration::from_millis(20);
+                    small.duration = Duration::from_secs(2);
+                    first_byte = first_byte.max(load::run(&small)?.groups[0].first_byte_time.p99);
+                    Ok(())
+                })();
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                let report = crowd
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("the clients panicked"))??;
+                measured.map(|()| report)
+            })?;
+            reports.push(report);
+            alone.push(self.fast(&server)?);
+        }
+        let mut most = 0;
+        let mut with_structures = 0;
+        let (mut held, mut faults) = (u64::MAX, 0);
+        for report in &reports {
+            let peaks = report.server.as_ref().context("it was watched")?.peaks;
+            most = most.max(peaks.bound);
+            with_structures = with_structures.max(peaks.bound + peaks.sockets * STRUCTURES_BYTES);
+            held = held.min(report.groups[0].held);
+            faults += report
+                .groups
+                .iter()
+                .flat_map(|g| &g.faults)
+                .map(|f| f.count)
+                .sum::<u64>();
+        }
+        self.note(name, &reports[0], mib << 20)?;
+        let (alone, beside) = (Summary::of(&alone), Summary::of(&beside));
+        let part = beside.median / alone.median;
+        let each = stalled_bytes / stalled.max(1) as u64;
+        Ok(vec![
+            verdict(
+                &format!("VmHWM and sockets never over {mib} MiB"),
+                format!("{:.1} MiB", most as f64 / f64::from(1 << 20)),
+                most <= mib << 20,
+            ),
+            verdict(
+                "with the kernel's structures, too",
+                format!("{:.1} MiB", with_structures as f64 / f64::from(1 << 20)),
+                with_structures <= mib << 20,
+            ),
+            verdict(
+                &format!("all {stalled} stalled clients are held, nobody is let down"),
+                format!("{held} held, {faults} faults"),
+                held == stalled as u64 && faults == 0,
+            ),
+            verdict(
+                "4 fast clients get 80% of what they get alone",
+                format!(
+                    "{:.0}%: {:.0} of {:.0} MB/s (spread {:.0}%)",
+                    part * 100.0,
+                    beside.median / 1e6,
+                    alone.median / 1e6,
+                    alone.spread() * 100.0
+                ),
+                part >= 0.8,
+            ),
+            verdict(
+                "p99 of time to first byte of a small request under 50 ms",
+                format!("{:.1} ms", first_byte as f64 / 1000.0),
+                first_byte < 50_000,
+            ),
+            verdict(
+                "user memory per stalled client at most 2 KiB",
+                format!("{each} bytes"),
+                // With few clients the allocator's steps are all that is seen.
+                stalled_bytes <= stalled as u64 * 2048 + ALLOCATOR_SLACK_BYTES,
+            ),
+        ])
+    }
+
+    /// Many more attempts than places.
+    fn attempts(&self, name: &str) -> anyhow::Result<Vec<Verdict>> {
+        const MIB: u64 = 64;
+        let (places, attempts) = (1000 / self.scale, (50_000 / self.scale) as u64);
+        let most = places.to_string();
+        let server = self.serve(&["--memory", "64MiB", "--max-connections", &most])?;
+        // The places are taken by slow clients before the crowd comes.
+        let mut admitted = Group::new(Class::Slow, places);
+        (admitted.name, admitted.rate) = ("admitted".to_owned(), Some(10_000));
+        let mut crowd = Group::new(Class::Short, 2000 / self.scale);
+        (crowd.name, crowd.start) = ("crowd".to_owned(), Duration::from_secs(3));
+        let mut plan = self.plan(&server, vec![admitted, crowd]);
+        plan.duration = Duration::from_secs(90);
+        plan.backoff = Duration::from_millis(1);
+        plan.retry_after_max = Duration::from_millis(1);
+        let report = load::run_with(&plan, |now| match now.refused >= attempts {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })?;
+        self.note(name, &report, MIB << 20)?;
+        let peaks = report.server.as_ref().context("it was watched")?.peaks;
+        let of = |name| report.group(name).context("a group of the plan");
+        let (admitted, crowd) = (of("admitted")?, of("crowd")?);
+        let bound = peaks.bound + peaks.sockets * STRUCTURES_BYTES;
+        let faults = |group: &load::GroupReport| group.faults.iter().map(|f| f.count).sum::<u64>();
+        Ok(vec![
+            verdict(
+                &format!("memory within {MIB} MiB"),
+                format!("{:.1} MiB", bound as f64 / f64::from(1 << 20)),
+                bound <= MIB << 20,
+            ),
+            verdict(
+                &format!("{attempts} attempts are answered 503 with Retry-After"),
+                format!(
+                    "{} refused, {} of them with it, {} faults",
+                    crowd.refused,
+                    crowd.retry_after,
+                    faults(crowd)
+                ),
+                crowd.refused >= attempts
+                    && crowd.retry_after == crowd.refused
+                    && faults(crowd) == 0
+                    && crowd.completed == 0,
+            ),
+            verdict(
+                "those admitted go on",
+                format!(
+                    "{} of {places} under way, {} refused, {} faults, {:.0} bytes/s each",
+                    admitted.unfinished,
+                    admitted.refused,
+                    faults(admitted),
+                    admitted.bytes_per_second / places as f64
+                ),
+                admitted.unfinished == places as u64
+                    && admitted.refused == 0
+                    && faults(admitted) == 0,
+            ),
+        ])
+    }
+
+    /// Clients of all kinds at random; memory at the end against memory after warm-up, each with nobody there.
+    pub(super) fn soak(&self, time: Duration) -> anyhow::Result<Vec<Verdict>> {
+        const MIB: u64 = 128;
+        let server = self.serve(&["--memory", "128MiB", "--head-timeout", "5s"])?;
+        let mixed = |duration: Duration, seed| -> anyhow::Result<Report> {
+            let group = |class, clients: usize, rate| {
+                let mut group = Group::new(class, (clients / self.scale).max(1));
+                group.rate = rate;
+                group.keep_alive = seed % 2 == 0;
+                if class != Class::Stalled {
+                    group.range = Some(ByteSpan {
+                        min: 1,
+                        max: 4 << 20,
+                    });
+                }
+                group
+            };
+            let mut plan = self.plan(
+                &server,
+                vec![
+                    group(Class::Stalled, 500, None),
+                    group(Class::Slow, 200, Some(50_000)),
+                    group(Class::Fast, 8, None),
+                    group(Class::Aborting, 50, None),
+                    group(Class::Short, 20, None),
+                    group(Class::Connect, 5, None),
+                    group(Class::Idle, 50, None),
+                    group(Class::Drip, 50, Some(20)),
+                ],
+            );
+            (plan.duration, plan.seed) = (duration, seed);
+            Ok(load::run(&plan)?)
+        };
+        // A round ends with everybody gone.
+        let round = Duration::from_secs(20).min(time / 4);
+        let started = Instant::now();
+        let (mut seed, mut most, mut wrong) = (self.seed, 0, 0);
+        let mut rest = Vec::new();
+        while rest.len() < 3 || started.elapsed() < time {
+            let report = mixed(round, seed)?;
+            let peaks = report.server.as_ref().context("it was watched")?.peaks;
+            most = most.max(peaks.bound + peaks.sockets * STRUCTURES_BYTES);
+            wrong += u64::from(report.has_wrong_bytes());
+            if rest.is_empty() {
+                self.note("soak", &report, MIB << 20)?;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            rest.push(resident(&server)?);
+            seed += 1;
+        }
+        let (warm, end) = (rest[1].max(rest[0]), rest[rest.len() - 1]);
+        let kib = |bytes: u64| bytes >> 10;
+        Ok(vec![
+            verdict(
+                &format!("memory within {MIB} MiB"),
+                format!("{:.1} MiB", most as f64 / f64::from(1 << 20)),
+                most <= MIB << 20,
+            ),
+            verdict(
+                "resident memory at the end equals that after warm-up (to 2%)",
+                format!(
+                    "{} KiB after warm-up, {} KiB after {} rounds of {} s",
+                    kib(warm),
+                    kib(end),
+                    rest.len(),
+                    round.as_secs()
+                ),
+                end <= warm + warm / 50,
+            ),
+            verdict(
+                "no wrong byte",
+                format!("{wrong} rounds with wrong bytes"),
+                wrong == 0,
+            ),
+        ])
+    }
+}
+
+/// VmRSS of the server.
+fn resident(server: &Server) -> anyhow::Result<u64> {
+    let process = procfs::process::Process::new(server.child.id().cast_signed())?;
+    Ok(process.status()?.vmrss.unwrap_or(0) * 1024)
+}
