@@ -244,16 +244,18 @@ impl<O: Entity> Conn<O> {
         }
     }
 
-    /// There is no memory for the head that is arriving: 503.
+    /// There is no memory for what this connection holds beyond its part: a request that is not being
+    /// answered yet gets 503; one that is loses what was pipelined behind it, and the connection ends.
     pub fn overloaded(&mut self, now: SystemTime) {
-        if matches!(self.state, State::Reading) {
-            self.pending = Vec::new();
-            let reason = "this server is short of memory for long requests";
-            self.send(
-                respond::error(Status::Unavailable, reason, None, now, true),
-                None,
-                None,
-            );
+        self.pending = Vec::new();
+        match &mut self.state {
+            State::Reading | State::Opening(_) => {
+                let reason = "this server is short of memory for long requests";
+                let answer = respond::error(Status::Unavailable, reason, None, now, true);
+                self.send(answer, None, None);
+            }
+            State::Sending(out) => out.keep_alive = false,
+            State::Lingering | State::Closed => {}
         }
     }
 
@@ -480,6 +482,26 @@ mod tests {
         conn.sent(1, NOW);
         assert!(conn.produce_failed("lost", NOW));
         assert_eq!(conn.next(), Action::Close);
+    }
+
+    #[test]
+    fn without_memory_a_request_is_refused_and_a_response_ends_the_connection() {
+        for bytes in [&GET[..20], GET] {
+            let mut conn = conn_with(bytes);
+            conn.overloaded(NOW);
+            assert!(
+                conn.outgoing()
+                    .unwrap()
+                    .head()
+                    .starts_with(b"HTTP/1.1 503 ")
+            );
+        }
+        let mut conn = conn_with(&[GET, GET].concat());
+        conn.opened(Object(10), NOW);
+        conn.overloaded(NOW);
+        assert_eq!(conn.pending_bytes(), 0);
+        take_all(&mut conn, u64::MAX);
+        assert_eq!(conn.next(), Action::Linger);
     }
 
     #[test]

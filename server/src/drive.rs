@@ -213,7 +213,10 @@ async fn linger(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> 
     }
     // There is no event for the last acknowledgement.
     let mut pause = LINGER_PAUSE_LEAST;
-    while connection.ending.get().is_none() && socket.unacknowledged_bytes()? > 0 {
+    while connection.ending.get().is_none()
+        && socket.unacknowledged_bytes()? > 0
+        && !socket.is_gone()
+    {
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(LINGER_PAUSE_MOST);
     }

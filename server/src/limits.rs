@@ -363,7 +363,7 @@ impl MemoryPlan {
                 return Err(PlanRefusal::Connections {
                     memory_bytes,
                     connections,
-                    fit,
+                    fit: fit.min(allowed),
                     least_bytes,
                 });
             }

@@ -17,6 +17,7 @@ on_both_backends! {
     one_address_has_so_many_seats
     a_client_that_is_too_slow_is_closed
     a_live_client_outlives_a_short_timeout
+    a_client_that_hangs_up_keeps_its_seat_until_it_took_everything
 }
 
 const SIZE: usize = 4 << 20;
@@ -239,4 +240,30 @@ fn a_live_client_outlives_a_short_timeout(io: Backend) {
     }
     assert_same(&client.body(SIZE - at), &content[at..], "the rest");
     assert_eq!(server.total("timed_out_connections"), 0);
+}
+
+/// The descriptor used to be closed as soon as the client had nothing more to say. What its socket still had
+/// queued then was memory of nobody's, and a crowd could have made any amount of it.
+fn a_client_that_hangs_up_keeps_its_seat_until_it_took_everything(io: Backend) {
+    let content = Noise::new(9).bytes(24 << 10);
+    let stores = Stores::new(6);
+    stores.put_bytes(&content);
+    let server = Server::start(&stores, io, &[]);
+    for close in [&[][..], &["Connection: close"][..]] {
+        // Its window is smaller than the object, which fits the server's side whole.
+        let mut client = Client::connect_small(server.objects);
+        client.ask("GET", PATH, close);
+        server.wait_for_status("the response handed over", |status| {
+            status["connections"]["sending"] == 0 && status["connections"]["opening"] == 0
+        });
+        client.finish();
+        for _ in 0..3 {
+            assert_eq!(memory(&server, "connections_open"), 1, "with {close:?}");
+        }
+        assert_eq!(client.head().length(), content.len() as u64);
+        assert_same(&client.body(content.len()), &content, "what was queued");
+        server.wait_for_status("its seat free", |status| {
+            status["memory"]["connections_open"] == 0
+        });
+    }
 }

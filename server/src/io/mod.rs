@@ -308,7 +308,16 @@ impl Socket {
 
     /// The smoothed round-trip time.
     pub fn round_trip(&self) -> io::Result<Duration> {
-        sys::round_trip(self.as_fd())
+        let info = sys::tcp_info(self.as_fd())?;
+        Ok(Duration::from_micros(u64::from(info.tcpi_rtt)))
+    }
+
+    /// Whether the connection is there no more and its queues are freed: both sides closed it, or either
+    /// reset it. What is counted as unacknowledged then will never be.
+    pub fn is_gone(&self) -> bool {
+        /// `TCP_CLOSE` (net/tcp_states.h).
+        const CLOSED: u8 = 7;
+        sys::tcp_info(self.as_fd()).is_ok_and(|info| info.tcpi_state == CLOSED)
     }
 
     /// Tells the peer that no more bytes will come.

@@ -4,7 +4,6 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
 
 /// `SIOCOUTQNSD` (linux/sockios.h): bytes of a TCP socket's queue that were never sent.
 const SIOCOUTQNSD: libc::c_ulong = 0x894B;
@@ -96,8 +95,8 @@ pub fn unacknowledged_bytes(fd: BorrowedFd<'_>) -> io::Result<u32> {
     queue_length(fd, libc::TIOCOUTQ as libc::c_ulong)
 }
 
-/// The smoothed round-trip time of a connection (`TCP_INFO`, tcp(7)).
-pub fn round_trip(fd: BorrowedFd<'_>) -> io::Result<Duration> {
+/// The kernel's view of a connection (`TCP_INFO`, tcp(7)).
+pub fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: `info` is writable for `length` bytes; all-zero is a valid tcp_info, so what an older
@@ -112,7 +111,7 @@ pub fn round_trip(fd: BorrowedFd<'_>) -> io::Result<Duration> {
         ))?;
         info.assume_init()
     };
-    Ok(Duration::from_micros(u64::from(info.tcpi_rtt)))
+    Ok(info)
 }
 
 /// Aborts a connection at once: its queues are freed, the peer gets a reset, and whoever polls the
