@@ -93,9 +93,9 @@ impl Waiters {
 impl Poller {
     /// An instance watched by the current runtime.
     pub(super) fn new() -> io::Result<Rc<Poller>> {
+        let epoll = Epoll::new()?;
         // SAFETY: the AsyncFd owns the Epoll, whose descriptor stays open and the same until it is dropped.
-        let epoll =
-            unsafe { AsyncFd::register_with_interest(Epoll::new()?, TokioInterest::READABLE) }?;
+        let epoll = unsafe { AsyncFd::register_with_interest(epoll, TokioInterest::READABLE) }?;
         let poller = Rc::new(Poller {
             epoll,
             waiters: RefCell::default(),
