@@ -244,17 +244,18 @@ impl<O: Entity> Conn<O> {
         }
     }
 
-    /// There is no memory for what this connection holds beyond its part: a request that is not being
-    /// answered yet gets 503; one that is loses what was pipelined behind it, and the connection ends.
+    /// There is no memory for what this connection holds beyond its part. What is pipelined goes first: then
+    /// the response under way is the connection's last. A request that is too much by itself gets 503.
     pub fn overloaded(&mut self, now: SystemTime) {
-        self.pending = Vec::new();
+        let pipelined = !std::mem::take(&mut self.pending).is_empty();
         match &mut self.state {
+            State::Opening(request) if pipelined => request.keep_alive = false,
             State::Reading | State::Opening(_) => {
                 let reason = "this server is short of memory for long requests";
                 let answer = respond::error(Status::Unavailable, reason, None, now, true);
                 self.send(answer, None, None);
             }
-            State::Sending(out) => out.keep_alive = false,
+            State::Sending(out) => out.keep_alive &= !pipelined,
             State::Lingering | State::Closed => {}
         }
     }
@@ -496,12 +497,22 @@ mod tests {
                     .starts_with(b"HTTP/1.1 503 ")
             );
         }
-        let mut conn = conn_with(&[GET, GET].concat());
-        conn.opened(Object(10), NOW);
-        conn.overloaded(NOW);
-        assert_eq!(conn.pending_bytes(), 0);
-        take_all(&mut conn, u64::MAX);
-        assert_eq!(conn.next(), Action::Linger);
+        // With another request behind it, that one is what goes.
+        for opened_before in [true, false] {
+            let mut conn = conn_with(&[GET, GET].concat());
+            if opened_before {
+                conn.opened(Object(10), NOW);
+                conn.overloaded(NOW);
+            } else {
+                conn.overloaded(NOW);
+                conn.opened(Object(10), NOW);
+            }
+            assert_eq!(conn.pending_bytes(), 0);
+            let head = conn.outgoing().unwrap().head();
+            assert!(head.starts_with(b"HTTP/1.1 200 "));
+            take_all(&mut conn, u64::MAX);
+            assert_eq!(conn.next(), Action::Linger);
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn config(stores: &Stores, io: Backend) -> String {
          max_connections_per_address = 66\n\
          over_limit = \"wait\"\n\
          min_rate = \"1KiB\"\n\
+         send_buffer_max = \"64KiB\"\n\
          head_timeout = \"150ms\"\n\
          idle_timeout = \"7m\"\n\
          send_timeout = \"8m\"\n\
