@@ -224,14 +224,16 @@ impl Connection {
         }
     }
 
-    /// Claims what an incomplete head holds beyond what the connection's state pays for. `false` if it
-    /// can't be had.
+    /// Claims room for the longest head once a connection holds more than its state pays for; `false` if it
+    /// can't be had. All of it at once: if heads claimed as they grow, very many that begin together would
+    /// take all there is and none could be finished.
     pub fn claim_head(&self, held_bytes: usize) -> bool {
-        let extra = held_bytes.saturating_sub(PENDING_BYTES_FREE) as u64;
-        self.claims
-            .borrow_mut()
-            .head
-            .resize(extra, Allowance::Eighth)
+        let bytes = match held_bytes {
+            0..=PENDING_BYTES_FREE => 0,
+            _ => REQUEST_HEAD_BYTES_MAX as u64,
+        };
+        let mut claims = self.claims.borrow_mut();
+        claims.head.resize(bytes, Allowance::Eighth)
     }
 
     /// Notes the state that the connection is in.
