@@ -122,7 +122,8 @@ pub fn most_bytes(report: &Report) -> u64 {
         resident_most >> 10,
         kernel >> 10
     );
-    assert!(sockets > 0 && kernel > 0, "nothing was seen");
+    // The kernel may hold nothing: a server that has read all and has nothing to send.
+    assert!(sockets > 0, "nothing was seen");
     resident_most + kernel + sockets * SOCKET_STRUCTURES_BYTES
 }
 
