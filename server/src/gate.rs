@@ -2,7 +2,7 @@
 //!
 //! Pure arithmetic on what the kernel reports; it knows no descriptor. The rule it keeps: a send is
 //! never larger than the credit, so nothing is read or decoded that the socket will not take, and
-//! the unsent bytes of a connection never pass its LOWAT.
+//! what a connection has queued never passes its buffer's bound by more than an skb's overhead.
 
 /// What the kernel says about one socket's send side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +37,10 @@ pub enum Admission {
 impl Gate {
     /// Bytes the socket will take now, up to one piece.
     ///
-    /// `TCP_NOTSENT_LOWAT` is set to the buffer's bound, so that POLLOUT means room in both. An skb's overhead is charged to the buffer too; the kernel admits an
-    /// skb while the charge is below the bound, so a send of the whole free space is taken whole or
-    /// nearly so, and what is not is produced again later.
+    /// `TCP_NOTSENT_LOWAT` is set to the buffer's bound, so that POLLOUT means room in both. An skb's
+    /// overhead is charged to the buffer too; the kernel admits an skb while the charge is below the
+    /// bound, so a send of the whole free space is taken whole or nearly so, and what is not is produced
+    /// again later.
     pub fn credit(&self, space: SendSpace) -> u32 {
         let buffer_room = space.buffer_bytes.saturating_sub(space.queued_bytes);
         buffer_room.min(self.piece_bytes_max)
