@@ -153,13 +153,13 @@ impl<O: Entity> Conn<O> {
     /// Bytes of user memory that this connection holds beyond its own size.
     pub fn held_bytes(&self) -> usize {
         let state = match &self.state {
-            State::Opening(request) => size_of::<Request>() + request.path.capacity(),
+            State::Opening(request) => request.held_bytes(),
             State::Sending(out) => {
                 out.head.len()
                     + out
                         .request
                         .as_ref()
-                        .map_or(0, |r| size_of::<Request>() + r.path.capacity())
+                        .map_or(0, |request| request.held_bytes())
             }
             _ => 0,
         };
@@ -348,7 +348,7 @@ impl<O: Entity> Conn<O> {
     /// first byte that is an error; later only a reset tells the client that the body is not whole.
     /// Returns whether the driver must reset the connection.
     #[must_use]
-    pub fn produce_failed(&mut self, reason: &str, now: SystemTime) -> bool {
+    pub fn produce_failed(&mut self, status: Status, reason: &str, now: SystemTime) -> bool {
         let State::Sending(out) = &mut self.state else {
             return true;
         };
@@ -356,13 +356,7 @@ impl<O: Entity> Conn<O> {
             self.state = State::Closed;
             return true;
         };
-        let answer = respond::error(
-            Status::InternalError,
-            reason,
-            Some(&request),
-            now,
-            self.draining,
-        );
+        let answer = respond::error(status, reason, Some(&request), now, self.draining);
         self.send(answer, None, None);
         false
     }
@@ -390,8 +384,8 @@ mod tests {
         fn content_type(&self) -> &str {
             "a/b"
         }
-        fn modified(&self) -> u64 {
-            0
+        fn modified(&self) -> Option<u64> {
+            None
         }
     }
 
@@ -468,7 +462,7 @@ mod tests {
     fn failing_before_the_first_byte_is_a_500_and_after_it_a_reset() {
         let mut conn = conn_with(GET);
         conn.opened(Object(10), NOW);
-        assert!(!conn.produce_failed("lost", NOW));
+        assert!(!conn.produce_failed(Status::InternalError, "lost", NOW));
         assert!(
             conn.outgoing()
                 .unwrap()
@@ -481,7 +475,7 @@ mod tests {
         let mut conn = conn_with(GET);
         conn.opened(Object(10), NOW);
         conn.sent(1, NOW);
-        assert!(conn.produce_failed("lost", NOW));
+        assert!(conn.produce_failed(Status::InternalError, "lost", NOW));
         assert_eq!(conn.next(), Action::Close);
     }
 

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use crate::conn::{Action, Conn};
 use crate::core::{Connection, Core, Ending};
 use crate::gate::Admission;
-use crate::http::respond::Answer;
+use crate::http::respond::{Answer, Status};
 use crate::io::Interest;
 use crate::io::buffer::Message;
 use crate::limits::{
@@ -181,7 +181,7 @@ fn give_up(
         );
     }
     let reason = "too few good shares of this object are left";
-    if conn.produce_failed(reason, SystemTime::now()) {
+    if conn.produce_failed(Status::InternalError, reason, SystemTime::now()) {
         core.stats.resets.add(1);
         connection.socket.abort();
     }

@@ -124,8 +124,8 @@ impl Entity for Rc<Object> {
     fn content_type(&self) -> &str {
         &self.header.content_type
     }
-    fn modified(&self) -> u64 {
-        self.header.created
+    fn modified(&self) -> Option<u64> {
+        Some(self.header.created)
     }
 }
 

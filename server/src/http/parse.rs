@@ -36,6 +36,8 @@ pub struct Request {
     pub method: Method,
     /// The path, percent-decoded, without its leading slash and without a query.
     pub path: String,
+    /// What follows the path's `?`, as it came.
+    pub query: String,
     /// One byte range. Several, other units and malformed ones are as if absent (RFC 9110 14.2).
     pub range: Option<RangeSpec>,
     /// `If-Range`, if there was one.
@@ -48,6 +50,14 @@ pub struct Request {
     pub keep_alive: bool,
     /// Whether the peer speaks HTTP/1.0 and must be told about keep-alive.
     pub http10: bool,
+}
+
+impl Request {
+    /// Bytes of memory that a boxed request takes.
+    pub fn held_bytes(&self) -> usize {
+        let list = self.if_none_match.as_ref().map_or(0, String::capacity);
+        size_of::<Request>() + self.path.capacity() + self.query.capacity() + list
+    }
 }
 
 /// A head that is refused. The connection closes after the answer, since what follows can't be
@@ -167,7 +177,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
             reason: "the request target is longer than 4 KiB",
         });
     }
-    let path = path_of(target).ok_or(bad(
+    let (path, query) = path_and_query(target).ok_or(bad(
         "the request target must be an absolute path (or an http URL) that decodes to UTF-8",
     ))?;
 
@@ -175,6 +185,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
     let mut request = Request {
         method,
         path,
+        query,
         range: None,
         if_range: None,
         if_none_match: None,
@@ -247,9 +258,9 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
     Ok(request)
 }
 
-/// The path of a target in origin form or absolute form (RFC 9112 section 3.2), decoded.
-fn path_of(target: &str) -> Option<String> {
-    let path = if target.starts_with('/') {
+/// The path of a target in origin form or absolute form (RFC 9112 section 3.2), decoded, and its query.
+fn path_and_query(target: &str) -> Option<(String, String)> {
+    let target = if target.starts_with('/') {
         target
     } else {
         let scheme_end = target.find("://")?;
@@ -258,11 +269,12 @@ fn path_of(target: &str) -> Option<String> {
             return None;
         }
         let rest = &target[scheme_end + 3..];
-        rest.find('/').map_or("/", |slash| &rest[slash..])
+        &rest[rest.find(['/', '?', '#']).unwrap_or(rest.len())..]
     };
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    let decoded = percent_decode(&path.as_bytes()[1..]).decode_utf8().ok()?;
-    Some(decoded.into_owned())
+    let target = target.split('#').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let decoded = percent_decode(path.strip_prefix('/').unwrap_or_default().as_bytes());
+    Some((decoded.decode_utf8().ok()?.into_owned(), query.to_owned()))
 }
 
 #[cfg(test)]
@@ -289,7 +301,7 @@ mod tests {
     #[test]
     fn a_plain_get() {
         let r = request("GET /a%20b/c%C3%A9?x=1 HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_eq!(r.path, "a b/cé");
+        assert_eq!((r.path.as_str(), r.query.as_str()), ("a b/cé", "x=1"));
         assert_eq!(r.method, Method::Get);
         assert!(r.keep_alive && !r.http10);
     }
@@ -300,6 +312,7 @@ mod tests {
         assert_eq!((r.path.as_str(), r.method), ("x", Method::Head));
         assert!(r.keep_alive && r.http10);
         assert_eq!(request("GET http://h HTTP/1.0\r\n\r\n").path, "");
+        assert_eq!(request("GET http://h?a/b HTTP/1.0\r\n\r\n").path, "");
     }
 
     #[test]

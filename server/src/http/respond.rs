@@ -19,6 +19,7 @@ pub enum Status {
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
+    Gone,
     TargetTooLong,
     RangeNotSatisfiable,
     HeadersTooLarge,
@@ -30,7 +31,7 @@ pub enum Status {
 
 impl Status {
     /// All of them, for the counters.
-    pub const ALL: [Status; 14] = [
+    pub const ALL: [Status; 15] = [
         Status::Ok,
         Status::PartialContent,
         Status::NotModified,
@@ -38,6 +39,7 @@ impl Status {
         Status::NotFound,
         Status::MethodNotAllowed,
         Status::RequestTimeout,
+        Status::Gone,
         Status::TargetTooLong,
         Status::RangeNotSatisfiable,
         Status::HeadersTooLarge,
@@ -61,6 +63,7 @@ impl Status {
             Status::NotFound => (404, "Not Found"),
             Status::MethodNotAllowed => (405, "Method Not Allowed"),
             Status::RequestTimeout => (408, "Request Timeout"),
+            Status::Gone => (410, "Gone"),
             Status::TargetTooLong => (414, "URI Too Long"),
             Status::RangeNotSatisfiable => (416, "Range Not Satisfiable"),
             Status::HeadersTooLarge => (431, "Request Header Fields Too Large"),
@@ -87,8 +90,12 @@ pub trait Entity {
     fn etag(&self) -> &str;
     /// The media type, ASCII without control characters.
     fn content_type(&self) -> &str;
-    /// When the object was put, in seconds since 1970.
-    fn modified(&self) -> u64;
+    /// When the object was put, in seconds since 1970, if that is known.
+    fn modified(&self) -> Option<u64>;
+    /// Further fields for a response that carries it: whole lines, each with its CRLF.
+    fn fields(&self) -> &str {
+        ""
+    }
 }
 
 /// A response: its head (with the short text of an error behind it) and the range of the object that follows.
@@ -107,11 +114,12 @@ pub struct Answer {
 /// Answers a request for an object that is there. `draining` ends the connection after it.
 pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining: bool) -> Answer {
     let keep_alive = request.keep_alive && !draining;
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(entity.modified());
+    let modified = entity
+        .modified()
+        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
     if not_modified(request, entity, modified) {
         let mut head = Head::new(Status::NotModified, now);
-        head.field("ETag", entity.etag());
-        head.field("Last-Modified", httpdate::HttpDate::from(modified));
+        head.describe(entity, modified);
         return head.finish(0..0, keep_alive, request.http10);
     }
     let size = entity.size();
@@ -142,8 +150,7 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
         );
     }
     head.field("Accept-Ranges", "bytes");
-    head.field("ETag", entity.etag());
-    head.field("Last-Modified", httpdate::HttpDate::from(modified));
+    head.describe(entity, modified);
     let body = if request.method == Method::Head {
         0..0
     } else {
@@ -179,13 +186,11 @@ pub fn error(
 pub const RETRY_AFTER_SECONDS: u32 = 2;
 
 /// RFC 9110 section 13.2.2: If-None-Match decides alone when it is there.
-fn not_modified(request: &Request, entity: &impl Entity, modified: SystemTime) -> bool {
+fn not_modified(request: &Request, entity: &impl Entity, modified: Option<SystemTime>) -> bool {
     if let Some(list) = &request.if_none_match {
         return list.trim() == "*" || tags(list).any(|tag| tag == entity.etag());
     }
-    request
-        .if_modified_since
-        .is_some_and(|since| modified <= since)
+    matches!((modified, request.if_modified_since), (Some(modified), Some(since)) if modified <= since)
 }
 
 /// The opaque parts of a list of entity tags; weak comparison ignores the `W/` (RFC 9110 section 8.8.3.2).
@@ -196,11 +201,11 @@ fn tags(list: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-fn if_range_holds(request: &Request, entity: &impl Entity, modified: SystemTime) -> bool {
+fn if_range_holds(request: &Request, entity: &impl Entity, modified: Option<SystemTime>) -> bool {
     match &request.if_range {
         None => true,
         Some(IfRange::Tag(tag)) => tag == entity.etag(),
-        Some(IfRange::Date(date)) => *date == modified,
+        Some(IfRange::Date(date)) => Some(*date) == modified,
     }
 }
 
@@ -229,6 +234,15 @@ impl Head {
 
     fn field(&mut self, name: &str, value: impl fmt::Display) {
         self.put(format_args!("{name}: {value}\r\n"));
+    }
+
+    /// What identifies the object's bytes, and what else it says of itself.
+    fn describe(&mut self, entity: &impl Entity, modified: Option<SystemTime>) {
+        self.field("ETag", entity.etag());
+        if let Some(modified) = modified {
+            self.field("Last-Modified", httpdate::HttpDate::from(modified));
+        }
+        self.put(format_args!("{}", entity.fields()));
     }
 
     fn text(mut self, reason: &str, method: Method, keep_alive: bool, http10: bool) -> Answer {
@@ -274,8 +288,8 @@ mod tests {
         fn content_type(&self) -> &str {
             "video/mp4"
         }
-        fn modified(&self) -> u64 {
-            784_111_777
+        fn modified(&self) -> Option<u64> {
+            Some(784_111_777)
         }
     }
 
@@ -283,6 +297,7 @@ mod tests {
         Request {
             method: Method::Get,
             path: "k".into(),
+            query: String::new(),
             range: None,
             if_range: None,
             if_none_match: None,
