@@ -4,13 +4,13 @@
 
 mod common;
 
-use std::io::Read;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use common::crowd::{degraded, memory, nothing_is_left};
+use common::sockets::sockets;
 use common::{
     Backend, Client, Noise, PATH, Server, assert_same, get, number, penstock, skip, wait_until,
 };
@@ -115,26 +115,6 @@ fn serve(stores: &common::Stores, io: Backend, options: &[&str]) -> Server {
     command.args(["--listen", &format!("{SERVER}:0"), "--admin", "127.0.0.1:0"]);
     command.args(["--io", &io.to_string(), "--cores", "2"]);
     Server::launch(command).unwrap_or_else(|error| panic!("the server did not start: {error}"))
-}
-
-/// Sockets of the server's port in this thread's network, the listeners left out.
-fn sockets(server: &Server) -> Vec<String> {
-    let mut text = String::new();
-    std::fs::File::open("/proc/thread-self/net/tcp")
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
-    let port = format!(":{:04X}", server.objects.port());
-    let ours = |line: &&str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        const LISTEN: &str = "0A";
-        words[1].ends_with(&port) && words[3] != LISTEN
-    };
-    text.lines()
-        .skip(1)
-        .filter(ours)
-        .map(str::to_owned)
-        .collect()
 }
 
 /// Downloads under way over the link: half have stopped reading, half go on at some MB a second.

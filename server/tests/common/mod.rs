@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod crowd;
+pub mod sockets;
 pub mod stores;
 
 use std::fmt;

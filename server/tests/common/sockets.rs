@@ -1,0 +1,33 @@
+//! The kernel's own list of a server's connections: what they have queued, whatever the server thinks.
+
+use super::Server;
+
+/// The server's end of one connection.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    /// Bytes that it was given and the peer has not acknowledged.
+    pub send: u64,
+    /// Bytes that it received and the server has not read.
+    pub receive: u64,
+}
+
+/// The server's connections in this thread's network, also those it has closed and the kernel has not, but
+/// for what TIME_WAIT leaves of one: its ports (proc_net_tcp.rst in the kernel's documentation has the columns).
+pub fn sockets(server: &Server) -> Vec<Queues> {
+    const LISTEN: &str = "0A";
+    const TIME_WAIT: &str = "06";
+    let text = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let port = format!(":{:04X}", server.objects.port());
+    let ours = text.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (address, state, queues) = (words[1], words[3], words[4]);
+        let is_ours = address.ends_with(&port) && ![LISTEN, TIME_WAIT].contains(&state);
+        let (send, receive) = queues.split_once(':').unwrap();
+        let number = |text| u64::from_str_radix(text, 16).unwrap();
+        is_ours.then(|| Queues {
+            send: number(send),
+            receive: number(receive),
+        })
+    });
+    ours.collect()
+}
