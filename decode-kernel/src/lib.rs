@@ -36,9 +36,11 @@
 //! # Ok::<(), decode_kernel::CodeError>(())
 //! ```
 
+pub mod aes;
 pub mod arch;
 pub mod code;
 mod error;
+pub mod sha256;
 pub mod share;
 
 pub use error::{CodeError, Role};
