@@ -24,12 +24,14 @@ use crate::limits::{
     BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, LOOKUPS_MAX, OBJECT_RECHECK, OBJECTS_MAX,
     REBUILD_PLANS_MAX, RS16_BYTES, SHARE_FILES_MAX, TABLE_PAGES_MAX,
 };
+use crate::plan::Layout;
 
 /// An object with at least k shares open. Its bytes never change: a new put is another object.
 pub struct Object {
     /// Tells it apart from every other object this core has opened.
     id: u64,
     header: Header,
+    layout: Layout,
     etag: String,
     code: Arc<Code>,
     /// By share number.
@@ -55,6 +57,11 @@ impl Object {
     /// Geometry of the object and its shares.
     pub fn geometry(&self) -> &Geometry {
         &self.header.geometry
+    }
+
+    /// How it lies in its shares.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// What every share says of the object; the number in it means nothing here.
@@ -285,6 +292,7 @@ impl Catalogue {
         let object = Rc::new(Object {
             id,
             etag: format!("\"{}\"", opened.header.digest),
+            layout: Layout::from(&geometry),
             header: opened.header,
             code,
             shares,

@@ -1,7 +1,7 @@
 //! The plan of one piece: which ranges of which shares to read, what to rebuild from them, and in
 //! which order the bytes are sent.
 //!
-//! Pure: a request's range, the object's geometry, which shares are usable, and how large the piece
+//! Pure: a request's range, the object's layout, which shares are usable, and how large the piece
 //! may be. A healthy piece touches only the data shares that hold its bytes. Where one of those is
 //! missing, the same range of k others is read and only that range is rebuilt.
 
@@ -10,6 +10,69 @@ use std::ops::Range;
 use decode_kernel::share::Geometry;
 
 use crate::limits::SLICES_MAX;
+
+/// How an object lies in its shares, whatever their format: segments of k blocks, one per share, and a
+/// share's blocks one after another in *share space*. Blocks are verified leaf by leaf, beginning anew in
+/// each block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes of the object.
+    pub size: u64,
+    /// Data shares.
+    pub k: u16,
+    /// Shares.
+    pub n: u16,
+    /// Bytes of one share's block of every segment but the last.
+    pub block_bytes: u64,
+    /// Bytes of its block of the last one; k of them may be more than is left of the object.
+    pub tail_block_bytes: u64,
+    /// Bytes of a leaf; a block's last one may be shorter.
+    pub leaf_bytes: u64,
+}
+
+impl From<&Geometry> for Layout {
+    fn from(geometry: &Geometry) -> Layout {
+        let tail = geometry.segments().checked_sub(1);
+        Layout {
+            size: geometry.size(),
+            k: geometry.k(),
+            n: geometry.n(),
+            block_bytes: u64::from(geometry.block_bytes()),
+            tail_block_bytes: tail.map_or(0, |tail| u64::from(geometry.block_len(tail))),
+            leaf_bytes: u64::from(geometry.leaf_bytes()),
+        }
+    }
+}
+
+impl Layout {
+    /// Bytes of the object in one segment, the last one perhaps excepted.
+    pub fn segment_bytes(&self) -> u64 {
+        self.block_bytes * u64::from(self.k)
+    }
+
+    /// Segments of the object.
+    pub fn segments(&self) -> u64 {
+        self.size.div_ceil(self.segment_bytes())
+    }
+
+    /// Bytes of one share's block of a segment.
+    pub fn block_len(&self, segment: u64) -> u64 {
+        match segment + 1 < self.segments() {
+            true => self.block_bytes,
+            false => self.tail_block_bytes,
+        }
+    }
+
+    /// Widens a range of share space to whole leaves.
+    pub fn whole_leaves(&self, range: &Range<u64>) -> Range<u64> {
+        let first = range.start / self.block_bytes;
+        let last = (range.end - 1) / self.block_bytes;
+        let (first_start, last_start) = (first * self.block_bytes, last * self.block_bytes);
+        let start = (range.start - first_start) / self.leaf_bytes * self.leaf_bytes;
+        let end = (range.end - last_start).next_multiple_of(self.leaf_bytes);
+        first_start + start..last_start + end.min(self.block_len(last))
+    }
+}
 
 /// One contiguous read of a share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,15 +159,15 @@ fn length(range: &Range<u64>) -> usize {
 ///
 /// `wanted` must not be empty and must lie inside the object.
 pub fn plan(
-    geometry: &Geometry,
+    layout: &Layout,
     wanted: Range<u64>,
     capacity: usize,
     usable: impl Fn(u16, &Range<u64>) -> bool,
 ) -> Result<PiecePlan, PlanError> {
-    debug_assert!(wanted.start < wanted.end && wanted.end <= geometry.size());
-    let mut range = wanted.start..preferred_end(geometry, &wanted);
+    debug_assert!(wanted.start < wanted.end && wanted.end <= layout.size);
+    let mut range = wanted.start..preferred_end(layout, &wanted);
     loop {
-        let attempt = plan_exactly(geometry, range.clone(), &usable);
+        let attempt = plan_exactly(layout, range.clone(), &usable);
         let failure = match attempt {
             Ok(plan) if plan.bytes() <= capacity => return Ok(plan),
             Ok(plan) => PlanError::BufferTooSmall {
@@ -114,7 +177,7 @@ pub fn plan(
             Err(error) => error,
         };
         // A smaller piece needs less memory, and damage elsewhere in its window does not count.
-        match shorter(geometry, &range) {
+        match shorter(layout, &range) {
             Some(end) => range.end = end,
             None => return Err(failure),
         }
@@ -123,14 +186,14 @@ pub fn plan(
 
 /// Where a piece that may end at `wanted.end` best ends: at a segment's end, so that the next one
 /// starts whole, or at least at a leaf's, so that no leaf is verified twice.
-fn preferred_end(geometry: &Geometry, wanted: &Range<u64>) -> u64 {
+fn preferred_end(layout: &Layout, wanted: &Range<u64>) -> u64 {
     let Range { start, end } = *wanted;
-    let segment_end = end - end % geometry.segment_bytes();
+    let segment_end = end - end % layout.segment_bytes();
     if segment_end > start && segment_end - start >= (end - start) / 2 {
         return segment_end;
     }
-    let leaf_end = last_leaf_end(geometry, end);
-    if end < geometry.size() && leaf_end > start {
+    let leaf_end = last_leaf_end(layout, end);
+    if end < layout.size && leaf_end > start {
         leaf_end
     } else {
         end
@@ -138,29 +201,26 @@ fn preferred_end(geometry: &Geometry, wanted: &Range<u64>) -> u64 {
 }
 
 /// The last leaf boundary at or before `position`, inside the block that holds it.
-fn last_leaf_end(geometry: &Geometry, position: u64) -> u64 {
-    let at = locate(geometry, position.saturating_sub(1));
+fn last_leaf_end(layout: &Layout, position: u64) -> u64 {
+    let at = locate(layout, position.saturating_sub(1));
     let in_block = at.in_block + 1;
     if in_block == at.block_len {
         return position;
     }
-    position - in_block % u64::from(geometry.leaf_bytes())
+    position - in_block % layout.leaf_bytes
 }
 
 /// A shorter end for a piece that did not fit or could not be read; `None` at a single leaf.
-fn shorter(geometry: &Geometry, range: &Range<u64>) -> Option<u64> {
-    let (first, last) = (
-        locate(geometry, range.start),
-        locate(geometry, range.end - 1),
-    );
+fn shorter(layout: &Layout, range: &Range<u64>) -> Option<u64> {
+    let (first, last) = (locate(layout, range.start), locate(layout, range.end - 1));
     let segments = last.segment - first.segment;
     if segments > 0 {
-        return Some((first.segment + segments.div_ceil(2)) * geometry.segment_bytes());
+        return Some((first.segment + segments.div_ceil(2)) * layout.segment_bytes());
     }
     if last.block != first.block {
         return Some(range.start + (first.block_len - first.in_block));
     }
-    let leaf = u64::from(geometry.leaf_bytes());
+    let leaf = layout.leaf_bytes;
     let (from, to) = (first.in_block, last.in_block + 1);
     let middle = (from + (to - from) / 2) / leaf * leaf;
     let next_leaf = (from / leaf + 1) * leaf;
@@ -176,10 +236,10 @@ struct Place {
     block_len: u64,
 }
 
-fn locate(geometry: &Geometry, position: u64) -> Place {
-    let segment = position / geometry.segment_bytes();
-    let in_segment = position % geometry.segment_bytes();
-    let block_len = u64::from(geometry.block_len(segment));
+fn locate(layout: &Layout, position: u64) -> Place {
+    let segment = position / layout.segment_bytes();
+    let in_segment = position % layout.segment_bytes();
+    let block_len = layout.block_len(segment);
     Place {
         segment,
         block: in_segment / block_len,
@@ -190,18 +250,18 @@ fn locate(geometry: &Geometry, position: u64) -> Place {
 
 /// Plans all of `range`, or as much of it as the limit on slices allows.
 fn plan_exactly(
-    geometry: &Geometry,
+    layout: &Layout,
     mut range: Range<u64>,
     usable: &impl Fn(u16, &Range<u64>) -> bool,
 ) -> Result<PiecePlan, PlanError> {
     // The data shares that hold the range, each with the hull of what is wanted from it.
-    let mut needed: Vec<Read> = Vec::with_capacity(usize::from(geometry.k()));
+    let mut needed: Vec<Read> = Vec::with_capacity(usize::from(layout.k));
     let mut runs: Vec<(usize, Range<u64>)> = Vec::with_capacity(16);
     let mut position = range.start;
     while position < range.end && runs.len() < SLICES_MAX {
-        let place = locate(geometry, position);
+        let place = locate(layout, position);
         let take = (place.block_len - place.in_block).min(range.end - position);
-        let start = place.segment * u64::from(geometry.block_bytes()) + place.in_block;
+        let start = place.segment * layout.block_bytes + place.in_block;
         let share = place.block as u16;
         let at = match needed.iter().position(|read| read.share == share) {
             Some(at) => at,
@@ -219,7 +279,7 @@ fn plan_exactly(
     }
     range.end = position;
     for read in &mut needed {
-        read.window = whole_leaves(geometry, &read.window);
+        read.window = layout.whole_leaves(&read.window);
     }
 
     let missing: Vec<usize> = (0..needed.len())
@@ -243,7 +303,7 @@ fn plan_exactly(
         .map(|&i| needed[i].window.clone())
         .reduce(|a, b| hull(&a, &b))
         .unwrap_or_default();
-    let k = usize::from(geometry.k());
+    let k = usize::from(layout.k);
     let mut reads: Vec<Read> = Vec::with_capacity(k);
     let mut sources = Vec::with_capacity(k);
     // Where each needed share's window ended up: a read, or (after all reads) a rebuilt one.
@@ -265,7 +325,7 @@ fn plan_exactly(
             reads.push(read.clone());
         }
     }
-    for share in 0..geometry.n() {
+    for share in 0..layout.n {
         if sources.len() == k {
             break;
         }
@@ -319,28 +379,26 @@ fn slices(runs: &[(usize, Range<u64>)], window_of: impl Fn(usize) -> (usize, u64
         .collect()
 }
 
-/// Widens a range of share space to whole leaves.
-fn whole_leaves(geometry: &Geometry, range: &Range<u64>) -> Range<u64> {
-    let leaf = u64::from(geometry.leaf_bytes());
-    range.start / leaf * leaf..range.end.next_multiple_of(leaf).min(geometry.share_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn layout(size: u64, k: u16, n: u16, block_bytes: u32, leaf_bytes: u32) -> Layout {
+        Layout::from(&Geometry::new(size, k, n, block_bytes, leaf_bytes).unwrap())
+    }
+
     /// The bytes of data share `share` in share space, where byte i of the object is `i * 31 + i / 256`.
-    fn share_bytes(geometry: &Geometry, share: u16, window: &Range<u64>) -> Vec<u8> {
+    fn share_bytes(layout: &Layout, share: u16, window: &Range<u64>) -> Vec<u8> {
         window
             .clone()
             .map(|at| {
-                let segment = at / u64::from(geometry.block_bytes());
-                let in_block = at % u64::from(geometry.block_bytes());
-                let block_len = u64::from(geometry.block_len(segment));
+                let segment = at / layout.block_bytes;
+                let in_block = at % layout.block_bytes;
+                let block_len = layout.block_len(segment);
                 let position =
-                    segment * geometry.segment_bytes() + u64::from(share) * block_len + in_block;
-                if position < geometry.size() {
+                    segment * layout.segment_bytes() + u64::from(share) * block_len + in_block;
+                if position < layout.size {
                     object_byte(position)
                 } else {
                     0
@@ -354,23 +412,25 @@ mod tests {
     }
 
     /// Checks that a plan is what it must be, and that it delivers the object's bytes.
-    fn check(geometry: &Geometry, wanted: &Range<u64>, plan: &PiecePlan, lost: &[u16]) {
+    fn check(layout: &Layout, wanted: &Range<u64>, plan: &PiecePlan, lost: &[u16]) {
         assert_eq!(plan.range.start, wanted.start);
         assert!(plan.range.end > wanted.start && plan.range.end <= wanted.end);
-        let leaf = u64::from(geometry.leaf_bytes());
         for read in &plan.reads {
             assert!(!lost.contains(&read.share), "a lost share is read");
             assert!(read.window.start < read.window.end);
-            assert_eq!(read.window.start % leaf, 0);
+            let start = read.window.start % layout.block_bytes;
+            assert_eq!(start % layout.leaf_bytes, 0);
+            let last = (read.window.end - 1) / layout.block_bytes;
+            let end = read.window.end - last * layout.block_bytes;
             assert!(
-                read.window.end % leaf == 0 || read.window.end == geometry.share_bytes(),
+                end.is_multiple_of(layout.leaf_bytes) || end == layout.block_len(last),
                 "{read:?}"
             );
         }
         if plan.rebuilt.is_empty() {
             assert!(plan.sources.is_empty());
         } else {
-            assert_eq!(plan.sources.len(), usize::from(geometry.k()));
+            assert_eq!(plan.sources.len(), usize::from(layout.k));
             for &source in &plan.sources {
                 let window = &plan.reads[source].window;
                 assert!(window.start <= plan.rebuilt_window.start);
@@ -380,12 +440,12 @@ mod tests {
         let mut windows: Vec<Vec<u8>> = plan
             .reads
             .iter()
-            .map(|read| share_bytes(geometry, read.share, &read.window))
+            .map(|read| share_bytes(layout, read.share, &read.window))
             .collect();
         windows.extend(
             plan.rebuilt
                 .iter()
-                .map(|&share| share_bytes(geometry, share, &plan.rebuilt_window)),
+                .map(|&share| share_bytes(layout, share, &plan.rebuilt_window)),
         );
         let sent: Vec<u8> = plan
             .slices
@@ -412,8 +472,15 @@ mod tests {
             length in 1u64..200_000,
             lost in prop::collection::vec(0u16..12, 0..4),
             leaves in 1usize..40,
+            odd in prop_oneof![Just(0), 1u64..20_000],
         ) {
-            let geometry = Geometry::new(size, k, k + m, blocks * 4096, 1 << leaf_power).unwrap();
+            let mut layout = layout(size, k, k + m, blocks * 4096, 1 << leaf_power);
+            if odd > 0 {
+                // Blocks that leaves don't divide, and a tail cut exactly.
+                layout.block_bytes = odd;
+                let tail = (size - 1) % layout.segment_bytes() + 1;
+                layout.tail_block_bytes = tail.div_ceil(u64::from(k));
+            }
             let start = at.index(size as usize) as u64;
             let wanted = start..(start + length).min(size);
             let mut lost: Vec<u16> = lost.into_iter().filter(|&share| share < k + m).collect();
@@ -421,10 +488,10 @@ mod tests {
             lost.dedup();
             let capacity = (usize::from(k) + 1) * (1 << leaf_power) * leaves;
             let usable = |share: u16, _: &Range<u64>| !lost.contains(&share);
-            match plan(&geometry, wanted.clone(), capacity, usable) {
+            match plan(&layout, wanted.clone(), capacity, usable) {
                 Ok(plan) => {
                     prop_assert!(plan.bytes() <= capacity);
-                    check(&geometry, &wanted, &plan, &lost);
+                    check(&layout, &wanted, &plan, &lost);
                 }
                 Err(PlanError::TooFewShares { have, need, .. }) => {
                     prop_assert!(have < need && lost.len() > usize::from(m));
@@ -440,8 +507,8 @@ mod tests {
             bad in prop::collection::vec((0u16..5, 0u64..25), 0..20),
         ) {
             // 3+2; every leaf row keeps at least three good shares, else the body can't be whole.
-            let geometry = Geometry::new(size, 3, 5, 8192, 4096).unwrap();
-            let rows = geometry.leaves();
+            let layout = layout(size, 3, 5, 8192, 4096);
+            let rows = size.div_ceil(layout.segment_bytes()) * 2;
             let readable = (0..rows)
                 .all(|row| (0..5).filter(|&share| bad.contains(&(share, row))).count() <= 2);
             let usable = |share: u16, window: &Range<u64>| {
@@ -450,9 +517,9 @@ mod tests {
             let mut position = 0;
             while position < size {
                 let wanted = position..(position + credit).min(size);
-                match plan(&geometry, wanted.clone(), 200_000, usable) {
+                match plan(&layout, wanted.clone(), 200_000, usable) {
                     Ok(plan) => {
-                        check(&geometry, &wanted, &plan, &[]);
+                        check(&layout, &wanted, &plan, &[]);
                         position = plan.range.end;
                     }
                     Err(_) => {
@@ -466,27 +533,27 @@ mod tests {
 
     #[test]
     fn a_healthy_piece_reads_only_what_it_sends() {
-        let geometry = Geometry::new(1 << 20, 4, 6, 16 << 10, 4096).unwrap();
-        let plan = plan(&geometry, 0..128 << 10, 1 << 20, |_, _| true).unwrap();
+        let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
+        let plan = plan(&layout, 0..128 << 10, 1 << 20, |_, _| true).unwrap();
         assert_eq!(plan.range, 0..128 << 10);
         assert_eq!(plan.bytes(), 128 << 10);
         assert_eq!(plan.reads.len(), 4);
-        let plan = super::plan(&geometry, 5000..5001, 1 << 20, |_, _| true).unwrap();
+        let plan = super::plan(&layout, 5000..5001, 1 << 20, |_, _| true).unwrap();
         assert_eq!((plan.reads.len(), plan.bytes()), (1, 4096));
     }
 
     #[test]
     fn a_small_degraded_range_is_small_work() {
-        let geometry = Geometry::new(1 << 20, 4, 6, 16 << 10, 4096).unwrap();
-        let plan = plan(&geometry, 0..100, 1 << 20, |share, _| share != 0).unwrap();
+        let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
+        let plan = plan(&layout, 0..100, 1 << 20, |share, _| share != 0).unwrap();
         assert_eq!((plan.reads.len(), plan.bytes()), (4, 5 * 4096));
         assert_eq!(plan.rebuilt, [0]);
     }
 
     #[test]
     fn a_buffer_that_is_too_small_says_what_it_takes() {
-        let geometry = Geometry::new(1 << 20, 4, 6, 16 << 10, 4096).unwrap();
-        let error = plan(&geometry, 0..1, 4 * 4096, |share, _| share != 0).unwrap_err();
+        let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
+        let error = plan(&layout, 0..1, 4 * 4096, |share, _| share != 0).unwrap_err();
         assert_eq!(
             error,
             PlanError::BufferTooSmall {

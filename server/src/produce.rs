@@ -55,9 +55,12 @@ pub async fn produce(
     let attempts = 2 * usize::from(geometry.n()) + 8;
     for _ in 0..attempts {
         let capacity = core.pool.piece_capacity();
-        let plan = plan::plan(geometry, wanted.clone(), capacity, |share, window| {
-            object.usable(share, window)
-        })?;
+        let plan = plan::plan(
+            object.layout(),
+            wanted.clone(),
+            capacity,
+            |share, window| object.usable(share, window),
+        )?;
         let buffer = core.pool.take().await;
         let (windows, mut page) = buffer.carve(plan.window_lengths());
         let Some((mut windows, all_read)) = read(core, object, &plan, windows).await? else {
