@@ -35,6 +35,8 @@ pub const POOL_BUFFERS_DEFAULT: usize = 8;
 pub const POOL_BUFFERS_MAX: usize = 1024;
 /// The end of each pool buffer is kept for reading one page of the leaf checksum table.
 pub const TABLE_PAGE_BYTES: usize = 4096;
+/// Windows of a pool buffer start at multiples of a cache line, which the kernels like.
+pub const WINDOW_ALIGN: usize = 64;
 
 /// The most bytes that one turn produces for one connection, so that no connection keeps the loop
 /// (and its pool buffer) for longer than some tens of microseconds.

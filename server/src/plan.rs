@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use decode_kernel::share::Geometry;
 
-use crate::limits::SLICES_MAX;
+use crate::limits::{SLICES_MAX, WINDOW_ALIGN};
 
 /// How an object lies in its shares, whatever their format: segments of k blocks, one per share, and a
 /// share's blocks one after another in *share space*. Blocks are verified leaf by leaf, beginning anew in
@@ -144,9 +144,11 @@ impl PiecePlan {
             .chain(self.rebuilt.iter().map(move |_| rebuilt))
     }
 
-    /// Bytes of all windows.
+    /// Bytes that all windows take in a pool buffer.
     pub fn bytes(&self) -> usize {
-        self.window_lengths().sum()
+        self.window_lengths()
+            .map(|length| length.next_multiple_of(WINDOW_ALIGN))
+            .sum()
     }
 }
 

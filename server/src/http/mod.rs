@@ -3,3 +3,4 @@
 pub mod parse;
 pub mod range;
 pub mod respond;
+pub mod route;

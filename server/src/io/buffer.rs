@@ -16,12 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::TABLE_PAGE_BYTES;
+use crate::limits::{TABLE_PAGE_BYTES, WINDOW_ALIGN};
 
 /// Buffers start at page boundaries, so that direct reads and registration need no rounding.
 const ALIGN: usize = 4096;
-/// Windows start at multiples of a cache line, which the kernels like.
-const WINDOW_ALIGN: usize = 64;
 
 /// A fixed number of equal buffers, allocated once.
 #[derive(Clone)]

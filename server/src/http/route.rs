@@ -1,0 +1,197 @@
+//! What a request's path names: an object of the stores, or a file by its Tahoe-LAFS read-cap.
+//!
+//! The paths are those of Tahoe-LAFS's own gateway (its `docs/frontends/webapi.rst`), so that links keep
+//! working: `/uri/CAP`, `/uri?uri=CAP`, `/file/CAP/@@named=/NAME`, `/named/CAP/NAME`, the first two also with
+//! `filename=NAME` and `save=true`. A cap is a secret: nothing here prints one.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::parse::Request;
+
+/// What a request asks for.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// An object, by its key.
+    Key(&'a str),
+    /// A file, by its cap.
+    Cap {
+        /// The cap's text, not yet understood.
+        text: Cow<'a, str>,
+        /// How the client calls the file.
+        name: Option<Cow<'a, str>>,
+        /// Whether it is to be saved rather than shown.
+        save: bool,
+    },
+}
+
+/// Reads a request's path; caps are known only where there is a `gateway`.
+pub fn route(request: &Request, gateway: bool) -> Route<'_> {
+    let path = request.path.as_str();
+    if !gateway {
+        return Route::Key(path);
+    }
+    let query = |name: &str| {
+        let mut fields = form_urlencoded::parse(request.query.as_bytes());
+        fields.find(|(key, _)| key == name).map(|(_, value)| value)
+    };
+    let filename = || query("filename").filter(|name| !name.is_empty());
+    let (text, name) = match path.split_once('/') {
+        None if path == "uri" => (query("uri").unwrap_or_default(), filename()),
+        Some(("uri", cap)) => (Cow::Borrowed(cap), filename()),
+        Some(("file" | "named", rest)) => {
+            let (cap, path) = rest.split_once('/').unwrap_or((rest, ""));
+            // Tahoe-LAFS takes the last element for the name, whatever is between.
+            let name = path.rsplit('/').next().filter(|name| !name.is_empty());
+            (Cow::Borrowed(cap), name.map(Cow::Borrowed))
+        }
+        _ => return Route::Key(path),
+    };
+    let save = query("save").is_some_and(|value| is_true(&value));
+    Route::Cap { text, name, save }
+}
+
+/// As Tahoe-LAFS reads a flag in a query.
+fn is_true(value: &str) -> bool {
+    ["true", "t", "1", "on", "yes"].contains(&value.to_ascii_lowercase().as_str())
+}
+
+/// The longest file name that is announced, in bytes: what file systems have room for.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// What a name says of the content: the media type, by its extension. Without a name it is text, as
+/// Tahoe-LAFS has it.
+pub fn content_type(name: Option<&str>) -> String {
+    match name {
+        None => "text/plain".to_owned(),
+        Some(name) => mime_guess::from_path(name)
+            .first_or_octet_stream()
+            .essence_str()
+            .to_owned(),
+    }
+}
+
+/// RFC 8187 section 3.2.1: what may stand for itself in an extended value.
+const ATTRIBUTE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'!')
+    .remove(b'#')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'^')
+    .remove(b'_')
+    .remove(b'`')
+    .remove(b'|')
+    .remove(b'~');
+
+/// The value of `Content-Disposition` (RFC 6266): the name in ASCII for old clients, and as it is.
+pub fn disposition(name: Option<&str>, save: bool) -> Option<String> {
+    let kind = if save { "attachment" } else { "inline" };
+    let Some(name) = name else {
+        return save.then(|| kind.to_owned());
+    };
+    let plain: String = name
+        .chars()
+        .map(|c| match c {
+            '"' | '\\' | '%' => '_',
+            ' '..='~' => c,
+            _ => '_',
+        })
+        .collect();
+    let mut value = format!("{kind}; filename=\"{plain}\"");
+    if plain != name {
+        // Writing to a String does not fail.
+        let _ = write!(
+            value,
+            "; filename*=UTF-8''{}",
+            utf8_percent_encode(name, ATTRIBUTE)
+        );
+    }
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::{Parsed, parse};
+    use super::*;
+
+    fn request(target: &str) -> Request {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+        match parse(head.as_bytes()) {
+            Parsed::Request(request, _) => *request,
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+
+    /// Cap, name, save.
+    fn cap(target: &str) -> (String, Option<String>, bool) {
+        match route(&request(target), true) {
+            Route::Cap { text, name, save } => (text.into_owned(), name.map(Cow::into_owned), save),
+            Route::Key(key) => panic!("{target} is the key {key}"),
+        }
+    }
+
+    #[test]
+    fn the_ways_to_name_a_file() {
+        let plain = ("URI:LIT:aa".to_owned(), None, false);
+        for target in [
+            "/uri/URI:LIT:aa",
+            "/uri/URI%3ALIT%3Aaa",
+            "/uri?uri=URI%3ALIT%3Aaa",
+            "/uri?x=y&uri=URI:LIT:aa",
+            "/file/URI:LIT:aa",
+            "/named/URI:LIT:aa/",
+        ] {
+            assert_eq!(cap(target), plain, "{target}");
+        }
+        let named = |name: &str, save| ("URI:LIT:aa".to_owned(), Some(name.to_owned()), save);
+        assert_eq!(
+            cap("/file/URI%3ALIT%3Aaa/@@named=/a%20b.jpg"),
+            named("a b.jpg", false)
+        );
+        assert_eq!(cap("/named/URI:LIT:aa/b/c.txt"), named("c.txt", false));
+        assert_eq!(
+            cap("/uri/URI:LIT:aa?filename=x+%C3%A9.txt&save=true"),
+            named("x é.txt", true)
+        );
+        assert_eq!(cap("/uri"), (String::new(), None, false));
+        assert_eq!(cap("/uri/URI:CHK:a/b").0, "URI:CHK:a/b");
+    }
+
+    #[test]
+    fn other_paths_are_keys_and_all_are_without_a_gateway() {
+        for (target, gateway) in [
+            ("/a/uri/b", true),
+            ("/urix", true),
+            ("/file", true),
+            ("/uri/URI:LIT:aa", false),
+        ] {
+            let request = request(target);
+            assert!(
+                route(&request, gateway) == Route::Key(&target[1..]),
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_become_types_and_dispositions() {
+        assert_eq!(content_type(None), "text/plain");
+        assert_eq!(content_type(Some("a.png")), "image/png");
+        assert_eq!(content_type(Some("a")), "application/octet-stream");
+        assert_eq!(disposition(None, false), None);
+        assert_eq!(disposition(None, true).unwrap(), "attachment");
+        assert_eq!(
+            disposition(Some("a b.txt"), false).unwrap(),
+            "inline; filename=\"a b.txt\""
+        );
+        assert_eq!(
+            disposition(Some("é\"\r\n.txt"), true).unwrap(),
+            "attachment; filename=\"____.txt\"; filename*=UTF-8''%C3%A9%22%0D%0A.txt"
+        );
+    }
+}
