@@ -9,6 +9,7 @@
 //!   [`code::Coder`].
 //! - [`arch`]: the arithmetic of `rs8`, one back-end per instruction set, one chooser.
 //! - [`share`]: the share format: header, geometry, leaf checksums, names.
+//! - [`tahoe`]: the format of Tahoe-LAFS immutable files: caps, shares, hash trees.
 //!
 //! Beside them, [`share`]: the format of a share file, as pure functions of bytes.
 //!
@@ -42,5 +43,6 @@ pub mod code;
 mod error;
 pub mod sha256;
 pub mod share;
+pub mod tahoe;
 
 pub use error::{CodeError, Role};
