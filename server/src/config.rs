@@ -33,6 +33,29 @@ impl fmt::Display for Span {
     }
 }
 
+/// When a leaf is verified (`--verify`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyWhen {
+    /// When it is read for the first time, when its file changed, and when that is long ago.
+    #[default]
+    Once,
+    /// Every time it is sent.
+    Always,
+}
+
+impl FromStr for VerifyWhen {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "once" => Ok(VerifyWhen::Once),
+            "always" => Ok(VerifyWhen::Always),
+            _ => Err(format!(
+                "`{text}` is not a time to verify: use once or always"
+            )),
+        }
+    }
+}
+
 /// Reads a value from its text, as the command line does.
 fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
@@ -82,6 +105,15 @@ pub struct Options {
     #[arg(long, value_name = "WHAT")]
     #[serde(deserialize_with = "from_text")]
     pub over_limit: Option<OverLimit>,
+    /// When leaves are verified: once (then sent straight from the page cache while their file stays as it
+    /// is) or always [default: once]
+    #[arg(long, value_name = "WHEN")]
+    #[serde(deserialize_with = "from_text")]
+    pub verify: Option<VerifyWhen>,
+    /// A leaf that was verified once is verified again after this time [default: 10m]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "from_text")]
+    pub verify_age: Option<Span>,
     /// The largest SO_SNDBUF that a fast, far connection is lent [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
     pub send_buffer_max: Option<ByteSize>,
@@ -170,6 +202,8 @@ impl Options {
                 .max_connections_per_address
                 .or(file.max_connections_per_address),
             over_limit: self.over_limit.or(file.over_limit),
+            verify: self.verify.or(file.verify),
+            verify_age: self.verify_age.or(file.verify_age),
             send_buffer_max: self.send_buffer_max.or(file.send_buffer_max),
             min_rate: self.min_rate.or(file.min_rate),
             head_timeout: self.head_timeout.or(file.head_timeout),
@@ -205,6 +239,8 @@ pub struct Settings {
     pub connections_per_address_max: Option<usize>,
     /// What happens to a connection for which there is no place.
     pub over_limit: OverLimit,
+    /// How long a verified leaf counts as good; `None` if every read is verified.
+    pub verify_age: Option<Duration>,
     /// The largest `SO_SNDBUF` that a connection is lent.
     pub send_buffer_max: u32,
     /// Bytes per second that a client must acknowledge.
@@ -279,6 +315,7 @@ impl Settings {
             .max_connections_per_address
             .map(|most| bounded("max-connections-per-address", most, 1, 10_000_000))
             .transpose()?;
+        let verify_age = time("verify-age", options.verify_age, limits::VERIFY_AGE_DEFAULT)?;
         let memory = options.memory.unwrap_or(ByteSize(limits::MEMORY_DEFAULT));
         Ok(Settings {
             stores: options.store,
@@ -297,6 +334,10 @@ impl Settings {
             connections_max: connections,
             connections_per_address_max: per_address,
             over_limit: options.over_limit.unwrap_or_default(),
+            verify_age: match options.verify.unwrap_or_default() {
+                VerifyWhen::Once => Some(verify_age),
+                VerifyWhen::Always => None,
+            },
             send_buffer_max: bounded(
                 "send-buffer-max",
                 options

@@ -25,6 +25,7 @@ use crate::limits::{
 use crate::object::{Catalogue, TableCache};
 use crate::pace::{self, Pace};
 use crate::stats::CoreStats;
+use crate::verified::VerifiedLeaves;
 
 /// The state of one core, shared by its connections' tasks.
 pub struct Core {
@@ -38,6 +39,8 @@ pub struct Core {
     pub catalogue: Catalogue,
     /// Leaf checksums.
     pub tables: TableCache,
+    /// Leaves that need not be verified again.
+    pub verified: VerifiedLeaves,
     /// How much is admitted.
     pub gate: Gate,
     /// Memory that connections may borrow.

@@ -1,7 +1,7 @@
 //! Penstock's server: erasure-coded objects over HTTP in bounded memory.
 //!
 //! The modules in the order that data moves. `http`, `plan`, `gate` and `conn` know no ring, clock or
-//! descriptor; `io` knows no HTTP; only `drive` and `produce` see both.
+//! descriptor; `io` knows no HTTP; only `drive`, `produce` and `pass` see both.
 
 pub mod config;
 pub mod limits;
@@ -24,7 +24,9 @@ pub mod pace;
 pub mod plan;
 
 pub mod drive;
+pub mod pass;
 pub mod produce;
+pub mod verified;
 
 pub mod io;
 

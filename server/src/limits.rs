@@ -122,6 +122,23 @@ pub const LOOKUPS_MAX: usize = 4;
 /// Pages of leaf checksum tables cached per core (4 KiB each; one covers 2 MiB of a share at the
 /// usual leaf size).
 pub const TABLE_PAGES_MAX: usize = 512;
+/// Runs of 1024 leaves of which a core remembers which it verified: 8 GiB of objects that are read whole at
+/// the usual leaf length.
+pub const VERIFIED_PAGES_MAX: usize = 2048;
+/// What one of them takes, its place in the table included.
+pub const VERIFIED_PAGE_BYTES: usize = 272;
+/// A verified leaf counts as good for this long when the operator does not say, if its file stays as it is.
+/// What rots on the disk under an unchanged file is noticed after this time at the latest.
+pub const VERIFY_AGE_DEFAULT: Duration = Duration::from_secs(600);
+/// Leaves found in the page cache are taken to be there for this long. If one isn't, the core waits for the
+/// disk once.
+pub const RESIDENT_FOR: Duration = Duration::from_secs(1);
+/// A file whose times are younger than this may change again without showing it: many kernels take them
+/// from a clock that advances every 10 ms or less.
+pub const FILE_RESTS: Duration = Duration::from_millis(50);
+/// A piece is passed through, block by block, if its blocks have this many bytes: shorter ones (of small
+/// objects, of an object's tail) are copied for less than the calls cost.
+pub const PASS_BLOCK_BYTES_MIN: u64 = 8 * 1024;
 /// Known bad leaves remembered per object, so that they are not read again for every client.
 pub const BAD_LEAVES_MAX: usize = 256;
 /// Codes (generator matrices) and rebuild plans kept per core.
@@ -181,6 +198,8 @@ const TABLE_CACHE_BYTES: u64 = TABLE_PAGES_MAX as u64 * (4096 + 128);
 /// One core's catalogue: headers, paths and descriptors of open share files, and the kernel's side of
 /// those descriptors.
 const CATALOGUE_BYTES: u64 = OBJECTS_MAX as u64 * 1024 + SHARE_FILES_MAX as u64 * 256;
+/// One core's memory of verified leaves.
+const VERIFIED_BYTES: u64 = VERIFIED_PAGES_MAX as u64 * VERIFIED_PAGE_BYTES as u64;
 /// One core's decoder: rebuild plans of narrow codes. What a wide one takes beyond it is claimed from the
 /// credit when its first object is opened.
 pub const DECODER_BYTES: u64 = 1 << 20;
@@ -234,6 +253,8 @@ pub struct MemoryPlan {
     pub decoder_bytes: u64,
     /// Per core: leaf checksums and open objects.
     pub cache_bytes: u64,
+    /// Per core: which leaves were verified.
+    pub verified_bytes: u64,
     /// Per core: connections in the backlog, and those being refused.
     pub waiting_bytes: u64,
     /// Connections in all.
@@ -328,6 +349,7 @@ impl MemoryPlan {
             pool_bytes: pool_buffers as u64 * pool_buffer_bytes as u64,
             decoder_bytes: DECODER_BYTES,
             cache_bytes: TABLE_CACHE_BYTES + CATALOGUE_BYTES,
+            verified_bytes: VERIFIED_BYTES,
             waiting_bytes: LISTEN_BACKLOG as u64 * accepted_unseen
                 + REFUSALS_MAX as u64 * least_connection,
             connections: 0,
@@ -408,6 +430,7 @@ impl MemoryPlan {
             + self.pool_bytes
             + self.decoder_bytes
             + self.cache_bytes
+            + self.verified_bytes
             + self.waiting_bytes
     }
 }
@@ -422,6 +445,7 @@ impl std::fmt::Display for MemoryPlan {
             ("core: ring", cores, self.ring_bytes),
             ("core: decoder", cores, self.decoder_bytes),
             ("core: checksums and open objects", cores, self.cache_bytes),
+            ("core: verified leaves", cores, self.verified_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
         ];

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use decode_kernel::code::{Code, CodeKind};
 use decode_kernel::share::{Geometry, Header, Key, TablePage};
@@ -20,8 +20,9 @@ use tokio::sync::Semaphore;
 
 use crate::budget::{Allowance, Budget, Claim};
 use crate::http::respond::{Entity, Status};
+use crate::io::file::{self, FileStamp};
 use crate::limits::{
-    BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, LOOKUPS_MAX, OBJECT_RECHECK, OBJECTS_MAX,
+    BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, FILE_RESTS, LOOKUPS_MAX, OBJECT_RECHECK, OBJECTS_MAX,
     REBUILD_PLANS_MAX, RS16_BYTES, SHARE_FILES_MAX, TABLE_PAGES_MAX,
 };
 use crate::plan::Layout;
@@ -51,6 +52,71 @@ pub struct Share {
     pub file: Arc<File>,
     /// Set once reading failed; then it is used no more.
     lost: Cell<bool>,
+    /// What its file was when it was looked at last.
+    seen: Cell<Seen>,
+}
+
+/// What a look at a share's file found.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// Counts the changes that were noticed.
+    edition: u32,
+    /// `None` before the first look, and where a look failed.
+    stamp: Option<FileStamp>,
+    /// Whether the file had rested for [`FILE_RESTS`] at that time: only then would another change show
+    /// in its times, which advance by the kernel's tick.
+    rests: bool,
+}
+
+impl Share {
+    fn new(path: PathBuf, file: File) -> Share {
+        Share {
+            path,
+            file: Arc::new(file),
+            lost: Cell::new(false),
+            seen: Cell::default(),
+        }
+    }
+
+    /// Looks at the file, and gives the number of its edition: another one than before if its length or its
+    /// times changed. `None` while its times are too young to tell. What was read after a look and before
+    /// another that gives the same number is still what the file holds.
+    pub fn look(&self) -> Option<u32> {
+        let mut seen = self.seen.get();
+        let stamp = file::stamp(&self.file).ok();
+        if stamp.is_none() || stamp != seen.stamp {
+            seen.edition = seen.edition.wrapping_add(1);
+            seen.stamp = stamp;
+            seen.rests = false;
+        }
+        // A clock that was set back leaves times in the future, which differ from those of a new change.
+        seen.rests |= stamp.is_some_and(|stamp| {
+            let now = SystemTime::now();
+            let age = now.duration_since(stamp.changed);
+            age.unwrap_or_else(|ahead| ahead.duration()) >= FILE_RESTS
+        });
+        self.seen.set(seen);
+        seen.rests.then_some(seen.edition)
+    }
+
+    /// The edition as of the last look, or of one now if there is none to go by.
+    pub fn edition(&self) -> Option<u32> {
+        let seen = self.seen.get();
+        if seen.rests {
+            Some(seen.edition)
+        } else {
+            self.look()
+        }
+    }
+
+    /// Makes what is known of the file's contents count no more.
+    pub fn forget(&self) {
+        let edition = self.seen.get().edition.wrapping_add(1);
+        self.seen.set(Seen {
+            edition,
+            ..Seen::default()
+        });
+    }
 }
 
 impl Object {
@@ -280,11 +346,7 @@ impl Catalogue {
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         for share in opened.shares {
             if let Some(slot) = shares.get_mut(usize::from(share.number)) {
-                *slot = Some(Share {
-                    path: share.path,
-                    file: Arc::new(share.file),
-                    lost: Cell::new(false),
-                });
+                *slot = Some(Share::new(share.path, share.file));
             }
         }
         let id = self.next_id.get();

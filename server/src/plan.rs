@@ -250,13 +250,19 @@ fn locate(layout: &Layout, position: u64) -> Place {
     }
 }
 
-/// Plans all of `range`, or as much of it as the limit on slices allows.
-fn plan_exactly(
-    layout: &Layout,
-    mut range: Range<u64>,
-    usable: &impl Fn(u16, &Range<u64>) -> bool,
-) -> Result<PiecePlan, PlanError> {
-    // The data shares that hold the range, each with the hull of what is wanted from it.
+/// Where a range of the object lies when no share is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Healthy {
+    /// What is described: starts where asked, and ends earlier where the limit on slices wants it.
+    pub range: Range<u64>,
+    /// The data shares that hold it, each with the hull of what is wanted from it, in whole leaves.
+    pub reads: Vec<Read>,
+    /// The object's bytes in order: the index of a read, and a range of its share's space.
+    pub runs: Vec<(usize, Range<u64>)>,
+}
+
+/// Says where `range` lies. It must not be empty and must lie inside the object.
+pub fn healthy(layout: &Layout, mut range: Range<u64>) -> Healthy {
     let mut needed: Vec<Read> = Vec::with_capacity(usize::from(layout.k));
     let mut runs: Vec<(usize, Range<u64>)> = Vec::with_capacity(16);
     let mut position = range.start;
@@ -283,7 +289,24 @@ fn plan_exactly(
     for read in &mut needed {
         read.window = layout.whole_leaves(&read.window);
     }
+    Healthy {
+        range,
+        reads: needed,
+        runs,
+    }
+}
 
+/// Plans all of `range`, or as much of it as the limit on slices allows.
+fn plan_exactly(
+    layout: &Layout,
+    range: Range<u64>,
+    usable: &impl Fn(u16, &Range<u64>) -> bool,
+) -> Result<PiecePlan, PlanError> {
+    let Healthy {
+        range,
+        reads: needed,
+        runs,
+    } = healthy(layout, range);
     let missing: Vec<usize> = (0..needed.len())
         .filter(|&i| !usable(needed[i].share, &needed[i].window))
         .collect();

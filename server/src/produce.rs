@@ -7,6 +7,7 @@
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Instant;
 
 use decode_kernel::share::BLOCKS_OFFSET;
 
@@ -62,6 +63,12 @@ pub async fn produce(
             |share, window| object.usable(share, window),
         )?;
         let buffer = core.pool.take().await;
+        // Asked before anything is read: what changes after that is another edition.
+        let editions: Vec<Option<u32>> = plan
+            .reads
+            .iter()
+            .map(|read| edition(core, object, read.share))
+            .collect();
         let (windows, mut page) = buffer.carve(plan.window_lengths());
         let Some((mut windows, all_read)) = read(core, object, &plan, windows).await? else {
             continue;
@@ -70,11 +77,17 @@ pub async fn produce(
             continue;
         }
         let mut verified = true;
-        for (read, window) in plan.reads.iter().zip(&windows) {
+        for ((read, window), edition) in plan.reads.iter().zip(&windows).zip(editions) {
             let (ok, page_back) =
                 verify(core, object, read.share, read.window.clone(), window, page).await?;
             page = page_back;
             verified &= ok;
+            if let Some(edition) = edition.filter(|_| ok) {
+                let leaf = u64::from(geometry.leaf_bytes());
+                let leaves = read.window.start / leaf..read.window.end.div_ceil(leaf);
+                core.verified
+                    .note(object.id(), read.share, edition, leaves, Instant::now());
+            }
         }
         if !verified {
             continue;
@@ -88,6 +101,15 @@ pub async fn produce(
         });
     }
     Err(ProduceError::Attempts(attempts))
+}
+
+/// The edition of a share's file, if what is read from it now is to be remembered: only data shares are
+/// ever passed through.
+fn edition(core: &Core, object: &Object, number: u16) -> Option<u32> {
+    if !core.verified.is_kept() || number >= object.geometry().k() {
+        return None;
+    }
+    object.share(number)?.edition()
 }
 
 /// Reads all windows of the plan, together. The flag says whether every share gave what was asked.
@@ -142,7 +164,7 @@ fn short(result: io::Result<usize>, wanted: usize) -> io::Error {
 }
 
 /// Gives a share up.
-fn lose(core: &Core, object: &Object, number: u16, error: io::Error) {
+pub fn lose(core: &Core, object: &Object, number: u16, error: io::Error) {
     if object.mark_lost(number) {
         core.stats.lost_shares.add(1);
         let path = object

@@ -314,6 +314,7 @@ impl Cores {
                 over_limit: settings.over_limit,
                 send_buffer_floor: shared.plan.send_buffer_floor,
                 send_buffer_max: send_buffer_max(settings.send_buffer_max),
+                verify_age: settings.verify_age,
                 timeouts: Timeouts {
                     head: settings.head_timeout,
                     idle: settings.idle_timeout,

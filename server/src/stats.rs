@@ -51,6 +51,10 @@ pub struct CoreStats {
     pub responses: [Cell; Status::ALL.len()],
     /// Bytes the kernel took for clients, heads included.
     pub sent_bytes: Cell,
+    /// Of those, bytes of bodies that `sendfile` took from the page cache.
+    pub passed_bytes: Cell,
+    /// Of those, bytes of bodies that were copied from pool buffers.
+    pub copied_bytes: Cell,
     /// Bytes that were produced and not taken, to be produced again.
     pub unsent_again_bytes: Cell,
     /// Bytes read from data shares.
@@ -83,6 +87,8 @@ pub struct CoreStats {
     pub socket_bytes: Cell,
     /// User memory that connections hold beyond their own size, as of the last sample.
     pub connection_bytes: Cell,
+    /// What is held to know which leaves were verified, as of the last tick.
+    pub verified_bytes: Cell,
     /// What the decoder holds: tables, plans, workspace.
     pub decoder_bytes: Cell,
 }
@@ -159,6 +165,16 @@ pub const SCALARS: &[Scalar] = &[
         &s.sent_bytes
     }),
     counter(
+        "passed_through_bytes",
+        "Bytes of bodies sent straight from the page cache",
+        |s| &s.passed_bytes,
+    ),
+    counter(
+        "copied_bytes",
+        "Bytes of bodies sent from pool buffers",
+        |s| &s.copied_bytes,
+    ),
+    counter(
         "produced_again_bytes",
         "Bytes produced that the socket did not take",
         |s| &s.unsent_again_bytes,
@@ -215,6 +231,11 @@ pub const SCALARS: &[Scalar] = &[
         "connection_bytes",
         "User memory held by connections beyond their tasks",
         |s| &s.connection_bytes,
+    ),
+    gauge(
+        "verified_memory_bytes",
+        "Memory of which leaves were verified",
+        |s| &s.verified_bytes,
     ),
     gauge("decoder_bytes", "Memory of the decoder", |s| {
         &s.decoder_bytes

@@ -72,6 +72,7 @@ impl Watch {
         stats.socket_bytes.set(sockets);
         stats.send_queue_bytes.set(queues);
         stats.pool_free.set(core.pool.free() as u64);
+        stats.verified_bytes.set(core.verified.bytes() as u64);
         stats.open_objects.set(core.catalogue.len() as u64);
         stats
             .decoder_bytes

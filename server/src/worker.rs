@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use decode_kernel::code::Coder;
@@ -24,6 +24,7 @@ use crate::io::{self as kernel, Backend, Io, Socket};
 use crate::limits::{self, REQUEST_HEAD_BYTES_MAX, TICK};
 use crate::object::{Catalogue, TableCache};
 use crate::stats::CoreStats;
+use crate::verified::VerifiedLeaves;
 use crate::watch::{self, Listed, Timeouts, Watch};
 
 /// What the control thread tells a core.
@@ -83,6 +84,8 @@ pub struct Plan {
     pub send_buffer_floor: u32,
     /// The most it may become.
     pub send_buffer_max: u32,
+    /// How long a verified leaf counts as good; `None` if every read is verified.
+    pub verify_age: Option<Duration>,
     /// What connections are held to.
     pub timeouts: Timeouts,
     /// Where it counts.
@@ -123,6 +126,7 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
         catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), &plan.budget),
         pool,
         tables: TableCache::default(),
+        verified: VerifiedLeaves::new(plan.verify_age),
         gate: Gate {
             piece_bytes_max: limits::PIECE_BYTES_MAX as u32,
             credit_bytes_min: limits::CREDIT_BYTES_MIN,

@@ -188,7 +188,9 @@ fn aria2(io: Backend) {
             "--async-dns=false",
         ]);
         aria2
-            .args(["-x8", "-s8", "-k1M", "-o", "whole", "-d"])
+            // Held back, so that one connection isn't done before it opens another.
+            .args(["--max-overall-download-limit=16M", "-x8", "-s8", "-k1M"])
+            .args(["-o", "whole", "-d"])
             .arg(files);
         run(aria2.arg(url));
         check(&files.join("whole"), content);

@@ -39,6 +39,8 @@ fn config(stores: &Stores, io: Backend) -> String {
          max_connections_per_address = 66\n\
          over_limit = \"wait\"\n\
          min_rate = \"1KiB\"\n\
+         verify = \"once\"\n\
+         verify_age = \"3m\"\n\
          send_buffer_max = \"64KiB\"\n\
          head_timeout = \"150ms\"\n\
          idle_timeout = \"7m\"\n\

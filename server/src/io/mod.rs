@@ -9,6 +9,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read as _};
 use std::net::{Shutdown, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::str::FromStr;
@@ -22,6 +23,7 @@ use crate::limits::{LISTEN_BACKLOG, LOOPBACK_SEGMENT_BYTES};
 
 pub mod buffer;
 mod epoll;
+pub mod file;
 pub mod sys;
 mod uring;
 
@@ -115,7 +117,10 @@ impl Interest {
 }
 
 /// A core's way to the kernel. Made inside [`run`].
-pub struct Io(Inner);
+pub struct Io {
+    inner: Inner,
+    page_cache: file::PageCache,
+}
 
 enum Inner {
     Uring(uring::Uring),
@@ -125,18 +130,25 @@ enum Inner {
 impl Io {
     /// Prepares the current runtime. The second value says why the pool could not be registered.
     pub fn new(backend: Backend, pool: &Pool) -> io::Result<(Io, Option<String>)> {
-        Ok(match backend {
+        let (inner, refusal) = match backend {
             Backend::Uring => {
                 let (uring, refusal) = uring::Uring::new(pool);
-                (Io(Inner::Uring(uring)), refusal)
+                (Inner::Uring(uring), refusal)
             }
-            Backend::Epoll => (Io(Inner::Epoll(epoll::Poller::new()?)), None),
-        })
+            Backend::Epoll => (Inner::Epoll(epoll::Poller::new()?), None),
+        };
+        let page_cache = file::PageCache::default();
+        Ok((Io { inner, page_cache }, refusal))
+    }
+
+    /// Whether a range of a file is in the page cache, as far as can be told without waiting.
+    pub fn is_cached(&self, file: &File, range: Range<u64>) -> bool {
+        self.page_cache.holds(file, range)
     }
 
     /// Waits until `socket` is ready, has failed, or was hung up.
     pub async fn ready(&self, socket: &Rc<Socket>, interest: Interest) -> io::Result<()> {
-        match &self.0 {
+        match &self.inner {
             Inner::Uring(uring) => uring.ready(socket, interest).await,
             Inner::Epoll(poller) => poller.ready(socket, interest).await,
         }
@@ -145,7 +157,7 @@ impl Io {
     /// Starts filling `window` from `offset` of `file`. Reads that are started together run together.
     pub fn start_read(&self, file: &Arc<File>, window: Window, offset: u64) -> Reading<'_> {
         let file = Arc::clone(file);
-        Reading(match &self.0 {
+        Reading(match &self.inner {
             Inner::Uring(uring) => ReadingInner::Uring {
                 uring,
                 offset,
@@ -158,7 +170,7 @@ impl Io {
     /// Offers `message` to the socket without waiting for room: the count may be short, and EAGAIN
     /// means none. The message's buffers are back in any case.
     pub async fn send(&self, socket: &Rc<Socket>, message: Box<Message>) -> io::Result<usize> {
-        match &self.0 {
+        match &self.inner {
             Inner::Uring(uring) => uring.send(socket, message).await.0,
             Inner::Epoll(_) => {
                 let result = epoll::send(socket, &message);
@@ -279,6 +291,12 @@ impl Socket {
     /// Receives what is there, or fails with `WouldBlock`; 0 is the end of the stream.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         (&self.0).read(buffer)
+    }
+
+    /// Sends what more bytes will follow at once, without waiting for room: they may share a packet.
+    pub fn send_ahead(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = libc::MSG_MORE | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        self.0.send_with_flags(bytes, flags)
     }
 
     /// What the gate needs to know.

@@ -1,0 +1,311 @@
+//! Passing through: what was verified is sent straight from the page cache, and never past its time.
+
+mod common;
+
+use std::fs;
+
+use common::client::End;
+use common::stores::flip;
+use common::{
+    Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, number, penstock, run,
+    together, wait_until,
+};
+use decode_kernel::share::BLOCKS_OFFSET;
+use penstock::limits::{VERIFIED_PAGE_BYTES, VERIFIED_PAGES_MAX};
+
+on_both_backends! {
+    the_second_get_passes_through
+    always_is_always
+    damage_after_the_verification_is_noticed
+    a_file_whose_times_change_is_verified_again
+    what_was_verified_long_ago_is_verified_again
+    shares_cut_off_under_a_body
+    too_many_shares_cut_off_under_a_body
+    a_degraded_body_is_copied
+    stalled_clients_hold_no_more
+    what_is_remembered_is_bounded
+}
+
+/// Far more than the sockets of both sides hold.
+const LARGE: usize = 4 << 20;
+
+/// One core, so that every request meets what the ones before left.
+fn served_large(io: Backend, options: &[&str]) -> (Stores, Server, Vec<u8>) {
+    let stores = Stores::new(6);
+    let content = Noise::new(7).bytes(LARGE);
+    stores.put_bytes(&content);
+    let options = [&["--cores", "1"], options].concat();
+    let server = Server::start(&stores, io, &options);
+    (stores, server, content)
+}
+
+/// Asks for the whole until nothing of it is read any more: the files must have rested for a moment.
+fn until_passed(server: &Server, content: &[u8]) {
+    wait_until(|| {
+        let before = server.total("passed_through_bytes");
+        assert_same(&get(server.objects, PATH, &[]).body, content, "a GET");
+        match server.total("passed_through_bytes") - before {
+            passed if passed == content.len() as u64 => Ok(()),
+            passed => Err(format!("only {passed} bytes were passed through")),
+        }
+    });
+}
+
+fn the_second_get_passes_through(io: Backend) {
+    let (_stores, server, content) = served_large(io, &[]);
+    assert_same(&get(server.objects, PATH, &[]).body, &content, "the first");
+    assert_eq!(server.total("passed_through_bytes"), 0);
+    assert!(server.total("copied_bytes") == LARGE as u64);
+    until_passed(&server, &content);
+
+    let counters = [
+        "verified_leaves",
+        "data_read_bytes",
+        "copied_bytes",
+        "passed_through_bytes",
+    ];
+    let before = counters.map(|name| server.total(name));
+    let mut client = Client::connect(server.objects);
+    let mut asked = 0;
+    for (first, last) in [
+        (0, LARGE - 1),
+        (1, LARGE - 2),
+        (16_383, 99_999),
+        (70_001, 200_000),
+        (5, 104),
+        (LARGE - 123_457, LARGE - 1),
+    ] {
+        let range = format!("Range: bytes={first}-{last}");
+        let part = client.request("GET", PATH, &[&range]);
+        assert_eq!(part.status(), 206);
+        assert_same(&part.body, &content[first..=last], &range);
+        asked += part.body.len() as u64;
+    }
+    let after = counters.map(|name| server.total(name));
+    assert_eq!(
+        after[..3],
+        before[..3],
+        "nothing was read, verified or copied"
+    );
+    assert_eq!(after[3] - before[3], asked);
+    client.expect_open(PATH);
+    // Several at once, each on its own way.
+    together(8, |i| {
+        let first = i * 300_001;
+        let range = format!("Range: bytes={first}-");
+        let part = get(server.objects, PATH, &[&range]);
+        assert_same(&part.body, &content[first..], &range);
+    });
+}
+
+fn always_is_always(io: Backend) {
+    let (_stores, server, content) = served_large(io, &["--verify", "always"]);
+    for round in 1..=3 {
+        assert_same(&get(server.objects, PATH, &[]).body, &content, "a GET");
+        // What a socket does not take is verified again.
+        assert!(server.total("verified_leaves") >= round * (LARGE as u64).div_ceil(4096));
+        // The next would be passed through now, if any.
+        std::thread::sleep(2 * penstock::limits::FILE_RESTS);
+    }
+    let totals = ["passed_through_bytes", "verified_memory_bytes"].map(|name| server.total(name));
+    assert_eq!(totals, [0, 0]);
+    assert_eq!(server.total("copied_bytes"), 3 * LARGE as u64);
+}
+
+fn damage_after_the_verification_is_noticed(io: Backend) {
+    let (stores, server, content) = served_large(io, &[]);
+    for (share, at) in [(1, 0), (3, 500_000)] {
+        until_passed(&server, &content);
+        let bad = server.total("failed_leaves");
+        flip(&stores.share(KEY, share), BLOCKS_OFFSET + at);
+        // Not one request later.
+        assert_same(&get(server.objects, PATH, &[]).body, &content, "damaged");
+        assert!(server.total("failed_leaves") > bad);
+        // The rest of the damaged share is verified again, and what lies around the bad leaf passed through.
+        wait_until(|| {
+            let before = server.total("passed_through_bytes");
+            assert_same(&get(server.objects, PATH, &[]).body, &content, "damaged");
+            match server.total("passed_through_bytes") - before {
+                0 => Err("nothing is passed through any more".into()),
+                passed if passed < LARGE as u64 => Ok(()),
+                passed => Err(format!(
+                    "{passed} bytes were passed through, damage and all"
+                )),
+            }
+        });
+        flip(&stores.share(KEY, share), BLOCKS_OFFSET + at);
+        // A mended leaf is found good when its share is opened anew.
+        let path = stores.share(KEY, share);
+        fs::copy(&path, path.with_extension("new")).unwrap();
+        fs::rename(path.with_extension("new"), &path).unwrap();
+    }
+    until_passed(&server, &content);
+}
+
+fn a_file_whose_times_change_is_verified_again(io: Backend) {
+    let (stores, server, content) = served_large(io, &[]);
+    until_passed(&server, &content);
+    let before = server.total("verified_leaves");
+    let file = fs::File::options()
+        .write(true)
+        .open(stores.share(KEY, 2))
+        .unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    assert_same(&get(server.objects, PATH, &[]).body, &content, "a GET");
+    assert!(server.total("verified_leaves") - before >= LARGE as u64 / 4096 / 4);
+    until_passed(&server, &content);
+}
+
+fn what_was_verified_long_ago_is_verified_again(io: Backend) {
+    let (_stores, server, content) = served_large(io, &["--verify-age", "2s"]);
+    let grows = |name: &str| {
+        wait_until(|| {
+            let before = server.total(name);
+            let part = get(server.objects, PATH, &["Range: bytes=0-65535"]);
+            assert_same(&part.body, &content[..65_536], "a part");
+            match server.total(name) - before {
+                0 => Err(format!("{name} does not grow")),
+                _ => Ok(()),
+            }
+        });
+    };
+    for _ in 0..2 {
+        grows("passed_through_bytes");
+        grows("verified_leaves");
+    }
+}
+
+/// A download that is passed through, of which a part was read.
+fn begin(server: &Server, content: &[u8], read: usize) -> Client {
+    until_passed(server, content);
+    let before = server.total("passed_through_bytes");
+    let mut client = Client::connect_with(server.objects, 64 << 10);
+    client.ask("GET", PATH, &[]);
+    assert_eq!(client.head().status, 200);
+    assert_same(&client.body(read), &content[..read], "the beginning");
+    assert!(server.total("passed_through_bytes") - before >= read as u64);
+    client
+}
+
+fn shares_cut_off_under_a_body(io: Backend) {
+    let (stores, server, content) = served_large(io, &[]);
+    let mut client = begin(&server, &content, 100_000);
+    // What is on its way lies well before.
+    stores.truncate(KEY, 0, BLOCKS_OFFSET + (768 << 10));
+    stores.truncate(KEY, 2, 0);
+    let rest = client.body(LARGE - 100_000);
+    assert_same(&rest, &content[100_000..], "the rest");
+    client.expect_open(PATH);
+    assert_same(
+        &get(server.objects, PATH, &[]).body,
+        &content,
+        "another GET",
+    );
+    assert!(server.total("lost_shares") >= 2 && server.total("reset_bodies") == 0);
+}
+
+fn too_many_shares_cut_off_under_a_body(io: Backend) {
+    let (stores, server, content) = served_large(io, &[]);
+    let mut client = begin(&server, &content, 100_000);
+    for share in [0, 1, 5] {
+        stores.truncate(KEY, share, 0);
+    }
+    let (rest, end) = client.until_end();
+    assert_eq!(
+        end,
+        End::Reset,
+        "no end that a client could take for the body's"
+    );
+    assert!(rest.len() < LARGE - 100_000);
+    assert_same(
+        &rest,
+        &content[100_000..100_000 + rest.len()],
+        "until the reset",
+    );
+    assert_eq!(server.total("reset_bodies"), 1);
+}
+
+fn a_degraded_body_is_copied(io: Backend) {
+    let (stores, server, content) = served_large(io, &[]);
+    stores.remove_store(1);
+    drop(server);
+    let server = Server::start(&stores, io, &["--cores", "1"]);
+    for _ in 0..3 {
+        assert_same(&get(server.objects, PATH, &[]).body, &content, "degraded");
+    }
+    assert!(server.total("rebuilt_bytes") > 0);
+    assert_eq!(
+        server.total("passed_through_bytes") + server.total("copied_bytes"),
+        3 * LARGE as u64
+    );
+}
+
+fn stalled_clients_hold_no_more(io: Backend) {
+    const CLIENTS: usize = 200;
+    let (_stores, server, content) = served_large(io, &["--max-connections", "300"]);
+    until_passed(&server, &content);
+    let passed = server.total("passed_through_bytes");
+    let clients: Vec<Client> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = Client::connect_small(server.objects);
+            client.ask("GET", PATH, &[]);
+            assert_eq!(client.head().status, 200);
+            client
+        })
+        .collect();
+    let (mut sent, mut looks) = (0, 0);
+    let status = server.wait_for_status("all wait", |status| {
+        let before = std::mem::replace(&mut sent, number(status, &["totals", "sent_bytes"]));
+        looks = if sent == before { looks + 1 } else { 0 };
+        status["connections"]["sending"] == CLIENTS as u64
+            && status["totals"]["pool_buffers_free"] == status["totals"]["pool_buffers"]
+            // A round of sampling is eight ticks.
+            && looks >= 10
+    });
+    assert!(server.total("passed_through_bytes") > passed);
+    let memory = |name| number(&status, &["memory", name]);
+    let each = memory("memory_planned_connections_bytes") / memory("connections_max");
+    let allowed = CLIENTS as u64 * each + memory("memory_credit_lent_bytes");
+    let held = number(&status, &["totals", "socket_bytes"]);
+    assert!(held <= allowed, "{held} bytes of {allowed}");
+    drop(clients);
+}
+
+fn what_is_remembered_is_bounded(io: Backend) {
+    let stores = Stores::new(2);
+    let content = Noise::new(8).bytes(70_000);
+    const OBJECTS: usize = 40;
+    for number in 0..OBJECTS {
+        stores.put(&number.to_string(), &mut &content[..], 1, 64 << 10);
+    }
+    let server = Server::start(&stores, io, &["--cores", "1"]);
+    let get_all = || {
+        for number in 0..OBJECTS {
+            let body = get(server.objects, &format!("/{number}"), &[]).body;
+            assert_same(&body, &content, "a GET");
+        }
+    };
+    let most = OBJECTS * VERIFIED_PAGE_BYTES;
+    wait_until(|| {
+        get_all();
+        match server.total("verified_memory_bytes") {
+            bytes if bytes == most as u64 => Ok(()),
+            bytes => Err(format!("{bytes} bytes, not {most}")),
+        }
+    });
+    let passed = server.total("passed_through_bytes");
+    get_all();
+    assert_eq!(
+        server.total("passed_through_bytes") - passed,
+        (OBJECTS * content.len()) as u64
+    );
+    let plan = run(penstock().args(["plan", "--cores", "3"]));
+    let row = plan
+        .lines()
+        .find(|line| line.starts_with("core: verified leaves"))
+        .unwrap_or_else(|| panic!("no row in {plan}"));
+    let each = (VERIFIED_PAGES_MAX * VERIFIED_PAGE_BYTES) as f64 / 1024.0;
+    assert!(row.contains(&format!("{each:.1}")), "{row}");
+    assert!(most < VERIFIED_PAGES_MAX * VERIFIED_PAGE_BYTES);
+}
