@@ -3,35 +3,54 @@
 //! The keystream is one for a whole file: block number i of it is the encryption of i, written as
 //! 16 bytes, big-endian. So any range of a file can be decrypted, or encrypted, by itself.
 
-use aes::Aes128;
-use aes::cipher::{InnerIvInit, KeyInit, StreamCipher};
-use ctr::{Ctr128BE, CtrCore};
+use crate::arch::{AesKernel, Cipher};
 
 /// Bytes of a block of keystream.
-const BLOCK_BYTES: u64 = 16;
+const BLOCK_BYTES: usize = 16;
 
 /// A key, ready for use. It is overwritten when dropped.
-pub struct Aes128Ctr {
-    cipher: Aes128,
-}
+///
+/// ```
+/// use decode_kernel::aes::Aes128Ctr;
+///
+/// let cipher = Aes128Ctr::new(b"a key that's old");
+/// let mut text = *b"flow, and be measured";
+/// cipher.apply(1000, &mut text);
+/// assert_ne!(&text, b"flow, and be measured");
+/// // Any part of it comes back from where it lies.
+/// cipher.apply(1006, &mut text[6..]);
+/// assert_eq!(&text[6..], b"and be measured");
+/// ```
+pub struct Aes128Ctr(Cipher);
 
 impl Aes128Ctr {
     /// Makes the key ready.
     pub fn new(key: &[u8; 16]) -> Aes128Ctr {
-        Aes128Ctr {
-            cipher: Aes128::new(key.into()),
-        }
+        Aes128Ctr::with_kernel(key, AesKernel::chosen())
+    }
+
+    /// The same, by a given kernel.
+    pub fn with_kernel(key: &[u8; 16], kernel: AesKernel) -> Aes128Ctr {
+        Aes128Ctr(Cipher::new(kernel, key))
     }
 
     /// Decrypts (or encrypts, which is the same) `data` in place: bytes of the file from byte
-    /// `offset` on.
+    /// `offset` on. Past byte 2^64 it goes on as the counter does, which has 128 bits.
     pub fn apply(&self, offset: u64, data: &mut [u8]) {
-        let counter = u128::from(offset / BLOCK_BYTES).to_be_bytes();
-        let core = CtrCore::inner_iv_init(self.cipher.clone(), &counter.into());
-        let mut stream = Ctr128BE::<Aes128>::from_core(core);
-        let mut skipped = [0; BLOCK_BYTES as usize];
-        stream.apply_keystream(&mut skipped[..(offset % BLOCK_BYTES) as usize]);
-        stream.apply_keystream(data);
+        let mut number = offset / BLOCK_BYTES as u64;
+        let skip = (offset % BLOCK_BYTES as u64) as usize;
+        let mut data = data;
+        if skip > 0 {
+            let (head, rest) = data.split_at_mut(data.len().min(BLOCK_BYTES - skip));
+            let mut room = [0; BLOCK_BYTES];
+            let part = skip..skip + head.len();
+            room[part.clone()].copy_from_slice(head);
+            self.0.apply(number, &mut room);
+            head.copy_from_slice(&room[part]);
+            number += 1;
+            data = rest;
+        }
+        self.0.apply(number, data);
     }
 }
 

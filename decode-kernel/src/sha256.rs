@@ -6,7 +6,7 @@
 //!
 //! This module pads and counts; [`crate::arch`] compresses.
 
-use sha2::block_api::compress256;
+use crate::arch::ShaKernel;
 
 /// What SHA-256 gives: 32 bytes, in the order in which they are written.
 pub type Hash = [u8; 32];
@@ -38,10 +38,88 @@ const INITIAL: State = [
     0x5be0_cd19,
 ];
 
+/// The constants of the 64 rounds, sixteen by sixteen (section 4.2.2).
+#[cfg(target_arch = "x86_64")]
+pub(crate) const ROUND_CONSTANTS: [[u32; 16]; 4] = [
+    [
+        0x428a_2f98,
+        0x7137_4491,
+        0xb5c0_fbcf,
+        0xe9b5_dba5,
+        0x3956_c25b,
+        0x59f1_11f1,
+        0x923f_82a4,
+        0xab1c_5ed5,
+        0xd807_aa98,
+        0x1283_5b01,
+        0x2431_85be,
+        0x550c_7dc3,
+        0x72be_5d74,
+        0x80de_b1fe,
+        0x9bdc_06a7,
+        0xc19b_f174,
+    ],
+    [
+        0xe49b_69c1,
+        0xefbe_4786,
+        0x0fc1_9dc6,
+        0x240c_a1cc,
+        0x2de9_2c6f,
+        0x4a74_84aa,
+        0x5cb0_a9dc,
+        0x76f9_88da,
+        0x983e_5152,
+        0xa831_c66d,
+        0xb003_27c8,
+        0xbf59_7fc7,
+        0xc6e0_0bf3,
+        0xd5a7_9147,
+        0x06ca_6351,
+        0x1429_2967,
+    ],
+    [
+        0x27b7_0a85,
+        0x2e1b_2138,
+        0x4d2c_6dfc,
+        0x5338_0d13,
+        0x650a_7354,
+        0x766a_0abb,
+        0x81c2_c92e,
+        0x9272_2c85,
+        0xa2bf_e8a1,
+        0xa81a_664b,
+        0xc24b_8b70,
+        0xc76c_51a3,
+        0xd192_e819,
+        0xd699_0624,
+        0xf40e_3585,
+        0x106a_a070,
+    ],
+    [
+        0x19a4_c116,
+        0x1e37_6c08,
+        0x2748_774c,
+        0x34b0_bcb5,
+        0x391c_0cb3,
+        0x4ed8_aa4a,
+        0x5b9c_ca4f,
+        0x682e_6ff3,
+        0x748f_82ee,
+        0x78a5_636f,
+        0x84c8_7814,
+        0x8cc7_0208,
+        0x90be_fffa,
+        0xa450_6ceb,
+        0xbef9_a3f7,
+        0xc671_78f2,
+    ],
+];
+
 /// SHA-256 of SHA-256 of one message, made of parts.
 pub fn sha256d(parts: &[&[u8]]) -> Hash {
     let (mut states, mut tails, mut length) = ([INITIAL], [[0; BLOCK_BYTES]], 0);
     let mut messages = Messages {
+        kernel: ShaKernel::chosen(),
         states: &mut states,
         tails: &mut tails,
         length: &mut length,
@@ -69,6 +147,7 @@ pub fn sha256d(parts: &[&[u8]]) -> Hash {
 /// assert_eq!(hashes[1], sha256d(&[b"4:leaf,another one"]));
 /// ```
 pub struct Lanes {
+    kernel: ShaKernel,
     /// As many as there is room for, of which the first `lanes` are in use.
     states: Box<[State]>,
     /// Per lane, the bytes since the last whole block.
@@ -85,11 +164,21 @@ impl Lanes {
     ///
     /// Unless `1 <= lanes <= LANES_MAX`.
     pub fn new(lanes: usize) -> Lanes {
+        Lanes::with_kernel(lanes, ShaKernel::chosen())
+    }
+
+    /// The same, by a given kernel.
+    ///
+    /// # Panics
+    ///
+    /// As [`Lanes::new`].
+    pub fn with_kernel(lanes: usize, kernel: ShaKernel) -> Lanes {
         assert!(
             (1..=LANES_MAX).contains(&lanes),
             "{lanes} lanes, of 1 to {LANES_MAX}"
         );
         Lanes {
+            kernel,
             states: vec![INITIAL; lanes].into(),
             tails: vec![[0; BLOCK_BYTES]; lanes].into(),
             lanes,
@@ -157,6 +246,7 @@ impl Lanes {
 
     fn messages(&mut self) -> Messages<'_> {
         Messages {
+            kernel: self.kernel,
             states: &mut self.states[..self.lanes],
             tails: &mut self.tails[..self.lanes],
             length: &mut self.length,
@@ -166,6 +256,7 @@ impl Lanes {
 
 /// Messages of equal length so far, wherever their states are kept.
 struct Messages<'a> {
+    kernel: ShaKernel,
     states: &'a mut [State],
     tails: &'a mut [Block],
     length: &'a mut u64,
@@ -191,7 +282,8 @@ impl Messages<'_> {
             }
             self.compress_tails();
         }
-        compress(self.states, |lane| input(lane)[at..].as_chunks().0);
+        self.kernel
+            .compress(self.states, |lane| input(lane)[at..].as_chunks().0);
         for (lane, tail) in self.tails.iter_mut().enumerate() {
             let rest = input(lane)[at..].as_chunks::<BLOCK_BYTES>().1;
             tail[..rest.len()].copy_from_slice(rest);
@@ -200,7 +292,8 @@ impl Messages<'_> {
 
     fn compress_tails(&mut self) {
         let tails = &*self.tails;
-        compress(self.states, |lane| std::slice::from_ref(&tails[lane]));
+        self.kernel
+            .compress(self.states, |lane| std::slice::from_ref(&tails[lane]));
     }
 
     /// Ends the messages, hashes their hashes, and begins anew.
@@ -244,10 +337,4 @@ fn bytes(state: &State) -> Hash {
         *bytes = word.to_be_bytes();
     }
     hash
-}
-
-fn compress<'i>(states: &mut [State], blocks: impl Fn(usize) -> &'i [Block]) {
-    for (lane, state) in states.iter_mut().enumerate() {
-        compress256(state, blocks(lane));
-    }
 }

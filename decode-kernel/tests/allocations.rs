@@ -1,7 +1,10 @@
-//! Once an erasure pattern has been seen, calls allocate nothing, whatever code and kernel.
+//! Once an erasure pattern has been seen, calls allocate nothing, whatever code and kernel; nor do
+//! hashes and ciphers once they are made.
 
-use decode_kernel::arch::Kernel;
+use decode_kernel::aes::Aes128Ctr;
+use decode_kernel::arch::{AesKernel, Kernel, ShaKernel};
 use decode_kernel::code::{Code, CodeKind, Coder};
+use decode_kernel::sha256::{Lanes, sha256d};
 
 #[test]
 fn a_pattern_seen_before_allocates_nothing() {
@@ -92,5 +95,37 @@ fn workspace_is_what_is_held() {
         let held = usize::try_from(held.bytes_current).unwrap();
         let near = said.abs_diff(held) <= held / 10 + 4096;
         assert!(near, "{code:?}: says {said}, the allocator {held}");
+    }
+}
+
+#[test]
+fn hashes_and_ciphers_allocate_nothing() {
+    let data = vec![7u8; 5000];
+    // What the process chooses by is asked first.
+    sha256d(&[]);
+    for kernel in ShaKernel::available().chain(Kernel::available().map(ShaKernel::with)) {
+        let held = allocation_counter::measure(|| {
+            drop(Lanes::with_kernel(40, kernel));
+        });
+        let mut lanes = Lanes::with_kernel(40, kernel);
+        assert_eq!(held.bytes_max, lanes.bytes() as u64);
+        let inputs = [data.as_slice(); 40];
+        let mut hashes = [[0; 32]; 40];
+        let calls = allocation_counter::measure(|| {
+            for count in [40, 1, 17] {
+                lanes.restart(count, b"prefix");
+                lanes.update(&inputs[..count]);
+                lanes.finish(&mut hashes[..count]);
+            }
+            sha256d(&[b"prefix", &data]);
+        });
+        assert_eq!(calls.count_total, 0, "{kernel:?}");
+    }
+    for kernel in AesKernel::available() {
+        let mut data = data.clone();
+        let calls = allocation_counter::measure(|| {
+            Aes128Ctr::with_kernel(&[7; 16], kernel).apply(7, &mut data);
+        });
+        assert_eq!(calls.count_total, 0, "{kernel:?}");
     }
 }

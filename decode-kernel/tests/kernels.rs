@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use decode_kernel::arch::{KERNEL_VARIABLE, Kernel, KernelError, Products};
+use decode_kernel::arch::{AesKernel, KERNEL_VARIABLE, Kernel, KernelError, Products, ShaKernel};
 use decode_kernel::code::Coder;
 use proptest::prelude::*;
 
@@ -187,6 +187,22 @@ fn kernels_by_name() {
     let error = Kernel::named(missing).unwrap_err();
     assert!(matches!(error, KernelError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("portable"), "{error}");
+}
+
+#[test]
+fn other_arithmetic_goes_with_the_kernel() {
+    // With the best goes all that there is; below, what a lesser CPU has.
+    for kernel in Kernel::available().skip(1) {
+        let names = [
+            ShaKernel::with(kernel).name(),
+            AesKernel::with(kernel).name(),
+        ];
+        println!("{}: {names:?}", kernel.name());
+        match kernel.name() {
+            "portable" => assert_eq!(names, ["portable"; 2]),
+            _ => assert!(names.iter().all(|name| !name.contains("512")), "{names:?}"),
+        }
+    }
 }
 
 /// Says which kernel a coder gets; `the_environment_chooses` runs it in processes of their own.

@@ -1,8 +1,11 @@
 //! The calling thread's CPU time, which goes on only while it runs: on a busy machine a measurement
-//! by it is not of the neighbours.
+//! by it is not of the neighbours. And what arithmetic is measured with: a core of its own, and bytes
+//! per second of that time.
 
+use std::hint::black_box;
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use nix::time::{ClockId, clock_gettime};
 
 /// CPU time of this thread since it started.
@@ -13,6 +16,49 @@ use nix::time::{ClockId, clock_gettime};
 pub fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
     now.expect("Linux has a CPU clock for each thread").into()
+}
+
+/// Keeps this thread on one core: that of this number, or the last one. Gives its number.
+///
+/// # Errors
+///
+/// When there's no such core, or it may not be used.
+pub fn pin(number: Option<usize>) -> anyhow::Result<usize> {
+    let cores = core_affinity::get_core_ids().context("can't list the cores")?;
+    let core = match number {
+        Some(id) => cores
+            .iter()
+            .find(|core| core.id == id)
+            .with_context(|| format!("no core {id}"))?,
+        None => cores.last().context("no cores")?,
+    };
+    let pinned = core_affinity::set_for_current(*core);
+    ensure!(pinned, "can't pin to core {}", core.id);
+    Ok(core.id)
+}
+
+/// The clock is asked about once in so many bytes, lest it count.
+const LOOK_BYTES: usize = 1 << 20;
+
+/// Runs `work`, which delivers `bytes`, again and again for about `target`; gives GB per second
+/// of CPU time.
+///
+/// # Panics
+///
+/// When `work` says that it failed: it is to be verified before.
+pub fn speed(bytes: usize, target: Duration, mut work: impl FnMut() -> bool) -> f64 {
+    let (start, mut runs) = (thread_time(), 0u32);
+    let per_look = (LOOK_BYTES / bytes.max(1)).clamp(1, 1024) as u32;
+    loop {
+        for _ in 0..per_look {
+            assert!(black_box(work()), "it worked when it was verified");
+        }
+        runs += per_look;
+        let elapsed = thread_time() - start;
+        if elapsed >= target {
+            return f64::from(runs) * bytes as f64 / elapsed.as_secs_f64() / 1e9;
+        }
+    }
 }
 
 #[cfg(test)]

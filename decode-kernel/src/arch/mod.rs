@@ -1,16 +1,22 @@
-//! The arithmetic of `rs8` on whole slices: one back-end per instruction set, one chooser.
+//! The arithmetic of `rs8` on whole slices: one back-end per instruction set, one chooser. Beside it,
+//! in the same style, what Tahoe-LAFS needs: [`ShaKernel`] and [`AesKernel`].
 //!
 //! A [`Kernel`] is a back-end this CPU has; there is no other way to get one, so a kernel at hand
 //! is a proof that its instructions exist. [`Products`] is a matrix of GF(2^8) coefficients laid
 //! out for a kernel, and applies it: each output is the sum of the inputs times their coefficients.
 //!
-//! The environment variable `PENSTOCK_KERNEL` overrides the choice, for tests and comparisons.
+//! The environment variable `PENSTOCK_KERNEL` overrides the choice, for tests and comparisons;
+//! hashes and ciphers then use nothing wider either.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod aes;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod grouped;
+#[cfg(target_arch = "x86_64")]
+mod lockstep;
 mod portable;
+mod sha;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tables;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -26,6 +32,9 @@ mod x86_64;
 
 use std::sync::OnceLock;
 
+pub use aes::AesKernel;
+pub(crate) use aes::Cipher;
+pub use sha::ShaKernel;
 pub(crate) use wide::WideProducts;
 
 #[cfg(target_arch = "aarch64")]
@@ -155,6 +164,18 @@ impl Kernel {
         }
     }
 
+    /// What may be used beside it for other arithmetic.
+    fn company(self) -> Company {
+        // What the best lacks says nothing of what else there is: AVX-512 is older than GFNI.
+        if self.name() == Kernel::best().name() {
+            return Company::Any;
+        }
+        match self.name() {
+            "avx2-gfni" | "avx2" => Company::Avx2,
+            _ => Company::Portable,
+        }
+    }
+
     fn best() -> Kernel {
         Kernel::available()
             .next()
@@ -182,6 +203,17 @@ impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Kernel").field(&self.name()).finish()
     }
+}
+
+/// What back-ends for other arithmetic may use, so that a kernel named for tests and comparisons
+/// stands for a CPU that has no more.
+enum Company {
+    /// Everything the CPU has.
+    Any,
+    /// What CPUs with AVX2 have, and nothing wider.
+    Avx2,
+    /// The crates alone.
+    Portable,
 }
 
 /// A matrix of coefficients, laid out for the kernel that will apply it.

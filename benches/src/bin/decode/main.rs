@@ -15,7 +15,7 @@ use clap::Parser;
 use decode_kernel::arch::{Kernel, Products};
 use decode_kernel::code::{Code, CodeKind, Coder};
 use penstock_benches::common::blocks::Blocks;
-use penstock_benches::common::cpu::thread_time;
+use penstock_benches::common::cpu::{pin, speed};
 use penstock_benches::common::interleave::{self, Competitor};
 use penstock_benches::common::record::Record;
 use penstock_benches::common::stats::Summary;
@@ -76,25 +76,13 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     // Before pinning, which would leave one core to be counted.
     let facts = machine::facts();
-    let cores = core_affinity::get_core_ids().context("can't list the cores")?;
-    let core = match options.core {
-        Some(id) => cores
-            .iter()
-            .find(|core| core.id == id)
-            .with_context(|| format!("no core {id}"))?,
-        None => cores.last().context("no cores")?,
-    };
-    ensure!(
-        core_affinity::set_for_current(*core),
-        "can't pin to core {}",
-        core.id
-    );
+    let core = pin(options.core)?;
 
     let isal = isal::Library::load();
     for (name, value) in &facts {
         println!("{name}: {value}");
     }
-    println!("core: {}; segments of {} bytes", core.id, options.segment);
+    println!("core: {core}; segments of {} bytes", options.segment);
     match &isal {
         Ok(library) => println!("ISA-L: {}", library.description()),
         Err(why) => println!("ISA-L: skipped: {why:#}"),
@@ -339,21 +327,4 @@ fn measure(
     let summaries = interleave::run(options.rounds, &mut competitors);
     let names = competitors.iter().map(|competitor| competitor.name.clone());
     Ok(names.zip(summaries).collect())
-}
-
-/// Runs `work`, which delivers `bytes`, again and again for about `target`; gives GB per second
-/// of CPU time.
-fn speed(bytes: usize, target: Duration, mut work: impl FnMut() -> bool) -> f64 {
-    let (start, mut runs) = (thread_time(), 0u32);
-    loop {
-        // The clock is asked only every few runs, lest it count.
-        for _ in 0..8 {
-            assert!(black_box(work()), "it worked when it was verified");
-        }
-        runs += 8;
-        let elapsed = thread_time() - start;
-        if elapsed >= target {
-            return f64::from(runs) * bytes as f64 / elapsed.as_secs_f64() / 1e9;
-        }
-    }
 }
