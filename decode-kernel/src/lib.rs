@@ -7,11 +7,11 @@
 //!
 //! - [`code`]: the two codes, `rs8` (GF(2^8), zfec's code) and `rs16` (GF(2^16), wide), behind one
 //!   [`code::Coder`].
-//! - [`arch`]: the arithmetic of `rs8`, one back-end per instruction set, one chooser.
+//! - [`arch`]: the arithmetic of all these, one back-end per instruction set, one chooser.
 //! - [`share`]: the share format: header, geometry, leaf checksums, names.
 //! - [`tahoe`]: the format of Tahoe-LAFS immutable files: caps, shares, hash trees.
-//!
-//! Beside them, [`share`]: the format of a share file, as pure functions of bytes.
+//! - [`sha256`], [`aes`]: what that format hashes and encrypts with: SHA-256d of many blocks in
+//!   lockstep, AES-128-CTR from any byte on.
 //!
 //! # Example
 //!
