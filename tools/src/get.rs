@@ -1,6 +1,5 @@
 //! Get: an object's bytes, from any k shares, each leaf verified and the whole digested.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -8,11 +7,11 @@ use bytesize::ByteSize;
 use decode_kernel::share::{Digest, Header, Key};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{During, FileError};
+use crate::error::FileError;
 use crate::progress::Progress;
 use crate::rows::{ReadStats, RowError, Rows};
 use crate::store::{self, OpenError};
-use crate::temp::{allow_open_files, write_all_parts};
+use crate::temp::{allow_open_files, replace_file, write_all_parts};
 
 /// Segments up to this length are read whole, several at once if short; longer ones block by block,
 /// in which case a missing block costs reading k others. Rebuilding takes as much again at most.
@@ -120,39 +119,12 @@ pub fn get_file(
 ) -> Result<GetReport, GetError> {
     let mut rows = open(options)?;
     progress.add_len(rows.header.geometry.size());
-    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        let mut file = File::options()
-            .write(true)
-            .open(path)
-            .during("open", path)?;
-        read_object(&mut rows, &mut file, progress)?;
-        return Ok(GetReport {
+    replace_file(path, |out| {
+        read_object(&mut rows, out, progress)?;
+        Ok(GetReport {
             header: rows.header,
             stats: rows.stats,
-        });
-    }
-    // A link stays a link: the file it leads to is replaced.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".penstock-get-").suffix(".part");
-    // As any new file; the process's umask takes away what it takes away.
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    let mut file = builder
-        .permissions(permissions)
-        .tempfile_in(dir)
-        .during("create a file in", dir)?;
-    read_object(&mut rows, file.as_file_mut(), progress)?;
-    file.as_file().sync_all().during("sync", &path)?;
-    file.persist(&path)
-        .map_err(|error| error.error)
-        .during("rename the complete file to", &path)?;
-    Ok(GetReport {
-        header: rows.header,
-        stats: rows.stats,
+        })
     })
 }
 

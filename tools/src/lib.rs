@@ -13,6 +13,7 @@ pub mod put;
 pub mod repair;
 mod rows;
 pub mod store;
+pub mod tahoe;
 mod temp;
 pub mod verify;
 mod write;

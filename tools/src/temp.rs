@@ -157,6 +157,41 @@ pub(crate) fn allow_open_files(files: usize) {
     }
 }
 
+/// Gives `write` a file that appears as `path` only when it is complete and synced; an existing one
+/// is replaced in one step. What is not a regular file (a device, a pipe) is written to directly.
+pub(crate) fn replace_file<T, E: From<FileError>>(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<T, E>,
+) -> Result<T, E> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let mut file = File::options()
+            .write(true)
+            .open(path)
+            .during("open", path)?;
+        return write(&mut file);
+    }
+    // A link stays a link: the file it leads to is replaced.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".penstock-get-").suffix(".part");
+    // As any new file; the process's umask takes away what it takes away.
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    let mut file = builder
+        .permissions(permissions)
+        .tempfile_in(dir)
+        .during("create a file in", dir)?;
+    let done = write(file.as_file_mut())?;
+    file.as_file().sync_all().during("sync", &path)?;
+    file.persist(&path)
+        .map_err(|error| error.error)
+        .during("rename the complete file to", &path)?;
+    Ok(done)
+}
+
 /// Writes all `parts` in order with as few calls as possible.
 pub(crate) fn write_all_parts(out: &mut (impl Write + ?Sized), parts: &[&[u8]]) -> io::Result<()> {
     let mut slices: Vec<io::IoSlice> = parts.iter().map(|part| io::IoSlice::new(part)).collect();

@@ -46,6 +46,7 @@ mod container;
 mod geometry;
 mod hash;
 mod layout;
+mod record;
 mod tree;
 mod ueb;
 
@@ -58,6 +59,7 @@ pub use hash::{
     BLOCK_TAG, Hash, SEGMENT_TAG, block_hash, empty_leaf, pair, segment_hash, tagged, ueb_hash,
 };
 pub use layout::{CHAIN_BYTES_MAX, LAYOUT_BYTES_MAX, Layout, LayoutError, Regions, UEB_BYTES_MAX};
+pub use record::{Changed, Run, Runs, SegmentRecord};
 pub use tree::{NODE_BYTES, ProvenNodes, Tree, TreeError};
 pub use ueb::{Ueb, UebEntry, UebError};
 

@@ -1,0 +1,184 @@
+//! Get: a file's bytes, or a range of them, by its cap.
+
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use decode_kernel::tahoe::{Cap, ChkCap, StorageIndex};
+
+use super::open::{Limits, OpenError, open};
+use super::reader::{ReadError, ReadStats, Reader};
+use crate::error::FileError;
+use crate::progress::Progress;
+use crate::temp::{allow_open_files, replace_file};
+
+/// Which file, from where.
+#[derive(Clone, Debug)]
+pub struct GetOptions {
+    /// All nodes that may have shares of it.
+    pub nodes: Vec<PathBuf>,
+    /// Its cap.
+    pub cap: Cap,
+    /// Which bytes of it; all if `None`.
+    pub range: Option<Range<u64>>,
+    /// What uploaders may ask for.
+    pub limits: Limits,
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug)]
+pub struct GetReport {
+    /// Which file; `None` if the cap held it.
+    pub storage_index: Option<StorageIndex>,
+    /// How many bytes of it.
+    pub bytes: u64,
+    /// Damage met, and work done for it.
+    pub stats: ReadStats,
+    /// Share files and nodes that were not used.
+    pub rejected: usize,
+}
+
+impl std::fmt::Display for GetReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.storage_index {
+            Some(storage_index) => write!(f, "got {storage_index}: ")?,
+            None => f.write_str("got a literal file: ")?,
+        }
+        write!(
+            f,
+            "{} ({} bytes)",
+            ByteSize(self.bytes).display().iec(),
+            self.bytes
+        )?;
+        let ReadStats {
+            bad_blocks,
+            rebuilt_bytes,
+        } = self.stats;
+        if rebuilt_bytes > 0 {
+            write!(f, "; rebuilt {}", ByteSize(rebuilt_bytes).display().iec())?;
+        }
+        if bad_blocks > 0 {
+            write!(f, "; {bad_blocks} damaged blocks met")?;
+        }
+        if self.rejected > 0 {
+            write!(f, "; {} files or nodes not used", self.rejected)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a file was not got, or not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// It could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A segment could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The range has bytes that the file has not.
+    #[error("bytes {}..{} are not all in a file of {size} bytes", range.start, range.end)]
+    Range {
+        /// The range asked for.
+        range: Range<u64>,
+        /// Bytes of the file.
+        size: u64,
+    },
+    /// The file it was to become could not be made.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Writes the file, or the range of it, to `out`. On an error `out` has got only verified bytes, but
+/// not all of them. Memory is bounded as [`Reader::new`] says.
+pub fn get(
+    options: &GetOptions,
+    out: &mut dyn Write,
+    progress: &Progress,
+) -> Result<GetReport, GetError> {
+    Source::open(options)?.write(out, progress)
+}
+
+/// As [`get`], to a file, which appears under its name only when it is complete and synced; see
+/// [`crate::get::get_file`].
+pub fn get_file(
+    options: &GetOptions,
+    path: &Path,
+    progress: &Progress,
+) -> Result<GetReport, GetError> {
+    let source = Source::open(options)?;
+    replace_file(path, |out| source.write(out, progress))
+}
+
+/// What is open, before anything is made to write to.
+enum Source<'a> {
+    Literal(&'a [u8]),
+    Shares(Box<Reader>, Range<u64>),
+}
+
+impl Source<'_> {
+    fn open(options: &GetOptions) -> Result<Source<'_>, GetError> {
+        let size = options.cap.size();
+        let range = options.range.clone().unwrap_or(0..size);
+        if range.start > range.end || range.end > size {
+            return Err(GetError::Range { range, size });
+        }
+        Ok(match &options.cap {
+            Cap::Lit(content) => {
+                Source::Literal(&content[range.start as usize..range.end as usize])
+            }
+            Cap::Chk(cap) => {
+                let reader = Reader::new(open_allowed(&options.nodes, cap, &options.limits)?);
+                Source::Shares(Box::new(reader), range)
+            }
+        })
+    }
+
+    fn write(self, out: &mut dyn Write, progress: &Progress) -> Result<GetReport, GetError> {
+        let failed = |error| GetError::Read(ReadError::Write(error));
+        match self {
+            Source::Literal(content) => {
+                out.write_all(content)
+                    .and_then(|()| out.flush())
+                    .map_err(failed)?;
+                let (bytes, stats) = (content.len() as u64, ReadStats::default());
+                Ok(GetReport {
+                    storage_index: None,
+                    bytes,
+                    stats,
+                    rejected: 0,
+                })
+            }
+            Source::Shares(mut reader, range) => {
+                let bytes = range.end - range.start;
+                progress.add_len(bytes);
+                reader.read(range, &mut |part| {
+                    progress.add(part.len() as u64);
+                    out.write_all(part)
+                })?;
+                out.flush().map_err(failed)?;
+                Ok(GetReport {
+                    storage_index: Some(reader.file().cap.storage_index()),
+                    bytes,
+                    stats: reader.stats(),
+                    rejected: reader.file().rejected.len(),
+                })
+            }
+        }
+    }
+}
+
+/// Opens a file after making room for as many descriptors as it may take.
+pub(super) fn open_allowed(
+    nodes: &[PathBuf],
+    cap: &ChkCap,
+    limits: &Limits,
+) -> Result<super::OpenFile, OpenError> {
+    allow_open_files(
+        limits
+            .files_max
+            .min(nodes.len().saturating_mul(cap.n().into())),
+    );
+    open(nodes, cap, limits)
+}
