@@ -20,7 +20,7 @@ use crate::http::parse::{self, Parsed, Request};
 use crate::http::respond::{self, Answer, Entity, Status};
 
 /// What the driver must do next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Wait for bytes of a request, then call [`Conn::received`] or [`Conn::peer_closed`].
     Receive,

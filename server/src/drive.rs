@@ -38,7 +38,8 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
             // Long heads of very many clients at once: what they would hold isn't there.
             conn.overloaded(SystemTime::now());
         }
-        let result = match conn.next() {
+        let action = conn.next();
+        let result = match action {
             Action::Receive => receive(&core, &connection, &mut conn).await,
             Action::Open => {
                 open(&core, &mut conn).await;
@@ -52,6 +53,10 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
             // The peer is gone, or a deadline ended the connection.
             tracing::debug!(%error, phase = ?conn.phase(), "connection ended");
             conn.closed();
+        }
+        if action == Action::Send && matches!(conn.next(), Action::Send | Action::Open) {
+            // Perhaps nothing waited: the others get their turn by hand.
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -114,28 +119,28 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io
         let wanted = body.start..body.start + for_body;
         if let Some(taken) = pass::pass(core, socket, &head, object, wanted)? {
             sent(core, connection, conn, taken);
-            // Nothing here waited: the others get their turn by hand.
-            tokio::task::yield_now().await;
             return Ok(());
         }
     }
     let head_bytes = head.len();
     let message = match out.object().filter(|_| for_body > 0) {
-        None => Message::new(head, Vec::new(), std::iter::empty()),
+        None => Message::new(head, Vec::new(), Vec::new()),
         Some(object) => {
             let wanted = body.start..body.start + for_body;
             // Boxed, so that a connection that waits doesn't hold room for a piece's state.
             match Box::pin(produce::produce(core, object, wanted)).await {
                 Ok(piece) => {
                     let slices = piece.slices.into_iter().map(|s| (s.window, s.bytes));
-                    Message::new(head, piece.windows, slices)
+                    Message::new(head, piece.windows, slices.collect())
                 }
                 Err(error) => return give_up(core, connection, conn, error),
             }
         }
     };
     let offered = message.bytes();
-    let taken = match core.io.send(socket, message).await {
+    let result = socket.send(&message);
+    drop(message);
+    let taken = match result {
         Ok(taken) => taken,
         Err(error) if is_retry(&error) => 0,
         Err(error) => return Err(error),

@@ -16,7 +16,7 @@ use crate::admission::Seats;
 use crate::budget::Budget;
 use crate::config::Settings;
 use crate::io::sys::{self, Resource};
-use crate::io::{self as kernel, Backend, Socket, SocketOptions};
+use crate::io::{self as kernel, Backend, Listener, SocketOptions};
 use crate::limits::{self, Declared, MemoryPlan, PlanRefusal};
 use crate::watch::Timeouts;
 use crate::worker::{self, Order, Report};
@@ -249,15 +249,15 @@ fn send_buffer_max(wanted: u32) -> u32 {
 
 /// One listener per core on the same address. The first bind is without SO_REUSEPORT and given up
 /// again: a port that another server has is an error, not a share of its connections.
-fn listen(address: SocketAddr, cores: usize, options: &SocketOptions) -> io::Result<Vec<Socket>> {
+fn listen(address: SocketAddr, cores: usize, options: &SocketOptions) -> io::Result<Vec<Listener>> {
     if address.port() != 0 {
         drop(TcpListener::bind(address)?);
     }
-    let first = Socket::listen(address, options)?;
+    let first = Listener::bind(address, options)?;
     let address = first.local_address()?;
     let mut listeners = vec![first];
     for _ in 1..cores {
-        listeners.push(Socket::listen(address, options)?);
+        listeners.push(Listener::bind(address, options)?);
     }
     Ok(listeners)
 }
@@ -289,7 +289,7 @@ impl Cores {
     fn start(
         settings: &Settings,
         mut shared: Shared,
-        listeners: Vec<Socket>,
+        listeners: Vec<Listener>,
     ) -> Result<(Cores, Arc<Shared>), ServeError> {
         let stores: Arc<[PathBuf]> = settings.stores.clone().into();
         let (report, reports) = bounded(4 * settings.cores);

@@ -20,7 +20,7 @@ use crate::budget::Budget;
 use crate::core::Core;
 use crate::gate::Gate;
 use crate::io::buffer::Pool;
-use crate::io::{self as kernel, Backend, Io, Socket};
+use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::limits::{self, REQUEST_HEAD_BYTES_MAX, TICK};
 use crate::object::{Catalogue, TableCache};
 use crate::stats::CoreStats;
@@ -67,7 +67,7 @@ pub struct Plan {
     /// How it talks to the kernel.
     pub backend: Backend,
     /// Its listener.
-    pub listener: Socket,
+    pub listener: Listener,
     /// Store directories.
     pub stores: Arc<[PathBuf]>,
     /// Segment buffers.
@@ -142,7 +142,7 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
         draining: Cell::new(false),
     });
     core.stats.pool_buffers.set(core.pool.buffers() as u64);
-    let listener = Rc::new(plan.listener);
+    let listener = Rc::new(Socket::from(plan.listener));
     tokio::task::spawn_local(accept(
         Rc::clone(&core),
         Rc::clone(&listener),

@@ -254,63 +254,39 @@ impl DerefMut for Window {
     }
 }
 
-/// What one `sendmsg` sends: the rest of a head, then parts of windows. It owns all that the kernel
-/// reads, the message header included, and does not move while the kernel looks at it (it is boxed).
+/// What one `sendmsg` sends: the rest of a head, then parts of windows.
 pub struct Message {
     head: Bytes,
     windows: Vec<Window>,
-    parts: Vec<libc::iovec>,
-    header: libc::msghdr,
+    slices: Vec<(usize, Range<usize>)>,
 }
 
 impl Message {
-    /// A message of `head` and then `slices` of `windows`, in order.
-    ///
-    /// # Panics
-    /// If a slice lies outside its window: plans make them.
-    pub fn new(
-        head: Bytes,
-        windows: Vec<Window>,
-        slices: impl Iterator<Item = (usize, Range<usize>)>,
-    ) -> Box<Message> {
-        let part = |bytes: &[u8]| libc::iovec {
-            iov_base: bytes.as_ptr().cast_mut().cast(),
-            iov_len: bytes.len(),
-        };
-        let mut parts = Vec::with_capacity(1 + slices.size_hint().0);
-        if !head.is_empty() {
-            parts.push(part(&head));
-        }
-        parts.extend(slices.map(|(window, bytes)| part(&windows[window][bytes])));
-        // SAFETY: a msghdr of zeros is a valid one: no name, no parts, no control data.
-        let header: libc::msghdr = unsafe { std::mem::zeroed() };
-        let mut message = Box::new(Message {
+    /// A message of `head` and then `slices` (of the window with that index, these bytes), in order.
+    pub fn new(head: Bytes, windows: Vec<Window>, slices: Vec<(usize, Range<usize>)>) -> Message {
+        Message {
             head,
             windows,
-            parts,
-            header,
-        });
-        message.header.msg_iov = message.parts.as_mut_ptr();
-        message.header.msg_iovlen = message.parts.len();
-        message
+            slices,
+        }
     }
 
     /// Bytes in all.
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.iov_len).sum()
+        let slices = self.slices.iter().map(|(_, bytes)| bytes.len());
+        self.head.len() + slices.sum::<usize>()
     }
 
-    /// The header for `sendmsg`; valid while the message lives and is not changed.
-    pub fn header(&self) -> *const libc::msghdr {
-        &self.header
-    }
-
-    /// The parts, for a plain system call.
-    pub fn parts(&self) -> &[IoSlice<'_>] {
-        debug_assert!(self.head.len() + self.windows.iter().map(|w| w.len()).sum::<usize>() > 0);
-        // SAFETY: IoSlice is documented to have the layout of iovec; each part points into `head`
-        // or a window, both owned by `self` and not mutable through it.
-        unsafe { std::slice::from_raw_parts(self.parts.as_ptr().cast(), self.parts.len()) }
+    /// The parts in order.
+    ///
+    /// # Panics
+    /// If a slice lies outside its window: plans make them.
+    pub fn parts(&self) -> Vec<IoSlice<'_>> {
+        let head = (!self.head.is_empty()).then(|| IoSlice::new(&self.head));
+        let slices = self.slices.iter();
+        head.into_iter()
+            .chain(slices.map(|(at, bytes)| IoSlice::new(&self.windows[*at][bytes.clone()])))
+            .collect()
     }
 }
 
@@ -360,7 +336,7 @@ mod tests {
         let message = Message::new(
             Bytes::from_static(b"head"),
             windows,
-            [(1, 1..3), (0, 0..4)].into_iter(),
+            vec![(1, 1..3), (0, 0..4)],
         );
         let text: Vec<u8> = message
             .parts()

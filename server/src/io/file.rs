@@ -141,7 +141,7 @@ mod tests {
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
-        let socket = Socket(accepted.into());
+        let socket = Socket::from(socket2::Socket::from(accepted));
         let (file, bytes) = file();
 
         let sent = match send(&socket, &file, 1000, 2000).unwrap() {

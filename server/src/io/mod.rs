@@ -4,6 +4,7 @@
 //! and files are plain descriptors, and what differs is how waiting, reading and sending are done. No
 //! operation here knows HTTP, objects or credit.
 
+use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
@@ -24,12 +25,14 @@ use crate::limits::{LISTEN_BACKLOG, LOOPBACK_SEGMENT_BYTES};
 pub mod buffer;
 mod epoll;
 pub mod file;
+mod poller;
 pub mod sys;
 mod uring;
 
 pub use uring::ProbeError;
 
 use buffer::{Message, Pool, Window};
+use poller::{Poller, Registration};
 
 /// How a core talks to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,39 +109,38 @@ pub enum Interest {
     Write,
 }
 
-impl Interest {
-    /// `POLLIN` and `POLLOUT` have the values of `EPOLLIN` and `EPOLLOUT`.
-    fn flags(self) -> libc::c_short {
-        match self {
-            Interest::Read => libc::POLLIN,
-            Interest::Write => libc::POLLOUT,
-        }
-    }
-}
-
 /// A core's way to the kernel. Made inside [`run`].
 pub struct Io {
-    inner: Inner,
+    /// Sockets wait here on both backends.
+    poller: Rc<Poller>,
+    disk: Disk,
     page_cache: file::PageCache,
 }
 
-enum Inner {
+/// Who reads what is not in the page cache.
+enum Disk {
     Uring(uring::Uring),
-    Epoll(Rc<epoll::Poller>),
+    /// Helper threads.
+    Epoll,
 }
 
 impl Io {
     /// Prepares the current runtime. The second value says why the pool could not be registered.
     pub fn new(backend: Backend, pool: &Pool) -> io::Result<(Io, Option<String>)> {
-        let (inner, refusal) = match backend {
+        let (disk, refusal) = match backend {
             Backend::Uring => {
                 let (uring, refusal) = uring::Uring::new(pool);
-                (Inner::Uring(uring), refusal)
+                (Disk::Uring(uring), refusal)
             }
-            Backend::Epoll => (Inner::Epoll(epoll::Poller::new()?), None),
+            Backend::Epoll => (Disk::Epoll, None),
         };
-        let page_cache = file::PageCache::default();
-        Ok((Io { inner, page_cache }, refusal))
+        let poller = Poller::new()?;
+        let io = Io {
+            poller,
+            disk,
+            page_cache: file::PageCache::default(),
+        };
+        Ok((io, refusal))
     }
 
     /// Whether a range of a file is in the page cache, as far as can be told without waiting.
@@ -146,39 +148,50 @@ impl Io {
         self.page_cache.holds(file, range)
     }
 
-    /// Waits until `socket` is ready, has failed, or was hung up.
-    pub async fn ready(&self, socket: &Rc<Socket>, interest: Interest) -> io::Result<()> {
-        match &self.inner {
-            Inner::Uring(uring) => uring.ready(socket, interest).await,
-            Inner::Epoll(poller) => poller.ready(socket, interest).await,
+    /// Waits until `socket` is ready, has failed, or was hung up. The first wait ends at once: nobody has
+    /// looked yet. Ready for reading it stays until a call found nothing more.
+    pub async fn ready(&self, socket: &Socket, interest: Interest) -> io::Result<()> {
+        if interest == Interest::Read && socket.unasked.replace(false) {
+            return Ok(());
         }
+        let registration = match socket.registration.get() {
+            Some(registration) => registration,
+            None => {
+                let registration = self.poller.register(socket.as_fd())?;
+                socket.registration.get_or_init(|| registration)
+            }
+        };
+        registration.ready(socket, interest).await
     }
 
-    /// Starts filling `window` from `offset` of `file`. Reads that are started together run together.
-    pub fn start_read(&self, file: &Arc<File>, window: Window, offset: u64) -> Reading<'_> {
-        let file = Arc::clone(file);
-        Reading(match &self.inner {
-            Inner::Uring(uring) => ReadingInner::Uring {
-                uring,
-                offset,
-                operation: uring.read(file, window, 0, offset),
-            },
-            Inner::Epoll(_) => ReadingInner::Epoll(epoll::Read::start(file, window, offset)),
+    /// Starts filling `window` from `offset` of `file`: from the page cache at once, from the disk later.
+    /// Reads that are started together run together.
+    pub fn start_read(&self, file: &Arc<File>, mut window: Window, offset: u64) -> Reading<'_> {
+        // Cheaper than the ring for what is there (CPU per GB of a healthy GET, 32 connections: 0.26
+        // s through the ring, 0.20 so). A part, or nothing: the rest is on disk, or past the end.
+        let filled = sys::read_cached_at(file.as_fd(), &mut window, offset).unwrap_or(0);
+        Reading(if filled == window.len() {
+            ReadingInner::Done(window)
+        } else {
+            self.read_rest(Arc::clone(file), window, filled, offset)
         })
     }
 
-    /// Offers `message` to the socket without waiting for room: the count may be short, and EAGAIN
-    /// means none. The message's buffers are back in any case.
-    pub async fn send(&self, socket: &Rc<Socket>, message: Box<Message>) -> io::Result<usize> {
-        match &self.inner {
-            Inner::Uring(uring) => uring.send(socket, message).await.0,
-            Inner::Epoll(_) => {
-                let result = epoll::send(socket, &message);
-                drop(message);
-                // A ring gives the others their turn at every operation; here it is given by hand.
-                tokio::task::yield_now().await;
-                result
-            }
+    fn read_rest(
+        &self,
+        file: Arc<File>,
+        window: Window,
+        filled: usize,
+        offset: u64,
+    ) -> ReadingInner<'_> {
+        match &self.disk {
+            Disk::Uring(uring) => ReadingInner::Uring {
+                uring,
+                filled,
+                offset,
+                operation: uring.read(file, window, filled, offset),
+            },
+            Disk::Epoll => ReadingInner::Epoll(epoll::read(file, window, filled, offset)),
         }
     }
 }
@@ -187,12 +200,14 @@ impl Io {
 pub struct Reading<'a>(ReadingInner<'a>);
 
 enum ReadingInner<'a> {
+    Done(Window),
     Uring {
         uring: &'a uring::Uring,
+        filled: usize,
         offset: u64,
         operation: uring::InFlight<uring::ReadData>,
     },
-    Epoll(epoll::Read),
+    Epoll(epoll::InFlight),
 }
 
 impl Reading<'_> {
@@ -200,16 +215,17 @@ impl Reading<'_> {
     /// the count; `None` for it if the runtime is going down.
     pub async fn finish(self) -> (io::Result<usize>, Option<Window>) {
         match self.0 {
-            ReadingInner::Epoll(read) => match read.finish().await {
+            ReadingInner::Done(window) => (Ok(window.len()), Some(window)),
+            ReadingInner::Epoll(read) => match read.await {
                 Ok((result, window)) => (result, Some(window)),
-                Err(error) => (Err(error), None),
+                Err(error) => (Err(io::Error::other(error)), None),
             },
             ReadingInner::Uring {
                 uring,
+                mut filled,
                 offset,
                 mut operation,
             } => {
-                let mut filled = 0;
                 loop {
                     let (result, (window, file)) = operation.await;
                     // A short read is continued until it brings nothing.
@@ -222,7 +238,7 @@ impl Reading<'_> {
                     if filled == window.len() {
                         return (Ok(filled), Some(window));
                     }
-                    operation = uring.read(file, window, filled, offset + filled as u64);
+                    operation = uring.read(file, window, filled, offset);
                 }
             }
         }
@@ -238,19 +254,12 @@ pub struct SocketOptions {
     pub receive_buffer_bytes: u32,
 }
 
-/// A listener or a connection.
-pub struct Socket(socket2::Socket);
+/// A listener of one core, on its way to that core.
+pub struct Listener(socket2::Socket);
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Socket {
-    /// A listener of one core: `SO_REUSEPORT`, so that the kernel spreads connections over the cores'
-    /// listeners.
-    pub fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+impl Listener {
+    /// Listens with `SO_REUSEPORT`, so that the kernel spreads connections over the cores' listeners.
+    pub fn bind(address: SocketAddr, options: &SocketOptions) -> io::Result<Listener> {
         let socket = socket2::Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -270,7 +279,7 @@ impl Socket {
         set_send_buffer(&socket, options.send_buffer_bytes)?;
         socket.bind(&address.into())?;
         socket.listen(LISTEN_BACKLOG)?;
-        Ok(Socket(socket))
+        Ok(Listener(socket))
     }
 
     /// The address it is bound to.
@@ -280,23 +289,82 @@ impl Socket {
             .as_socket()
             .ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
+}
 
+/// A listener or a connection, on its core.
+pub struct Socket {
+    socket: socket2::Socket,
+    /// Nobody has asked yet whether there is something to read.
+    unasked: Cell<bool>,
+    /// Its place in the poller, once it had to wait.
+    registration: OnceCell<Registration>,
+}
+
+impl From<socket2::Socket> for Socket {
+    fn from(socket: socket2::Socket) -> Socket {
+        Socket {
+            socket,
+            unasked: Cell::new(true),
+            registration: OnceCell::new(),
+        }
+    }
+}
+
+impl From<Listener> for Socket {
+    fn from(listener: Listener) -> Socket {
+        Socket::from(listener.0)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Socket {
     /// Takes one waiting connection, or fails with `WouldBlock`.
     pub fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
-        let (socket, address) = self.0.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)?;
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let (socket, address) = self.noting(self.socket.accept4(flags))?;
         let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        Ok((Socket(socket), address))
+        Ok((Socket::from(socket), address))
     }
 
     /// Receives what is there, or fails with `WouldBlock`; 0 is the end of the stream.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.0).read(buffer)
+        let count = self.noting((&self.socket).read(buffer))?;
+        if count < buffer.len() {
+            self.drained();
+        }
+        Ok(count)
+    }
+
+    fn noting<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.drained();
+        }
+        result
+    }
+
+    /// There is no more: the next wait is for an event.
+    fn drained(&self) {
+        if let Some(registration) = self.registration.get() {
+            registration.drained();
+        }
+    }
+
+    /// Offers a message without waiting for room: the count may be short, and `WouldBlock` means none.
+    pub fn send(&self, message: &Message) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        self.socket
+            .send_vectored_with_flags(&message.parts(), flags)
     }
 
     /// Sends what more bytes will follow at once, without waiting for room: they may share a packet.
     pub fn send_ahead(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = libc::MSG_MORE | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        self.0.send_with_flags(bytes, flags)
+        self.socket.send_with_flags(bytes, flags)
     }
 
     /// What the gate needs to know.
@@ -321,7 +389,7 @@ impl Socket {
 
     /// Sets `SO_SNDBUF` and with it `TCP_NOTSENT_LOWAT`.
     pub fn set_send_buffer(&self, bytes: u32) -> io::Result<()> {
-        set_send_buffer(&self.0, bytes)
+        set_send_buffer(&self.socket, bytes)
     }
 
     /// The smoothed round-trip time.
@@ -341,18 +409,18 @@ impl Socket {
     /// Tells the peer that no more bytes will come.
     pub fn finish_sending(&self) {
         // It fails only if the connection is gone.
-        let _ = self.0.shutdown(Shutdown::Write);
+        let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     /// Stops listening and wakes whoever waits for connections. Closing the descriptor would not do: a
     /// wait in the ring holds the listener open, and the kernel would go on completing connections.
     pub fn stop_listening(&self) {
-        let _ = self.0.shutdown(Shutdown::Both);
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// Stops receiving: whoever waits wakes and reads the end of the stream.
     pub fn finish_receiving(&self) {
-        let _ = self.0.shutdown(Shutdown::Read);
+        let _ = self.socket.shutdown(Shutdown::Read);
     }
 
     /// Before the descriptor is closed with bytes still queued: the kernel gives them up after this time
@@ -362,7 +430,7 @@ impl Socket {
     pub fn leave(&self, timeout: Duration) {
         if self.unacknowledged_bytes().is_ok_and(|bytes| bytes > 0) {
             // It fails only if the connection is gone.
-            let _ = self.0.set_tcp_user_timeout(Some(timeout));
+            let _ = self.socket.set_tcp_user_timeout(Some(timeout));
         }
     }
 

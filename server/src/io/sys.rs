@@ -245,8 +245,7 @@ pub fn send_file(
     }
 }
 
-/// An epoll instance whose registrations fire once (`EPOLLONESHOT`, epoll(7)): the same contract
-/// as one IORING_OP_POLL_ADD, and re-arming asks the socket again, which edge triggering would not.
+/// An epoll instance (epoll(7)).
 pub struct Epoll(OwnedFd);
 
 /// One event of [`Epoll::wait`].
@@ -262,25 +261,32 @@ impl Epoll {
         }
     }
 
-    fn control(&self, operation: libc::c_int, fd: RawFd, flags: u32, token: u64) -> io::Result<()> {
+    /// Registers `fd`: its `flags` (and errors and hang-ups) are reported as `token`.
+    pub fn add(&self, fd: BorrowedFd<'_>, flags: u32, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, flags, token)
+    }
+
+    /// Changes the registration of `fd`. What is true of it now is reported again.
+    pub fn modify(&self, fd: BorrowedFd<'_>, flags: u32, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, flags, token)
+    }
+
+    fn control(
+        &self,
+        operation: libc::c_int,
+        fd: BorrowedFd<'_>,
+        flags: u32,
+        token: u64,
+    ) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: flags,
             u64: token,
         };
         // SAFETY: `event` is valid for the call; the kernel copies it.
-        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &mut event) })?;
+        check(unsafe {
+            libc::epoll_ctl(self.0.as_raw_fd(), operation, fd.as_raw_fd(), &mut event)
+        })?;
         Ok(())
-    }
-
-    /// Reports the first of `flags` (or an error or hang-up) on `fd` once, as `token`.
-    pub fn arm(&self, fd: BorrowedFd<'_>, flags: u32, token: u64) -> io::Result<()> {
-        let flags = flags | libc::EPOLLONESHOT as u32;
-        match self.control(libc::EPOLL_CTL_MOD, fd.as_raw_fd(), flags, token) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                self.control(libc::EPOLL_CTL_ADD, fd.as_raw_fd(), flags, token)
-            }
-            result => result,
-        }
     }
 
     /// What has happened, without waiting.

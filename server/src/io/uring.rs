@@ -1,23 +1,21 @@
-//! The io_uring backend: every wait, read and send is an entry of the core's ring.
+//! The io_uring backend: what is not in the page cache is read through the core's ring.
 //!
-//! tokio-uring is the runtime; operations it does not wrap (POLL_ADD, a read into our own registered
-//! memory, a sendmsg with flags) go through its `UnsubmittedOneshot`, which keeps what the kernel uses
-//! until the completion, even if the future is dropped.
+//! tokio-uring is the runtime; a read into our own registered memory, which it does not wrap, goes through
+//! its `UnsubmittedOneshot`, which keeps what the kernel uses until the completion, even if the future is
+//! dropped.
 #![allow(unsafe_code)] // building entries from addresses; see each SAFETY remark
 
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::rc::Rc;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
-use super::buffer::{Extent, Message, Pool, Window};
-use super::{Interest, Socket};
+use super::buffer::{Extent, Pool, Window};
 use crate::limits::{RING_COMPLETIONS, RING_ENTRIES};
 
 /// How often a ring is tried again that RLIMIT_MEMLOCK did not allow, and after which pause.
@@ -81,16 +79,7 @@ impl Uring {
         )
     }
 
-    pub(super) async fn ready(&self, socket: &Rc<Socket>, interest: Interest) -> io::Result<()> {
-        let entry = opcode::PollAdd::new(
-            types::Fd(socket.as_fd().as_raw_fd()),
-            interest.flags() as u32,
-        )
-        .build();
-        submit(Rc::clone(socket), entry).await.0.map(drop)
-    }
-
-    /// Starts filling `window` behind its first `filled` bytes from `offset` of `file`.
+    /// Starts filling `window` behind its first `filled` bytes; its start is `offset` of `file`.
     pub(super) fn read(
         &self,
         file: Arc<File>,
@@ -98,6 +87,7 @@ impl Uring {
         filled: usize,
         offset: u64,
     ) -> InFlight<ReadData> {
+        let offset = offset + filled as u64;
         let rest = &mut window[filled..];
         let (address, length) = (rest.as_mut_ptr(), rest.len() as u32);
         let fd = types::Fd(file.as_raw_fd());
@@ -113,20 +103,6 @@ impl Uring {
                 .build()
         };
         submit((window, file), entry)
-    }
-
-    pub(super) fn send(
-        &self,
-        socket: &Rc<Socket>,
-        message: Box<Message>,
-    ) -> InFlight<(Box<Message>, Rc<Socket>)> {
-        let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32;
-        // The header and all it points to are owned by the boxed message, which moves into the
-        // operation and stays until the completion.
-        let entry = opcode::SendMsg::new(types::Fd(socket.as_fd().as_raw_fd()), message.header())
-            .flags(flags)
-            .build();
-        submit((message, Rc::clone(socket)), entry)
     }
 }
 
@@ -210,10 +186,8 @@ pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
         .register_probe(&mut probe)
         .map_err(refused)?;
     for (code, name) in [
-        (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
         (opcode::ReadFixed::CODE, "IORING_OP_READ_FIXED"),
         (opcode::Read::CODE, "IORING_OP_READ"),
-        (opcode::SendMsg::CODE, "IORING_OP_SENDMSG"),
     ] {
         if !probe.is_supported(code) {
             return Err(ProbeError::Lacks(name));
