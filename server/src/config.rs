@@ -73,6 +73,14 @@ pub struct Options {
     /// A store directory; repeat it for each. Shares of one object lie in different stores
     #[arg(long, value_name = "DIR")]
     pub store: Vec<PathBuf>,
+    /// A Tahoe-LAFS storage node's directory (or its `storage` or `shares`); repeat it for each. Files are
+    /// served by their read-caps, at /uri/CAP, /file/CAP/@@named=/NAME and /named/CAP/NAME
+    #[arg(long, value_name = "DIR")]
+    pub tahoe_node: Vec<PathBuf>,
+    /// The longest segment of a Tahoe-LAFS file that is accepted: it is hashed whole before its first byte
+    /// is sent [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub tahoe_segment_max: Option<ByteSize>,
     /// Where to serve objects [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
@@ -190,6 +198,12 @@ impl Options {
             } else {
                 self.store
             },
+            tahoe_node: if self.tahoe_node.is_empty() {
+                file.tahoe_node
+            } else {
+                self.tahoe_node
+            },
+            tahoe_segment_max: self.tahoe_segment_max.or(file.tahoe_segment_max),
             listen: self.listen.or(file.listen),
             admin: self.admin.or(file.admin),
             cores: self.cores.or(file.cores),
@@ -219,6 +233,10 @@ impl Options {
 pub struct Settings {
     /// Store directories.
     pub stores: Vec<PathBuf>,
+    /// Directories of Tahoe-LAFS storage nodes.
+    pub tahoe_nodes: Vec<PathBuf>,
+    /// The longest segment of a Tahoe-LAFS file.
+    pub tahoe_segment_bytes_max: u64,
     /// Where objects are served.
     pub listen: SocketAddr,
     /// Where metrics, health and status are served.
@@ -319,6 +337,16 @@ impl Settings {
         let memory = options.memory.unwrap_or(ByteSize(limits::MEMORY_DEFAULT));
         Ok(Settings {
             stores: options.store,
+            tahoe_nodes: options.tahoe_node,
+            tahoe_segment_bytes_max: bounded(
+                "tahoe-segment-max",
+                options
+                    .tahoe_segment_max
+                    .unwrap_or(ByteSize(limits::TAHOE_SEGMENT_BYTES_MAX_DEFAULT)),
+                ByteSize::kib(1),
+                ByteSize::gib(64),
+            )?
+            .0,
             listen: options.listen.unwrap_or(local(8080)),
             admin: options.admin.unwrap_or(local(9090)),
             cores,

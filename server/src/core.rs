@@ -25,6 +25,7 @@ use crate::limits::{
 use crate::object::{Catalogue, TableCache};
 use crate::pace::{self, Pace};
 use crate::stats::CoreStats;
+use crate::tahoe::gateway::Gateway;
 use crate::verified::VerifiedLeaves;
 
 /// The state of one core, shared by its connections' tasks.
@@ -37,6 +38,8 @@ pub struct Core {
     pub coder: RefCell<Coder>,
     /// Open objects.
     pub catalogue: Catalogue,
+    /// Files of a Tahoe-LAFS grid, if they are served.
+    pub gateway: Option<Gateway>,
     /// Leaf checksums.
     pub tables: TableCache,
     /// Leaves that need not be verified again.

@@ -11,23 +11,23 @@ use std::time::{Instant, SystemTime};
 use crate::conn::{Action, Conn};
 use crate::core::{Connection, Core, Ending};
 use crate::gate::Admission;
-use crate::http::respond::{Answer, Status};
+use crate::http::respond::Answer;
 use crate::io::Interest;
 use crate::io::buffer::Message;
 use crate::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
 };
-use crate::object::Object;
 use crate::pass;
-use crate::produce::{self, ProduceError};
+use crate::produce::ProduceError;
+use crate::resource::{self, Resource};
 
-type ObjectConn = Conn<Rc<Object>>;
+type ResourceConn = Conn<Resource>;
 
 /// Serves one connection until it ends. With `refusal`, says only that and closes.
 pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<Answer>) {
     let mut conn = match refusal {
-        None => ObjectConn::default(),
-        Some(answer) => ObjectConn::refusing(answer),
+        None => ResourceConn::default(),
+        Some(answer) => ResourceConn::refusing(answer),
     };
     loop {
         if core.draining.get() {
@@ -61,7 +61,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
     }
 }
 
-async fn receive(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io::Result<()> {
+async fn receive(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> io::Result<()> {
     core.io.ready(&connection.socket, Interest::Read).await?;
     match connection.ending.take() {
         Some(Ending::HeadTimeout) => {
@@ -91,18 +91,18 @@ fn is_retry(error: &io::Error) -> bool {
     )
 }
 
-async fn open(core: &Core, conn: &mut ObjectConn) {
+async fn open(core: &Core, conn: &mut ResourceConn) {
     let Some(request) = conn.opening() else {
         return;
     };
-    match core.catalogue.open(&request.path).await {
-        Ok(object) => conn.opened(object, SystemTime::now()),
+    match resource::open(core, request).await {
+        Ok(resource) => conn.opened(resource, SystemTime::now()),
         Err(failure) => conn.open_failed(failure.status, failure.reason, SystemTime::now()),
     }
 }
 
 /// Waits for credit, then produces and sends one piece of the response.
-async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io::Result<()> {
+async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> io::Result<()> {
     let Some(out) = conn.outgoing() else {
         return Ok(());
     };
@@ -115,7 +115,7 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
     let for_body = (body.end - body.start).min((admitted - head.len()) as u64);
-    if let Some(object) = out.object().filter(|_| for_body > 0) {
+    if let Some(Resource::Object(object)) = out.object().filter(|_| for_body > 0) {
         let wanted = body.start..body.start + for_body;
         if let Some(taken) = pass::pass(core, socket, &head, object, wanted)? {
             sent(core, connection, conn, taken);
@@ -125,10 +125,10 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io
     let head_bytes = head.len();
     let message = match out.object().filter(|_| for_body > 0) {
         None => Message::new(head, Vec::new(), Vec::new()),
-        Some(object) => {
+        Some(resource) => {
             let wanted = body.start..body.start + for_body;
             // Boxed, so that a connection that waits doesn't hold room for a piece's state.
-            match Box::pin(produce::produce(core, object, wanted)).await {
+            match Box::pin(resource.produce(core, wanted)).await {
                 Ok(piece) => {
                     let slices = piece.slices.into_iter().map(|s| (s.window, s.bytes));
                     Message::new(head, piece.windows, slices.collect())
@@ -154,7 +154,7 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io
 }
 
 /// The kernel took `taken` bytes of the response.
-fn sent(core: &Core, connection: &Connection, conn: &mut ObjectConn, taken: usize) {
+fn sent(core: &Core, connection: &Connection, conn: &mut ResourceConn, taken: usize) {
     core.stats.sent_bytes.add(taken as u64);
     connection
         .sent_bytes
@@ -195,17 +195,14 @@ async fn wait_for_credit(
 fn give_up(
     core: &Core,
     connection: &Connection,
-    conn: &mut ObjectConn,
+    conn: &mut ResourceConn,
     error: ProduceError,
 ) -> io::Result<()> {
-    if let Some(object) = conn.outgoing().and_then(|out| out.object()) {
-        tracing::error!(
-            key = %object.header().key, live = object.live_shares(),
-            "the object can't be read: {error}"
-        );
+    if let Some(resource) = conn.outgoing().and_then(|out| out.object()) {
+        tracing::error!(name = resource.name(), "the object can't be read: {error}");
     }
-    let reason = "too few good shares of this object are left";
-    if conn.produce_failed(Status::InternalError, reason, SystemTime::now()) {
+    let (status, reason) = error.answer();
+    if conn.produce_failed(status, reason, SystemTime::now()) {
         core.stats.resets.add(1);
         connection.socket.abort();
     }
@@ -217,7 +214,7 @@ fn give_up(
 ///
 /// The descriptor is kept until everything is acknowledged, whatever the peer does: what a closed socket
 /// still has queued is memory that no connection would account for.
-async fn linger(core: &Core, connection: &Connection, conn: &mut ObjectConn) -> io::Result<()> {
+async fn linger(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> io::Result<()> {
     let socket = &connection.socket;
     socket.finish_sending();
     let mut thrown_away = 0;

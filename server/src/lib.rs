@@ -18,6 +18,8 @@ pub mod watch;
 pub mod conn;
 pub mod http;
 pub mod object;
+pub mod resource;
+pub mod tahoe;
 
 pub mod gate;
 pub mod pace;

@@ -146,6 +146,29 @@ pub const CODES_MAX: usize = 16;
 /// Inverted matrices kept per core, one per erasure pattern.
 pub const REBUILD_PLANS_MAX: usize = 64;
 
+/// Files of a Tahoe-LAFS grid that one core keeps open,
+pub const TAHOE_FILES_MAX: usize = 256;
+/// and share descriptors of theirs.
+pub const TAHOE_SHARE_FILES_MAX: usize = 2048;
+/// An open file is looked up again when a request comes this long after it was opened: shares of a grid
+/// never change, but they come and go.
+pub const TAHOE_RECHECK: Duration = Duration::from_secs(60);
+/// The same for a file of which a share failed.
+pub const TAHOE_RECHECK_WORN: Duration = Duration::from_secs(1);
+/// Records of verified segments kept per core: some thousand segments of the usual lengths. A client of
+/// a segment whose record was dropped costs its verification again.
+pub const TAHOE_RECORDS_BYTES: usize = 4 << 20;
+/// Leaves of a segment are made longer while its record would be more than this: a slow client's piece reads
+/// whole leaves.
+pub const TAHOE_RECORD_BYTES: usize = 32 << 10;
+/// Hash trees of which a core remembers the last proven path; one of a million segments takes 2 KiB.
+pub const TAHOE_TREES_MAX: usize = 512;
+/// Verifications under way at once per core, each with a pool buffer most of the time.
+pub const TAHOE_VERIFICATIONS_MAX: usize = 4;
+/// The longest segment that is accepted when the operator does not say. The first byte of a segment comes
+/// after all of it was hashed, a gigabyte or two in a second.
+pub const TAHOE_SEGMENT_BYTES_MAX_DEFAULT: u64 = 256 << 20;
+
 /// How often a core looks at its deadlines and its control channel, and samples its sockets.
 pub const TICK: Duration = Duration::from_millis(250);
 /// A request head must arrive whole within this time of its first byte (408).
@@ -200,6 +223,11 @@ const TABLE_CACHE_BYTES: u64 = TABLE_PAGES_MAX as u64 * (4096 + 128);
 const CATALOGUE_BYTES: u64 = OBJECTS_MAX as u64 * 1024 + SHARE_FILES_MAX as u64 * 256;
 /// One core's memory of verified leaves.
 const VERIFIED_BYTES: u64 = VERIFIED_PAGES_MAX as u64 * VERIFIED_PAGE_BYTES as u64;
+/// One core's files of a grid, where it is a gateway: records, proven paths, open shares.
+const TAHOE_BYTES: u64 = TAHOE_RECORDS_BYTES as u64
+    + TAHOE_TREES_MAX as u64 * 4096
+    + TAHOE_FILES_MAX as u64 * 1024
+    + TAHOE_SHARE_FILES_MAX as u64 * 768;
 /// One core's decoder: rebuild plans of narrow codes. What a wide one takes beyond it is claimed from the
 /// credit when its first object is opened.
 pub const DECODER_BYTES: u64 = 1 << 20;
@@ -230,6 +258,8 @@ pub struct Declared {
     pub pool_buffers: usize,
     /// Bytes of one.
     pub pool_buffer_bytes: usize,
+    /// Whether files of a Tahoe-LAFS grid are served.
+    pub gateway: bool,
     /// Connections asked for; `None` is as many as fit.
     pub connections: Option<usize>,
     /// Connections that the limit on descriptors allows.
@@ -348,7 +378,9 @@ impl MemoryPlan {
             ring_bytes: RING_BYTES,
             pool_bytes: pool_buffers as u64 * pool_buffer_bytes as u64,
             decoder_bytes: DECODER_BYTES,
-            cache_bytes: TABLE_CACHE_BYTES + CATALOGUE_BYTES,
+            cache_bytes: TABLE_CACHE_BYTES
+                + CATALOGUE_BYTES
+                + if declared.gateway { TAHOE_BYTES } else { 0 },
             verified_bytes: VERIFIED_BYTES,
             waiting_bytes: LISTEN_BACKLOG as u64 * accepted_unseen
                 + REFUSALS_MAX as u64 * least_connection,
@@ -490,6 +522,7 @@ mod tests {
             cores: 2,
             pool_buffers: POOL_BUFFERS_DEFAULT,
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
+            gateway: false,
             connections,
             descriptors_allow: usize::MAX,
             descriptors_own: 100,
@@ -563,6 +596,7 @@ mod tests {
                 cores,
                 pool_buffers,
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
+                gateway: cores % 2 == 0,
                 connections,
                 descriptors_allow,
                 descriptors_own: 100,

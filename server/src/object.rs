@@ -4,6 +4,7 @@
 //! it runs on a helper thread; requests for an object that is open find it here without waiting.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -257,12 +258,15 @@ impl Catalogue {
         if let Some(object) = self.fresh(path) {
             return Ok(object);
         }
-        let Ok(key) = Key::new(path) else {
-            return Err(OpenFailure {
-                status: Status::NotFound,
-                reason: "no such object",
-            });
+        let none = OpenFailure {
+            status: Status::NotFound,
+            reason: "no such object",
         };
+        let key = Key::new(path).map_err(|_| none.clone())?;
+        if self.stores.is_empty() {
+            // A gateway alone.
+            return Err(none);
+        }
         let _turn = self.lookups.acquire().await;
         // Another request may have opened it while this one waited.
         if let Some(object) = self.fresh(path) {
@@ -333,16 +337,7 @@ impl Catalogue {
                 "this object needs larger pool buffers",
             ));
         }
-        let code = self.code(&opened.header).map_err(|error| {
-            tracing::error!(key = %key, %error, "the object's code can't be used");
-            failure(Status::InternalError, "this object's code can't be used")
-        })?;
-        let Some(code) = code else {
-            return Err(failure(
-                Status::Unavailable,
-                "no memory is left for this object's code",
-            ));
-        };
+        let code = self.code(opened.header.code, geometry.k(), geometry.n(), &key)?;
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         for share in opened.shares {
             if let Some(slot) = shares.get_mut(usize::from(share.number)) {
@@ -378,19 +373,31 @@ impl Catalogue {
         }
     }
 
-    /// The code of an object; `None` if the memory that decoding it may take can't be had.
-    fn code(&self, header: &Header) -> Result<Option<Arc<Code>>, decode_kernel::CodeError> {
-        let geometry = &header.geometry;
-        let name = (header.code as u8, geometry.k(), geometry.n());
+    /// A code, if the memory that decoding it may take can be had. `of` is what it is wanted for.
+    pub fn code(
+        &self,
+        kind: CodeKind,
+        k: u16,
+        n: u16,
+        of: &dyn fmt::Display,
+    ) -> Result<Arc<Code>, OpenFailure> {
+        let name = (kind as u8, k, n);
         if let Some(code) = self.codes.borrow_mut().get(&name) {
-            return Ok(Some(Arc::clone(code)));
+            return Ok(Arc::clone(code));
         }
-        let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
-        let code = Arc::new(Code::new(header.code, k, n)?);
+        let (k, n) = (usize::from(k), usize::from(n));
+        let code = Code::new(kind, k, n).map_err(|error| {
+            tracing::error!(%of, %error, "its code can't be used");
+            OpenFailure {
+                status: Status::InternalError,
+                reason: "this object's code can't be used",
+            }
+        })?;
+        let code = Arc::new(code);
         // What is rebuilt lies in one buffer with the k ranges, as long or longer, that it comes from.
         let range_bytes = self.piece_capacity / (k + 1);
         let most = code.workspace_bytes_max(range_bytes, REBUILD_PLANS_MAX)
-            + if header.code == CodeKind::Rs16 {
+            + if kind == CodeKind::Rs16 {
                 RS16_BYTES
             } else {
                 0
@@ -399,15 +406,18 @@ impl Catalogue {
         let mut claim = self.decoder.borrow_mut();
         if extra > claim.bytes() && !claim.resize(extra, Allowance::Half) {
             tracing::error!(
-                key = %header.key, bytes = extra,
+                %of, bytes = extra,
                 "decoding this object's wide code may take that much memory, and no more than half of \
                  the free credit may go to it: raise --memory or lower --max-connections"
             );
-            return Ok(None);
+            return Err(OpenFailure {
+                status: Status::Unavailable,
+                reason: "no memory is left for this object's code",
+            });
         }
         drop(claim);
         self.codes.borrow_mut().put(name, Arc::clone(&code));
-        Ok(Some(code))
+        Ok(code)
     }
 }
 

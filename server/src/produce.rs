@@ -4,18 +4,23 @@
 //! does not match is marked, the piece is planned again without it, and the client notices nothing.
 //! The piece's pool buffer goes to the socket next and is back right after that.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
+use decode_kernel::code::Code;
 use decode_kernel::share::BLOCKS_OFFSET;
 
 use crate::core::Core;
+use crate::http::respond::Status;
 use crate::io::buffer::Window;
 use crate::limits::TABLE_PAGE_BYTES;
 use crate::object::Object;
-use crate::plan::{self, PiecePlan, PlanError, Slice};
+use crate::plan::{self, Layout, PiecePlan, PlanError, Read, Slice};
+use crate::tahoe::verify::SegmentError;
 
 /// A piece ready to be sent.
 pub struct Piece {
@@ -33,6 +38,9 @@ pub enum ProduceError {
     /// Too few good shares, or pool buffers that are too small.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// A segment of a Tahoe-LAFS file can't be verified.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
     /// Shares kept failing in new ways; the bound keeps a hostile disk from holding the connection.
     #[error("gave up after {0} attempts to read good shares")]
     Attempts(usize),
@@ -42,6 +50,22 @@ pub enum ProduceError {
     /// The runtime is going down.
     #[error("reading was interrupted")]
     Interrupted,
+}
+
+impl ProduceError {
+    /// What it is to a client that has not been sent anything yet.
+    pub fn answer(&self) -> (Status, &'static str) {
+        match self {
+            ProduceError::Segment(_) => (
+                Status::Gone,
+                "fewer good shares of this file are here than it takes",
+            ),
+            _ => (
+                Status::InternalError,
+                "too few good shares of this object are left",
+            ),
+        }
+    }
 }
 
 /// Produces the first part of `wanted` that fits one pool buffer.
@@ -70,9 +94,7 @@ pub async fn produce(
             .map(|read| edition(core, object, read.share))
             .collect();
         let (windows, mut page) = buffer.carve(plan.window_lengths());
-        let Some((mut windows, all_read)) = read(core, object, &plan, windows).await? else {
-            continue;
-        };
+        let (mut windows, all_read) = read(core, object, &plan, windows).await?;
         if !all_read {
             continue;
         }
@@ -92,7 +114,7 @@ pub async fn produce(
         if !verified {
             continue;
         }
-        rebuild(core, object, &plan, &mut windows)?;
+        rebuild(core, object.code(), object.layout(), &plan, &mut windows)?;
         core.stats.pieces.add(1);
         return Ok(Piece {
             range: plan.range,
@@ -112,54 +134,72 @@ fn edition(core: &Core, object: &Object, number: u16) -> Option<u32> {
     object.share(number)?.edition()
 }
 
-/// Reads all windows of the plan, together. The flag says whether every share gave what was asked.
+/// Reads all windows of the plan, together; the flag says whether every share gave what was asked.
 async fn read(
     core: &Core,
     object: &Rc<Object>,
     plan: &PiecePlan,
     windows: Vec<Window>,
-) -> Result<Option<(Vec<Window>, bool)>, ProduceError> {
+) -> Result<(Vec<Window>, bool), ProduceError> {
+    let (windows, failures) = fill(core, plan, windows, |read| {
+        let share = object.share(read.share)?;
+        Some((Arc::clone(&share.file), BLOCKS_OFFSET + read.window.start))
+    })
+    .await?;
+    for read in &plan.reads {
+        if failures.iter().all(|failure| failure.0 != read.share) {
+            let counter = if read.share < object.geometry().k() {
+                &core.stats.data_read_bytes
+            } else {
+                &core.stats.parity_read_bytes
+            };
+            counter.add(read.window.end - read.window.start);
+        }
+    }
+    let all_read = failures.is_empty();
+    for (number, error) in failures {
+        lose(core, object, number, error);
+    }
+    Ok((windows, all_read))
+}
+
+/// Fills the windows that a plan reads, all reads together, from where `source` says that they are. Gives
+/// the windows back in order, with the shares that did not give what was asked.
+pub async fn fill(
+    core: &Core,
+    plan: &PiecePlan,
+    windows: Vec<Window>,
+    source: impl Fn(&Read) -> Option<(Arc<File>, u64)>,
+) -> Result<(Vec<Window>, Vec<(u16, io::Error)>), ProduceError> {
     let mut windows = windows.into_iter();
     let mut readings = Vec::with_capacity(plan.reads.len());
-    for read in &plan.reads {
-        // The plan uses shares that are open; windows were carved for every read.
-        let (Some(share), Some(window)) = (object.share(read.share), windows.next()) else {
-            return Ok(None);
-        };
-        readings.push(
-            core.io
-                .start_read(&share.file, window, BLOCKS_OFFSET + read.window.start),
-        );
+    for (read, window) in plan.reads.iter().zip(windows.by_ref()) {
+        // Plans use shares that are open.
+        let (file, offset) = source(read).ok_or(ProduceError::Interrupted)?;
+        readings.push(core.io.start_read(&file, window, offset));
     }
     let mut filled = Vec::with_capacity(plan.reads.len() + plan.rebuilt.len());
-    let mut all_read = true;
+    let mut failures = Vec::new();
     for (reading, read) in readings.into_iter().zip(&plan.reads) {
         let (result, window) = reading.finish().await;
         let window = window.ok_or(ProduceError::Interrupted)?;
-        match result {
-            Ok(count) if count == window.len() => {
-                let counter = if read.share < object.geometry().k() {
-                    &core.stats.data_read_bytes
-                } else {
-                    &core.stats.parity_read_bytes
-                };
-                counter.add(count as u64);
-            }
-            result => {
-                all_read = false;
-                lose(core, object, read.share, short(result, window.len()));
-            }
+        if let Some(error) = short(result, window.len()) {
+            failures.push((read.share, error));
         }
         filled.push(window);
     }
     filled.extend(windows);
-    Ok(Some((filled, all_read)))
+    Ok((filled, failures))
 }
 
-fn short(result: io::Result<usize>, wanted: usize) -> io::Error {
+/// What is wrong with a read, if it did not bring all that was `wanted`.
+pub fn short(result: io::Result<usize>, wanted: usize) -> Option<io::Error> {
     match result {
-        Err(error) => error,
-        Ok(count) => io::Error::other(format!("the file ends early: {count} of {wanted} bytes")),
+        Ok(count) if count == wanted => None,
+        Ok(count) => Some(io::Error::other(format!(
+            "the file ends early: {count} of {wanted} bytes"
+        ))),
+        Err(error) => Some(error),
     }
 }
 
@@ -248,7 +288,9 @@ async fn table_page(
     match result {
         Ok(count) if count == page.len() => core.stats.table_read_bytes.add(count as u64),
         result => {
-            lose(core, object, number, short(result, page.len()));
+            if let Some(error) = short(result, page.len()) {
+                lose(core, object, number, error);
+            }
             return Ok((None, page));
         }
     }
@@ -264,9 +306,11 @@ async fn table_page(
     }
 }
 
-fn rebuild(
+/// Rebuilds what a plan rebuilds, into its last windows.
+pub fn rebuild(
     core: &Core,
-    object: &Object,
+    code: &Code,
+    layout: &Layout,
     plan: &PiecePlan,
     windows: &mut [Window],
 ) -> Result<(), ProduceError> {
@@ -291,9 +335,9 @@ fn rebuild(
     let mut outputs: Vec<&mut [u8]> = rebuilt.iter_mut().map(|window| &mut window[..]).collect();
     core.coder
         .borrow_mut()
-        .rebuild(object.code(), &sources, &inputs, &numbers, &mut outputs)?;
+        .rebuild(code, &sources, &inputs, &numbers, &mut outputs)?;
 
-    let block = u64::from(object.geometry().block_bytes());
+    let block = layout.block_bytes;
     core.stats
         .rebuilt_segments
         .add((wanted.end - 1) / block - wanted.start / block + 1);

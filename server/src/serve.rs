@@ -78,10 +78,7 @@ pub struct Addresses {
 
 /// Serves until SIGTERM or SIGINT. `ready` is called once every core serves.
 pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), ServeError> {
-    penstock_tools::store::check_stores(&settings.stores).map_err(ServeError::Stores)?;
-    for store in settings.stores.iter().filter(|store| !store.is_dir()) {
-        tracing::warn!(store = %store.display(), "store missing; its shares count as lost");
-    }
+    check_directories(&settings)?;
     if let Err(error) = decode_kernel::arch::Kernel::requested() {
         return Err(ServeError::Kernel(error.to_string()));
     }
@@ -155,6 +152,19 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     }
 }
 
+/// Some store or node must be readable; those that are not count as lost.
+fn check_directories(settings: &Settings) -> Result<(), ServeError> {
+    let all = [&settings.stores[..], &settings.tahoe_nodes].concat();
+    penstock_tools::store::check_stores(&all).map_err(ServeError::Stores)?;
+    for store in settings.stores.iter().filter(|store| !store.is_dir()) {
+        tracing::warn!(store = %store.display(), "store missing; its shares count as lost");
+    }
+    for node in settings.tahoe_nodes.iter().filter(|node| !node.is_dir()) {
+        tracing::warn!(node = %node.display(), "node missing; its shares count as lost");
+    }
+    Ok(())
+}
+
 /// The backend, and why it isn't io_uring if that was tried.
 fn choose_backend(settings: &Settings) -> Result<(Backend, Option<String>), ServeError> {
     let (backend, why_not_uring) =
@@ -176,13 +186,21 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
             error,
         })?;
     // Per core: a listener, ring or epoll instance, the runtime's own, refusals being sent, share files.
-    let core = 64 + limits::REFUSALS_MAX + limits::SHARE_FILES_MAX;
+    let gateway = !settings.tahoe_nodes.is_empty();
+    let shares = limits::SHARE_FILES_MAX
+        + if gateway {
+            limits::TAHOE_SHARE_FILES_MAX
+        } else {
+            0
+        };
+    let core = 64 + limits::REFUSALS_MAX + shares;
     let own = 64 + settings.cores * core;
     Ok(MemoryPlan::new(Declared {
         memory_bytes: settings.memory_bytes,
         cores: settings.cores,
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
+        gateway,
         connections: settings.connections_max,
         descriptors_allow: usize::try_from(descriptors)
             .map_or(usize::MAX, |all| all.saturating_sub(own)),
@@ -292,6 +310,7 @@ impl Cores {
         listeners: Vec<Listener>,
     ) -> Result<(Cores, Arc<Shared>), ServeError> {
         let stores: Arc<[PathBuf]> = settings.stores.clone().into();
+        let nodes: Arc<[PathBuf]> = settings.tahoe_nodes.clone().into();
         let (report, reports) = bounded(4 * settings.cores);
         let (go, may_go) = bounded(0);
         let mut cores = Cores {
@@ -307,6 +326,8 @@ impl Cores {
                 backend: shared.backend,
                 listener,
                 stores: Arc::clone(&stores),
+                tahoe_nodes: Arc::clone(&nodes),
+                tahoe_segment_bytes_max: settings.tahoe_segment_bytes_max,
                 pool_buffers: settings.pool_buffers,
                 pool_buffer_bytes: settings.pool_buffer_bytes,
                 budget: Arc::clone(&shared.budget),

@@ -75,6 +75,14 @@ pub struct CoreStats {
     pub failed_leaves: Cell,
     /// Share files given up after a read error.
     pub lost_shares: Cell,
+    /// Bytes read from blocks of Tahoe-LAFS shares.
+    pub tahoe_read_bytes: Cell,
+    /// Segments of Tahoe-LAFS files verified,
+    pub verified_segments: Cell,
+    /// and their bytes.
+    pub verified_segment_bytes: Cell,
+    /// What is remembered of verified segments.
+    pub segment_record_bytes: Cell,
     /// Objects open in the catalogue.
     pub open_objects: Cell,
     /// Pool buffers in all.
@@ -209,6 +217,26 @@ pub const SCALARS: &[Scalar] = &[
         "lost_shares",
         "Share files given up after a read error",
         |s| &s.lost_shares,
+    ),
+    counter(
+        "tahoe_read_bytes",
+        "Bytes read from blocks of Tahoe-LAFS shares",
+        |s| &s.tahoe_read_bytes,
+    ),
+    counter(
+        "verified_segments",
+        "Segments of Tahoe-LAFS files verified",
+        |s| &s.verified_segments,
+    ),
+    counter(
+        "verified_segment_bytes",
+        "Bytes of the segments of Tahoe-LAFS files verified",
+        |s| &s.verified_segment_bytes,
+    ),
+    gauge(
+        "segment_record_bytes",
+        "Memory of what is remembered of verified segments",
+        |s| &s.segment_record_bytes,
     ),
     gauge("open_objects", "Objects whose shares are open", |s| {
         &s.open_objects

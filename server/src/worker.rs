@@ -24,6 +24,7 @@ use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::limits::{self, REQUEST_HEAD_BYTES_MAX, TICK};
 use crate::object::{Catalogue, TableCache};
 use crate::stats::CoreStats;
+use crate::tahoe::gateway::Gateway;
 use crate::verified::VerifiedLeaves;
 use crate::watch::{self, Listed, Timeouts, Watch};
 
@@ -70,6 +71,10 @@ pub struct Plan {
     pub listener: Listener,
     /// Store directories.
     pub stores: Arc<[PathBuf]>,
+    /// Directories of Tahoe-LAFS storage nodes; with none there is no gateway.
+    pub tahoe_nodes: Arc<[PathBuf]>,
+    /// The longest segment of a Tahoe-LAFS file.
+    pub tahoe_segment_bytes_max: u64,
     /// Segment buffers.
     pub pool_buffers: usize,
     /// Bytes of one.
@@ -123,6 +128,8 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
     let core = Rc::new(Core {
         io,
         coder: RefCell::new(Coder::new(limits::REBUILD_PLANS_MAX)),
+        gateway: (!plan.tahoe_nodes.is_empty())
+            .then(|| Gateway::new(plan.tahoe_nodes, plan.tahoe_segment_bytes_max)),
         catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), &plan.budget),
         pool,
         tables: TableCache::default(),

@@ -28,6 +28,8 @@ fn config(stores: &Stores, io: Backend) -> String {
         .collect();
     format!(
         "store = [{}]\n\
+         tahoe_node = [\"/\"]\n\
+         tahoe_segment_max = \"2MiB\"\n\
          listen = \"127.0.0.1:0\"\n\
          admin = \"127.0.0.1:0\"\n\
          cores = 1\n\

@@ -103,6 +103,11 @@ impl SegmentRecord {
         &self.sources
     }
 
+    /// Heap bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.sources) + size_of_val(&*self.checksums) + size_of_val(&*self.recorded)
+    }
+
     /// Bytes of a leaf; a block's last may be shorter.
     pub fn leaf_bytes(&self) -> u64 {
         self.leaf_bytes

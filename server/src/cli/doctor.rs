@@ -41,10 +41,12 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Err(error) => say(false, error.to_string()),
     }
-    for store in &settings.stores {
-        match std::fs::read_dir(store) {
-            Ok(_) => say(true, format!("store {}", store.display())),
-            Err(error) => say(false, format!("store {}: {error}", store.display())),
+    let stores = settings.stores.iter().map(|dir| ("store", dir));
+    let nodes = settings.tahoe_nodes.iter().map(|dir| ("node", dir));
+    for (what, dir) in stores.chain(nodes) {
+        match std::fs::read_dir(dir) {
+            Ok(_) => say(true, format!("{what} {}", dir.display())),
+            Err(error) => say(false, format!("{what} {}: {error}", dir.display())),
         }
     }
     Ok(if amiss == 0 {

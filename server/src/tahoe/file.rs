@@ -1,0 +1,138 @@
+//! An open file: its shares, all copies of them, and what is known of their health.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use decode_kernel::aes::Aes128Ctr;
+use decode_kernel::code::Code;
+use decode_kernel::tahoe::{Geometry, Hash, ProvenNodes, Regions, SegmentRecord, StorageIndex};
+use lru::LruCache;
+
+use crate::limits::BAD_LEAVES_MAX;
+use crate::plan::Layout;
+
+/// A file with at least k shares, each proven to be the cap's.
+pub struct File {
+    /// Tells it apart from every other file this core has opened.
+    pub id: u64,
+    /// What may be said of it in a log; the cap may not.
+    pub storage_index: StorageIndex,
+    /// Segments, blocks, trees.
+    pub geometry: Geometry,
+    /// The same for plans, with leaves of ours.
+    pub layout: Layout,
+    /// The code it is written in.
+    pub code: Arc<Code>,
+    /// Decrypts.
+    pub cipher: Aes128Ctr,
+    /// The root of the ciphertext hash tree.
+    pub ciphertext_root: Hash,
+    /// Sorted by share number; several copies of one share are all here.
+    pub copies: Vec<Copy>,
+    /// The entity tag, quotes included.
+    pub etag: String,
+    /// Copies and segments whose block was not what its hash says. Bounded: what falls out is found again.
+    pub bad_blocks: RefCell<LruCache<(usize, u64), ()>>,
+    /// Segments that no choice of copies makes right, so that nobody has them hashed again and again.
+    /// Bounded in the same way.
+    pub refused: RefCell<LruCache<u64, ()>>,
+    /// When it was opened.
+    pub opened: Instant,
+}
+
+/// One share file.
+pub struct Copy {
+    /// The share's number.
+    pub number: u16,
+    /// Where it was found.
+    pub path: PathBuf,
+    /// Shared with reads under way.
+    pub file: Arc<std::fs::File>,
+    /// Where its blocks and trees are.
+    pub regions: Regions,
+    /// The root of its block hash tree, proven.
+    pub root: Hash,
+    /// Set once reading failed; then it is used no more.
+    pub lost: Cell<bool>,
+    /// Set once a block was bad; then others are tried before it.
+    pub faulty: Cell<bool>,
+}
+
+impl File {
+    /// The copies to read a segment from, one of each share, in order of the shares' numbers: data shares
+    /// first, those that had a bad block last; k at most, fewer if no more are good as far as is known.
+    pub fn choose(&self, segment: u64) -> Vec<usize> {
+        let k = usize::from(self.geometry.k());
+        let mut chosen: Vec<usize> = Vec::with_capacity(k);
+        let bad = self.bad_blocks.borrow();
+        for faulty in [false, true] {
+            for (at, copy) in self.copies.iter().enumerate() {
+                if chosen.len() == k {
+                    break;
+                }
+                let usable = !copy.lost.get() && !bad.contains(&(at, segment));
+                let again = || {
+                    chosen
+                        .iter()
+                        .any(|&other| self.copies[other].number == copy.number)
+                };
+                if copy.faulty.get() == faulty && usable && !again() {
+                    chosen.push(at);
+                }
+            }
+        }
+        chosen.sort_unstable();
+        chosen
+    }
+
+    /// Which slot of a record has share `number`.
+    pub fn slot(&self, record: &SegmentRecord, number: u16) -> Option<usize> {
+        let mut copies = record.sources().iter();
+        copies.position(|&at| self.copies[at].number == number)
+    }
+
+    /// A block is not what its hash says.
+    pub fn mark_bad(&self, at: usize, segment: u64) {
+        self.copies[at].faulty.set(true);
+        let mut bad = self.bad_blocks.borrow_mut();
+        if bad.put((at, segment), ()).is_none() {
+            if bad.len() > BAD_LEAVES_MAX {
+                bad.pop_lru();
+            }
+            let copy = &self.copies[at];
+            tracing::warn!(
+                storage_index = %self.storage_index, share = copy.number,
+                path = %copy.path.display(), segment, "bad block: its hash is not the proven one"
+            );
+        }
+    }
+
+    /// A copy can't be read.
+    pub fn lose(&self, at: usize, error: &io::Error) {
+        let copy = &self.copies[at];
+        if !copy.lost.replace(true) {
+            tracing::warn!(
+                storage_index = %self.storage_index, share = copy.number,
+                path = %copy.path.display(), "share given up: {error}"
+            );
+        }
+    }
+
+    /// Whether any copy failed since it was opened: then opening it again may find it well.
+    pub fn is_worn(&self) -> bool {
+        !self.bad_blocks.borrow().is_empty() || self.copies.iter().any(|copy| copy.lost.get())
+    }
+
+    /// What is proven of a copy's block hash tree before anything is read.
+    pub fn block_tree(&self, at: usize) -> ProvenNodes {
+        ProvenNodes::new(self.geometry.tree(), self.copies[at].root)
+    }
+
+    /// The same of the ciphertext hash tree.
+    pub fn ciphertext_tree(&self) -> ProvenNodes {
+        ProvenNodes::new(self.geometry.tree(), self.ciphertext_root)
+    }
+}

@@ -1,0 +1,291 @@
+//! One core's files of a grid: opened by their caps, with what is remembered of them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use decode_kernel::aes::Aes128Ctr;
+use decode_kernel::code::CodeKind;
+use decode_kernel::tahoe::{ChkCap, Hash, ProvenNodes, SegmentRecord, StorageIndex};
+use lru::LruCache;
+use penstock_tools::tahoe::{self, OpenError};
+use tokio::sync::{Notify, Semaphore};
+
+use super::file::{Copy, File};
+use super::record::{self, Records};
+use super::verify;
+use crate::core::Core;
+use crate::http::respond::Status;
+use crate::limits::{
+    LOOKUPS_MAX, TAHOE_FILES_MAX, TAHOE_RECHECK, TAHOE_RECHECK_WORN, TAHOE_RECORD_BYTES,
+    TAHOE_RECORDS_BYTES, TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,
+};
+use crate::object::OpenFailure;
+use crate::plan::Layout;
+use crate::produce::ProduceError;
+
+/// Which of a file's hash trees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tree {
+    /// The ciphertext hash tree.
+    Ciphertext,
+    /// The block hash tree of a copy.
+    Blocks(usize),
+}
+
+/// What a file is known by without its key: caps that differ in any of these are different files.
+type Name = (StorageIndex, Hash, u16, u16, u64);
+
+/// The files that one core keeps at hand.
+pub struct Gateway {
+    nodes: Arc<[PathBuf]>,
+    segment_bytes_max: u64,
+    files: RefCell<LruCache<Name, Rc<File>>>,
+    records: Records,
+    trees: RefCell<LruCache<(u64, Tree), ProvenNodes>>,
+    /// Segments being verified, with those that wait for it.
+    under_way: RefCell<HashMap<(u64, u64), Rc<Notify>>>,
+    lookups: Semaphore,
+    verifications: Semaphore,
+    next_id: Cell<u64>,
+}
+
+fn size(entries: usize) -> NonZeroUsize {
+    NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN)
+}
+
+impl Gateway {
+    /// A gateway to these nodes' directories that accepts segments up to this length.
+    pub fn new(nodes: Arc<[PathBuf]>, segment_bytes_max: u64) -> Gateway {
+        Gateway {
+            nodes,
+            segment_bytes_max,
+            files: RefCell::new(LruCache::new(size(TAHOE_FILES_MAX))),
+            records: Records::new(TAHOE_RECORDS_BYTES),
+            trees: RefCell::new(LruCache::new(size(TAHOE_TREES_MAX))),
+            under_way: RefCell::new(HashMap::new()),
+            lookups: Semaphore::new(LOOKUPS_MAX),
+            verifications: Semaphore::new(TAHOE_VERIFICATIONS_MAX),
+            next_id: Cell::new(1),
+        }
+    }
+
+    /// Files held.
+    pub fn files(&self) -> usize {
+        self.files.borrow().len()
+    }
+
+    /// Bytes that the records of verified segments take.
+    pub fn record_bytes(&self) -> usize {
+        self.records.bytes()
+    }
+
+    /// The file that a cap stands for.
+    pub async fn open(&self, core: &Core, cap: ChkCap) -> Result<Rc<File>, OpenFailure> {
+        let name = (
+            cap.storage_index(),
+            *cap.ueb_hash(),
+            cap.k(),
+            cap.n(),
+            cap.size(),
+        );
+        if let Some(file) = self.fresh(&name) {
+            return Ok(file);
+        }
+        let failure = |status, reason| OpenFailure { status, reason };
+        let _turn = self.lookups.acquire().await;
+        // Another request may have opened it while this one waited.
+        if let Some(file) = self.fresh(&name) {
+            return Ok(file);
+        }
+        let (nodes, asked) = (Arc::clone(&self.nodes), cap.clone());
+        let limits = tahoe::Limits {
+            segment_max: self.segment_bytes_max,
+            files_max: TAHOE_SHARE_FILES_MAX / 2,
+        };
+        let opened = tokio::task::spawn_blocking(move || tahoe::open(&nodes, &asked, &limits))
+            .await
+            .map_err(|_| failure(Status::InternalError, "the look-up was interrupted"))?;
+        let opened = opened.map_err(|error| {
+            self.files.borrow_mut().pop(&name);
+            tracing::warn!("{error}");
+            match error {
+                OpenError::NotFound { .. } => {
+                    failure(Status::NotFound, "no share of this file is here")
+                }
+                OpenError::TooFew { .. } => failure(
+                    Status::Gone,
+                    "fewer good shares of this file are here than it takes",
+                ),
+                OpenError::Refused { .. } => failure(
+                    Status::NotImplemented,
+                    "the uploader encoded this file in a way that is not accepted here",
+                ),
+            }
+        })?;
+        // Of several look-ups at once the first counts: what is remembered hangs on the file.
+        if let Some(file) = self.fresh(&name) {
+            return Ok(file);
+        }
+        let file = Rc::new(self.file(core, &cap, opened)?);
+        self.remember(name, &file);
+        Ok(file)
+    }
+
+    /// A file that was opened lately enough to be used as it is.
+    fn fresh(&self, name: &Name) -> Option<Rc<File>> {
+        let file = self.files.borrow_mut().get(name).cloned()?;
+        let recheck = match file.is_worn() {
+            true => TAHOE_RECHECK_WORN,
+            false => TAHOE_RECHECK,
+        };
+        (file.opened.elapsed() < recheck).then_some(file)
+    }
+
+    fn file(
+        &self,
+        core: &Core,
+        cap: &ChkCap,
+        opened: tahoe::OpenFile,
+    ) -> Result<File, OpenFailure> {
+        let geometry = opened.geometry;
+        let (k, n) = (geometry.k(), geometry.n());
+        let storage_index = cap.storage_index();
+        let code = core.catalogue.code(CodeKind::Rs8, k, n, &storage_index)?;
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let room = core.pool.piece_capacity();
+        let leaf_bytes = SegmentRecord::leaf_bytes_for(&geometry, TAHOE_RECORD_BYTES, room as u64);
+        let least_room = (usize::from(k) + 1) * leaf_bytes as usize;
+        if least_room > room || record::bytes_of(&geometry, leaf_bytes) > TAHOE_RECORDS_BYTES / 2 {
+            tracing::error!(
+                %storage_index, k, segment_bytes = geometry.segment_bytes(),
+                "pool buffers are too small for this file's segments: raise --pool-buffer-size"
+            );
+            return Err(OpenFailure {
+                status: Status::InternalError,
+                reason: "this file needs larger pool buffers",
+            });
+        }
+        let copies = opened.shares.into_iter().map(|share| Copy {
+            number: share.number,
+            path: share.path,
+            file: Arc::new(share.file),
+            regions: share.regions,
+            root: share.block_root,
+            lost: Cell::new(false),
+            faulty: Cell::new(false),
+        });
+        let mut copies: Vec<Copy> = copies.collect();
+        copies.sort_by_key(|copy| copy.number);
+        let hash = super::tag(cap.ueb_hash());
+        Ok(File {
+            id,
+            storage_index,
+            geometry,
+            layout: Layout {
+                size: geometry.size(),
+                k,
+                n,
+                block_bytes: geometry.block_bytes(),
+                tail_block_bytes: geometry.tail_block_bytes(),
+                leaf_bytes,
+            },
+            code,
+            cipher: Aes128Ctr::new(cap.key()),
+            ciphertext_root: opened.ciphertext_root,
+            copies,
+            etag: format!("\"{storage_index}-{hash}\""),
+            bad_blocks: RefCell::new(LruCache::unbounded()),
+            refused: RefCell::new(LruCache::unbounded()),
+            opened: Instant::now(),
+        })
+    }
+
+    fn remember(&self, name: Name, file: &Rc<File>) {
+        let mut files = self.files.borrow_mut();
+        files.put(name, Rc::clone(file));
+        // Bounded by descriptors too.
+        let mut open: usize = files.iter().map(|(_, file)| file.copies.len()).sum();
+        while open > TAHOE_SHARE_FILES_MAX && files.len() > 1 {
+            if let Some((_, file)) = files.pop_lru() {
+                open -= file.copies.len();
+            }
+        }
+    }
+
+    /// The record of a segment, verified now if it is not at hand. One request verifies, others that want
+    /// the same wait for it.
+    pub async fn record(
+        &self,
+        core: &Core,
+        file: &File,
+        segment: u64,
+    ) -> Result<Rc<SegmentRecord>, ProduceError> {
+        let turn = loop {
+            if let Some(record) = self.records.get(file.id, segment) {
+                return Ok(record);
+            }
+            match Turn::take(self, (file.id, segment)) {
+                Ok(turn) => break turn,
+                Err(others) => others.notified().await,
+            }
+        };
+        let Ok(_place) = self.verifications.acquire().await else {
+            return Err(ProduceError::Interrupted);
+        };
+        let record = verify::verify(core, self, file, segment).await?;
+        self.records.insert(file.id, segment, &record);
+        drop(turn);
+        core.stats
+            .segment_record_bytes
+            .set(self.records.bytes() as u64);
+        Ok(record)
+    }
+
+    /// Forgets a segment's record: what was read is not what was verified.
+    pub fn forget(&self, file: &File, segment: u64) {
+        self.records.remove(file.id, segment);
+    }
+
+    /// What is proven of a tree, taken out.
+    pub fn tree(&self, file: u64, tree: Tree) -> Option<ProvenNodes> {
+        self.trees.borrow_mut().pop(&(file, tree))
+    }
+
+    /// Keeps what is proven of a tree.
+    pub fn keep_tree(&self, file: u64, tree: Tree, proven: ProvenNodes) {
+        self.trees.borrow_mut().put((file, tree), proven);
+    }
+}
+
+/// The right to verify a segment; dropped, it wakes those that wait for the outcome.
+struct Turn<'a> {
+    gateway: &'a Gateway,
+    segment: (u64, u64),
+}
+
+impl Turn<'_> {
+    /// Takes it, or gives what to wait on if another has it.
+    fn take(gateway: &Gateway, segment: (u64, u64)) -> Result<Turn<'_>, Rc<Notify>> {
+        let mut under_way = gateway.under_way.borrow_mut();
+        if let Some(others) = under_way.get(&segment) {
+            return Err(Rc::clone(others));
+        }
+        under_way.insert(segment, Rc::default());
+        Ok(Turn { gateway, segment })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let others = self.gateway.under_way.borrow_mut().remove(&self.segment);
+        if let Some(others) = others {
+            others.notify_waiters();
+        }
+    }
+}

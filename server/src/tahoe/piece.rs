@@ -1,0 +1,74 @@
+//! Produces one piece of a file: a part of one verified segment, compared with its record, rebuilt where
+//! a data share is missing, and decrypted.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::file::File;
+use super::gateway::Gateway;
+use crate::core::Core;
+use crate::plan;
+use crate::produce::{self, Piece, ProduceError};
+
+/// Produces the first part of `wanted` that lies in one segment and fits one pool buffer.
+pub async fn produce(
+    core: &Core,
+    gateway: &Gateway,
+    file: &Rc<File>,
+    wanted: Range<u64>,
+) -> Result<Piece, ProduceError> {
+    let layout = &file.layout;
+    let segment = file.geometry.segment_of(wanted.start);
+    let end = wanted.end.min(file.geometry.segment_range(segment).end);
+    let first_byte = segment * layout.block_bytes;
+    // A record that does not match any more is dropped and made again from what is good then.
+    let attempts = 2 * file.copies.len() + 8;
+    for _ in 0..attempts {
+        let record = gateway.record(core, file, segment).await?;
+        let capacity = core.pool.piece_capacity();
+        let plan = plan::plan(layout, wanted.start..end, capacity, |number, _| {
+            file.slot(&record, number).is_some()
+        })?;
+        let copy = |number| {
+            file.slot(&record, number)
+                .map(|slot| record.sources()[slot])
+        };
+        let buffer = core.pool.take().await;
+        let (windows, _) = buffer.carve(plan.window_lengths());
+        let (mut windows, failures) = produce::fill(core, &plan, windows, |read| {
+            let copy = &file.copies[copy(read.share)?];
+            let blocks = copy.regions.block_range(0).start;
+            Some((Arc::clone(&copy.file), blocks + read.window.start))
+        })
+        .await?;
+        for (number, error) in &failures {
+            if let Some(at) = copy(*number) {
+                file.lose(at, error);
+            }
+        }
+        let matches = plan.reads.iter().zip(&windows).all(|(read, window)| {
+            let slot = file.slot(&record, read.share);
+            let start = read.window.start - first_byte;
+            slot.is_some_and(|slot| record.check(slot, start, window).is_ok())
+        });
+        if !failures.is_empty() || !matches {
+            gateway.forget(file, segment);
+            continue;
+        }
+        produce::rebuild(core, &file.code, layout, &plan, &mut windows)?;
+        let mut position = plan.range.start;
+        for slice in &plan.slices {
+            let bytes = &mut windows[slice.window][slice.bytes.clone()];
+            file.cipher.apply(position, bytes);
+            position += bytes.len() as u64;
+        }
+        core.stats.pieces.add(1);
+        return Ok(Piece {
+            range: plan.range,
+            windows,
+            slices: plan.slices,
+        });
+    }
+    Err(ProduceError::Attempts(attempts))
+}
