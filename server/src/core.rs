@@ -22,9 +22,10 @@ use crate::limits::{
     NEAR_ROUND_TRIP, PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, SEND_BUFFER_NEAR_BYTES_MAX,
     SEND_BUFFER_START_BYTES, socket_bytes,
 };
-use crate::object::{Catalogue, TableCache};
+use crate::object::Catalogue;
 use crate::pace::{self, Pace};
 use crate::stats::CoreStats;
+use crate::tables::TableCache;
 use crate::tahoe::gateway::Gateway;
 use crate::verified::VerifiedLeaves;
 

@@ -19,6 +19,7 @@ pub mod conn;
 pub mod http;
 pub mod object;
 pub mod resource;
+pub mod tables;
 pub mod tahoe;
 
 pub mod gate;

@@ -178,6 +178,11 @@ pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// A client that acknowledges nothing for this long while bytes wait for it is closed. Stalled
 /// clients hold only their socket's buffer, so patience is cheap.
 pub const SEND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
+/// A shorter one may end live clients, and the server says so. A receiver that has fallen behind opens its
+/// window again only when a segment, or a sixteenth to a half of its buffer, is free (RFC 9293 section
+/// 3.8.6.2.2): what a slow reader acknowledges comes in steps, some seconds apart. Measured: 4 s for one of 16
+/// KB/s with a buffer of 32 KiB.
+pub const SEND_TIMEOUT_ADVISED: Duration = Duration::from_secs(10);
 /// After a response that ends the connection, the peer has this long to take it and close.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// While a lingering connection waits for the last acknowledgement it looks this often at first,
@@ -216,8 +221,8 @@ pub const MEMORY_DEFAULT: u64 = 512 << 20;
 pub const FIXED_BYTES: u64 = 10 << 20;
 /// One core's ring: entries, completions, the runtime's records of operations.
 const RING_BYTES: u64 = RING_ENTRIES as u64 * (64 + 8) + RING_COMPLETIONS as u64 * 16 + 64 * 1024;
-/// One core's cached pages of leaf checksums, with their places in the table.
-const TABLE_CACHE_BYTES: u64 = TABLE_PAGES_MAX as u64 * (4096 + 128);
+/// One core's cached pages of leaf checksums, with their places and an index.
+const TABLE_CACHE_BYTES: u64 = TABLE_PAGES_MAX as u64 * (4096 + 192);
 /// One core's catalogue: headers, paths and descriptors of open share files, and the kernel's side of
 /// those descriptors.
 const CATALOGUE_BYTES: u64 = OBJECTS_MAX as u64 * 1024 + SHARE_FILES_MAX as u64 * 256;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use decode_kernel::code::{Code, CodeKind};
-use decode_kernel::share::{Geometry, Header, Key, TablePage};
+use decode_kernel::share::{Geometry, Header, Key};
 use lru::LruCache;
 use penstock_tools::store::{self, OpenError};
 use tokio::sync::Semaphore;
@@ -24,7 +24,7 @@ use crate::http::respond::{Entity, Status};
 use crate::io::file::{self, FileStamp};
 use crate::limits::{
     BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, FILE_RESTS, LOOKUPS_MAX, OBJECT_RECHECK, OBJECTS_MAX,
-    REBUILD_PLANS_MAX, RS16_BYTES, SHARE_FILES_MAX, TABLE_PAGES_MAX,
+    REBUILD_PLANS_MAX, RS16_BYTES, SHARE_FILES_MAX,
 };
 use crate::plan::Layout;
 
@@ -166,10 +166,12 @@ impl Object {
 
     /// A leaf did not match its checksum. Returns whether that is news.
     pub fn mark_bad(&self, number: u16, leaf: u64) -> bool {
-        self.bad_leaves
-            .borrow_mut()
-            .put((number, leaf), ())
-            .is_none()
+        let mut bad = self.bad_leaves.borrow_mut();
+        let news = bad.put((number, leaf), ()).is_none();
+        if bad.len() > BAD_LEAVES_MAX {
+            bad.pop_lru();
+        }
+        news
     }
 
     /// A share could not be read. Returns whether that is news.
@@ -353,7 +355,8 @@ impl Catalogue {
             header: opened.header,
             code,
             shares,
-            bad_leaves: RefCell::new(LruCache::new(size(BAD_LEAVES_MAX))),
+            // Bounded where leaves are marked: one made with room for all would take it at once.
+            bad_leaves: RefCell::new(LruCache::unbounded()),
             fingerprint: opened.fingerprint,
             checked: Cell::new(Instant::now()),
         });
@@ -418,47 +421,5 @@ impl Catalogue {
         drop(claim);
         self.codes.borrow_mut().put(name, Arc::clone(&code));
         Ok(code)
-    }
-}
-
-/// The leaf checksums that one core keeps at hand: pages of the shares' tables, verified.
-pub struct TableCache {
-    pages: RefCell<LruCache<PageId, Rc<[u64]>>>,
-}
-
-/// Object, share number, page index.
-pub type PageId = (u64, u16, u64);
-
-impl Default for TableCache {
-    fn default() -> Self {
-        TableCache {
-            pages: RefCell::new(LruCache::new(size(TABLE_PAGES_MAX))),
-        }
-    }
-}
-
-impl TableCache {
-    /// A page's entries, if they are at hand.
-    pub fn get(&self, id: PageId) -> Option<Rc<[u64]>> {
-        self.pages.borrow_mut().get(&id).cloned()
-    }
-
-    /// Checks a page as read from a share and keeps its entries.
-    pub fn insert(
-        &self,
-        object: &Object,
-        number: u16,
-        index: u64,
-        bytes: &[u8],
-    ) -> Result<Rc<[u64]>, decode_kernel::share::TablePageError> {
-        let header = object.header();
-        let page = TablePage::decode(&header.generation, number, index, bytes)?;
-        let entries: Rc<[u64]> = (0..decode_kernel::share::TABLE_PAGE_ENTRIES)
-            .map(|i| page.entry(i))
-            .collect();
-        self.pages
-            .borrow_mut()
-            .put((object.id(), number, index), Rc::clone(&entries));
-        Ok(entries)
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use decode_kernel::code::Code;
-use decode_kernel::share::BLOCKS_OFFSET;
+use decode_kernel::share::{BLOCKS_OFFSET, TABLE_PAGE_ENTRIES};
 
 use crate::core::Core;
 use crate::http::respond::Status;
@@ -230,57 +230,62 @@ async fn verify(
     let geometry = object.geometry();
     let leaf_bytes = geometry.leaf_bytes() as usize;
     let checksum = object.header().leaf_checksum;
-    let first = range.start / leaf_bytes as u64;
-    let mut all_matched = true;
-    let mut entries = None;
+    let mut leaf = range.start / leaf_bytes as u64;
+    let mut rest = &window[..];
     let (mut matched, mut failed) = (0, 0);
-    for (leaf, bytes) in (first..).zip(window.chunks(leaf_bytes)) {
+    while !rest.is_empty() {
+        // As many leaves as one table page covers.
         let (index, entry) = geometry.table_page_of(leaf);
-        if entries.as_ref().is_none_or(|(at, _)| *at != index) {
-            let (found, page_back) = table_page(core, object, number, index, page).await?;
-            page = page_back;
-            entries = Some((index, found));
+        let length = rest.len().min((TABLE_PAGE_ENTRIES - entry) * leaf_bytes);
+        let (part, behind) = rest.split_at(length);
+        let id = (object.id(), number, index);
+        if !core.tables.has(id) {
+            page = fetch_table_page(core, object, number, index, page).await?;
         }
-        // A table page that is lost or damaged leaves its leaves unverifiable: as good as bad.
-        let good = match &entries {
-            Some((_, Some(sums))) => sums.get(entry) == Some(&checksum.compute(bytes)),
-            _ => false,
-        };
-        if good {
-            matched += 1;
-            continue;
-        }
-        failed += 1;
-        all_matched = false;
-        if object.mark_bad(number, leaf) {
-            let path = object
-                .share(number)
-                .map(|share| share.path.display().to_string());
-            tracing::warn!(
-                key = %object.header().key, share = number, path = path.unwrap_or_default(),
-                offset = BLOCKS_OFFSET + leaf * leaf_bytes as u64,
-                "bad leaf: its checksum does not match"
-            );
-        }
+        core.tables.with(id, |sums| {
+            for (offset, bytes) in part.chunks(leaf_bytes).enumerate() {
+                // A table page that is lost or damaged leaves its leaves unverifiable: as good as bad.
+                let sum = sums.and_then(|sums| sums.get(entry + offset));
+                if sum == Some(&checksum.compute(bytes)) {
+                    matched += 1;
+                } else {
+                    failed += 1;
+                    bad_leaf(object, number, leaf + offset as u64);
+                }
+            }
+        });
+        leaf += length.div_ceil(leaf_bytes) as u64;
+        rest = behind;
     }
     core.stats.verified_leaves.add(matched);
     core.stats.failed_leaves.add(failed);
-    Ok((all_matched, page))
+    Ok((failed == 0, page))
 }
 
-/// The checksums in one page of a share's table; `None` if it can't be read or isn't good.
-async fn table_page(
+/// Marks a leaf that does not match its checksum.
+fn bad_leaf(object: &Object, number: u16, leaf: u64) {
+    if object.mark_bad(number, leaf) {
+        let path = object
+            .share(number)
+            .map(|share| share.path.display().to_string());
+        tracing::warn!(
+            key = %object.header().key, share = number, path = path.unwrap_or_default(),
+            offset = BLOCKS_OFFSET + leaf * u64::from(object.geometry().leaf_bytes()),
+            "bad leaf: its checksum does not match"
+        );
+    }
+}
+
+/// Reads one page of a share's table, and keeps it if it is good. Returns the window it was read into.
+async fn fetch_table_page(
     core: &Core,
     object: &Rc<Object>,
     number: u16,
     index: u64,
     page: Window,
-) -> Result<(Option<Rc<[u64]>>, Window), ProduceError> {
-    if let Some(entries) = core.tables.get((object.id(), number, index)) {
-        return Ok((Some(entries), page));
-    }
+) -> Result<Window, ProduceError> {
     let Some(share) = object.share(number) else {
-        return Ok((None, page));
+        return Ok(page);
     };
     let offset = object.geometry().table_offset() + index * TABLE_PAGE_BYTES as u64;
     let (result, page) = core.io.start_read(&share.file, page, offset).finish().await;
@@ -291,19 +296,16 @@ async fn table_page(
             if let Some(error) = short(result, page.len()) {
                 lose(core, object, number, error);
             }
-            return Ok((None, page));
+            return Ok(page);
         }
     }
-    match core.tables.insert(object, number, index, &page) {
-        Ok(entries) => Ok((Some(entries), page)),
-        Err(error) => {
-            tracing::warn!(
-                key = %object.header().key, share = number, path = %share.path.display(),
-                "leaf checksums can't be used: {error}"
-            );
-            Ok((None, page))
-        }
+    if let Err(error) = core.tables.insert(object, number, index, &page) {
+        tracing::warn!(
+            key = %object.header().key, share = number, path = %share.path.display(),
+            "leaf checksums can't be used: {error}"
+        );
     }
+    Ok(page)
 }
 
 /// Rebuilds what a plan rebuilds, into its last windows.
