@@ -136,7 +136,8 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "from_text")]
     pub idle_timeout: Option<Span>,
-    /// A client that acknowledges nothing for this long is closed [default: 2m]
+    /// A client that acknowledges nothing for this long is closed [default: 2m]. Under 10s slow readers,
+    /// which acknowledge in steps, may be closed too
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "from_text")]
     pub send_timeout: Option<Span>,

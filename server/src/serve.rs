@@ -6,9 +6,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::admin::{self, Shared};
@@ -23,6 +23,10 @@ use crate::worker::{self, Order, Report};
 
 /// Orders that may wait for a core: it looks once a tick.
 const ORDERS_MAX: usize = 4;
+/// How long a core that has as many waiting may take to make room for one more.
+const ORDER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the cores may take to reset what is open after a second signal: some ticks.
+const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the server could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +90,14 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     tracing::info!("{}", plan.summary());
     for warning in machine_warnings(&settings, &plan) {
         tracing::info!("{warning}");
+    }
+    if settings.send_timeout < limits::SEND_TIMEOUT_ADVISED {
+        tracing::warn!(
+            "--send-timeout {}: live clients that read slowly acknowledge in steps some seconds apart and may \
+             be closed; {} or more spares them",
+            humantime::format_duration(settings.send_timeout),
+            humantime::format_duration(limits::SEND_TIMEOUT_ADVISED),
+        );
     }
     let (backend, why_not_uring) = choose_backend(&settings)?;
 
@@ -403,14 +415,20 @@ impl Cores {
         Ok(())
     }
 
-    /// Stops the cores: bodies may finish until `deadline`, or until a second signal.
-    fn drain(self, deadline: Instant, signals: &Receiver<i32>) -> Result<(), ServeError> {
+    fn order_drain(&self, deadline: Instant) {
         for order in &self.orders {
-            // A core that is gone needs no order.
-            let _ = order.try_send(Order::Drain { deadline });
+            // Cores look once a tick. One that is gone needs no order.
+            let _ = order.send_timeout(Order::Drain { deadline }, ORDER_PATIENCE);
         }
+    }
+
+    /// Stops the cores: bodies may finish until `deadline`, or until a second signal cuts them off.
+    fn drain(self, deadline: Instant, signals: &Receiver<i32>) -> Result<(), ServeError> {
+        self.order_drain(deadline);
         let mut cut_off = 0;
         let mut running = self.threads.len();
+        // Set by a second signal.
+        let mut patience = None;
         while running > 0 {
             select! {
                 recv(self.reports) -> report => match report {
@@ -423,13 +441,22 @@ impl Cores {
                     Err(_) => break,
                 },
                 recv(signals) -> _ => {
+                    if patience.is_some() {
+                        break;
+                    }
                     tracing::warn!("second signal: stopping now");
-                    return Ok(());
+                    // Open bodies are reset: an exit alone would end them like whole ones.
+                    self.order_drain(Instant::now());
+                    patience = Some(after(CUT_PATIENCE));
+                }
+                recv(patience.as_ref().unwrap_or(&never())) -> _ => {
+                    tracing::warn!(cores = running, "not stopped in time");
+                    break;
                 }
             }
         }
         if cut_off > 0 {
-            tracing::warn!(connections = cut_off, "cut off at the deadline");
+            tracing::warn!(connections = cut_off, "cut off before the end");
         }
         tracing::info!("stopped");
         Ok(())
