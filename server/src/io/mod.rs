@@ -423,15 +423,13 @@ impl Socket {
         let _ = self.socket.shutdown(Shutdown::Read);
     }
 
-    /// Before the descriptor is closed with bytes still queued: the kernel gives them up after this time
-    /// without progress (`TCP_USER_TIMEOUT`), where else it would try for many minutes. Not for a connection
-    /// that is served: to the kernel a window that stays small is no progress, and a slow reader that
-    /// acknowledges all the time would be cut off (measured: 16 KB/s, after just this time).
+    /// Before the descriptor is closed: what is queued then, its end (FIN) at least, the kernel gives up after
+    /// this time without progress (`TCP_USER_TIMEOUT`), where else it would try for many minutes. Not for a
+    /// connection that is served: to the kernel a window that stays small is no progress, and a slow reader
+    /// that acknowledges all the time would be cut off (measured: 16 KB/s, after just this time).
     pub fn leave(&self, timeout: Duration) {
-        if self.unacknowledged_bytes().is_ok_and(|bytes| bytes > 0) {
-            // It fails only if the connection is gone.
-            let _ = self.socket.set_tcp_user_timeout(Some(timeout));
-        }
+        // It fails only if the connection is gone.
+        let _ = self.socket.set_tcp_user_timeout(Some(timeout));
     }
 
     /// Ends the connection at once: queues are freed, the peer sees a reset, waiters wake.

@@ -12,16 +12,21 @@ pub struct Queues {
 }
 
 /// The server's connections in this thread's network, also those it has closed and the kernel has not, but
-/// for what TIME_WAIT leaves of one: its ports (proc_net_tcp.rst in the kernel's documentation has the columns).
+/// for what is left of one with nothing to send when its peer is waited for: its ports, for a minute
+/// (proc_net_tcp.rst in the kernel's documentation has the columns).
 pub fn sockets(server: &Server) -> Vec<Queues> {
     const LISTEN: &str = "0A";
     const TIME_WAIT: &str = "06";
+    /// A whole socket in this state belongs to a process, and has an inode.
+    const FIN_WAIT2: &str = "05";
+    const NONE: &str = "0";
     let text = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let port = format!(":{:04X}", server.objects.port());
     let ours = text.lines().skip(1).filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (address, state, queues) = (words[1], words[3], words[4]);
-        let is_ours = address.ends_with(&port) && ![LISTEN, TIME_WAIT].contains(&state);
+        let (address, state, queues, inode) = (words[1], words[3], words[4], words[9]);
+        let is_left = state == TIME_WAIT || state == FIN_WAIT2 && inode == NONE;
+        let is_ours = address.ends_with(&port) && state != LISTEN && !is_left;
         let (send, receive) = queues.split_once(':').unwrap();
         let number = |text| u64::from_str_radix(text, 16).unwrap();
         is_ours.then(|| Queues {
