@@ -163,8 +163,8 @@ fn an_object_with_too_few_shares(io: Backend) {
 fn heads_and_connections_that_dawdle(io: Backend) {
     let stores = Stores::new(6);
     stores.put_bytes(b"short");
-    let times = ["--head-timeout", "300ms", "--idle-timeout", "300ms"];
-    let server = Server::start(&stores, io, &times);
+    // Each server is short with one thing only, so that a busy machine doesn't make the other happen.
+    let server = Server::start(&stores, io, &["--head-timeout", "300ms"]);
     let mut client = Client::connect(server.objects);
     client.send("GET /dir/object.bin HTTP/1.1\r\nHost");
     let answer = client.response("GET");
@@ -181,14 +181,18 @@ fn heads_and_connections_that_dawdle(io: Backend) {
     assert_eq!(client.response("GET").status(), 408);
     client.expect_close();
 
+    server.wait_for_status("no connections", |_| server.connections() == 0);
+    assert_eq!(server.total("timed_out_connections"), 2);
+
     // Without a request there is nothing to answer.
+    let server = Server::start(&stores, io, &["--idle-timeout", "3s"]);
     let mut client = Client::connect(server.objects);
     client.expect_close();
     let mut client = Client::connect(server.objects);
     assert_eq!(client.request("GET", PATH, &[]).body, b"short");
     client.expect_close();
     server.wait_for_status("no connections", |_| server.connections() == 0);
-    assert_eq!(server.total("timed_out_connections"), 4);
+    assert_eq!(server.total("timed_out_connections"), 2);
 }
 
 fn too_many_connections(io: Backend) {
