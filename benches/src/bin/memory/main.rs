@@ -34,7 +34,7 @@ struct Options {
     /// I/O backends. Can be repeated [default: uring, epoll].
     #[arg(long, value_name = "BACKEND")]
     io: Vec<String>,
-    /// Only these cases: 256, 96, attempts. Can be repeated.
+    /// Only these cases: 256, 96, 1024, attempts. Can be repeated.
     #[arg(long, value_name = "CASE")]
     only: Vec<String>,
     /// Instead of the cases: random clients for so long, and memory at the end against memory after
@@ -77,6 +77,9 @@ const KEY: &str = "object.bin";
 /// A small one for new requests.
 const SMALL_KEY: &str = "small.bin";
 const SMALL_BYTES: u64 = 10_000;
+/// For the soak: so many more small ones, named this and a number.
+const OTHER_KEY: &str = "other-";
+const OTHERS: usize = 300;
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -89,7 +92,8 @@ fn main() -> anyhow::Result<()> {
         None => tempfile::Builder::new().prefix("memory-").tempdir(),
     };
     let directory = directory.context("can't make a directory for the object")?;
-    let coded = build(options.size.0, directory.path())?;
+    let others = if options.soak.is_some() { OTHERS } else { 0 };
+    let coded = build(options.size.0, others, directory.path())?;
     let penstock = launch::penstock(options.penstock.as_deref())?;
     let backends = match options.io.is_empty() {
         true => vec!["uring".to_owned(), "epoll".to_owned()],
@@ -142,8 +146,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build(size: u64, directory: &Path) -> anyhow::Result<Coded> {
-    let put = |key, size, seed| -> anyhow::Result<Coded> {
+fn build(size: u64, others: usize, directory: &Path) -> anyhow::Result<Coded> {
+    let put = |key: &str, size, seed| -> anyhow::Result<Coded> {
         let plain = directory.join("plain");
         object::write_plain(&plain, size, seed)?;
         let coded = object::put(&plain, key, [4, 2], 256 << 10, directory)?;
@@ -151,5 +155,12 @@ fn build(size: u64, directory: &Path) -> anyhow::Result<Coded> {
         Ok(coded)
     };
     put(SMALL_KEY, SMALL_BYTES, 2)?;
+    for number in 0..others {
+        put(
+            &format!("{OTHER_KEY}{number}"),
+            SMALL_BYTES,
+            3 + number as u64,
+        )?;
+    }
     put(KEY, size, 1)
 }

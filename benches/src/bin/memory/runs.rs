@@ -7,11 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::resource::{Resource, getrlimit};
 use penstock_benches::common::launch::READY;
 use penstock_benches::common::stats::Summary;
 use penstock_tools::load::{self, ByteSpan, Class, Group, Plan, Report, Watch};
 
-use crate::{KEY, SMALL_KEY};
+use crate::{KEY, OTHER_KEY, OTHERS, SMALL_KEY};
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +21,20 @@ pub(super) enum Case {
     Large,
     /// 96 MiB: 2,000 stalled, 100 slow, 4 fast.
     Small,
+    /// 1 GiB: as many stalled as the plan and the descriptors allow, 100 slow, 4 fast.
+    Huge,
     /// 50,000 attempts against 1,000 places.
     Attempts,
 }
 
 impl Case {
-    pub(super) const ALL: [Case; 3] = [Case::Large, Case::Small, Case::Attempts];
+    pub(super) const ALL: [Case; 4] = [Case::Large, Case::Small, Case::Huge, Case::Attempts];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Case::Large => "256",
             Case::Small => "96",
+            Case::Huge => "1024",
             Case::Attempts => "attempts",
         }
     }
@@ -179,8 +183,31 @@ impl Subject<'_> {
         match case {
             Case::Large => self.crowd(case.name(), 256, 10_000, &[]),
             Case::Small => self.crowd(case.name(), 96, 2_000, &["--max-connections", "2400"]),
+            Case::Huge => {
+                let stalled = self.most_stalled("1GiB")?;
+                self.crowd(case.name(), 1024, stalled, &[])
+            }
             Case::Attempts => self.attempts(case.name()),
         }
+    }
+
+    /// The stalled clients for which there is a place beside the others, in the server's plan for this memory
+    /// (which counts its descriptors) and among our own descriptors.
+    fn most_stalled(&self, memory: &str) -> anyhow::Result<usize> {
+        /// Those that come and go: their places are free again some time after they left.
+        const OTHERS: usize = SLOW + 4 * FAST;
+        /// What this process has open beside its clients.
+        const OWN: u64 = 100;
+        let mut plan = Command::new(self.penstock);
+        let output = plan.args(["plan", "--memory", memory]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let planned = text
+            .split_once("declared: ")
+            .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        let planned: usize = planned.with_context(|| format!("no connections in {text}"))?;
+        let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let ours = descriptors.saturating_sub(OWN).try_into()?;
+        Ok(planned.min(ours).saturating_sub(OTHERS))
     }
 
     /// Stalled and slow clients who stay, while fast ones come and go.
@@ -366,12 +393,17 @@ impl Subject<'_> {
     }
 
     /// Clients of all kinds at random; memory at the end against memory after warm-up, each with nobody there.
+    ///
+    /// What the allocator took for connections stays with the process for the next ones, so its size is that
+    /// of the largest crowd there was on each core, and small differences between crowds would look like
+    /// growth. The warm-up has twice the clients of later rounds: it fills everything that is bounded.
     pub(super) fn soak(&self, time: Duration) -> anyhow::Result<Vec<Verdict>> {
         const MIB: u64 = 128;
+        const WARM_UP: [usize; 3] = [2, 2, 1];
         let server = self.serve(&["--memory", "128MiB", "--head-timeout", "5s"])?;
-        let mixed = |duration: Duration, seed| -> anyhow::Result<Report> {
+        let mixed = |duration: Duration, seed, times: usize| -> anyhow::Result<Report> {
             let group = |class, clients: usize, rate| {
-                let mut group = Group::new(class, (clients / self.scale).max(1));
+                let mut group = Group::new(class, times * (clients / self.scale).max(1));
                 group.rate = rate;
                 group.keep_alive = seed % 2 == 0;
                 if class != Class::Stalled {
@@ -382,6 +414,11 @@ impl Subject<'_> {
                 }
                 group
             };
+            // More objects than a core keeps open.
+            let mut others = group(Class::Short, 10, None);
+            others.name = "others".to_owned();
+            others.range = None;
+            others.path = Some(format!("/{OTHER_KEY}{{{OTHERS}}}"));
             let mut plan = self.plan(
                 &server,
                 vec![
@@ -390,6 +427,7 @@ impl Subject<'_> {
                     group(Class::Fast, 8, None),
                     group(Class::Aborting, 50, None),
                     group(Class::Short, 20, None),
+                    others,
                     group(Class::Connect, 5, None),
                     group(Class::Idle, 50, None),
                     group(Class::Drip, 50, Some(20)),
@@ -399,24 +437,35 @@ impl Subject<'_> {
             Ok(load::run(&plan)?)
         };
         // A round ends with everybody gone.
-        let round = Duration::from_secs(20).min(time / 4);
+        let round = Duration::from_secs(20).min(time / 8);
         let started = Instant::now();
-        let (mut seed, mut most, mut wrong) = (self.seed, 0, 0);
+        let (mut seed, mut most, mut wrong, mut connections) = (self.seed, 0, 0, 0);
         let mut rest = Vec::new();
-        while rest.len() < 3 || started.elapsed() < time {
-            let report = mixed(round, seed)?;
+        while rest.len() <= WARM_UP.len() || started.elapsed() < time {
+            let times = WARM_UP.get(rest.len()).copied().unwrap_or(1);
+            let report = mixed(round, seed, times)?;
             let peaks = report.server.as_ref().context("it was watched")?.peaks;
             most = most.max(peaks.bound + peaks.sockets * STRUCTURES_BYTES);
             wrong += u64::from(report.has_wrong_bytes());
+            connections += report.groups.iter().map(|g| g.connects).sum::<u64>();
             if rest.is_empty() {
                 self.note("soak", &report, MIB << 20)?;
             }
             std::thread::sleep(Duration::from_secs(1));
             rest.push(resident(&server)?);
+            println!(
+                "round {}: {} KiB with nobody there",
+                rest.len(),
+                rest[rest.len() - 1] >> 10
+            );
             seed += 1;
         }
-        let (warm, end) = (rest[1].max(rest[0]), rest[rest.len() - 1]);
-        let kib = |bytes: u64| bytes >> 10;
+        let (warm_up, later) = rest.split_at(WARM_UP.len());
+        let kib = |bytes: &u64| bytes >> 10;
+        let warm = warm_up[WARM_UP.len() - 1];
+        let end = later[later.len() - 1];
+        let (first_half, second_half) = later.split_at(later.len().div_ceil(2));
+        let highest = |rounds: &[u64]| rounds.iter().max().copied().unwrap_or(end);
         Ok(vec![
             verdict(
                 &format!("memory within {MIB} MiB"),
@@ -426,13 +475,22 @@ impl Subject<'_> {
             verdict(
                 "resident memory at the end equals that after warm-up (to 2%)",
                 format!(
-                    "{} KiB after warm-up, {} KiB after {} rounds of {} s",
-                    kib(warm),
-                    kib(end),
+                    "{} KiB after warm-up, {} KiB after {} rounds of {} s with {connections} connections",
+                    kib(&warm),
+                    kib(&end),
                     rest.len(),
                     round.as_secs()
                 ),
                 end <= warm + warm / 50,
+            ),
+            verdict(
+                "it does not grow from the first half after warm-up to the second (to 0.5%)",
+                format!(
+                    "at most {} KiB, then at most {} KiB",
+                    kib(&highest(first_half)),
+                    kib(&highest(second_half))
+                ),
+                highest(second_half) <= highest(first_half) + highest(first_half) / 200,
             ),
             verdict(
                 "no wrong byte",
