@@ -16,6 +16,7 @@ mod plan;
 mod put;
 mod repair;
 mod serve;
+mod tahoe;
 mod verify;
 
 /// Erasure-coded files over HTTP, in memory that does not grow.
@@ -32,7 +33,7 @@ enum Command {
     Demo(demo::Arguments),
     /// Store a file as erasure-coded shares, one in each store
     Put(put::Arguments),
-    /// Read an object back, rebuilding what is missing
+    /// Read an object or a Tahoe-LAFS file back, rebuilding what is missing
     Get(get::Arguments),
     /// List the objects of some stores
     Ls(ls::Arguments),

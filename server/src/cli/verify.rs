@@ -1,27 +1,39 @@
 //! `penstock verify`: reads everything and reports what is damaged.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use decode_kernel::share::Key;
 use penstock_tools::Progress;
+use penstock_tools::tahoe::verify as tahoe;
 use penstock_tools::verify::{self, Health, VerifyError, VerifyOptions};
 
-use super::Stores;
+use super::tahoe::{Source, Sources};
 
 /// Exits with 0 if all is healthy, 1 if something is damaged but readable, 2 if something is unreadable.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    stores: Stores,
-    /// The object; all of them without it
-    #[arg(value_parser = super::key)]
-    key: Option<Key>,
+    sources: Sources,
+    /// The object, all of them without it; with --tahoe-node, the file's read-cap
+    #[arg(value_name = "KEY|CAP")]
+    name: Option<String>,
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let health = match arguments.sources.source(arguments.name)? {
+        Source::Stores(stores, key) => verify_objects(stores, key)?,
+        Source::Tahoe { nodes, cap, limits } => {
+            verify_file(&tahoe::VerifyOptions { nodes, cap, limits })
+        }
+    };
+    Ok(ExitCode::from(health.exit_code()))
+}
+
+fn verify_objects(stores: Vec<PathBuf>, key: Option<Key>) -> anyhow::Result<Health> {
     let options = VerifyOptions {
-        stores: arguments.stores.stores,
-        key: arguments.key,
+        stores,
+        key,
         digest: true,
     };
     let progress = Progress::on_terminal("verify");
@@ -33,17 +45,32 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
     });
     drop(progress);
-    let health = match result {
+    match result {
         Ok(report) => {
             println!("{report}");
-            report.health()
+            Ok(report.health())
         }
         // An object of which too little is left is what the exit code is for.
         Err(VerifyError::Open(error)) => {
             eprintln!("penstock: {error}");
+            Ok(Health::Unreadable)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn verify_file(options: &tahoe::VerifyOptions) -> Health {
+    let progress = Progress::on_terminal("verify");
+    let result = tahoe::verify(options, &progress, &mut |finding| println!("{finding}"));
+    drop(progress);
+    match result {
+        Ok(report) => {
+            println!("{report}");
+            report.health
+        }
+        Err(error) => {
+            eprintln!("penstock: {error}");
             Health::Unreadable
         }
-        Err(error) => return Err(error.into()),
-    };
-    Ok(ExitCode::from(health.exit_code()))
+    }
 }

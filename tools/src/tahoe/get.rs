@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use decode_kernel::tahoe::{Cap, ChkCap, StorageIndex};
 
-use super::open::{Limits, OpenError, open};
+use super::open::{Limits, OpenError, OpenFile, open};
 use super::reader::{ReadError, ReadStats, Reader};
 use crate::error::FileError;
 use crate::progress::Progress;
@@ -129,7 +129,7 @@ impl Source<'_> {
                 Source::Literal(&content[range.start as usize..range.end as usize])
             }
             Cap::Chk(cap) => {
-                let reader = Reader::new(open_allowed(&options.nodes, cap, &options.limits)?);
+                let reader = Reader::new(open_allowed(&options.nodes, cap, &options.limits, open)?);
                 Source::Shares(Box::new(reader), range)
             }
         })
@@ -174,7 +174,8 @@ pub(super) fn open_allowed(
     nodes: &[PathBuf],
     cap: &ChkCap,
     limits: &Limits,
-) -> Result<super::OpenFile, OpenError> {
+    open: fn(&[PathBuf], &ChkCap, &Limits) -> Result<OpenFile, OpenError>,
+) -> Result<OpenFile, OpenError> {
     allow_open_files(
         limits
             .files_max

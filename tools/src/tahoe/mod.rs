@@ -1,5 +1,5 @@
-//! Tahoe-LAFS immutable files, read from the directories in which storage nodes keep shares: found,
-//! proven and read. The format itself is [`decode_kernel::tahoe`].
+//! Tahoe-LAFS immutable files, read from the directories in which storage nodes keep shares: got,
+//! verified and inspected. The format itself is [`decode_kernel::tahoe`].
 //!
 //! ```text
 //! <node>/storage/shares/<ab>/<storage index>/<share number>    one or many shares on a node
@@ -14,9 +14,11 @@
 
 mod blocks;
 pub mod get;
+pub mod inspect;
 mod nodes;
 mod open;
 mod reader;
+pub mod verify;
 pub mod write;
 
 pub use nodes::share_root;

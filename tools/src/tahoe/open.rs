@@ -166,6 +166,27 @@ pub enum RejectReason {
 /// Opens the cap's file from the shares in `nodes`: each a node's directory, its `storage`, or its
 /// directory of shares. What is not used is logged, with a warning each.
 pub fn open(nodes: &[PathBuf], cap: &ChkCap, limits: &Limits) -> Result<OpenFile, OpenError> {
+    open_telling(nodes, cap, limits, &|rejected| {
+        let storage_index = cap.storage_index();
+        tracing::warn!(%storage_index, node = rejected.node, "share not used: {rejected}");
+    })
+}
+
+/// As [`open`], but nothing is logged.
+pub(super) fn quietly(
+    nodes: &[PathBuf],
+    cap: &ChkCap,
+    limits: &Limits,
+) -> Result<OpenFile, OpenError> {
+    open_telling(nodes, cap, limits, &|_| ())
+}
+
+fn open_telling(
+    nodes: &[PathBuf],
+    cap: &ChkCap,
+    limits: &Limits,
+    tell: &dyn Fn(&Rejected),
+) -> Result<OpenFile, OpenError> {
     let storage_index = cap.storage_index();
     let (found, mut rejected) = nodes::candidates(nodes, cap);
     let none_found = found.is_empty();
@@ -193,9 +214,7 @@ pub fn open(nodes: &[PathBuf], cap: &ChkCap, limits: &Limits) -> Result<OpenFile
             }
         }
     }
-    for rejected in &rejected {
-        tracing::warn!(%storage_index, node = rejected.node, "share not used: {rejected}");
-    }
+    rejected.iter().for_each(tell);
     let notes = || rejected.iter().map(Rejected::to_string).collect();
     if none_found {
         return Err(OpenError::NotFound {

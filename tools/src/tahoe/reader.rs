@@ -85,6 +85,8 @@ pub struct Reader {
     tree_share: usize,
     /// Of each share, how often it failed.
     faults: Vec<u64>,
+    /// Whether the first fault of each share is logged.
+    log: bool,
     whole_max: u64,
     row_bytes: u64,
     /// Windows of k blocks, one after another.
@@ -151,6 +153,7 @@ impl Reader {
             ciphertext_tree: ProvenNodes::new(geometry.tree(), file.ciphertext_root),
             tree_share: 0,
             faults: vec![0; file.shares.len()],
+            log: true,
             whole_max,
             row_bytes,
             windows: Vec::new(),
@@ -158,6 +161,11 @@ impl Reader {
             stats: ReadStats::default(),
             file,
         }
+    }
+
+    /// The same, logging nothing.
+    pub(super) fn quiet(self) -> Reader {
+        Reader { log: false, ..self }
     }
 
     /// The file.
@@ -507,7 +515,7 @@ impl Reader {
         let share = segment.sources[slot].take().expect("a share that failed");
         segment.good[slot] = false;
         self.stats.bad_blocks += 1;
-        if self.faults[share] == 0 {
+        if self.log && self.faults[share] == 0 {
             let storage_index = self.file.cap.storage_index();
             let OpenShare { number, path, .. } = &self.file.shares[share];
             let (segment, path) = (segment.index, path.display());

@@ -4,4 +4,5 @@
 mod common;
 mod damage;
 mod lies;
+mod report;
 mod vectors;

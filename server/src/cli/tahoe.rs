@@ -1,0 +1,90 @@
+//! What the subcommands that read Tahoe-LAFS files have in common: where shares are, and the cap.
+//!
+//! A cap is a secret, and other users of a machine may see command lines; so it can come from a file
+//! or standard input too, and no message shows it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use bytesize::ByteSize;
+use decode_kernel::share::Key;
+use decode_kernel::tahoe::{CAP_TEXT_MAX, Cap};
+use penstock_tools::tahoe::{Limits, SEGMENT_MAX_DEFAULT};
+
+/// Stores, or nodes of a Tahoe-LAFS grid.
+#[derive(Debug, clap::Args)]
+pub(super) struct Sources {
+    /// A store directory; repeat it for each
+    #[arg(
+        long = "store",
+        value_name = "DIR",
+        required_unless_present = "nodes",
+        conflicts_with = "nodes"
+    )]
+    stores: Vec<PathBuf>,
+    /// A Tahoe-LAFS storage node's directory, its `storage` or its `shares`; repeat it for each
+    #[arg(long = "tahoe-node", id = "nodes", value_name = "DIR")]
+    nodes: Vec<PathBuf>,
+    /// Read the cap from a file, or from standard input if it is `-`: command lines can be seen by
+    /// other users
+    #[arg(long, value_name = "FILE", requires = "nodes")]
+    cap_file: Option<PathBuf>,
+    /// Refuse Tahoe-LAFS files with longer segments
+    #[arg(long, value_name = "SIZE", requires = "nodes", default_value_t = ByteSize(SEGMENT_MAX_DEFAULT))]
+    tahoe_segment_max: ByteSize,
+}
+
+/// What to work on.
+pub(super) enum Source {
+    /// Objects of stores: one, or all.
+    Stores(Vec<PathBuf>, Option<Key>),
+    /// A file of a grid.
+    Tahoe {
+        /// Directories of its nodes.
+        nodes: Vec<PathBuf>,
+        /// The file's cap.
+        cap: Cap,
+        /// What uploaders may ask for.
+        limits: Limits,
+    },
+}
+
+impl Sources {
+    /// The source that is meant, `name` being an object's name or a cap.
+    pub(super) fn source(self, name: Option<String>) -> anyhow::Result<Source> {
+        if self.nodes.is_empty() {
+            let key = name.as_deref().map(Key::new).transpose()?;
+            return Ok(Source::Stores(self.stores, key));
+        }
+        let text = match (name, self.cap_file) {
+            (Some(cap), None) => cap,
+            (None, Some(path)) => read_cap(&path)?,
+            (None, None) => anyhow::bail!("no cap: give one, or a file that holds it (--cap-file)"),
+            (Some(_), Some(_)) => anyhow::bail!("two caps: one given, and --cap-file"),
+        };
+        let segment_max = self.tahoe_segment_max.as_u64();
+        Ok(Source::Tahoe {
+            nodes: self.nodes,
+            cap: Cap::parse(&text)?,
+            limits: Limits {
+                segment_max,
+                ..Limits::default()
+            },
+        })
+    }
+}
+
+/// The cap in a file, without the white space around it.
+fn read_cap(path: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    // A little more than the longest cap, so that what is too long is told to be.
+    let limit = CAP_TEXT_MAX as u64 + 64;
+    let read = match path.as_os_str() == "-" {
+        true => io::stdin().lock().take(limit).read_to_string(&mut text),
+        false => File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)),
+    };
+    read.with_context(|| format!("cannot read a cap from {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
