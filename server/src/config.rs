@@ -103,6 +103,9 @@ pub struct Options {
     /// Memory that the process and its sockets' kernel memory may use together [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
+    /// Share files open per core, those of objects being served included [default: 4096]
+    #[arg(long, value_name = "N")]
+    pub share_files: Option<usize>,
     /// Connections in all [default: as many as the memory and the limit on descriptors allow]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<usize>,
@@ -212,6 +215,7 @@ impl Options {
             pool_buffers: self.pool_buffers.or(file.pool_buffers),
             pool_buffer_size: self.pool_buffer_size.or(file.pool_buffer_size),
             memory: self.memory.or(file.memory),
+            share_files: self.share_files.or(file.share_files),
             max_connections: self.max_connections.or(file.max_connections),
             max_connections_per_address: self
                 .max_connections_per_address
@@ -252,6 +256,8 @@ pub struct Settings {
     pub pool_buffer_bytes: usize,
     /// Memory in all, kernel socket memory included.
     pub memory_bytes: u64,
+    /// Share files open per core.
+    pub share_files: usize,
     /// Connections in all; `None` is as many as fit.
     pub connections_max: Option<usize>,
     /// Connections from one address.
@@ -360,6 +366,12 @@ impl Settings {
             )?,
             pool_buffer_bytes: size.0 as usize,
             memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
+            share_files: bounded(
+                "share-files",
+                options.share_files.unwrap_or(limits::SHARE_FILES_DEFAULT),
+                64,
+                10_000_000,
+            )?,
             connections_max: connections,
             connections_per_address_max: per_address,
             over_limit: options.over_limit.unwrap_or_default(),

@@ -105,7 +105,7 @@ pub struct Conn<O> {
     draining: bool,
 }
 
-impl<O: Entity> Default for Conn<O> {
+impl<O> Default for Conn<O> {
     fn default() -> Self {
         Conn {
             state: State::Reading,
@@ -115,7 +115,7 @@ impl<O: Entity> Default for Conn<O> {
     }
 }
 
-impl<O: Entity> Conn<O> {
+impl<O> Conn<O> {
     /// A connection that is refused: it gets this answer and ends.
     pub fn refusing(answer: Answer) -> Conn<O> {
         let mut conn = Conn::default();
@@ -268,10 +268,10 @@ impl<O: Entity> Conn<O> {
         }
     }
 
-    /// The object is open.
-    pub fn opened(&mut self, object: O, now: SystemTime) {
+    /// The object is open, and described by `entity`, of which only the response's head is kept.
+    pub fn opened(&mut self, entity: &impl Entity, object: O, now: SystemTime) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            let answer = respond::answer(&request, &object, now, self.draining);
+            let answer = respond::answer(&request, entity, now, self.draining);
             let object = (!answer.body.is_empty()).then_some(object);
             self.send(answer, object, Some(request));
         }
@@ -421,7 +421,7 @@ mod tests {
             }
             assert_eq!(conn.next(), Action::Open);
             assert_eq!(conn.opening().unwrap().path, "k");
-            conn.opened(Object(100), NOW);
+            conn.opened(&Object(100), Object(100), NOW);
             let head = conn.outgoing().unwrap().head().len() as u64;
             assert_eq!(take_all(&mut conn, step), head + 100);
             assert_eq!((conn.next(), conn.phase()), (Action::Receive, Phase::Idle));
@@ -435,7 +435,7 @@ mod tests {
         let mut conn = conn_with(&two);
         for _ in 0..2 {
             assert_eq!(conn.next(), Action::Open);
-            conn.opened(Object(1), NOW);
+            conn.opened(&Object(1), Object(1), NOW);
             take_all(&mut conn, u64::MAX);
         }
         assert_eq!((conn.next(), conn.phase()), (Action::Receive, Phase::Head));
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn draining_ends_the_connection_after_the_response_under_way() {
         let mut conn = conn_with(GET);
-        conn.opened(Object(10), NOW);
+        conn.opened(&Object(10), Object(10), NOW);
         conn.drain();
         take_all(&mut conn, 3);
         assert_eq!(conn.next(), Action::Linger);
@@ -461,7 +461,7 @@ mod tests {
     #[test]
     fn failing_before_the_first_byte_is_a_500_and_after_it_a_reset() {
         let mut conn = conn_with(GET);
-        conn.opened(Object(10), NOW);
+        conn.opened(&Object(10), Object(10), NOW);
         assert!(!conn.produce_failed(Status::InternalError, "lost", NOW));
         assert!(
             conn.outgoing()
@@ -473,7 +473,7 @@ mod tests {
         assert_eq!(conn.next(), Action::Receive, "the connection lives on");
 
         let mut conn = conn_with(GET);
-        conn.opened(Object(10), NOW);
+        conn.opened(&Object(10), Object(10), NOW);
         conn.sent(1, NOW);
         assert!(conn.produce_failed(Status::InternalError, "lost", NOW));
         assert_eq!(conn.next(), Action::Close);
@@ -495,11 +495,11 @@ mod tests {
         for opened_before in [true, false] {
             let mut conn = conn_with(&[GET, GET].concat());
             if opened_before {
-                conn.opened(Object(10), NOW);
+                conn.opened(&Object(10), Object(10), NOW);
                 conn.overloaded(NOW);
             } else {
                 conn.overloaded(NOW);
-                conn.opened(Object(10), NOW);
+                conn.opened(&Object(10), Object(10), NOW);
             }
             assert_eq!(conn.pending_bytes(), 0);
             let head = conn.outgoing().unwrap().head();
@@ -512,7 +512,7 @@ mod tests {
     #[test]
     fn an_empty_object_is_its_head_alone() {
         let mut conn = conn_with(GET);
-        conn.opened(Object(0), NOW);
+        conn.opened(&Object(0), Object(0), NOW);
         assert!(conn.outgoing().unwrap().object().is_none());
         take_all(&mut conn, u64::MAX);
         assert_eq!(conn.next(), Action::Receive);

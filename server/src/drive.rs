@@ -95,8 +95,8 @@ async fn open(core: &Core, conn: &mut ResourceConn) {
     let Some(request) = conn.opening() else {
         return;
     };
-    match resource::open(core, request).await {
-        Ok(resource) => conn.opened(resource, SystemTime::now()),
+    match Box::pin(resource::open(core, request)).await {
+        Ok((description, resource)) => conn.opened(&description, resource, SystemTime::now()),
         Err(failure) => conn.open_failed(failure.status, failure.reason, SystemTime::now()),
     }
 }

@@ -18,6 +18,7 @@ pub mod watch;
 pub mod conn;
 pub mod http;
 pub mod object;
+pub mod open_files;
 pub mod resource;
 pub mod tables;
 pub mod tahoe;

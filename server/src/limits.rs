@@ -110,10 +110,12 @@ pub const LISTEN_BACKLOG: i32 = 256;
 /// Refusals (503) being sent at once per core; beyond it connections wait in the backlog.
 pub const REFUSALS_MAX: usize = 64;
 
-/// Objects whose share headers and descriptors one core keeps open.
-pub const OBJECTS_MAX: usize = 256;
-/// Share descriptors that one core keeps open in its catalogue, part of the sum in `serve::plan`.
-pub const SHARE_FILES_MAX: usize = 4096;
+/// Share files that one core may have open when the operator does not say, those in use by clients included.
+pub const SHARE_FILES_DEFAULT: usize = 4096;
+/// An object counts as so many files more than it has: its header, its names, its place in the catalogue.
+pub const OBJECT_FILES_EXTRA: usize = 2;
+/// What each of them is planned with: the kernel's side of the descriptor, its path and state.
+const SHARE_FILE_BYTES: u64 = 512;
 /// An open object is checked against its directories when a request comes this long after the last
 /// check, so that a new put or a repair is seen.
 pub const OBJECT_RECHECK: Duration = Duration::from_secs(1);
@@ -146,10 +148,8 @@ pub const CODES_MAX: usize = 16;
 /// Inverted matrices kept per core, one per erasure pattern.
 pub const REBUILD_PLANS_MAX: usize = 64;
 
-/// Files of a Tahoe-LAFS grid that one core keeps open,
-pub const TAHOE_FILES_MAX: usize = 256;
-/// and share descriptors of theirs.
-pub const TAHOE_SHARE_FILES_MAX: usize = 2048;
+/// Copies of one Tahoe-LAFS file's shares that are opened at most: two of the widest code's.
+pub const TAHOE_SHARE_FILES_MAX: usize = 512;
 /// An open file is looked up again when a request comes this long after it was opened: shares of a grid
 /// never change, but they come and go.
 pub const TAHOE_RECHECK: Duration = Duration::from_secs(60);
@@ -223,16 +223,10 @@ pub const FIXED_BYTES: u64 = 10 << 20;
 const RING_BYTES: u64 = RING_ENTRIES as u64 * (64 + 8) + RING_COMPLETIONS as u64 * 16 + 64 * 1024;
 /// One core's cached pages of leaf checksums, with their places and an index.
 const TABLE_CACHE_BYTES: u64 = TABLE_PAGES_MAX as u64 * (4096 + 192);
-/// One core's catalogue: headers, paths and descriptors of open share files, and the kernel's side of
-/// those descriptors.
-const CATALOGUE_BYTES: u64 = OBJECTS_MAX as u64 * 1024 + SHARE_FILES_MAX as u64 * 256;
 /// One core's memory of verified leaves.
 const VERIFIED_BYTES: u64 = VERIFIED_PAGES_MAX as u64 * VERIFIED_PAGE_BYTES as u64;
-/// One core's files of a grid, where it is a gateway: records, proven paths, open shares.
-const TAHOE_BYTES: u64 = TAHOE_RECORDS_BYTES as u64
-    + TAHOE_TREES_MAX as u64 * 4096
-    + TAHOE_FILES_MAX as u64 * 1024
-    + TAHOE_SHARE_FILES_MAX as u64 * 768;
+/// One core's files of a grid, where it is a gateway: records and proven paths.
+const TAHOE_BYTES: u64 = TAHOE_RECORDS_BYTES as u64 + TAHOE_TREES_MAX as u64 * 4096;
 /// One core's decoder: rebuild plans of narrow codes. What a wide one takes beyond it is claimed from the
 /// credit when its first object is opened.
 pub const DECODER_BYTES: u64 = 1 << 20;
@@ -263,6 +257,8 @@ pub struct Declared {
     pub pool_buffers: usize,
     /// Bytes of one.
     pub pool_buffer_bytes: usize,
+    /// Share files that one core may have open.
+    pub share_files: usize,
     /// Whether files of a Tahoe-LAFS grid are served.
     pub gateway: bool,
     /// Connections asked for; `None` is as many as fit.
@@ -384,7 +380,7 @@ impl MemoryPlan {
             pool_bytes: pool_buffers as u64 * pool_buffer_bytes as u64,
             decoder_bytes: DECODER_BYTES,
             cache_bytes: TABLE_CACHE_BYTES
-                + CATALOGUE_BYTES
+                + declared.share_files as u64 * SHARE_FILE_BYTES
                 + if declared.gateway { TAHOE_BYTES } else { 0 },
             verified_bytes: VERIFIED_BYTES,
             waiting_bytes: LISTEN_BACKLOG as u64 * accepted_unseen
@@ -527,6 +523,7 @@ mod tests {
             cores: 2,
             pool_buffers: POOL_BUFFERS_DEFAULT,
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
+            share_files: SHARE_FILES_DEFAULT,
             gateway: false,
             connections,
             descriptors_allow: usize::MAX,
@@ -601,6 +598,7 @@ mod tests {
                 cores,
                 pool_buffers,
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
+                share_files: SHARE_FILES_DEFAULT,
                 gateway: cores % 2 == 0,
                 connections,
                 descriptors_allow,

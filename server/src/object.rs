@@ -20,12 +20,13 @@ use penstock_tools::store::{self, OpenError};
 use tokio::sync::Semaphore;
 
 use crate::budget::{Allowance, Budget, Claim};
-use crate::http::respond::{Entity, Status};
+use crate::http::respond::Status;
 use crate::io::file::{self, FileStamp};
 use crate::limits::{
-    BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, FILE_RESTS, LOOKUPS_MAX, OBJECT_RECHECK, OBJECTS_MAX,
-    REBUILD_PLANS_MAX, RS16_BYTES, SHARE_FILES_MAX,
+    BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, FILE_RESTS, LOOKUPS_MAX, OBJECT_RECHECK,
+    REBUILD_PLANS_MAX, RS16_BYTES,
 };
+use crate::open_files::{Held, OpenFiles};
 use crate::plan::Layout;
 
 /// An object with at least k shares open. Its bytes never change: a new put is another object.
@@ -43,6 +44,7 @@ pub struct Object {
     bad_leaves: RefCell<LruCache<(u16, u64), ()>>,
     fingerprint: u64,
     checked: Cell<Instant>,
+    _files: Held,
 }
 
 /// One share file of an open object.
@@ -136,6 +138,11 @@ impl Object {
         &self.header
     }
 
+    /// Its entity tag, quotes included.
+    pub fn etag(&self) -> &str {
+        &self.etag
+    }
+
     /// The code that it is written in.
     pub fn code(&self) -> &Code {
         &self.code
@@ -190,21 +197,6 @@ impl Object {
     }
 }
 
-impl Entity for Rc<Object> {
-    fn size(&self) -> u64 {
-        self.header.geometry.size()
-    }
-    fn etag(&self) -> &str {
-        &self.etag
-    }
-    fn content_type(&self) -> &str {
-        &self.header.content_type
-    }
-    fn modified(&self) -> Option<u64> {
-        Some(self.header.created)
-    }
-}
-
 /// Why an object can't be served, as an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenFailure {
@@ -220,6 +212,7 @@ pub struct Catalogue {
     /// Bytes that a piece may use, checked against what an object's geometry needs.
     piece_capacity: usize,
     objects: RefCell<LruCache<String, Rc<Object>>>,
+    files: Rc<OpenFiles>,
     codes: RefCell<LruCache<(u8, u16, u16), Arc<Code>>>,
     /// What the decoder may come to hold beyond its part of the plan, for wide codes.
     decoder: RefCell<Claim>,
@@ -233,11 +226,17 @@ fn size(entries: usize) -> NonZeroUsize {
 
 impl Catalogue {
     /// An empty catalogue over these store directories.
-    pub fn new(stores: Arc<[PathBuf]>, piece_capacity: usize, budget: &Arc<Budget>) -> Catalogue {
+    pub fn new(
+        stores: Arc<[PathBuf]>,
+        piece_capacity: usize,
+        files: Rc<OpenFiles>,
+        budget: &Arc<Budget>,
+    ) -> Catalogue {
         Catalogue {
             stores,
             piece_capacity,
-            objects: RefCell::new(LruCache::new(size(OBJECTS_MAX))),
+            objects: RefCell::new(LruCache::unbounded()),
+            files,
             codes: RefCell::new(LruCache::new(size(CODES_MAX))),
             decoder: RefCell::new(Claim::empty(budget)),
             lookups: Semaphore::new(LOOKUPS_MAX),
@@ -340,6 +339,12 @@ impl Catalogue {
             ));
         }
         let code = self.code(opened.header.code, geometry.k(), geometry.n(), &key)?;
+        let files = {
+            let mut objects = self.objects.borrow_mut();
+            // What was known of this key is another put.
+            objects.pop(key.as_str());
+            self.files.hold(opened.shares.len(), &mut objects)?
+        };
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         for share in opened.shares {
             if let Some(slot) = shares.get_mut(usize::from(share.number)) {
@@ -359,21 +364,13 @@ impl Catalogue {
             bad_leaves: RefCell::new(LruCache::unbounded()),
             fingerprint: opened.fingerprint,
             checked: Cell::new(Instant::now()),
+            _files: files,
         });
-        self.remember(key, Rc::clone(&object));
+        let known = Rc::clone(&object);
+        self.objects
+            .borrow_mut()
+            .put(key.as_str().to_owned(), known);
         Ok(object)
-    }
-
-    fn remember(&self, key: Key, object: Rc<Object>) {
-        let mut objects = self.objects.borrow_mut();
-        objects.put(key.as_str().to_owned(), object);
-        // Bounded by descriptors too: an object of a wide code holds many.
-        let mut files: usize = objects.iter().map(|(_, object)| object.shares.len()).sum();
-        while files > SHARE_FILES_MAX && objects.len() > 1 {
-            if let Some((_, object)) = objects.pop_lru() {
-                files -= object.shares.len();
-            }
-        }
     }
 
     /// A code, if the memory that decoding it may take can be had. `of` is what it is wanted for.

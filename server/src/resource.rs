@@ -16,25 +16,31 @@ use crate::plan::Slice;
 use crate::produce::{self, Piece, ProduceError};
 use crate::tahoe;
 
-/// Something that can be served.
+/// Something that can be served: where the bytes of a body come from.
 pub enum Resource {
     /// An object of the stores.
     Object(Rc<Object>),
-    /// What a cap stands for, as this request names it.
-    Cap(Box<Named>),
-}
-
-/// What a cap stands for, under a name.
-pub struct Named {
-    content: Content,
-    etag: String,
-    content_type: String,
-    fields: String,
-}
-
-enum Content {
+    /// A file of a grid.
     File(Rc<tahoe::file::File>),
+    /// What a cap holds itself.
     Literal(Bytes),
+}
+
+/// What a response's head says of a resource.
+pub enum Description {
+    /// An object's own.
+    Object(Rc<Object>),
+    /// Of what a cap stands for, as this request names it.
+    Named {
+        /// Bytes.
+        size: u64,
+        /// The entity tag, quotes included.
+        etag: String,
+        /// The media type.
+        content_type: String,
+        /// Further fields.
+        fields: String,
+    },
 }
 
 /// Fields of every response that shows what a cap stands for. The address is the secret that opens the
@@ -44,13 +50,14 @@ const CAP_FIELDS: &str = "Referrer-Policy: no-referrer\r\n\
     X-Content-Type-Options: nosniff\r\n";
 
 /// Finds what a request asks for.
-pub async fn open(core: &Core, request: &Request) -> Result<Resource, OpenFailure> {
+pub async fn open(core: &Core, request: &Request) -> Result<(Description, Resource), OpenFailure> {
     match route::route(request, core.gateway.is_some()) {
-        Route::Key(path) => core.catalogue.open(path).await.map(Resource::Object),
-        Route::Cap { text, name, save } => {
-            let named = open_cap(core, &text, name.as_deref(), save).await?;
-            Ok(Resource::Cap(Box::new(named)))
+        Route::Key(path) => {
+            let object = core.catalogue.open(path).await?;
+            let description = Description::Object(Rc::clone(&object));
+            Ok((description, Resource::Object(object)))
         }
+        Route::Cap { text, name, save } => open_cap(core, &text, name.as_deref(), save).await,
     }
 }
 
@@ -59,7 +66,7 @@ async fn open_cap(
     text: &str,
     name: Option<&str>,
     save: bool,
-) -> Result<Named, OpenFailure> {
+) -> Result<(Description, Resource), OpenFailure> {
     let failure = |status, reason| OpenFailure { status, reason };
     if name.is_some_and(|name| name.len() > route::NAME_BYTES_MAX) {
         return Err(failure(
@@ -77,44 +84,46 @@ async fn open_cap(
             "this is not a read-cap: URI:CHK:key:hash:k:n:size or URI:LIT:content",
         ),
     })?;
-    let (content, etag) = match cap {
+    let (size, etag, resource) = match cap {
         Cap::Lit(content) => {
-            let hash = sha256d(&[&content]);
-            let etag = format!("\"lit-{}\"", tahoe::tag(&hash));
-            (Content::Literal(content.into()), etag)
+            let etag = format!("\"lit-{}\"", tahoe::tag(&sha256d(&[&content])));
+            (
+                content.len() as u64,
+                etag,
+                Resource::Literal(content.into()),
+            )
         }
         Cap::Chk(cap) => {
             let Some(gateway) = &core.gateway else {
                 return Err(failure(Status::NotFound, "no such object"));
             };
+            let etag = format!("\"{}-{}\"", cap.storage_index(), tahoe::tag(cap.ueb_hash()));
             let file = gateway.open(core, cap).await?;
-            let etag = file.etag.clone();
-            (Content::File(file), etag)
+            (file.geometry.size(), etag, Resource::File(file))
         }
     };
     let disposition = route::disposition(name, save).map_or(String::new(), |value| {
         format!("Content-Disposition: {value}\r\n")
     });
-    Ok(Named {
-        content,
+    let description = Description::Named {
+        size,
         etag,
         content_type: route::content_type(name),
         fields: format!("{CAP_FIELDS}{disposition}"),
-    })
+    };
+    Ok((description, resource))
 }
 
 impl Resource {
     /// Produces the first part of `wanted` that fits one pool buffer.
     pub async fn produce(&self, core: &Core, wanted: Range<u64>) -> Result<Piece, ProduceError> {
-        match self {
-            Resource::Object(object) => produce::produce(core, object, wanted).await,
-            Resource::Cap(named) => match (&named.content, &core.gateway) {
-                (Content::File(file), Some(gateway)) => {
-                    tahoe::piece::produce(core, gateway, file, wanted).await
-                }
-                (Content::Literal(bytes), _) => literal(core, bytes, wanted).await,
-                (Content::File(_), None) => Err(ProduceError::Interrupted),
-            },
+        match (self, &core.gateway) {
+            (Resource::Object(object), _) => produce::produce(core, object, wanted).await,
+            (Resource::File(file), Some(gateway)) => {
+                tahoe::piece::produce(core, gateway, file, wanted).await
+            }
+            (Resource::Literal(bytes), _) => literal(core, bytes, wanted).await,
+            (Resource::File(_), None) => Err(ProduceError::Interrupted),
         }
     }
 
@@ -122,10 +131,8 @@ impl Resource {
     pub fn name(&self) -> String {
         match self {
             Resource::Object(object) => object.header().key.to_string(),
-            Resource::Cap(named) => match &named.content {
-                Content::File(file) => format!("storage index {}", file.storage_index),
-                Content::Literal(_) => "a literal file".to_owned(),
-            },
+            Resource::File(file) => format!("storage index {}", file.storage_index),
+            Resource::Literal(_) => "a literal file".to_owned(),
         }
     }
 }
@@ -146,38 +153,35 @@ async fn literal(core: &Core, bytes: &Bytes, wanted: Range<u64>) -> Result<Piece
     })
 }
 
-impl Entity for Resource {
+impl Entity for Description {
     fn size(&self) -> u64 {
         match self {
-            Resource::Object(object) => object.size(),
-            Resource::Cap(named) => match &named.content {
-                Content::File(file) => file.geometry.size(),
-                Content::Literal(bytes) => bytes.len() as u64,
-            },
+            Description::Object(object) => object.geometry().size(),
+            Description::Named { size, .. } => *size,
         }
     }
     fn etag(&self) -> &str {
         match self {
-            Resource::Object(object) => object.etag(),
-            Resource::Cap(named) => &named.etag,
+            Description::Object(object) => object.etag(),
+            Description::Named { etag, .. } => etag,
         }
     }
     fn content_type(&self) -> &str {
         match self {
-            Resource::Object(object) => object.content_type(),
-            Resource::Cap(named) => &named.content_type,
+            Description::Object(object) => &object.header().content_type,
+            Description::Named { content_type, .. } => content_type,
         }
     }
     fn modified(&self) -> Option<u64> {
         match self {
-            Resource::Object(object) => object.modified(),
-            Resource::Cap(_) => None,
+            Description::Object(object) => Some(object.header().created),
+            Description::Named { .. } => None,
         }
     }
     fn fields(&self) -> &str {
         match self {
-            Resource::Object(_) => "",
-            Resource::Cap(named) => &named.fields,
+            Description::Object(_) => "",
+            Description::Named { fields, .. } => fields,
         }
     }
 }

@@ -199,19 +199,14 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         })?;
     // Per core: a listener, ring or epoll instance, the runtime's own, refusals being sent, share files.
     let gateway = !settings.tahoe_nodes.is_empty();
-    let shares = limits::SHARE_FILES_MAX
-        + if gateway {
-            limits::TAHOE_SHARE_FILES_MAX
-        } else {
-            0
-        };
-    let core = 64 + limits::REFUSALS_MAX + shares;
+    let core = 64 + limits::REFUSALS_MAX + settings.share_files;
     let own = 64 + settings.cores * core;
     Ok(MemoryPlan::new(Declared {
         memory_bytes: settings.memory_bytes,
         cores: settings.cores,
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
+        share_files: settings.share_files,
         gateway,
         connections: settings.connections_max,
         descriptors_allow: usize::try_from(descriptors)
@@ -338,6 +333,7 @@ impl Cores {
                 backend: shared.backend,
                 listener,
                 stores: Arc::clone(&stores),
+                share_files: settings.share_files,
                 tahoe_nodes: Arc::clone(&nodes),
                 tahoe_segment_bytes_max: settings.tahoe_segment_bytes_max,
                 pool_buffers: settings.pool_buffers,

@@ -23,6 +23,7 @@ use crate::io::buffer::Pool;
 use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::limits::{self, REQUEST_HEAD_BYTES_MAX, TICK};
 use crate::object::Catalogue;
+use crate::open_files::OpenFiles;
 use crate::stats::CoreStats;
 use crate::tables::TableCache;
 use crate::tahoe::gateway::Gateway;
@@ -72,6 +73,8 @@ pub struct Plan {
     pub listener: Listener,
     /// Store directories.
     pub stores: Arc<[PathBuf]>,
+    /// Share files that may be open.
+    pub share_files: usize,
     /// Directories of Tahoe-LAFS storage nodes; with none there is no gateway.
     pub tahoe_nodes: Arc<[PathBuf]>,
     /// The longest segment of a Tahoe-LAFS file.
@@ -126,12 +129,18 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
     let _ = plan.go.recv();
     let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
     let (io, unregistered) = Io::new(plan.backend, &pool)?;
+    let files = OpenFiles::new(plan.share_files);
     let core = Rc::new(Core {
         io,
         coder: RefCell::new(Coder::new(limits::REBUILD_PLANS_MAX)),
-        gateway: (!plan.tahoe_nodes.is_empty())
-            .then(|| Gateway::new(plan.tahoe_nodes, plan.tahoe_segment_bytes_max)),
-        catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), &plan.budget),
+        gateway: (!plan.tahoe_nodes.is_empty()).then(|| {
+            Gateway::new(
+                plan.tahoe_nodes,
+                plan.tahoe_segment_bytes_max,
+                Rc::clone(&files),
+            )
+        }),
+        catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), files, &plan.budget),
         pool,
         tables: TableCache::default(),
         verified: VerifiedLeaves::new(plan.verify_age),

@@ -21,11 +21,12 @@ on_both_backends! {
     slow_heads_stay_within
     long_heads_are_claimed
     long_heads_without_credit_are_refused
+    clients_of_many_objects_hold_no_more_files_than_planned
 }
 
-/// Small: the parts that every server has are 35 MiB on two cores.
-const DECLARED: u64 = 48 << 20;
-const SMALL: &[&str] = &["--memory", "48MiB"];
+/// Small: the parts that every server has are 37 MiB on two cores.
+const DECLARED: u64 = 52 << 20;
+const SMALL: &[&str] = &["--memory", "52MiB"];
 const SIZE: usize = 8 << 20;
 
 fn plan(options: &[&str]) -> String {
@@ -434,4 +435,51 @@ fn long_heads_without_credit_are_refused(io: Backend) {
     assert_within(&watch.end(), DECLARED);
     drop(clients);
     nothing_is_left(&server);
+}
+
+/// Objects that clients are in the middle of stay open, those that nobody uses give way, and when all are in
+/// use, one more is refused; then room comes back.
+fn clients_of_many_objects_hold_no_more_files_than_planned(io: Backend) {
+    const OBJECTS: usize = 40;
+    let stores = Stores::new(6);
+    let content = |object: usize| Noise::new(object as u64).bytes(200_000);
+    for object in 0..OBJECTS {
+        stores.put(&format!("o{object}"), &mut &content(object)[..], 4, 4096);
+    }
+    // Each takes its six files and counts for two more: eight fit.
+    let options = ["--share-files", "64", "--cores", "1"];
+    let server = Server::start(&stores, io, &options);
+    for object in 0..OBJECTS {
+        let answer = get(server.objects, &format!("/o{object}"), &[]);
+        assert_same(&answer.body, &content(object), "one after another");
+    }
+    let begin = |object: usize| {
+        let mut client = Client::connect_small(server.objects);
+        client.ask("GET", &format!("/o{object}"), &[]);
+        let status = client.head().status;
+        (client, status)
+    };
+    let mut clients: Vec<Client> = (0..8)
+        .map(|object| {
+            let (client, status) = begin(object);
+            assert_eq!(status, 200, "object {object}");
+            client
+        })
+        .collect();
+    let (_, status) = begin(20);
+    assert_eq!(status, 503);
+    // One that is open already takes nothing more.
+    assert_same(&get(server.objects, "/o3", &[]).body, &content(3), "again");
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let shares = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    let shares = shares.filter(|path| path.to_string_lossy().ends_with(".share"));
+    assert_eq!(shares.count(), 8 * 6);
+    for (object, client) in clients.iter_mut().enumerate() {
+        assert_same(&client.body(200_000), &content(object), "what goes on");
+    }
+    drop(clients);
+    common::wait_until(|| match begin(20).1 {
+        200 => Ok(()),
+        status => Err(format!("still {status}")),
+    });
 }

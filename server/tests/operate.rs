@@ -28,6 +28,7 @@ fn config(stores: &Stores, io: Backend) -> String {
         .collect();
     format!(
         "store = [{}]\n\
+         share_files = 100\n\
          tahoe_node = [\"/\"]\n\
          tahoe_segment_max = \"2MiB\"\n\
          listen = \"127.0.0.1:0\"\n\

@@ -12,6 +12,7 @@ use decode_kernel::tahoe::{Geometry, Hash, ProvenNodes, Regions, SegmentRecord, 
 use lru::LruCache;
 
 use crate::limits::BAD_LEAVES_MAX;
+use crate::open_files::Held;
 use crate::plan::Layout;
 
 /// A file with at least k shares, each proven to be the cap's.
@@ -32,8 +33,6 @@ pub struct File {
     pub ciphertext_root: Hash,
     /// Sorted by share number; several copies of one share are all here.
     pub copies: Vec<Copy>,
-    /// The entity tag, quotes included.
-    pub etag: String,
     /// Copies and segments whose block was not what its hash says. Bounded: what falls out is found again.
     pub bad_blocks: RefCell<LruCache<(usize, u64), ()>>,
     /// Segments that no choice of copies makes right, so that nobody has them hashed again and again.
@@ -41,6 +40,8 @@ pub struct File {
     pub refused: RefCell<LruCache<u64, ()>>,
     /// When it was opened.
     pub opened: Instant,
+    /// Counts its files.
+    pub _files: Held,
 }
 
 /// One share file.

@@ -21,10 +21,11 @@ use super::verify;
 use crate::core::Core;
 use crate::http::respond::Status;
 use crate::limits::{
-    LOOKUPS_MAX, TAHOE_FILES_MAX, TAHOE_RECHECK, TAHOE_RECHECK_WORN, TAHOE_RECORD_BYTES,
-    TAHOE_RECORDS_BYTES, TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,
+    LOOKUPS_MAX, TAHOE_RECHECK, TAHOE_RECHECK_WORN, TAHOE_RECORD_BYTES, TAHOE_RECORDS_BYTES,
+    TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,
 };
 use crate::object::OpenFailure;
+use crate::open_files::{Held, OpenFiles};
 use crate::plan::Layout;
 use crate::produce::ProduceError;
 
@@ -44,7 +45,8 @@ type Name = (StorageIndex, Hash, u16, u16, u64);
 pub struct Gateway {
     nodes: Arc<[PathBuf]>,
     segment_bytes_max: u64,
-    files: RefCell<LruCache<Name, Rc<File>>>,
+    known: RefCell<LruCache<Name, Rc<File>>>,
+    files: Rc<OpenFiles>,
     records: Records,
     trees: RefCell<LruCache<(u64, Tree), ProvenNodes>>,
     /// Segments being verified, with those that wait for it.
@@ -60,11 +62,12 @@ fn size(entries: usize) -> NonZeroUsize {
 
 impl Gateway {
     /// A gateway to these nodes' directories that accepts segments up to this length.
-    pub fn new(nodes: Arc<[PathBuf]>, segment_bytes_max: u64) -> Gateway {
+    pub fn new(nodes: Arc<[PathBuf]>, segment_bytes_max: u64, files: Rc<OpenFiles>) -> Gateway {
         Gateway {
             nodes,
             segment_bytes_max,
-            files: RefCell::new(LruCache::new(size(TAHOE_FILES_MAX))),
+            known: RefCell::new(LruCache::unbounded()),
+            files,
             records: Records::new(TAHOE_RECORDS_BYTES),
             trees: RefCell::new(LruCache::new(size(TAHOE_TREES_MAX))),
             under_way: RefCell::new(HashMap::new()),
@@ -76,7 +79,7 @@ impl Gateway {
 
     /// Files held.
     pub fn files(&self) -> usize {
-        self.files.borrow().len()
+        self.known.borrow().len()
     }
 
     /// Bytes that the records of verified segments take.
@@ -105,13 +108,13 @@ impl Gateway {
         let (nodes, asked) = (Arc::clone(&self.nodes), cap.clone());
         let limits = tahoe::Limits {
             segment_max: self.segment_bytes_max,
-            files_max: TAHOE_SHARE_FILES_MAX / 2,
+            files_max: TAHOE_SHARE_FILES_MAX,
         };
         let opened = tokio::task::spawn_blocking(move || tahoe::open(&nodes, &asked, &limits))
             .await
             .map_err(|_| failure(Status::InternalError, "the look-up was interrupted"))?;
         let opened = opened.map_err(|error| {
-            self.files.borrow_mut().pop(&name);
+            self.known.borrow_mut().pop(&name);
             tracing::warn!("{error}");
             match error {
                 OpenError::NotFound { .. } => {
@@ -131,14 +134,19 @@ impl Gateway {
         if let Some(file) = self.fresh(&name) {
             return Ok(file);
         }
-        let file = Rc::new(self.file(core, &cap, opened)?);
-        self.remember(name, &file);
+        let files = {
+            let mut known = self.known.borrow_mut();
+            known.pop(&name);
+            self.files.hold(opened.shares.len(), &mut known)?
+        };
+        let file = Rc::new(self.file(core, &cap, opened, files)?);
+        self.known.borrow_mut().put(name, Rc::clone(&file));
         Ok(file)
     }
 
     /// A file that was opened lately enough to be used as it is.
     fn fresh(&self, name: &Name) -> Option<Rc<File>> {
-        let file = self.files.borrow_mut().get(name).cloned()?;
+        let file = self.known.borrow_mut().get(name).cloned()?;
         let recheck = match file.is_worn() {
             true => TAHOE_RECHECK_WORN,
             false => TAHOE_RECHECK,
@@ -151,6 +159,7 @@ impl Gateway {
         core: &Core,
         cap: &ChkCap,
         opened: tahoe::OpenFile,
+        files: Held,
     ) -> Result<File, OpenFailure> {
         let geometry = opened.geometry;
         let (k, n) = (geometry.k(), geometry.n());
@@ -182,7 +191,6 @@ impl Gateway {
         });
         let mut copies: Vec<Copy> = copies.collect();
         copies.sort_by_key(|copy| copy.number);
-        let hash = super::tag(cap.ueb_hash());
         Ok(File {
             id,
             storage_index,
@@ -199,23 +207,11 @@ impl Gateway {
             cipher: Aes128Ctr::new(cap.key()),
             ciphertext_root: opened.ciphertext_root,
             copies,
-            etag: format!("\"{storage_index}-{hash}\""),
             bad_blocks: RefCell::new(LruCache::unbounded()),
             refused: RefCell::new(LruCache::unbounded()),
             opened: Instant::now(),
+            _files: files,
         })
-    }
-
-    fn remember(&self, name: Name, file: &Rc<File>) {
-        let mut files = self.files.borrow_mut();
-        files.put(name, Rc::clone(file));
-        // Bounded by descriptors too.
-        let mut open: usize = files.iter().map(|(_, file)| file.copies.len()).sum();
-        while open > TAHOE_SHARE_FILES_MAX && files.len() > 1 {
-            if let Some((_, file)) = files.pop_lru() {
-                open -= file.copies.len();
-            }
-        }
     }
 
     /// The record of a segment, verified now if it is not at hand. One request verifies, others that want
