@@ -10,5 +10,6 @@ pub mod object;
 pub mod record;
 pub mod scratch;
 pub mod seed;
+pub mod sink;
 pub mod stats;
 pub mod usage;

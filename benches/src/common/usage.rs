@@ -32,19 +32,7 @@ impl Usage {
         usage
             .add(pid, 0)
             .with_context(|| format!("can't look at the server, process {pid}"))?;
-        let stat = procfs::KernelStats::current()?;
-        let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-        // Idle time is measured by the kernel; the kinds of busy time may be guesses at each tick.
-        let busy = |core: usize| {
-            let time = stat
-                .cpu_time
-                .get(core)
-                .context("no such core in /proc/stat")?;
-            let ticks = time.idle + time.iowait.unwrap_or(0) + time.steal.unwrap_or(0);
-            anyhow::Ok(now.as_secs_f64() - ticks as f64 / procfs::ticks_per_second() as f64)
-        };
-        usage.server_core = busy(server_core)?;
-        usage.client_core = busy(client_core)?;
+        [usage.server_core, usage.client_core] = busy([server_core, client_core])?;
         Ok(usage)
     }
 
@@ -64,6 +52,27 @@ impl Usage {
         }
         Ok(())
     }
+}
+
+/// Seconds, from some moment on, that each of these cores was not idle.
+///
+/// # Errors
+///
+/// When the kernel counts no such core.
+pub fn busy<const N: usize>(cores: [usize; N]) -> anyhow::Result<[f64; N]> {
+    let stat = procfs::KernelStats::current()?;
+    let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
+    let mut busy = [0.0; N];
+    for (busy, core) in busy.iter_mut().zip(cores) {
+        let time = stat
+            .cpu_time
+            .get(core)
+            .with_context(|| format!("no core {core} in /proc/stat"))?;
+        // Idle time is measured by the kernel; the kinds of busy time may be guesses at each tick.
+        let ticks = time.idle + time.iowait.unwrap_or(0) + time.steal.unwrap_or(0);
+        *busy = now.as_secs_f64() - ticks as f64 / procfs::ticks_per_second() as f64;
+    }
+    Ok(busy)
 }
 
 #[cfg(test)]
