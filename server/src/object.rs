@@ -325,7 +325,9 @@ impl Catalogue {
                 });
             }
         };
-        let geometry = opened.header.geometry;
+        // Copies of ours: what a helper thread allocated and we kept would hold all of that thread's heap.
+        let header = opened.header.clone();
+        let geometry = header.geometry;
         let least = (usize::from(geometry.k()) + 1) * geometry.leaf_bytes() as usize;
         if least > self.piece_capacity {
             tracing::error!(
@@ -338,7 +340,7 @@ impl Catalogue {
                 "this object needs larger pool buffers",
             ));
         }
-        let code = self.code(opened.header.code, geometry.k(), geometry.n(), &key)?;
+        let code = self.code(header.code, geometry.k(), geometry.n(), &key)?;
         let files = {
             let mut objects = self.objects.borrow_mut();
             // What was known of this key is another put.
@@ -348,16 +350,16 @@ impl Catalogue {
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         for share in opened.shares {
             if let Some(slot) = shares.get_mut(usize::from(share.number)) {
-                *slot = Some(Share::new(share.path, share.file));
+                *slot = Some(Share::new(share.path.clone(), share.file));
             }
         }
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let object = Rc::new(Object {
             id,
-            etag: format!("\"{}\"", opened.header.digest),
+            etag: format!("\"{}\"", header.digest),
             layout: Layout::from(&geometry),
-            header: opened.header,
+            header,
             code,
             shares,
             // Bounded where leaves are marked: one made with room for all would take it at once.
