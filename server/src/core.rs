@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use decode_kernel::code::Coder;
 use slab::Slab;
+use tokio::sync::Semaphore;
 
 use crate::admission::Seat;
 use crate::budget::{Allowance, Budget, Claim};
@@ -35,6 +36,8 @@ pub struct Core {
     pub io: Io,
     /// Segment buffers.
     pub pool: Pool,
+    /// Turns to produce a piece: as many as there are buffers.
+    pub producing: Semaphore,
     /// The decoder, with its plans and workspace.
     pub coder: RefCell<Coder>,
     /// Open objects.

@@ -127,7 +127,12 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> 
         None => Message::new(head, Vec::new(), Vec::new()),
         Some(resource) => {
             let wanted = body.start..body.start + for_body;
-            // Boxed, so that a connection that waits doesn't hold room for a piece's state.
+            if let Err(error) = resource.prepare(core, wanted.start).await {
+                return give_up(core, connection, conn, error);
+            }
+            // Boxed, and only when it's this one's turn, so that a connection that waits doesn't hold room
+            // for a piece's state.
+            let _turn = core.producing.acquire().await;
             match Box::pin(resource.produce(core, wanted)).await {
                 Ok(piece) => {
                     let slices = piece.slices.into_iter().map(|s| (s.window, s.bytes));

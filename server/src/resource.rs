@@ -127,6 +127,16 @@ impl Resource {
         }
     }
 
+    /// Does what has to be done before a piece that begins at `start` can be produced, and may take long: the
+    /// segment of a grid's file is verified, or waited for while another request has that done.
+    pub async fn prepare(&self, core: &Core, start: u64) -> Result<(), ProduceError> {
+        if let (Resource::File(file), Some(gateway)) = (self, &core.gateway) {
+            let segment = file.geometry.segment_of(start);
+            gateway.record(core, file, segment).await?;
+        }
+        Ok(())
+    }
+
     /// What it is called in a log.
     pub fn name(&self) -> String {
         match self {

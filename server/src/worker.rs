@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use decode_kernel::code::Coder;
 use slab::Slab;
+use tokio::sync::Semaphore;
 
 use crate::accept::{OverLimit, accept};
 use crate::admission::Seats;
@@ -141,6 +142,7 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
             )
         }),
         catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), files, &plan.budget),
+        producing: Semaphore::new(pool.buffers()),
         pool,
         tables: TableCache::default(),
         verified: VerifiedLeaves::new(plan.verify_age),

@@ -234,7 +234,8 @@ impl Gateway {
         let Ok(_place) = self.verifications.acquire().await else {
             return Err(ProduceError::Interrupted);
         };
-        let record = verify::verify(core, self, file, segment).await?;
+        // Boxed: most that come here wait, and should not hold room for a verification's state.
+        let record = Box::pin(verify::verify(core, self, file, segment)).await?;
         self.records.insert(file.id, segment, &record);
         drop(turn);
         core.stats
