@@ -56,22 +56,22 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = Settings::new(options, super::serve::cores())?;
     serve::serve(settings, |addresses| {
         let url = format!("http://{}/{OBJECT}", addresses.objects);
-        println!();
-        println!(
+        say!();
+        say!(
             "  {} MiB in {DATA}+{PARITY} shares; {} of 6 disks lost",
             OBJECT_BYTES >> 20,
             LOST.len()
         );
-        println!("  store   {}", dir.display());
-        println!("  url     {url}");
-        println!("  sha256  {digest}");
-        println!();
-        println!("  curl -o {OBJECT} {url} && sha256sum {OBJECT}");
-        println!(
+        say!("  store   {}", dir.display());
+        say!("  url     {url}");
+        say!("  sha256  {digest}");
+        say!();
+        say!("  curl -o {OBJECT} {url} && sha256sum {OBJECT}");
+        say!(
             "  curl -s http://{}/metrics | grep rebuilt",
             addresses.admin
         );
-        println!();
+        say!();
         super::serve::announce(addresses);
     })?;
     Ok(())

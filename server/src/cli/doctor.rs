@@ -13,7 +13,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = arguments.settings()?;
     let mut amiss = 0;
     let mut say = |good: bool, text: String| {
-        println!("{} {text}", if good { "ok     " } else { "amiss  " });
+        say!("{} {text}", if good { "ok     " } else { "amiss  " });
         amiss += usize::from(!good);
     };
 

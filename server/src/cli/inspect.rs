@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         (inspection.to_string(), inspection.good())
     };
     drop(progress);
-    println!("{text}");
+    say!("{text}");
     Ok(if good {
         ExitCode::SUCCESS
     } else {

@@ -7,6 +7,15 @@ use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
 use tracing_subscriber::EnvFilter;
 
+/// Prints a line on standard output. A reader who went away (`| head`) is no reason to stop: what was asked for may
+/// be more than to be told of it.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($argument)*);
+    }};
+}
+
 mod demo;
 mod doctor;
 mod get;

@@ -7,9 +7,9 @@ use super::serve::Arguments;
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = arguments.settings()?;
     let plan = serve::plan(&settings)?;
-    println!("{plan}");
+    say!("{plan}");
     for warning in serve::machine_warnings(&settings, &plan) {
-        println!("warning: {warning}");
+        say!("warning: {warning}");
     }
     Ok(())
 }

@@ -81,6 +81,6 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         size_hint,
     };
     let report = put::put(&mut source, &options, &Progress::on_terminal("put"))?;
-    println!("{report}");
+    say!("{report}");
     Ok(())
 }

@@ -25,10 +25,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let progress = Progress::on_terminal("repair");
     let report = repair::repair(&options, &progress, &mut |name, repaired| {
         // Called with the progress bar out of the way.
-        println!("{name}: {repaired}");
+        say!("{name}: {repaired}");
     })?;
     drop(progress);
-    println!("{report}");
+    say!("{report}");
     Ok(if report.complete() {
         ExitCode::SUCCESS
     } else {

@@ -40,14 +40,14 @@ fn verify_objects(stores: Vec<PathBuf>, key: Option<Key>) -> anyhow::Result<Heal
     let result = verify::verify(&options, &progress, &mut |name, finding| {
         // Called with the progress bar out of the way.
         match name {
-            "" => println!("{finding}"),
-            name => println!("{name}: {finding}"),
+            "" => say!("{finding}"),
+            name => say!("{name}: {finding}"),
         }
     });
     drop(progress);
     match result {
         Ok(report) => {
-            println!("{report}");
+            say!("{report}");
             Ok(report.health())
         }
         // An object of which too little is left is what the exit code is for.
@@ -61,11 +61,11 @@ fn verify_objects(stores: Vec<PathBuf>, key: Option<Key>) -> anyhow::Result<Heal
 
 fn verify_file(options: &tahoe::VerifyOptions) -> Health {
     let progress = Progress::on_terminal("verify");
-    let result = tahoe::verify(options, &progress, &mut |finding| println!("{finding}"));
+    let result = tahoe::verify(options, &progress, &mut |finding| say!("{finding}"));
     drop(progress);
     match result {
         Ok(report) => {
-            println!("{report}");
+            say!("{report}");
             report.health
         }
         Err(error) => {
