@@ -138,9 +138,11 @@ pub const RESIDENT_FOR: Duration = Duration::from_secs(1);
 /// A file whose times are younger than this may change again without showing it: many kernels take them
 /// from a clock that advances every 10 ms or less.
 pub const FILE_RESTS: Duration = Duration::from_millis(50);
-/// A piece is passed through, block by block, if its blocks have this many bytes: shorter ones (of small
-/// objects, of an object's tail) are copied for less than the calls cost.
-pub const PASS_BLOCK_BYTES_MIN: u64 = 8 * 1024;
+/// A piece is passed through, block by block, if its blocks have this many bytes: shorter ones are copied for
+/// less than the calls cost. Measured with 32 connections on one core: blocks of 16 KiB took 0.42 CPU s/GB by
+/// `sendfile` and 0.23 by copy; in the recorded sweep those of 64 KiB take 0.20 by `sendfile` and 16 KiB ones 0.28
+/// by copy.
+pub const PASS_BLOCK_BYTES_MIN: u64 = 64 * 1024;
 /// Known bad leaves remembered per object, so that they are not read again for every client.
 pub const BAD_LEAVES_MAX: usize = 256;
 /// Codes (generator matrices) and rebuild plans kept per core.

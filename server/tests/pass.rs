@@ -33,7 +33,8 @@ const LARGE: usize = 4 << 20;
 fn served_large(io: Backend, options: &[&str]) -> (Stores, Server, Vec<u8>) {
     let stores = Stores::new(6);
     let content = Noise::new(7).bytes(LARGE);
-    stores.put_bytes(&content);
+    // Blocks that are worth it.
+    stores.put(KEY, &mut &content[..], 4, 64 << 10);
     let options = [&["--cores", "1"], options].concat();
     let server = Server::start(&stores, io, &options);
     (stores, server, content)
