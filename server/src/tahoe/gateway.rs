@@ -82,11 +82,6 @@ impl Gateway {
         self.known.borrow().len()
     }
 
-    /// Bytes that the records of verified segments take.
-    pub fn record_bytes(&self) -> usize {
-        self.records.bytes()
-    }
-
     /// The file that a cap stands for.
     pub async fn open(&self, core: &Core, cap: ChkCap) -> Result<Rc<File>, OpenFailure> {
         let name = (

@@ -14,9 +14,12 @@ pub struct Records {
     bytes_max: usize,
 }
 
+/// Bytes of a record itself and of its place among the others.
+const PLACE_BYTES: usize = size_of::<SegmentRecord>() + 128;
+
 /// Bytes that one takes, as they are counted: of the longest segment of its file, with its place here.
 pub fn bytes_of(geometry: &Geometry, leaf_bytes: u64) -> usize {
-    SegmentRecord::bytes_for(geometry, leaf_bytes) + size_of::<SegmentRecord>() + 128
+    SegmentRecord::bytes_for(geometry, leaf_bytes) + PLACE_BYTES
 }
 
 impl Records {
@@ -63,7 +66,7 @@ impl Records {
 }
 
 fn held(record: &SegmentRecord) -> usize {
-    record.bytes() + size_of::<SegmentRecord>() + 128
+    record.bytes() + PLACE_BYTES
 }
 
 #[cfg(test)]
