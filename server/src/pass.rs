@@ -1,4 +1,4 @@
-//! Passes a piece through: from the page cache to the socket by `sendfile`, no byte in user space.
+//! Passes a piece through: from the page cache to the socket by reference, no byte in user space.
 //!
 //! Only for pieces that need neither reading nor checking: every leaf was verified lately
 //! ([`VerifiedLeaves`](crate::verified::VerifiedLeaves)), no file changed since, all of it is in the page
@@ -6,8 +6,8 @@
 //! pass it through the next time. It is plain system calls on the core's thread, the same for both backends.
 //!
 //! # What can happen in between
-//! A page may be evicted after it was found in the page cache: then `sendfile` reads it, and the core waits
-//! for the disk once. A file may be cut off: then `sendfile` comes back short, the share is given up, and
+//! A page may be evicted after it was found in the page cache: then gathering it reads it, and the core waits
+//! for the disk once. A file may be cut off: then gathering comes back short, the share is given up, and
 //! the others take its place. What is queued in the socket are the page cache's own pages until the peer
 //! has them, so a file that is *overwritten in place* at that moment changes what is sent, as it does for
 //! everything that uses `sendfile`. Nothing of ours writes to a share in place; where others may,
