@@ -15,7 +15,8 @@ use crate::http::respond::Answer;
 use crate::io::Interest;
 use crate::io::buffer::Message;
 use crate::limits::{
-    LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
+    HELD_BYTES_MAX, HOLD_SEND_BUFFER_MIN, LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST,
+    REQUEST_HEAD_BYTES_MAX,
 };
 use crate::pass;
 use crate::produce::ProduceError;
@@ -115,12 +116,11 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> 
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
     let for_body = (body.end - body.start).min((admitted - head.len()) as u64);
-    if let Some(Resource::Object(object)) = out.object().filter(|_| for_body > 0) {
-        let wanted = body.start..body.start + for_body;
-        if let Some(taken) = pass::pass(core, socket, &head, object, wanted)? {
-            sent(core, connection, conn, taken);
-            return Ok(());
-        }
+    if let Some(Resource::Object(object)) = out.object().filter(|_| for_body > 0)
+        && let Some(taken) = pass::pass(core, connection, &head, object, body.clone(), for_body)?
+    {
+        sent(core, connection, conn, taken);
+        return Ok(());
     }
     let head_bytes = head.len();
     let message = match out.object().filter(|_| for_body > 0) {
@@ -183,7 +183,12 @@ async fn wait_for_credit(
         }
         let space = connection.socket.send_space()?;
         let room = space.buffer_bytes.saturating_sub(space.queued_bytes);
-        let starved = space.unsent_bytes == 0 && remaining > u64::from(room);
+        // A turn that was passed through may leave a part of a segment unsent.
+        let held = match connection.send_buffer.get() >= HOLD_SEND_BUFFER_MIN {
+            true => HELD_BYTES_MAX,
+            false => 0,
+        };
+        let starved = space.unsent_bytes <= held && remaining > u64::from(room);
         if starved && connection.starved(core, Instant::now())? {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Passes a piece through: from the page cache to the socket by `sendfile`, no byte in user space.
+//! Passes a piece through: from the page cache to the socket by reference, no byte in user space.
 //!
 //! Only for pieces that need neither reading nor checking: every leaf was verified lately
 //! ([`VerifiedLeaves`](crate::verified::VerifiedLeaves)), no file changed since, all of it is in the page
@@ -6,8 +6,8 @@
 //! pass it through the next time. It is plain system calls on the core's thread, the same for both backends.
 //!
 //! # What can happen in between
-//! A page may be evicted after it was found in the page cache: then `sendfile` reads it, and the core waits
-//! for the disk once. A file may be cut off: then `sendfile` comes back short, the share is given up, and
+//! A page may be evicted after it was found in the page cache: then gathering it reads it, and the core waits
+//! for the disk once. A file may be cut off: then gathering comes back short, the share is given up, and
 //! the others take its place. What is queued in the socket are the page cache's own pages until the peer
 //! has them, so a file that is *overwritten in place* at that moment changes what is sent, as it does for
 //! everything that uses `sendfile`. Nothing of ours writes to a share in place; where others may,
@@ -21,30 +21,32 @@ use std::time::Instant;
 use bytes::Bytes;
 use decode_kernel::share::BLOCKS_OFFSET;
 
-use crate::core::Core;
-use crate::io::Socket;
-use crate::io::file::{self, FromFile};
-use crate::limits::PASS_BLOCK_BYTES_MIN;
+use crate::core::{Connection, Core};
+use crate::io::file::Gatherer;
+use crate::limits::{HOLD_SEND_BUFFER_MIN, PASS_BLOCK_BYTES_MIN, PASS_BYTES_AT_ONCE};
 use crate::object::Object;
 use crate::plan::{self, Healthy, Read};
 use crate::produce;
 
-/// Sends what the socket takes of `head` and then of `wanted`, if all of that can be passed through;
-/// `None` if it has to go another way. The count may be short: the socket is full then, or the next
-/// attempt meets what is wrong.
+/// Sends what the socket takes of `head` and then of the first `admitted` bytes of `body`, if all of that can
+/// be passed through; `None` if it has to go another way. The count may be short: the socket is full then, or
+/// the next attempt meets what is wrong.
 ///
 /// # Errors
 /// The connection's.
 pub fn pass(
     core: &Core,
-    socket: &Socket,
+    connection: &Connection,
     head: &Bytes,
     object: &Rc<Object>,
-    wanted: Range<u64>,
+    body: Range<u64>,
+    admitted: u64,
 ) -> io::Result<Option<usize>> {
-    if !core.verified.is_kept() {
+    let Some(gatherer) = core.io.gatherer().filter(|_| core.verified.is_kept()) else {
         return Ok(None);
-    }
+    };
+    let whole = admitted - admitted % PASS_BYTES_AT_ONCE;
+    let wanted = body.start..body.start + if whole > 0 { whole } else { admitted };
     let layout = object.layout();
     let segment = wanted.start / layout.segment_bytes();
     // Many short runs cost more calls than they save copying.
@@ -60,21 +62,33 @@ pub fn pass(
     {
         return Ok(None);
     }
+    if !gather(core, gatherer, object, &healthy) {
+        return Ok(None);
+    }
+    let socket = &connection.socket;
+    let more = healthy.range.end < body.end && connection.send_buffer.get() >= HOLD_SEND_BUFFER_MIN;
     let mut sent = 0;
     if !head.is_empty() {
         // The first bytes of the body go into the same packet.
-        match socket.send_ahead(head) {
-            Ok(count) => sent = count,
-            Err(error) if is_full(&error) => return Ok(Some(0)),
-            Err(error) => return Err(error),
-        }
-        if sent < head.len() {
-            return Ok(Some(sent));
-        }
+        sent = or_none(socket.send_ahead(head))?;
     }
-    let passed = send_runs(core, socket, object, &healthy)?;
+    let passed = match sent == head.len() {
+        true => or_none(gatherer.send(socket, more))?,
+        false => {
+            gatherer.clear()?;
+            0
+        }
+    };
     core.stats.passed_bytes.add(passed as u64);
     Ok(Some(sent + passed))
+}
+
+/// No room is nothing sent.
+fn or_none(result: io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result,
+    }
 }
 
 /// Whether a read of a share could be left out: its leaves are known to be good, and in the page cache.
@@ -99,50 +113,37 @@ fn is_at_hand(core: &Core, object: &Object, read: &Read, now: Instant) -> bool {
     })
 }
 
-/// Sends the runs in order until the socket takes no more.
-fn send_runs(
-    core: &Core,
-    socket: &Socket,
-    object: &Object,
-    healthy: &Healthy,
-) -> io::Result<usize> {
-    let mut sent = 0;
-    for (at, run) in &healthy.runs {
+/// Gathers the runs in order, until one of them isn't to be had. Returns whether any was.
+fn gather(core: &Core, gatherer: &Gatherer, object: &Object, healthy: &Healthy) -> bool {
+    // Whatever came of the last piece: nothing of it may go to another client.
+    if gatherer.clear().is_err() {
+        return false;
+    }
+    'runs: for (at, run) in &healthy.runs {
         let number = healthy.reads[*at].share;
         let Some(share) = object.share(number) else {
             break;
         };
-        let length = (run.end - run.start) as usize;
-        match file::send(socket, &share.file, BLOCKS_OFFSET + run.start, length) {
-            Ok(FromFile::Sent(0)) => {
-                let error = io::Error::other("the file ends early");
-                produce::lose(core, object, number, error);
-                break;
-            }
-            Ok(FromFile::Sent(count)) => {
-                sent += count;
-                if count < length {
-                    break;
+        let mut start = run.start;
+        while start < run.end {
+            let length = (run.end - start) as usize;
+            match gatherer.add(&share.file, BLOCKS_OFFSET + start, length) {
+                Ok(0) => {
+                    let error = io::Error::other("the file ends early");
+                    produce::lose(core, object, number, error);
+                    break 'runs;
+                }
+                Ok(count) => start += count as u64,
+                // Full: the rest has its turn later.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 'runs,
+                Err(error) => {
+                    // What is known of this file is not enough: it is read again, and verified.
+                    tracing::debug!(%error, share = number, "a share can't be passed through");
+                    share.forget();
+                    break 'runs;
                 }
             }
-            Ok(FromFile::Full) => break,
-            Ok(FromFile::Refused(error)) => {
-                // What is known of this file is not enough: it is read again, and verified.
-                tracing::debug!(%error, share = number, "a share could not be passed through");
-                share.forget();
-                break;
-            }
-            // What was sent counts; the next attempt meets the error again.
-            Err(_) if sent > 0 => break,
-            Err(error) => return Err(error),
         }
     }
-    Ok(sent)
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    gatherer.held() > 0
 }

@@ -27,8 +27,8 @@ struct Page {
     leaves: [u64; WORDS],
     /// When the first of them was verified: the run is forgotten as a whole.
     since: Instant,
-    /// When all of the run was found in the page cache.
-    resident: Option<Instant>,
+    /// When the page cache was asked for the whole run, and whether it had that.
+    asked: Option<(Instant, bool)>,
 }
 
 // The key, this, two links; a slot of the map of at most twice as many slots as entries, and its tag.
@@ -109,7 +109,7 @@ impl VerifiedLeaves {
                 edition,
                 leaves: [0; WORDS],
                 since: now,
-                resident: None,
+                asked: None,
             };
             let page = pages.get_or_insert_mut((object, share, part.page), fresh);
             if page.edition != edition || page.is_old(now, age) {
@@ -121,9 +121,9 @@ impl VerifiedLeaves {
         }
     }
 
-    /// Whether all these leaves of a share, whose file is in this edition, are remembered, and all that the
-    /// page cache lacked lately is found there now. `find` is asked about the leaves of a whole run that
-    /// wasn't looked for lately; where that fails, about those that are wanted alone.
+    /// Whether all these leaves of a share, whose file is in this edition, are remembered, and in the page
+    /// cache. `find` asks that for some leaves: for a whole run now and then, which costs more but holds for
+    /// [`RESIDENT_FOR`]; while not all of that is there, each time for those that are wanted.
     pub fn covers(
         &self,
         (object, share, edition): (u64, u16, u32),
@@ -143,17 +143,16 @@ impl VerifiedLeaves {
             if !known {
                 return false;
             }
-            let lately = |at: Instant| now.saturating_duration_since(at) < RESIDENT_FOR;
-            if page.resident.is_some_and(lately) {
-                return true;
-            }
             let start = part.page * PAGE_LEAVES;
-            if find(start..start + PAGE_LEAVES) {
-                page.resident = Some(now);
-                return true;
-            }
+            let (at, whole) = match page.asked {
+                Some((at, whole)) if now.saturating_duration_since(at) < RESIDENT_FOR => {
+                    (at, whole)
+                }
+                _ => (now, find(start..start + PAGE_LEAVES)),
+            };
+            page.asked = Some((at, whole));
             let first = start + u64::from(part.first);
-            find(first..first + u64::from(part.count))
+            whole || find(first..first + u64::from(part.count))
         })
     }
 }
@@ -221,7 +220,9 @@ mod tests {
         // Not all of the run is there: the leaves that are wanted count, each time anew.
         let a_part = |leaves: Range<u64>| leaves.end <= 100;
         assert_eq!(covers(0..100, now, a_part), (true, 2));
-        assert_eq!(covers(0..101, now, a_part), (false, 2));
+        assert_eq!(covers(0..101, now, a_part), (false, 1));
+        assert_eq!(covers(0..100, now, a_part), (true, 1));
+        let now = now + RESIDENT_FOR;
         assert_eq!(covers(0..1100, now, |_| true), (true, 2));
         assert_eq!(covers(1023..1100, now, |_| false), (true, 0));
         assert_eq!(covers(0..1, now + RESIDENT_FOR, |_| false), (false, 2));

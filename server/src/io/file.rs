@@ -1,13 +1,17 @@
 //! What share files are asked beyond being read: whether they changed, what of them is in the page cache,
 //! and to be sent from there.
+//!
+//! A piece lies in many runs of several files. One `sendfile` for each would send each by itself, as a packet
+//! that the peer is woken for. So the runs are gathered in a pipe, by reference, and go to the socket together.
 
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Socket, sys};
+use crate::limits::PASS_BYTES_AT_ONCE;
 
 pub use sys::FileStamp;
 
@@ -62,36 +66,99 @@ impl PageCache {
     }
 }
 
-/// What came of sending from a file.
-#[derive(Debug)]
-pub enum FromFile {
-    /// The socket took so many bytes; 0 if the file ends before them.
-    Sent(usize),
-    /// The socket takes nothing now.
-    Full,
-    /// The file can't be sent from, or not here.
-    Refused(io::Error),
+/// Gathers runs of files, to be sent together. No byte is copied: what it holds are references to pages of
+/// the page cache.
+pub struct Gatherer {
+    reading: OwnedFd,
+    writing: OwnedFd,
+    /// Where what a socket did not take goes.
+    nowhere: File,
+    held: Cell<usize>,
 }
 
-/// Sends up to `count` bytes from `offset` of `file` (sendfile(2)) without waiting for the socket.
-///
-/// # Errors
-/// The connection's.
-pub fn send(socket: &Socket, file: &File, offset: u64, count: usize) -> io::Result<FromFile> {
-    match sys::send_file(socket.as_fd(), file.as_fd(), offset, count) {
-        Ok(count) => Ok(FromFile::Sent(count)),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::EINTR) => Ok(FromFile::Full),
-            Some(
-                libc::EIO
-                | libc::EINVAL
-                | libc::ENOMEM
-                | libc::EOVERFLOW
-                | libc::ENOSYS
-                | libc::ESTALE,
-            ) => Ok(FromFile::Refused(error)),
-            _ => Err(error),
-        },
+impl Gatherer {
+    /// One that holds at least `bytes`, if the kernel allows it.
+    pub(super) fn new(bytes: usize) -> io::Result<Gatherer> {
+        // A page for each 4 KiB, and as many again for runs that begin or end within one.
+        let (reading, writing) = sys::pipe(2 * bytes)?;
+        Ok(Gatherer {
+            reading,
+            writing,
+            nowhere: File::options().write(true).open("/dev/null")?,
+            held: Cell::new(0),
+        })
+    }
+
+    /// Bytes gathered and not sent.
+    pub fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Adds up to `count` bytes from `offset` of `file`: 0 if it ends before them. A page that isn't in the
+    /// page cache is read, and waited for.
+    ///
+    /// # Errors
+    /// The file's; `WouldBlock` if there is no more room.
+    pub fn add(&self, file: &File, offset: u64, count: usize) -> io::Result<usize> {
+        let added = sys::splice(
+            file.as_fd(),
+            Some(offset),
+            self.writing.as_fd(),
+            count,
+            false,
+        )?;
+        self.held.set(self.held.get() + added);
+        Ok(added)
+    }
+
+    /// Sends what was gathered, as much of it as the socket takes now; the rest is forgotten. With `more` to
+    /// follow, the part of a segment at the end waits for that.
+    ///
+    /// # Errors
+    /// The connection's; `WouldBlock` if the socket takes nothing.
+    pub fn send(&self, socket: &Socket, more: bool) -> io::Result<usize> {
+        let mut sent = 0;
+        let result = loop {
+            let held = self.held.get();
+            if held == 0 {
+                break Ok(sent);
+            }
+            let count = held.min(PASS_BYTES_AT_ONCE as usize);
+            match sys::splice(
+                self.reading.as_fd(),
+                None,
+                socket.as_fd(),
+                count,
+                more || count < held,
+            ) {
+                Ok(taken) => {
+                    self.held.set(held - taken);
+                    sent += taken;
+                    if taken < count {
+                        break Ok(sent);
+                    }
+                }
+                Err(_) if sent > 0 => break Ok(sent),
+                Err(error) => break Err(error),
+            }
+        };
+        self.clear()?;
+        result
+    }
+
+    /// Forgets what was gathered.
+    ///
+    /// # Errors
+    /// If the kernel does not give it back, which has no reason.
+    pub fn clear(&self) -> io::Result<()> {
+        while self.held.get() > 0 {
+            let reading = self.reading.as_fd();
+            match sys::splice(reading, None, self.nowhere.as_fd(), self.held.get(), false)? {
+                0 => return Err(io::Error::other("a pipe holds less than was put into it")),
+                gone => self.held.set(self.held.get().saturating_sub(gone)),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -136,37 +203,68 @@ mod tests {
     }
 
     #[test]
-    fn a_file_goes_into_a_socket_until_one_of_them_ends() {
+    fn runs_are_gathered_and_what_the_socket_does_not_take_is_forgotten() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
         let socket = Socket::from(socket2::Socket::from(accepted));
         let (file, bytes) = file();
+        let gatherer = Gatherer::new(bytes.len()).unwrap();
 
-        let sent = match send(&socket, &file, 1000, 2000).unwrap() {
-            FromFile::Sent(count) => count,
-            other => panic!("{other:?}"),
-        };
-        let mut got = vec![0; sent];
+        let mut wanted = Vec::new();
+        for (offset, count) in [(1000, 20_000), (50_000, 3), (99_000, 1000)] {
+            assert_eq!(gatherer.add(&file, offset as u64, count).unwrap(), count);
+            wanted.extend_from_slice(&bytes[offset..offset + count]);
+        }
+        assert_eq!(
+            gatherer.add(&file, 99_990, 100).unwrap(),
+            10,
+            "up to the end"
+        );
+        wanted.extend_from_slice(&bytes[99_990..]);
+        assert_eq!(
+            gatherer.add(&file, 100_000, 1).unwrap(),
+            0,
+            "behind the end"
+        );
+        assert_eq!(gatherer.held(), wanted.len());
+        assert_eq!(gatherer.send(&socket, false).unwrap(), wanted.len());
+        let mut got = vec![0; wanted.len()];
         peer.read_exact(&mut got).unwrap();
-        assert!(sent > 0 && got == bytes[1000..1000 + sent]);
-        let end = send(&socket, &file, bytes.len() as u64, 10).unwrap();
-        assert!(matches!(end, FromFile::Sent(0)), "{end:?}");
+        assert!(got == wanted && gatherer.held() == 0);
 
         // Nobody reads.
         let mut taken = 0;
         loop {
-            match send(&socket, &file, 0, bytes.len()).unwrap() {
-                FromFile::Sent(count) => taken += count,
-                FromFile::Full => break,
-                other => panic!("{other:?}"),
+            assert!(gatherer.add(&file, 0, 60_000).unwrap() > 0);
+            let sent = gatherer.send(&socket, false);
+            assert_eq!(gatherer.held(), 0);
+            match sent {
+                Ok(count) => taken += count,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    break;
+                }
             }
         }
+        // What was forgotten does not come with what is sent next.
         assert!(taken > 0);
+        let mut got = vec![0; taken];
+        peer.read_exact(&mut got).unwrap();
+        assert_eq!(gatherer.add(&file, 7, 5).unwrap(), 5);
+        assert_eq!(gatherer.send(&socket, false).unwrap(), 5);
+        let mut got = [0; 5];
+        peer.read_exact(&mut got).unwrap();
+        assert_eq!(got, bytes[7..12]);
+
+        // It never holds more than the kernel gives it.
+        let added: usize = std::iter::from_fn(|| gatherer.add(&file, 0, bytes.len()).ok()).sum();
+        assert_eq!((added >= bytes.len(), added), (true, gatherer.held()));
+        drop(peer);
         let directory = tempfile::tempdir().unwrap();
         let not_a_file = File::open(directory.path()).unwrap();
-        let refused = send(&socket, &not_a_file, 0, 10).unwrap();
-        assert!(!matches!(refused, FromFile::Sent(1..)), "{refused:?}");
+        gatherer.clear().unwrap();
+        assert!(gatherer.add(&not_a_file, 0, 10).is_err());
     }
 }

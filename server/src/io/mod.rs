@@ -20,7 +20,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Type};
 
 use crate::gate::SendSpace;
-use crate::limits::{LISTEN_BACKLOG, LOOPBACK_SEGMENT_BYTES};
+use crate::limits::{LISTEN_BACKLOG, LOOPBACK_SEGMENT_BYTES, PIECE_BYTES_MAX};
 
 pub mod buffer;
 mod epoll;
@@ -115,6 +115,7 @@ pub struct Io {
     poller: Rc<Poller>,
     disk: Disk,
     page_cache: file::PageCache,
+    gatherer: Option<file::Gatherer>,
 }
 
 /// Who reads what is not in the page cache.
@@ -134,13 +135,22 @@ impl Io {
             }
             Backend::Epoll => (Disk::Epoll, None),
         };
-        let poller = Poller::new()?;
         let io = Io {
-            poller,
+            poller: Poller::new()?,
             disk,
             page_cache: file::PageCache::default(),
+            gatherer: file::Gatherer::new(PIECE_BYTES_MAX)
+                .inspect_err(
+                    |error| tracing::warn!(%error, "no pipe, so nothing is passed through"),
+                )
+                .ok(),
         };
         Ok((io, refusal))
+    }
+
+    /// What passes ranges of files to a socket; `None` if the kernel gave us no pipe.
+    pub fn gatherer(&self) -> Option<&file::Gatherer> {
+        self.gatherer.as_ref()
     }
 
     /// Whether a range of a file is in the page cache, as far as can be told without waiting.
