@@ -183,7 +183,7 @@ async fn wait_for_credit(
         }
         let space = connection.socket.send_space()?;
         let room = space.buffer_bytes.saturating_sub(space.queued_bytes);
-        let starved = space.unsent_bytes == 0 && remaining > u64::from(room);
+        let starved = remaining > u64::from(room) && connection.socket.unsent_bytes()? == 0;
         if starved && connection.starved(core, Instant::now())? {
             continue;
         }

@@ -26,7 +26,7 @@ use crate::io::Socket;
 use crate::io::file::{self, FromFile};
 use crate::limits::PASS_BLOCK_BYTES_MIN;
 use crate::object::Object;
-use crate::plan::{self, Healthy, Read};
+use crate::plan::{self, Healthy, Layout, Read};
 use crate::produce;
 
 /// Sends what the socket takes of `head` and then of `wanted`, if all of that can be passed through;
@@ -45,13 +45,10 @@ pub fn pass(
     if !core.verified.is_kept() {
         return Ok(None);
     }
-    let layout = object.layout();
-    let segment = wanted.start / layout.segment_bytes();
-    // Many short runs cost more calls than they save copying.
-    if layout.block_len(segment) < PASS_BLOCK_BYTES_MIN {
+    if !is_worth_it(object.layout(), wanted.start) {
         return Ok(None);
     }
-    let healthy = plan::healthy(layout, wanted);
+    let healthy = plan::healthy(object.layout(), wanted);
     let now = Instant::now();
     if !healthy
         .reads
@@ -75,6 +72,12 @@ pub fn pass(
     let passed = send_runs(core, socket, object, &healthy)?;
     core.stats.passed_bytes.add(passed as u64);
     Ok(Some(sent + passed))
+}
+
+/// Whether what lies at this position is in runs long enough: many short ones cost more calls than they save
+/// copying.
+pub fn is_worth_it(layout: &Layout, position: u64) -> bool {
+    layout.block_len(position / layout.segment_bytes()) >= PASS_BLOCK_BYTES_MIN
 }
 
 /// Whether a read of a share could be left out: its leaves are known to be good, and in the page cache.
