@@ -188,7 +188,8 @@ async fn wait_for_credit(
             true => HELD_BYTES_MAX,
             false => 0,
         };
-        let starved = space.unsent_bytes <= held && remaining > u64::from(room);
+        let starved =
+            remaining > u64::from(room) && connection.socket.unsent_bytes()? <= held;
         if starved && connection.starved(core, Instant::now())? {
             continue;
         }

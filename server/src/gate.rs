@@ -7,8 +7,6 @@
 /// What the kernel says about one socket's send side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendSpace {
-    /// Bytes queued and never sent yet (`SIOCOUTQNSD`).
-    pub unsent_bytes: u32,
     /// Memory charged to the send queue, skb overhead included (`SK_MEMINFO_WMEM_QUEUED`).
     pub queued_bytes: u32,
     /// The bound on `queued_bytes`: twice what was set with `SO_SNDBUF` (`SK_MEMINFO_SNDBUF`).
@@ -71,7 +69,6 @@ mod tests {
 
     fn space(queued_bytes: u32, buffer_bytes: u32) -> SendSpace {
         SendSpace {
-            unsent_bytes: 0,
             queued_bytes,
             buffer_bytes,
         }

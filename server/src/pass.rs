@@ -25,7 +25,7 @@ use crate::core::{Connection, Core};
 use crate::io::file::Gatherer;
 use crate::limits::{HOLD_SEND_BUFFER_MIN, PASS_BLOCK_BYTES_MIN, PASS_BYTES_AT_ONCE};
 use crate::object::Object;
-use crate::plan::{self, Healthy, Read};
+use crate::plan::{self, Healthy, Layout, Read};
 use crate::produce;
 
 /// Sends what the socket takes of `head` and then of the first `admitted` bytes of `body`, if all of that can
@@ -45,15 +45,12 @@ pub fn pass(
     let Some(gatherer) = core.io.gatherer().filter(|_| core.verified.is_kept()) else {
         return Ok(None);
     };
-    let whole = admitted - admitted % PASS_BYTES_AT_ONCE;
-    let wanted = body.start..body.start + if whole > 0 { whole } else { admitted };
-    let layout = object.layout();
-    let segment = wanted.start / layout.segment_bytes();
-    // Many short runs cost more calls than they save copying.
-    if layout.block_len(segment) < PASS_BLOCK_BYTES_MIN {
+    if !is_worth_it(object.layout(), body.start) {
         return Ok(None);
     }
-    let healthy = plan::healthy(layout, wanted);
+    let whole = admitted - admitted % PASS_BYTES_AT_ONCE;
+    let wanted = body.start..body.start + if whole > 0 { whole } else { admitted };
+    let healthy = plan::healthy(object.layout(), wanted);
     let now = Instant::now();
     if !healthy
         .reads
@@ -89,6 +86,12 @@ fn or_none(result: io::Result<usize>) -> io::Result<usize> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
         result => result,
     }
+}
+
+/// Whether what lies at this position is in runs long enough: many short ones cost more calls than they save
+/// copying.
+pub fn is_worth_it(layout: &Layout, position: u64) -> bool {
+    layout.block_len(position / layout.segment_bytes()) >= PASS_BLOCK_BYTES_MIN
 }
 
 /// Whether a read of a share could be left out: its leaves are known to be good, and in the page cache.

@@ -19,6 +19,7 @@ use crate::http::respond::Status;
 use crate::io::buffer::Window;
 use crate::limits::TABLE_PAGE_BYTES;
 use crate::object::Object;
+use crate::pass;
 use crate::plan::{self, Layout, PiecePlan, PlanError, Read, Slice};
 use crate::tahoe::verify::SegmentError;
 
@@ -88,10 +89,14 @@ pub async fn produce(
         )?;
         let buffer = core.pool.take().await;
         // Asked before anything is read: what changes after that is another edition.
+        let remembered = pass::is_worth_it(object.layout(), wanted.start);
         let editions: Vec<Option<u32>> = plan
             .reads
             .iter()
-            .map(|read| edition(core, object, read.share))
+            .map(|read| match remembered {
+                true => edition(core, object, read.share),
+                false => None,
+            })
             .collect();
         let (windows, mut page) = buffer.carve(plan.window_lengths());
         let (mut windows, all_read) = read(core, object, &plan, windows).await?;

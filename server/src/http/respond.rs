@@ -1,5 +1,6 @@
 //! Response heads: what a request and an object's description lead to (RFC 9110 sections 8, 13, 15).
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::Write as _;
 use std::ops::Range;
@@ -131,7 +132,7 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
         Some(Ok(body)) => (Status::PartialContent, body),
         Some(Err(_)) => {
             let mut head = Head::new(Status::RangeNotSatisfiable, now);
-            head.field("Content-Range", format_args!("bytes */{size}"));
+            head.formatted("Content-Range", format_args!("bytes */{size}"));
             return head.text(
                 "the range starts at or past the end of the object",
                 request.method,
@@ -142,9 +143,9 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
     };
     let mut head = Head::new(status, now);
     head.field("Content-Type", entity.content_type());
-    head.field("Content-Length", body.end - body.start);
+    head.formatted("Content-Length", body.end - body.start);
     if status == Status::PartialContent {
-        head.field(
+        head.formatted(
             "Content-Range",
             format_args!("bytes {}-{}/{size}", body.start, body.end - 1),
         );
@@ -173,7 +174,7 @@ pub fn error(
         head.field("Allow", "GET, HEAD");
     }
     if status == Status::Unavailable {
-        head.field("Retry-After", RETRY_AFTER_SECONDS);
+        head.formatted("Retry-After", RETRY_AFTER_SECONDS);
     }
     let (method, keep_alive, http10) = match request {
         Some(r) => (r.method, r.keep_alive && !draining, r.http10),
@@ -209,6 +210,33 @@ fn if_range_holds(request: &Request, entity: &impl Entity, modified: Option<Syst
     }
 }
 
+/// Bytes of a date as HTTP writes it (IMF-fixdate, RFC 9110 section 5.6.7).
+const DATE_BYTES: usize = 29;
+/// Dates that a core remembers the text of: the present second's, and those of the objects in demand.
+const DATES: usize = 16;
+
+thread_local! {
+    /// By second, each at its second's remainder.
+    static DATE_TEXTS: RefCell<[(u64, [u8; DATE_BYTES]); DATES]> =
+        const { RefCell::new([(u64::MAX, [0; DATE_BYTES]); DATES]) };
+}
+
+fn date_text(date: SystemTime) -> [u8; DATE_BYTES] {
+    let seconds = date
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    DATE_TEXTS.with_borrow_mut(|texts| {
+        let (known, text) = &mut texts[(seconds % DATES as u64) as usize];
+        if *known != seconds {
+            let date = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            // It has this length always: beyond the year 9999 httpdate stops, and so do we.
+            let _ = write!(&mut text[..], "{}", httpdate::HttpDate::from(date));
+            *known = seconds;
+        }
+        *text
+    })
+}
+
 /// A head under construction.
 struct Head {
     status: Status,
@@ -221,34 +249,55 @@ impl Head {
             status,
             bytes: Vec::with_capacity(RESPONSE_HEAD_BYTES_MAX / 2),
         };
-        head.put(format_args!("HTTP/1.1 {status}\r\n"));
+        match status {
+            // The usual one, without the machinery of formatting.
+            Status::Ok => head.put("HTTP/1.1 200 OK\r\n"),
+            _ => head.put_formatted(format_args!("HTTP/1.1 {status}\r\n")),
+        }
         head.field("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
-        head.field("Date", httpdate::HttpDate::from(now));
+        head.date("Date", now);
         head
     }
 
-    fn put(&mut self, text: fmt::Arguments<'_>) {
+    fn put(&mut self, text: &str) {
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
+
+    fn put_formatted(&mut self, text: fmt::Arguments<'_>) {
         // Writing to a Vec does not fail.
         let _ = self.bytes.write_fmt(text);
     }
 
-    fn field(&mut self, name: &str, value: impl fmt::Display) {
-        self.put(format_args!("{name}: {value}\r\n"));
+    fn field(&mut self, name: &str, value: &str) {
+        for part in [name, ": ", value, "\r\n"] {
+            self.put(part);
+        }
+    }
+
+    fn date(&mut self, name: &str, date: SystemTime) {
+        self.put(name);
+        self.put(": ");
+        self.bytes.extend_from_slice(&date_text(date));
+        self.put("\r\n");
+    }
+
+    fn formatted(&mut self, name: &str, value: impl fmt::Display) {
+        self.put_formatted(format_args!("{name}: {value}\r\n"));
     }
 
     /// What identifies the object's bytes, and what else it says of itself.
     fn describe(&mut self, entity: &impl Entity, modified: Option<SystemTime>) {
         self.field("ETag", entity.etag());
         if let Some(modified) = modified {
-            self.field("Last-Modified", httpdate::HttpDate::from(modified));
+            self.date("Last-Modified", modified);
         }
-        self.put(format_args!("{}", entity.fields()));
+        self.put(entity.fields());
     }
 
     fn text(mut self, reason: &str, method: Method, keep_alive: bool, http10: bool) -> Answer {
         self.field("Content-Type", "text/plain; charset=utf-8");
         let body = format!("{}: {reason}\n", self.status);
-        self.field("Content-Length", body.len());
+        self.formatted("Content-Length", body.len());
         let mut answer = self.finish(0..0, keep_alive, http10);
         if method == Method::Get {
             answer.head.extend_from_slice(body.as_bytes());
@@ -262,7 +311,7 @@ impl Head {
         } else if http10 {
             self.field("Connection", "keep-alive");
         }
-        self.put(format_args!("\r\n"));
+        self.put("\r\n");
         Answer {
             status: self.status,
             head: self.bytes,
@@ -311,6 +360,19 @@ mod tests {
         let answer = answer(request, &Object, SystemTime::UNIX_EPOCH, false);
         let text = String::from_utf8(answer.head.clone()).unwrap();
         (answer, text)
+    }
+
+    #[test]
+    fn dates_are_remembered_by_their_second() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        // Twice round, so that places are used again.
+        for seconds in [0, 16, 784_111_777, 0, 1, 784_111_777, 16] {
+            let text = date_text(at(seconds));
+            assert_eq!(
+                text.as_slice(),
+                httpdate::fmt_http_date(at(seconds)).as_bytes()
+            );
+        }
     }
 
     #[test]

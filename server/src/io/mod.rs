@@ -381,10 +381,14 @@ impl Socket {
     pub fn send_space(&self) -> io::Result<SendSpace> {
         let memory = sys::socket_memory(self.as_fd())?;
         Ok(SendSpace {
-            unsent_bytes: sys::unsent_bytes(self.as_fd())?,
             queued_bytes: memory.send_queue,
             buffer_bytes: memory.send_buffer,
         })
+    }
+
+    /// Bytes queued and never sent yet.
+    pub fn unsent_bytes(&self) -> io::Result<u32> {
+        sys::unsent_bytes(self.as_fd())
     }
 
     /// The kernel's memory for this socket.

@@ -144,7 +144,6 @@ impl Source {
     ) -> anyhow::Result<u64> {
         let memory = socket_memory(socket.as_fd())?;
         let space = SendSpace {
-            unsent_bytes: 0,
             queued_bytes: memory.send_queue,
             buffer_bytes: memory.send_buffer,
         };
