@@ -208,6 +208,30 @@ pub fn penstock(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The command that serves `stores` on one core, on addresses that the system chooses. `more` are further
+/// arguments, separated by blanks.
+pub fn serve_command(
+    penstock: &Path,
+    backend: &str,
+    stores: &[PathBuf],
+    more: &str,
+) -> Vec<String> {
+    let mut command = vec![
+        penstock.display().to_string(),
+        "serve".to_owned(),
+        "--listen=127.0.0.1:0".to_owned(),
+        "--admin=127.0.0.1:0".to_owned(),
+        "--cores=1".to_owned(),
+        format!("--io={backend}"),
+    ];
+    let stores = stores
+        .iter()
+        .map(|store| format!("--store={}", store.display()));
+    command.extend(stores);
+    command.extend(more.split_ascii_whitespace().map(str::to_owned));
+    command
+}
+
 /// The core for the servers and the one for the clients: the first and the second that this process
 /// may use, unless told otherwise; the same one twice where there is only one.
 ///

@@ -3,6 +3,7 @@
 
 pub mod blocks;
 pub mod cpu;
+pub mod gets;
 pub mod interleave;
 pub mod launch;
 pub mod machine;

@@ -37,6 +37,19 @@ pub fn write_plain(path: &Path, bytes: u64, seed: u64) -> anyhow::Result<()> {
     write().with_context(|| format!("can't write {}", path.display()))
 }
 
+/// Reads a code, `K,M`, as an option has it.
+///
+/// # Errors
+///
+/// When it is none.
+pub fn shape(text: &str) -> Result<[u16; 2], String> {
+    let numbers: Result<Vec<u16>, _> = text.split(',').map(str::parse).collect();
+    match numbers.ok().as_deref() {
+        Some(&[k, m]) if 1 <= k && 1 <= m && k.saturating_add(m) <= 256 => Ok([k, m]),
+        _ => Err("K,M with 1 <= K, 1 <= M and K + M <= 256, like 10,4".to_owned()),
+    }
+}
+
 /// An erasure-coded object.
 pub struct Coded {
     /// n directories, one for each share.

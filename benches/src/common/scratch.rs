@@ -1,12 +1,16 @@
 //! A directory for what is served, gone with the benchmark: gigabytes must not stay behind when it is
 //! interrupted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tempfile::{Builder, TempDir};
+
+/// All that were made: one thread removes them.
+static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// A new directory in `parent`, or where temporary files go. It is removed when dropped; when the
 /// process is told to end (SIGINT, SIGTERM), it is removed too, and the process ends.
@@ -20,14 +24,20 @@ pub fn directory(name: &str, parent: Option<&Path>) -> anyhow::Result<TempDir> {
         .prefix(&format!("{name}-"))
         .tempdir_in(&parent)
         .with_context(|| format!("can't make a directory in {}", parent.display()))?;
-    let path = directory.path().to_owned();
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.push(directory.path().to_owned());
+    if made.len() > 1 {
+        return Ok(directory);
+    }
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             // The servers are told by the kernel, once this process is gone.
-            let removed = std::fs::remove_dir_all(&path);
-            if let Err(error) = removed {
-                eprintln!("{} stays behind: {error}", path.display());
+            let made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+            for path in made.iter().filter(|path| path.exists()) {
+                if let Err(error) = std::fs::remove_dir_all(path) {
+                    eprintln!("{} stays behind: {error}", path.display());
+                }
             }
             std::process::exit(128 + signal);
         }

@@ -1,11 +1,15 @@
-//! Who is measured: nginx in two configurations, and penstock on each backend, healthy and degraded.
+//! Who is measured: nginx in two configurations, penstock on each backend, healthy and degraded, and
+//! SeaweedFS, if it is there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use penstock_benches::common::launch::{self, Server};
 
 use super::Built;
+use super::measure::Asked;
+use super::seaweed::{self, Stored};
 
 /// A server that can be started again and again.
 pub(super) struct Competitor {
@@ -21,9 +25,12 @@ enum Kind {
     Nginx(PathBuf, PathBuf, &'static str),
     /// The whole command.
     Penstock(Vec<String>),
+    /// What it has stored, and the copy to serve.
+    Seaweed(Rc<Stored>, PathBuf),
 }
 
 const NGINX: &str = "nginx";
+const SEAWEED: &str = "seaweedfs";
 /// Where distributions put it, when it is not in the path.
 const NGINX_PLACES: &[&str] = &["nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"];
 
@@ -33,6 +40,7 @@ pub(super) fn all(
     serve_args: &str,
     directory: &Path,
     built: &Built,
+    stored: Option<Stored>,
 ) -> anyhow::Result<Vec<Competitor>> {
     let mut all = Vec::new();
     let mut add = |name: String, kind: Kind| -> anyhow::Result<()> {
@@ -58,25 +66,18 @@ pub(super) fn all(
     for ([k, m], coded) in &built.coded {
         for (state, stores) in [("", &coded.stores[..]), (" degraded", coded.degraded())] {
             for backend in ["uring", "epoll"] {
-                let mut command = vec![
-                    penstock.display().to_string(),
-                    "serve".to_owned(),
-                    "--listen=127.0.0.1:0".to_owned(),
-                    "--admin=127.0.0.1:0".to_owned(),
-                    "--cores=1".to_owned(),
-                    format!("--io={backend}"),
-                ];
-                command.extend(
-                    stores
-                        .iter()
-                        .map(|store| format!("--store={}", store.display())),
-                );
-                command.extend(serve_args.split_ascii_whitespace().map(str::to_owned));
+                let command = launch::serve_command(penstock, backend, stores, serve_args);
                 add(
                     format!("penstock {k}+{m}{state} {backend}"),
                     Kind::Penstock(command),
                 )?;
             }
+        }
+    }
+    if let Some(stored) = stored.map(Rc::new) {
+        for (state, copy) in [("", &stored.healthy), (" degraded", &stored.degraded)] {
+            let kind = Kind::Seaweed(Rc::clone(&stored), copy.clone());
+            add(format!("{SEAWEED} 10+4{state}"), kind)?;
         }
     }
     Ok(all)
@@ -97,11 +98,32 @@ impl Competitor {
         is_nginx(&self.name)
     }
 
+    /// What it has to give: its own objects, or those that all others have.
+    pub(super) fn objects<'a>(&'a self, built: &'a Built) -> &'a [(String, String)] {
+        match &self.kind {
+            Kind::Seaweed(stored, _) => &stored.objects,
+            _ => &built.objects,
+        }
+    }
+
+    /// What it is asked for in place of `asked`, if it takes part: SeaweedFS only in large objects.
+    pub(super) fn asked(&self, large: bool, asked: &Asked) -> Option<Asked> {
+        match &self.kind {
+            Kind::Seaweed(stored, _) => large.then(|| Asked {
+                path: stored.pattern(),
+                bytes: seaweed::OBJECT_BYTES,
+                ..*asked
+            }),
+            _ => Some(asked.clone()),
+        }
+    }
+
     /// Starts it on a core.
     pub(super) fn start(&self, core: usize) -> anyhow::Result<Server> {
         let log = self.directory.join("log");
         match &self.kind {
             Kind::Penstock(command) => Server::start(core, command, &log),
+            Kind::Seaweed(stored, copy) => stored.start(copy, core, &log),
             Kind::Nginx(program, root, listen) => {
                 let address = launch::free_address()?;
                 let configuration = self.directory.join("nginx.conf");
@@ -125,6 +147,11 @@ impl Competitor {
 /// Whether a competitor of this name is nginx.
 pub(super) fn is_nginx(name: &str) -> bool {
     name.starts_with(NGINX)
+}
+
+/// Whether a competitor of this name is SeaweedFS.
+pub(super) fn is_seaweed(name: &str) -> bool {
+    name.starts_with(SEAWEED)
 }
 
 /// nginx for large downloads: one worker, sendfile, whole packets, open files remembered, no access log.

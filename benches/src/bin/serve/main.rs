@@ -2,6 +2,8 @@
 //! both I/O backends, and of nginx sending the plain file by `sendfile`, if it is installed. Then the
 //! same for small objects, in requests per second.
 //!
+//! SeaweedFS takes part where it is installed ([`seaweed`]).
+//!
 //! The server runs pinned to one core, the clients to another; everything is in the page cache. Each
 //! measurement starts its server anew and takes what happens between the end of the warm-up and the
 //! end of the run. The clients drop what they receive inside the kernel, so that the server's core is
@@ -17,6 +19,7 @@
 mod competitors;
 mod measure;
 mod report;
+mod seaweed;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +28,7 @@ use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use clap::Parser;
 use core_affinity::CoreId;
-use penstock_benches::common::{interleave, launch, machine, object, scratch};
+use penstock_benches::common::{gets, interleave, launch, machine, object, scratch};
 
 use competitors::Competitor;
 use measure::{Asked, Cores, Measured};
@@ -58,7 +61,7 @@ struct Options {
     #[arg(long)]
     millis: Option<u64>,
     /// A code, `K,M`: m shares are gone in the degraded runs. Can be repeated [default: 4,2 and 10,4; 4,2 with --quick].
-    #[arg(long = "shape", value_name = "K,M", value_parser = shape)]
+    #[arg(long = "shape", value_name = "K,M", value_parser = object::shape)]
     shapes: Vec<[u16; 2]>,
     /// Bytes of one block.
     #[arg(long, value_name = "SIZE", default_value = "16KiB")]
@@ -83,20 +86,18 @@ struct Options {
         allow_hyphen_values = true
     )]
     serve_args: String,
+    /// SeaweedFS's program [default: `weed`, if it is in the path].
+    #[arg(long, value_name = "FILE")]
+    weed: Option<PathBuf>,
+    /// Where SeaweedFS has its volumes; it erasure-codes nothing on a disk that is nearly full [default: as --dir].
+    #[arg(long, value_name = "DIR")]
+    weed_dir: Option<PathBuf>,
     /// The server's core [default: the first].
     #[arg(long, value_name = "N")]
     server_core: Option<usize>,
     /// The clients' core [default: the second].
     #[arg(long, value_name = "N")]
     client_core: Option<usize>,
-}
-
-fn shape(text: &str) -> Result<[u16; 2], String> {
-    let numbers: Result<Vec<u16>, _> = text.split(',').map(str::parse).collect();
-    match numbers.ok().as_deref() {
-        Some(&[k, m]) if 1 <= k && 1 <= m && k.saturating_add(m) <= 256 => Ok([k, m]),
-        _ => Err("K,M with 1 <= K, 1 <= M and K + M <= 256, like 10,4".to_owned()),
-    }
 }
 
 /// What is asked for, and in which order competitors are asked.
@@ -108,6 +109,8 @@ struct Work {
 
 /// Small objects: a few, so that it is not the cache of one that is measured.
 const SMALL_OBJECTS: u64 = 16;
+/// The label of work on the large object.
+const LARGE: &str = "large";
 const LARGE_KEY: &str = "large.bin";
 /// Codes measured when none is asked for.
 const SHAPES: &[[u16; 2]] = &[[4, 2], [10, 4]];
@@ -115,7 +118,7 @@ const SHAPES: &[[u16; 2]] = &[[4, 2], [10, 4]];
 fn main() -> anyhow::Result<()> {
     launch::launch_if_asked()?;
     let options = Options::parse();
-    let facts = machine::facts();
+    let mut facts = machine::facts();
     let (server_core, client_core) = launch::cores(options.server_core, options.client_core)?;
     ensure!(
         core_affinity::set_for_current(CoreId { id: client_core }),
@@ -136,7 +139,28 @@ fn main() -> anyhow::Result<()> {
 
     let directory = scratch::directory("serve", options.dir.as_deref())?;
     let built = build(&options, directory.path())?;
-    let competitors = competitors::all(&penstock, &options.serve_args, directory.path(), &built)?;
+    // Gone with the run, as the other directory is.
+    let (weed_directory, stored) = match seaweed::find(options.weed.as_deref())? {
+        Some((program, version)) => {
+            println!("seaweedfs: {version}");
+            facts.push(("seaweedfs", version));
+            let parent = options.weed_dir.as_deref().unwrap_or(directory.path());
+            let place = scratch::directory("seaweedfs", Some(parent))?;
+            let stored = seaweed::store(program, place.path(), server_core)?;
+            (Some(place), Some(stored))
+        }
+        None => {
+            println!("seaweedfs: skipped, no `weed` in the path and no --weed");
+            (None, None)
+        }
+    };
+    let competitors = competitors::all(
+        &penstock,
+        &options.serve_args,
+        directory.path(),
+        &built,
+        stored,
+    )?;
     let competitors: Vec<Competitor> = competitors
         .into_iter()
         .filter(|competitor| {
@@ -158,20 +182,28 @@ fn main() -> anyhow::Result<()> {
     for work in works(&options, built.large_bytes, span) {
         let mut values: Vec<Vec<Measured>> = vec![Vec::new(); competitors.len()];
         for at in interleave::turns(rounds, competitors.len()) {
+            let Some(asked) = competitors[at].asked(work.label == LARGE, &work.asked) else {
+                continue;
+            };
             let server = competitors[at].start(server_core)?;
-            let measured = measure::measure(&server, &work.asked, cores)
+            let measured = measure::measure(&server, &asked, cores)
                 .with_context(|| format!("measuring {}", competitors[at].name))?;
             values[at].push(measured);
         }
-        let names = competitors
+        let asked = |competitor: &Competitor| competitor.asked(work.label == LARGE, &work.asked);
+        let found = competitors
             .iter()
-            .map(|competitor| competitor.name.as_str());
-        report.add(work.label, &work.asked, names.zip(values).collect());
+            .zip(values)
+            .filter_map(|(competitor, values)| {
+                Some((competitor.name.as_str(), asked(competitor)?.bytes, values))
+            });
+        report.add(work.label, &work.asked, found.collect());
     }
     if let Some(path) = &options.csv {
         report.write(path)?;
         println!("\nwritten: {}", path.display());
     }
+    drop(weed_directory);
     Ok(())
 }
 
@@ -237,7 +269,7 @@ fn build(options: &Options, directory: &Path) -> anyhow::Result<Built> {
 fn verify(competitors: &[Competitor], built: &Built, cores: Cores) -> anyhow::Result<()> {
     for competitor in competitors {
         let server = competitor.start(cores.server)?;
-        measure::verify(&server, &built.objects)
+        gets::verify(&server, competitor.objects(built))
             .with_context(|| format!("verifying {}", competitor.name))?;
     }
     println!("verified by SHA-256: {} competitors", competitors.len());
@@ -258,7 +290,7 @@ fn works(options: &Options, large_bytes: u64, span: Duration) -> Vec<Work> {
         copy: options.copy,
     };
     let large = connections.iter().map(|&connections| Work {
-        label: "large",
+        label: LARGE,
         asked: asked(LARGE_KEY.to_owned(), large_bytes, connections),
     });
     let small = (options.small_connections > 0).then(|| Work {

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use penstock_benches::common::launch::Server;
 use penstock_benches::common::usage::Usage;
-use penstock_tools::load::{self, Class, Group, Plan, Progress, Reading, Verify};
+use penstock_tools::load::{self, Class, Group, Plan, Progress, Reading};
 
 /// The core of the server, and that of the clients.
 #[derive(Clone, Copy)]
@@ -16,6 +16,7 @@ pub(super) struct Cores {
 }
 
 /// What the clients ask for.
+#[derive(Clone)]
 pub(super) struct Asked {
     /// Without a leading slash; `{N}` stands for a random number below N.
     pub(super) path: String,
@@ -122,31 +123,4 @@ pub(super) fn measure(server: &Server, asked: &Asked, cores: Cores) -> anyhow::R
         client_busy: client_core / seconds,
         resident_most: after.resident_most,
     })
-}
-
-/// Downloads each object once (path without a leading slash, SHA-256) and compares it.
-pub(super) fn verify(server: &Server, objects: &[(String, String)]) -> anyhow::Result<()> {
-    let mut plan = Plan::new(&server.url(""));
-    plan.duration = Duration::from_secs(120);
-    for (path, sha256) in objects {
-        plan.groups.push(Group {
-            name: path.replace('.', "-"),
-            path: Some(format!("/{path}")),
-            requests: Some(1),
-            verify: Some(Verify::sha256_hex(sha256)?),
-            ..Group::new(Class::Fast, 1)
-        });
-    }
-    for (group, (path, _)) in load::run(&plan)?.groups.iter().zip(objects) {
-        if let Some(fault) = group.faults.first() {
-            bail!("{path}: {}", fault.first);
-        }
-        ensure!(
-            group.completed == 1 && group.checked_bytes == group.body_bytes,
-            "{path} was not received whole: {} bytes, {} of them compared",
-            group.body_bytes,
-            group.checked_bytes
-        );
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use penstock_benches::common::record::Record;
 use penstock_benches::common::stats::Summary;
 
-use super::competitors::is_nginx;
+use super::competitors::{is_nginx, is_seaweed};
 use super::measure::{Asked, Cores, Measured};
 
 const COLUMNS: &[&str] = &[
@@ -44,6 +44,8 @@ pub(super) struct Report {
 /// The summaries of one competitor.
 struct Line {
     name: String,
+    /// Bytes of one object.
+    bytes: u64,
     gb_s: Summary,
     requests_s: Summary,
     process: Summary,
@@ -55,13 +57,14 @@ struct Line {
 }
 
 impl Line {
-    fn of(name: &str, values: &[Measured]) -> Line {
+    fn of(name: &str, bytes: u64, values: &[Measured]) -> Line {
         let sum = |value: fn(&Measured) -> f64| {
             let all: Vec<f64> = values.iter().map(value).collect();
             Summary::of(&all)
         };
         Line {
             name: name.to_owned(),
+            bytes,
             gb_s: sum(|m| m.gb_s),
             requests_s: sum(|m| m.requests_s),
             process: sum(|m| m.process_per_gb),
@@ -84,10 +87,15 @@ impl Report {
     }
 
     /// Prints what one kind of work gave, and takes it into the record.
-    pub(super) fn add(&mut self, label: &str, asked: &Asked, found: Vec<(&str, Vec<Measured>)>) {
+    pub(super) fn add(
+        &mut self,
+        label: &str,
+        asked: &Asked,
+        found: Vec<(&str, u64, Vec<Measured>)>,
+    ) {
         let lines: Vec<Line> = found
             .iter()
-            .map(|(name, values)| Line::of(name, values))
+            .map(|(name, bytes, values)| Line::of(name, *bytes, values))
             .collect();
         let nginx = || lines.iter().filter(|line| is_nginx(&line.name));
         // The better of the two counts, in speed and in CPU time each.
@@ -99,7 +107,7 @@ impl Report {
             "\n{label}, {} connection{}, {} rounds",
             asked.connections,
             if asked.connections == 1 { "" } else { "s" },
-            found.first().map_or(0, |(_, values)| values.len())
+            found.first().map_or(0, |(_, _, values)| values.len())
         );
         println!(
             "  {:<30} {:>9} {:>5} {:>8} {:>8} {:>5} {:>8}  {:>7} {:>7} {:>7}  busy: server client",
@@ -122,6 +130,22 @@ impl Report {
             ];
             self.print(line, asked, small, ratios);
             self.take(label, asked, line, ratios);
+        }
+        for line in lines.iter().filter(|line| is_seaweed(&line.name)) {
+            // Penstock in the same state; every code counts, the dearest first.
+            let degraded = line.name.contains("degraded");
+            let ours = lines.iter().filter(|ours| {
+                let other = is_nginx(&ours.name) || is_seaweed(&ours.name);
+                !other && ours.name.contains("degraded") == degraded
+            });
+            let dearest = ours.map(|ours| ours.core.median).reduce(f64::max);
+            if let Some(dearest) = dearest {
+                println!(
+                    "  {}: {:.1} times the CPU per GB of penstock at its dearest",
+                    line.name,
+                    line.core.median / dearest
+                );
+            }
         }
     }
 
@@ -161,7 +185,7 @@ impl Report {
         let number = |value: f64| format!("{value:.4}");
         self.record.push(vec![
             label.to_owned(),
-            asked.bytes.to_string(),
+            line.bytes.to_string(),
             asked.connections.to_string(),
             line.name.clone(),
             line.gb_s.count.to_string(),

