@@ -114,19 +114,20 @@ pub(crate) fn tmp_dir(store: &Path) -> PathBuf {
 /// Makes a directory and those above it, so that they are still there after a crash: each new one's
 /// parent is synced.
 pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
-    match fs::create_dir(path) {
-        Ok(()) => match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-            _ => sync_dir(Path::new(".")),
-        },
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut made = fs::create_dir(path);
+    if let (Err(error), Some(parent)) = (&made, parent)
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        create_dir(parent)?;
+        // Once: where none can be made, in /proc, it is not found however often one tries.
+        made = fs::create_dir(path);
+    }
+    match made {
+        Ok(()) => sync_dir(parent.unwrap_or(Path::new("."))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            match path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => create_dir(parent)?,
-                _ => return Err(error).during("create the directory", path),
-            }
-            create_dir(path)
-        }
         Err(error) => Err(error).during("create the directory", path),
     }
 }
@@ -225,6 +226,31 @@ mod tests {
         temp.rename(&place).unwrap();
         assert!(place.exists());
         assert_eq!(fs::read_dir(store.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn directories_are_made_with_those_above() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b/c");
+        create_dir(&deep).unwrap();
+        create_dir(&deep).unwrap();
+        assert!(deep.is_dir());
+
+        // What is in the way, and where none can be made: an error that names it.
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        let dangling = root.path().join("dangling");
+        std::os::unix::fs::symlink(root.path().join("gone"), &dangling).unwrap();
+        for path in [
+            file.clone(),
+            file.join("below"),
+            dangling,
+            "".into(),
+            "/proc/self/fd/x/y".into(),
+        ] {
+            let error = create_dir(&path).unwrap_err().to_string();
+            assert!(error.contains("cannot create the directory"), "{error}");
+        }
     }
 
     #[test]
