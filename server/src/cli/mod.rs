@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Put(arguments) => put::run(arguments)?,
         Command::Get(arguments) => get::run(arguments)?,
         Command::Ls(arguments) => ls::run(&arguments)?,
-        Command::Verify(arguments) => return verify::run(arguments),
+        Command::Verify(arguments) => return Ok(verify::run(arguments)),
         Command::Repair(arguments) => return repair::run(arguments),
         Command::Inspect(arguments) => return inspect::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments)?,

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use decode_kernel::share::Key;
 use penstock_tools::Progress;
 use penstock_tools::tahoe::verify as tahoe;
-use penstock_tools::verify::{self, Health, VerifyError, VerifyOptions};
+use penstock_tools::verify::{self, Health, VerifyOptions};
 
 use super::tahoe::{Source, Sources};
 
-/// Exits with 0 if all is healthy, 1 if something is damaged but readable, 2 if something is unreadable.
+/// Exits with 0 if all is healthy, 1 if something is damaged but readable, 2 if something is unreadable or
+/// nothing could be looked at.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -20,14 +21,22 @@ pub(super) struct Arguments {
     name: Option<String>,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let health = match arguments.sources.source(arguments.name)? {
-        Source::Stores(stores, key) => verify_objects(stores, key)?,
+pub(super) fn run(arguments: Arguments) -> ExitCode {
+    // An error is never the 1 of other commands, which says that all can be read.
+    let health = verify(arguments).unwrap_or_else(|error| {
+        eprintln!("penstock: {error:#}");
+        Health::Unreadable
+    });
+    ExitCode::from(health.exit_code())
+}
+
+fn verify(arguments: Arguments) -> anyhow::Result<Health> {
+    match arguments.sources.source(arguments.name)? {
+        Source::Stores(stores, key) => verify_objects(stores, key),
         Source::Tahoe { nodes, cap, limits } => {
             verify_file(&tahoe::VerifyOptions { nodes, cap, limits })
         }
-    };
-    Ok(ExitCode::from(health.exit_code()))
+    }
 }
 
 fn verify_objects(stores: Vec<PathBuf>, key: Option<Key>) -> anyhow::Result<Health> {
@@ -45,32 +54,16 @@ fn verify_objects(stores: Vec<PathBuf>, key: Option<Key>) -> anyhow::Result<Heal
         }
     });
     drop(progress);
-    match result {
-        Ok(report) => {
-            say!("{report}");
-            Ok(report.health())
-        }
-        // An object of which too little is left is what the exit code is for.
-        Err(VerifyError::Open(error)) => {
-            eprintln!("penstock: {error}");
-            Ok(Health::Unreadable)
-        }
-        Err(error) => Err(error.into()),
-    }
+    let report = result?;
+    say!("{report}");
+    Ok(report.health())
 }
 
-fn verify_file(options: &tahoe::VerifyOptions) -> Health {
+fn verify_file(options: &tahoe::VerifyOptions) -> anyhow::Result<Health> {
     let progress = Progress::on_terminal("verify");
     let result = tahoe::verify(options, &progress, &mut |finding| say!("{finding}"));
     drop(progress);
-    match result {
-        Ok(report) => {
-            say!("{report}");
-            report.health
-        }
-        Err(error) => {
-            eprintln!("penstock: {error}");
-            Health::Unreadable
-        }
-    }
+    let report = result?;
+    say!("{report}");
+    Ok(report.health)
 }

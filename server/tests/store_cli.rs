@@ -1,0 +1,199 @@
+//! The commands that work on stores, as a user runs them: what they print and how they exit.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use common::stores::flip;
+use common::{BLOCK, KEY, Noise, Stores, penstock, sha256};
+use decode_kernel::share::BLOCKS_OFFSET;
+
+/// Runs a command on these stores.
+fn on(stores: &Stores, command: &str, arguments: &[&str]) -> Output {
+    let mut penstock = penstock();
+    penstock
+        .arg(command)
+        .args(stores.flags())
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Its exit code and all that it said.
+fn said(output: Output) -> (Option<i32>, String) {
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[track_caller]
+fn expect(output: Output, code: i32, words: &[&str]) {
+    let (exit, text) = said(output);
+    assert_eq!(exit, Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in {text}");
+    }
+}
+
+#[test]
+fn a_file_goes_in_and_comes_out() {
+    let stores = Stores::new(6);
+    let content = Noise::new(1).bytes(700_001);
+    let file = stores.file("photo.jpg");
+    fs::write(&file, &content).unwrap();
+    let file = file.to_str().unwrap();
+    let digest = sha256(&content);
+
+    let code = ["--data", "4", "--parity", "2"];
+    // Named after the file; a size with a unit.
+    let options = [&code[..], &["--block-size", "64KiB", file]].concat();
+    expect(on(&stores, "put", &options), 0, &["photo.jpg", &digest]);
+    let options = [&code[..], &["--key", "a/b.txt", file]].concat();
+    expect(on(&stores, "put", &options), 0, &["a/b.txt", "text/plain"]);
+    expect(
+        on(&stores, "ls", &[]),
+        0,
+        &["rs8 4+2", "6/6 shares", "photo.jpg", "a/b.txt"],
+    );
+    stores.remove_store(0);
+    stores.remove_store(5);
+    expect(on(&stores, "ls", &[]), 0, &["4/6 shares"]);
+
+    let got = on(&stores, "get", &["photo.jpg"]);
+    assert!(
+        got.status.success() && got.stdout == content,
+        "to standard output"
+    );
+    let out = stores.file("got");
+    let options = ["a/b.txt", "-o", out.to_str().unwrap()];
+    expect(on(&stores, "get", &options), 0, &[&digest]);
+    assert!(fs::read(&out).unwrap() == content, "to a file");
+
+    let share = stores.share("photo.jpg", 3);
+    let inspected = penstock().arg("inspect").arg(&share).output().unwrap();
+    expect(
+        inspected,
+        0,
+        &["photo.jpg", "rs8, 4 of 6", "share         3", &digest],
+    );
+    let inspected = penstock().args(["inspect", file]).output().unwrap();
+    expect(inspected, 1, &["not a Penstock share"]);
+
+    // What is not there, or can't be.
+    expect(on(&stores, "get", &["other"]), 1, &["no object \"other\""]);
+    let options = [&code[..], &["-"]].concat();
+    expect(on(&stores, "put", &options), 1, &["--key"]);
+    let options = ["--data", "4", "--parity", "3", file];
+    expect(
+        on(&stores, "put", &options),
+        1,
+        &["7 shares need 7 stores", "6 given"],
+    );
+}
+
+#[test]
+fn verify_exits_as_the_objects_are() {
+    let stores = Stores::new(6);
+    stores.put(
+        "other",
+        &mut &b"unlike the first, this is well"[..],
+        4,
+        BLOCK,
+    );
+    stores.put_bytes(&Noise::new(2).bytes(300_000));
+    let healthy = "2 healthy, 0 damaged, 0 unreadable";
+    expect(on(&stores, "verify", &[]), 0, &[healthy, "0 bad leaves"]);
+
+    // A bad leaf is told by share and offset.
+    let leaf = BLOCKS_OFFSET + 2 * 4096;
+    flip(&stores.share(KEY, 1), leaf + 100);
+    stores.remove_store(4);
+    let found = format!(
+        "share 1 in store 1: bad leaf 2 at bytes {leaf}..{}",
+        leaf + 4096
+    );
+    let path = stores.share(KEY, 1);
+    let missing = "share 4 is missing";
+    expect(
+        on(&stores, "verify", &[KEY]),
+        1,
+        &[&found, path.to_str().unwrap(), missing, "1 damaged"],
+    );
+    expect(on(&stores, "verify", &["other"]), 1, &[missing]);
+
+    // In place: the same file is whole again, and nothing else changed.
+    let before = fs::read(stores.share(KEY, 0)).unwrap();
+    expect(
+        on(&stores, "repair", &[]),
+        0,
+        &["rebuilt share 1", "rebuilt share 4", "2 repaired"],
+    );
+    assert_eq!(path, stores.share(KEY, 1));
+    assert!(fs::read(stores.share(KEY, 0)).unwrap() == before);
+    expect(on(&stores, "verify", &[]), 0, &[healthy]);
+    expect(on(&stores, "repair", &[]), 0, &["2 healthy, 0 repaired"]);
+
+    for store in [0, 2, 5] {
+        flip(&stores.share(KEY, store), leaf);
+    }
+    expect(
+        on(&stores, "verify", &[]),
+        2,
+        &["1 healthy, 0 damaged, 1 unreadable", "3 bad leaves"],
+    );
+    expect(on(&stores, "repair", &[]), 1, &["1 not repaired"]);
+    expect(on(&stores, "get", &[KEY]), 1, &[KEY]);
+
+    // Never "damaged but readable" where nothing was looked at.
+    expect(on(&stores, "verify", &["nothing"]), 2, &["no object"]);
+    expect(on(&stores, "verify", &["../x"]), 2, &["\"..\""]);
+    for store in 0..6 {
+        stores.remove_store(store);
+    }
+    let none = "none of the stores can be read";
+    expect(on(&stores, "verify", &[]), 2, &[none]);
+    expect(on(&stores, "verify", &[KEY]), 2, &[none]);
+    expect(on(&stores, "ls", &[]), 1, &[none]);
+    expect(on(&stores, "repair", &[]), 1, &[none]);
+}
+
+/// A put from a pipe that is killed once some of it lies on the disks.
+#[test]
+fn a_killed_put_leaves_the_object_as_it_was() {
+    let stores = Stores::new(6);
+    let old = Noise::new(3).bytes(300_000);
+    stores.put_bytes(&old);
+    for signal in ["KILL", "TERM"] {
+        let mut put: Command = penstock();
+        put.arg("put").args(stores.flags());
+        put.args(["--data", "4", "--parity", "2", "--key", KEY, "-"]);
+        put.stdin(Stdio::piped()).stderr(Stdio::null());
+        let mut put = put.spawn().unwrap();
+        let mut pipe = put.stdin.take().unwrap();
+        // More than it batches, and never the end.
+        pipe.write_all(&Noise::new(4).bytes(20 << 20)).unwrap();
+        let kill = format!("kill -{signal} {}", put.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(!put.wait().unwrap().success(), "{signal}");
+        drop(pipe);
+        let got = on(&stores, "get", &[KEY]);
+        assert!(got.status.success() && got.stdout == old, "{signal}");
+        expect(on(&stores, "verify", &[]), 0, &["1 healthy"]);
+    }
+    // What they left goes with the next put.
+    let left = |store: usize| {
+        fs::read_dir(stores.paths[store].join("tmp"))
+            .unwrap()
+            .count()
+    };
+    assert!((0..6).all(|store| left(store) > 0));
+    stores.put_bytes(&old);
+    assert!((0..6).all(|store| left(store) == 0));
+}
