@@ -103,7 +103,8 @@ pub struct Options {
     /// Memory that the process and its sockets' kernel memory may use together [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
-    /// Share files open per core, those of objects being served included [default: 4096]
+    /// Share files open per core, those of objects being served included [default: 4096, or fewer where the limit on
+    /// descriptors is low]
     #[arg(long, value_name = "N")]
     pub share_files: Option<usize>,
     /// Connections in all [default: as many as the memory and the limit on descriptors allow]
@@ -256,8 +257,8 @@ pub struct Settings {
     pub pool_buffer_bytes: usize,
     /// Memory in all, kernel socket memory included.
     pub memory_bytes: u64,
-    /// Share files open per core.
-    pub share_files: usize,
+    /// Share files open per core; `None` is the usual number, or what descriptors allow.
+    pub share_files: Option<usize>,
     /// Connections in all; `None` is as many as fit.
     pub connections_max: Option<usize>,
     /// Connections from one address.
@@ -366,12 +367,10 @@ impl Settings {
             )?,
             pool_buffer_bytes: size.0 as usize,
             memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
-            share_files: bounded(
-                "share-files",
-                options.share_files.unwrap_or(limits::SHARE_FILES_DEFAULT),
-                64,
-                10_000_000,
-            )?,
+            share_files: options
+                .share_files
+                .map(|files| bounded("share-files", files, limits::SHARE_FILES_MIN, 10_000_000))
+                .transpose()?,
             connections_max: connections,
             connections_per_address_max: per_address,
             over_limit: options.over_limit.unwrap_or_default(),

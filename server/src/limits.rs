@@ -114,8 +114,11 @@ pub const LISTEN_BACKLOG: i32 = 256;
 /// Refusals (503) being sent at once per core; beyond it connections wait in the backlog.
 pub const REFUSALS_MAX: usize = 64;
 
-/// Share files that one core may have open when the operator does not say, those in use by clients included.
+/// Share files that one core may have open when the operator does not say and descriptors abound, those in use by
+/// clients included.
 pub const SHARE_FILES_DEFAULT: usize = 4096;
+/// The least that may be set, and that is left where descriptors are few.
+pub const SHARE_FILES_MIN: usize = 64;
 /// An object counts as so many files more than it has: its header, its names, its place in the catalogue.
 pub const OBJECT_FILES_EXTRA: usize = 2;
 /// What each of them is planned with: the kernel's side of the descriptor, its path and state.
@@ -259,6 +262,19 @@ pub const fn connection_bytes(send_buffer_bytes: u32) -> u64 {
     CONNECTION_USER_BYTES + CONNECTION_KERNEL_BYTES + socket_bytes(send_buffer_bytes)
 }
 
+/// Descriptors that the server needs beside its connections': per core a listener, ring or epoll instance, the
+/// runtime's own, refusals being sent, share files.
+pub fn descriptors_own(cores: usize, share_files: usize) -> usize {
+    64 + cores * (64 + REFUSALS_MAX + share_files)
+}
+
+/// Share files per core when the operator does not say: fewer than usual where they would take more than half of
+/// the descriptors, of which many machines allow 4096 or less.
+pub fn share_files(cores: usize, descriptors: usize) -> usize {
+    let room = (descriptors / 2).saturating_sub(descriptors_own(cores, 0));
+    (room / cores).clamp(SHARE_FILES_MIN, SHARE_FILES_DEFAULT)
+}
+
 /// What the plan starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Declared {
@@ -360,7 +376,7 @@ pub enum PlanRefusal {
     /// The limit on descriptors leaves none, or next to none, for connections.
     #[error(
         "the limit on descriptors leaves {allowed} for connections: raise it to {least} at least \
-         (`ulimit -n {least}`, LimitNOFILE={least}), or lower --cores"
+         (`ulimit -n {least}`, LimitNOFILE={least}), or lower --cores or --share-files"
     )]
     NoDescriptors {
         /// What the limit allows.
@@ -574,6 +590,19 @@ mod tests {
         let least = least_bytes.div_ceil(1 << 20);
         assert!(MemoryPlan::new(declared(least, Some(50_000))).is_ok());
         assert!(MemoryPlan::new(declared(least - 2, Some(50_000))).is_err());
+    }
+
+    #[test]
+    fn share_files_leave_half_of_the_descriptors() {
+        assert_eq!(share_files(2, 1 << 20), SHARE_FILES_DEFAULT);
+        assert_eq!(share_files(64, 1 << 20), SHARE_FILES_DEFAULT);
+        for (cores, descriptors) in [(1, 4096), (2, 4096), (2, 1024), (128, 1 << 19)] {
+            let files = share_files(cores, descriptors);
+            assert!(files < SHARE_FILES_DEFAULT, "{cores} {descriptors}");
+            let left = descriptors - descriptors_own(cores, files);
+            assert!((0..cores).contains(&(left - descriptors / 2)), "{left}");
+        }
+        assert_eq!(share_files(8, 1024), SHARE_FILES_MIN);
     }
 
     #[test]

@@ -197,40 +197,43 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
             what: "RLIMIT_NOFILE",
             error,
         })?;
-    // Per core: a listener, ring or epoll instance, the runtime's own, refusals being sent, share files.
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let gateway = !settings.tahoe_nodes.is_empty();
-    let core = 64 + limits::REFUSALS_MAX + settings.share_files;
-    let own = 64 + settings.cores * core;
+    let share_files = settings
+        .share_files
+        .unwrap_or_else(|| limits::share_files(settings.cores, descriptors));
+    let own = limits::descriptors_own(settings.cores, share_files);
     Ok(MemoryPlan::new(Declared {
         memory_bytes: settings.memory_bytes,
         cores: settings.cores,
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
-        share_files: settings.share_files,
+        share_files,
         gateway,
         connections: settings.connections_max,
-        descriptors_allow: usize::try_from(descriptors)
-            .map_or(usize::MAX, |all| all.saturating_sub(own)),
+        descriptors_allow: descriptors.saturating_sub(own),
         descriptors_own: own,
     })?)
+}
+
+/// What to do so that every core can register its pool with io_uring, if the limit is too low for that. The server
+/// itself tries, and says what came of it.
+pub fn locked_memory_advice(plan: &MemoryPlan) -> Option<String> {
+    let wanted = (plan.ring_bytes + plan.pool_bytes) * plan.declared.cores as u64;
+    let (_, locked) = sys::limit(Resource::LockedMemory).ok()?;
+    (locked < wanted && !sys::may_lock_memory()).then(|| {
+        let kib = wanted.div_ceil(1024);
+        format!(
+            "RLIMIT_MEMLOCK is {} KiB, rings and registered pool buffers take {kib} KiB: `ulimit -l {kib}` or \
+             LimitMEMLOCK={wanted}, else some cores use theirs unregistered",
+            locked >> 10,
+        )
+    })
 }
 
 /// Limits of the machine that are lower than what the plan will use, each with the line that fixes it.
 pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
     let mut warnings = Vec::new();
-    let registered = plan.pool_bytes * plan.declared.cores as u64;
-    if let Ok((_, locked)) = sys::limit(Resource::LockedMemory)
-        && locked < registered
-        && !sys::may_lock_memory()
-    {
-        warnings.push(format!(
-            "RLIMIT_MEMLOCK is {} KiB, registered pool buffers take {} KiB: `ulimit -l {}` or \
-             LimitMEMLOCK={registered}, else some cores use theirs unregistered",
-            locked >> 10,
-            registered >> 10,
-            registered >> 10,
-        ));
-    }
     let setting = |path: &str| -> Option<Vec<u64>> {
         let text = std::fs::read_to_string(path).ok()?;
         text.split_whitespace()
@@ -333,7 +336,7 @@ impl Cores {
                 backend: shared.backend,
                 listener,
                 stores: Arc::clone(&stores),
-                share_files: settings.share_files,
+                share_files: shared.plan.declared.share_files,
                 tahoe_nodes: Arc::clone(&nodes),
                 tahoe_segment_bytes_max: settings.tahoe_segment_bytes_max,
                 pool_buffers: settings.pool_buffers,

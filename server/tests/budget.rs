@@ -153,14 +153,16 @@ fn descriptors_are_counted(io: Backend) {
     let server = launch(LIMIT, &[]).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(memory(&server, "connections_max"), allowed);
     drop(server);
-    let error = launch(1000, &[]).map(drop).unwrap_err();
-    let enough = named(&error, "ulimit -n ");
-    let server =
-        launch(enough, &[]).unwrap_or_else(|error| panic!("the limit named doesn't do: {error}"));
-    assert!(memory(&server, "connections_max") > 0);
-    drop(server);
-    let error = launch(enough - 1, &[]).map(drop).unwrap_err();
-    assert_eq!(named(&error, "ulimit -n "), enough);
+    for options in [&[][..], &["--share-files", "1000"]] {
+        let error = launch(200, options).map(drop).unwrap_err();
+        let enough = named(&error, "ulimit -n ");
+        let server = launch(enough, options)
+            .unwrap_or_else(|error| panic!("the limit named doesn't do: {error}"));
+        assert!(memory(&server, "connections_max") > 0);
+        drop(server);
+        let error = launch(enough - 1, options).map(drop).unwrap_err();
+        assert_eq!(named(&error, "ulimit -n "), enough);
+    }
 }
 
 fn group(class: Class, clients: usize, change: impl FnOnce(&mut Group)) -> Group {

@@ -8,8 +8,10 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use common::{
-    Backend, Client, PATH, Server, Stores, assert_same, get, penstock, program, run, served, sha256,
+    Backend, Client, PATH, Server, Stores, assert_same, get, number, penstock, program, run,
+    served, sha256, skip,
 };
+use penstock::io::sys::{Resource, raise_limit};
 
 on_both_backends! {
     every_option_is_a_key_of_the_file
@@ -17,6 +19,7 @@ on_both_backends! {
     one_store_of_several_is_missing
     a_pool_that_cannot_be_registered
     memory_for_no_ring
+    few_descriptors
 }
 
 /// A file of all options, each with a value that shows.
@@ -224,6 +227,29 @@ fn memory_for_no_ring(io: Backend) {
     }
     let server = launch("auto").unwrap().unwrap();
     assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
+}
+
+/// As many as a login often may open. The server once kept twice as many for share files and refused to start.
+fn few_descriptors(io: Backend) {
+    let (stores, _, content) = served(io);
+    if raise_limit(Resource::Descriptors).unwrap() < 1024 {
+        return skip("fewer than 1024 descriptors are allowed here");
+    }
+    let limited = |options: &[&str]| {
+        let command = Server::command(&stores, io, options);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n 1024 && exec \"$@\"", "sh"]);
+        shell.arg(command.get_program()).args(command.get_args());
+        shell.env_remove("RUST_LOG");
+        Server::launch(shell)
+    };
+    let server = limited(&[]).unwrap();
+    assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
+    let seats = number(&server.status(), &["memory", "connections_max"]);
+    assert!((300..1000).contains(&seats), "{seats}");
+    // What was asked for is not cut.
+    let error = limited(&["--share-files", "4096"]).err().unwrap();
+    assert!(error.contains("--share-files"), "{error}");
 }
 
 /// What `penstock` says when it can't do what was asked.

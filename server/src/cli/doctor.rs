@@ -17,7 +17,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         amiss += usize::from(!good);
     };
 
-    match io::choose(BackendChoice::Only(Backend::Uring), settings.cores) {
+    let uring = io::choose(BackendChoice::Only(Backend::Uring), settings.cores);
+    match &uring {
         Ok(_) => say(true, "io_uring can be used".to_owned()),
         Err(error) => say(
             false,
@@ -35,7 +36,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match serve::plan(&settings) {
         Ok(plan) => {
             say(true, plan.summary());
-            for warning in serve::machine_warnings(&settings, &plan) {
+            let locked = serve::locked_memory_advice(&plan).filter(|_| uring.is_ok());
+            for warning in locked
+                .into_iter()
+                .chain(serve::machine_warnings(&settings, &plan))
+            {
                 say(false, warning);
             }
         }
