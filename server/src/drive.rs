@@ -188,8 +188,7 @@ async fn wait_for_credit(
             true => HELD_BYTES_MAX,
             false => 0,
         };
-        let starved =
-            remaining > u64::from(room) && connection.socket.unsent_bytes()? <= held;
+        let starved = remaining > u64::from(room) && connection.socket.unsent_bytes()? <= held;
         if starved && connection.starved(core, Instant::now())? {
             continue;
         }
