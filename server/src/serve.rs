@@ -219,7 +219,7 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
 /// What to do so that every core can register its pool with io_uring, if the limit is too low for that. The server
 /// itself tries, and says what came of it.
 pub fn locked_memory_advice(plan: &MemoryPlan) -> Option<String> {
-    let wanted = (plan.ring_bytes + plan.pool_bytes) * plan.declared.cores as u64;
+    let wanted = (limits::RING_LOCKED_BYTES + plan.pool_bytes) * plan.declared.cores as u64;
     let (_, locked) = sys::limit(Resource::LockedMemory).ok()?;
     (locked < wanted && !sys::may_lock_memory()).then(|| {
         let kib = wanted.div_ceil(1024);
