@@ -15,9 +15,10 @@ use super::launch::Server;
 pub fn verify(server: &Server, objects: &[(String, String)]) -> anyhow::Result<()> {
     let mut plan = Plan::new(&server.url(""));
     plan.duration = Duration::from_secs(120);
-    for (path, sha256) in objects {
+    for ((path, sha256), number) in objects.iter().zip(0..) {
         plan.groups.push(Group {
-            name: path.replace('.', "-"),
+            // A path may have what a name may not.
+            name: format!("object-{number}"),
             path: Some(format!("/{path}")),
             requests: Some(1),
             verify: Some(Verify::sha256_hex(sha256)?),

@@ -62,6 +62,8 @@ pub struct Server {
     _output: Option<BufReader<std::process::ChildStdout>>,
     /// Where it listens.
     pub address: SocketAddr,
+    /// How long it may take to end.
+    stop: Duration,
 }
 
 impl Server {
@@ -97,6 +99,7 @@ impl Server {
                 child,
                 _output: Some(output),
                 address,
+                stop: STOP,
             }),
             _ => Err(failed(child, command, log)),
         }
@@ -125,7 +128,14 @@ impl Server {
             child,
             _output: None,
             address,
+            stop: STOP,
         })
+    }
+
+    /// One that takes long to end and has nothing to lose: it is killed at once.
+    pub fn killed(mut self) -> Server {
+        self.stop = Duration::ZERO;
+        self
     }
 
     /// Its process.
@@ -141,7 +151,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        stop(&mut self.child);
+        stop(&mut self.child, self.stop);
     }
 }
 
@@ -159,18 +169,18 @@ fn launch(core: usize, command: &[String], log: &Path, output: Stdio) -> anyhow:
 }
 
 fn failed(mut child: Child, command: &[String], log: &Path) -> anyhow::Error {
-    stop(&mut child);
+    stop(&mut child, STOP);
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let end = lines[lines.len().saturating_sub(5)..].join("\n  ");
     anyhow::anyhow!("`{}` does not listen; it said:\n  {end}", command.join(" "))
 }
 
-/// Asks a process to end, waits for a while, then kills it.
-fn stop(child: &mut Child) {
+/// Asks a process to end, waits for so long, then kills it.
+fn stop(child: &mut Child, patience: Duration) {
     let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
     let start = Instant::now();
-    while start.elapsed() < STOP {
+    while start.elapsed() < patience {
         if !matches!(child.try_wait(), Ok(None)) {
             return;
         }

@@ -7,6 +7,7 @@ pub mod gets;
 pub mod interleave;
 pub mod launch;
 pub mod machine;
+pub mod nginx;
 pub mod object;
 pub mod record;
 pub mod scratch;

@@ -71,6 +71,7 @@ const BENCHES: &[Bench] = &[
     bench("decode", 600, "", FEW, &[Csv]),
     bench("hash", 300, "-hash", FEW, &[Csv]),
     bench("serve", 1500, "-serve", QUICKLY, &[Csv, Dir, Weed]),
+    bench("accept", 120, "-accept", QUICKLY, &[Csv, Dir]),
     bench("cold", 300, "-cold", QUICKLY, &[Csv, Dir]),
     bench("sweep", 900, "-sweep", QUICKLY, &[Csv, Picture, Dir]),
     bench("rings", 600, "-rings", QUICKLY, &[Csv, Dir]),

@@ -41,6 +41,9 @@ struct Options {
     /// Connections; can be repeated [default: 1, 64 and 10000; 1 and 200 with --quick].
     #[arg(long = "connections", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=15_000))]
     connections: Vec<u32>,
+    /// What drives the I/O; can be repeated [default: tokio-uring, raw and epoll].
+    #[arg(long = "way", value_name = "WAY")]
+    ways: Vec<Way>,
     /// Measurements [default: 5; 1 with --quick].
     #[arg(long)]
     rounds: Option<usize>,
@@ -116,6 +119,10 @@ fn main() -> anyhow::Result<()> {
             "--piece {piece}: the file of {FILE_BYTES} bytes must be whole pieces"
         );
     }
+    let ways = match &options.ways[..] {
+        [] => &Way::USUAL,
+        given => given,
+    };
     let rounds = options.rounds.unwrap_or(pick(5, 1) as usize).max(1);
     let span = options.millis.unwrap_or(pick(600, 200));
     let span = Duration::from_millis(span.clamp(50, 60_000));
@@ -125,7 +132,7 @@ fn main() -> anyhow::Result<()> {
     let directory = scratch::directory("rings", options.dir.as_deref())?;
     let file = directory.path().join("file");
     object::write_plain(&file, FILE_BYTES, 1)?;
-    verify(&file, &pieces, cores)?;
+    verify(&file, &pieces, ways, cores)?;
 
     let mut report = Report {
         record: Record::new(facts, COLUMNS),
@@ -134,14 +141,14 @@ fn main() -> anyhow::Result<()> {
     for &piece in &pieces {
         for &connections in &connections {
             let work = Work { piece, connections };
-            let mut values: [Vec<Measured>; 3] = [const { Vec::new() }; 3];
-            for at in interleave::turns(rounds, Way::ALL.len()) {
-                let way = Way::ALL[at];
+            let mut values: Vec<Vec<Measured>> = ways.iter().map(|_| Vec::new()).collect();
+            for at in interleave::turns(rounds, ways.len()) {
+                let way = ways[at];
                 let measured = measure(way, work, &file, span, cores)
                     .with_context(|| format!("{}, {work:?}", way.name()))?;
                 values[at].push(measured);
             }
-            report.add(work, &values);
+            report.add(work, ways, &values);
         }
     }
     report.memory();
@@ -181,10 +188,10 @@ fn start(
 }
 
 /// Every way sends each connection the file from where it begins, and around.
-fn verify(file: &Path, pieces: &[usize], cores: Cores) -> anyhow::Result<()> {
+fn verify(file: &Path, pieces: &[usize], ways: &[Way], cores: Cores) -> anyhow::Result<()> {
     let expected = std::fs::read(file)?;
     for &piece in pieces {
-        for way in Way::ALL {
+        for &way in ways {
             let work = Work {
                 piece,
                 connections: COMPARED,
@@ -198,7 +205,7 @@ fn verify(file: &Path, pieces: &[usize], cores: Cores) -> anyhow::Result<()> {
             }
         }
     }
-    println!("verified byte by byte: {} ways", Way::ALL.len());
+    println!("verified byte by byte: {} ways", ways.len());
     Ok(())
 }
 
@@ -265,7 +272,7 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, work: Work, values: &[Vec<Measured>; 3]) {
+    fn add(&mut self, work: Work, ways: &[Way], values: &[Vec<Measured>]) {
         let sum = |way: usize, value: fn(&Measured) -> f64| {
             let all: Vec<f64> = values[way].iter().map(value).collect();
             Summary::of(&all)
@@ -277,19 +284,20 @@ impl Report {
             values[0].len()
         );
         println!(
-            "  {:<14} {:>6} {:>5} {:>9} {:>8} {:>8} {:>5} {:>6}  busy: server client  MiB",
+            "  {:<29} {:>6} {:>5} {:>9} {:>8} {:>8} {:>5} {:>6}  busy: server client  MiB",
             "", "GB/s", "+-%", "pieces/s", "s/GB", "core", "+-%", "to raw"
         );
-        let raw = sum(1, |m| m.core_per_gb).median;
-        for (place, way) in Way::ALL.into_iter().enumerate() {
+        let raw = ways.iter().position(|&way| way == Way::Raw);
+        let raw = raw.map(|place| sum(place, |m| m.core_per_gb).median);
+        for (place, &way) in ways.iter().enumerate() {
             let (gb_s, process) = (sum(place, |m| m.gb_s), sum(place, |m| m.process_per_gb));
             let core = sum(place, |m| m.core_per_gb);
             let (server, client) = (sum(place, |m| m.server_busy), sum(place, |m| m.client_busy));
             let resident = sum(place, |m| m.resident_most as f64).max;
             let pieces = gb_s.median * 1e9 / work.piece as f64;
-            let to_raw = core.median / raw;
+            let to_raw = raw.map_or(String::new(), |raw| format!("{:.3}", core.median / raw));
             println!(
-                "  {:<14} {:>6.2} {:>5.1} {pieces:>9.0} {:>8.3} {:>8.3} {:>5.1} {to_raw:>6.2}  {:>12.2} {:>6.2} {:>4.0}",
+                "  {:<29} {:>6.2} {:>5.1} {pieces:>9.0} {:>8.3} {:>8.3} {:>5.1} {to_raw:>6}  {:>12.2} {:>6.2} {:>4.0}",
                 way.name(),
                 gb_s.median,
                 100.0 * gb_s.spread(),
@@ -313,7 +321,7 @@ impl Report {
                 number(process.spread()),
                 number(core.median),
                 number(core.spread()),
-                format!("{to_raw:.3}"),
+                to_raw,
                 number(server.median),
                 number(client.median),
                 format!("{:.2}", resident / f64::from(1 << 20)),

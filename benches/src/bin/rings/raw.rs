@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context, ensure};
 use io_uring::{IoUring, opcode, squeue, types};
 
-use super::stream::{Connection, Job, POOL, RING_ENTRIES};
+use super::stream::{Connection, Job, POOL, RING_ENTRIES, Way};
 
 /// What a connection's operation under way is about.
 #[derive(Clone, Copy, Default)]
@@ -26,16 +26,17 @@ pub(super) fn available() -> io::Result<()> {
 }
 
 /// Streams to all connections; returns only with an error.
-pub(super) fn run(job: &Job, mut connections: Vec<Connection>) -> anyhow::Result<()> {
+pub(super) fn run(way: Way, job: &Job, mut connections: Vec<Connection>) -> anyhow::Result<()> {
     // Before the ring, so that it is dropped after it: nothing writes into freed memory.
     let mut pool: Vec<Box<[u8]>> = (0..POOL).map(|_| vec![0; job.piece].into()).collect();
     let pointers: Vec<*mut u8> = pool.iter_mut().map(|buffer| buffer.as_mut_ptr()).collect();
     let length = u32::try_from(job.piece).context("pieces of over 4 GiB")?;
-    let mut ring: IoUring = IoUring::builder()
-        .setup_coop_taskrun()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .build(RING_ENTRIES)?;
+    let mut builder = IoUring::builder();
+    builder.setup_coop_taskrun().setup_single_issuer();
+    if way == Way::Raw {
+        builder.setup_defer_taskrun();
+    }
+    let mut ring: IoUring = builder.build(RING_ENTRIES)?;
     let file = types::Fd(job.file.as_raw_fd());
     let mut free: Vec<usize> = (0..POOL).collect();
     let mut under = vec![Under::default(); connections.len()];

@@ -35,21 +35,34 @@ const TURN: usize = 64;
 /// What drives the I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Way {
-    /// One tokio-uring task per connection.
+    /// One tokio-uring task per connection, the ring set up as the server's: COOP_TASKRUN and SINGLE_ISSUER.
     TokioUring,
-    /// A loop on the io-uring crate, written for this work.
+    /// The same, the ring without flags.
+    TokioPlain,
+    /// The same with COOP_TASKRUN alone.
+    TokioCoop,
+    /// The same with COOP_TASKRUN, TASKRUN_FLAG and SINGLE_ISSUER.
+    TokioFlag,
+    /// A loop on the io-uring crate, written for this work: with DEFER_TASKRUN and SINGLE_ISSUER.
     Raw,
+    /// The same loop, the ring set up as tokio-uring's.
+    RawCoop,
     /// A loop on epoll, `pread` and `send`.
     Epoll,
 }
 
 impl Way {
-    pub(super) const ALL: [Way; 3] = [Way::TokioUring, Way::Raw, Way::Epoll];
+    /// What is compared when nothing else is asked for.
+    pub(super) const USUAL: [Way; 3] = [Way::TokioUring, Way::Raw, Way::Epoll];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Way::TokioUring => "tokio-uring",
+            Way::TokioPlain => "tokio-uring, no flags",
+            Way::TokioCoop => "tokio-uring, COOP",
+            Way::TokioFlag => "tokio-uring, COOP|FLAG|SINGLE",
             Way::Raw => "raw io-uring",
+            Way::RawCoop => "raw io-uring, COOP|SINGLE",
             Way::Epoll => "epoll",
         }
     }
@@ -135,8 +148,10 @@ pub(super) fn serve_if_asked() -> anyhow::Result<()> {
         piece: work.piece,
     };
     match way {
-        Way::TokioUring => tokio_tasks(job, connections),
-        Way::Raw => raw::run(&job, connections),
+        Way::TokioUring | Way::TokioPlain | Way::TokioCoop | Way::TokioFlag => {
+            tokio_tasks(way, job, connections)
+        }
+        Way::Raw | Way::RawCoop => raw::run(way, &job, connections),
         Way::Epoll => plain(&job, connections),
     }
 }
@@ -154,10 +169,18 @@ pub(super) struct Connection {
     pub(super) position: u64,
 }
 
-fn tokio_tasks(job: Job, connections: Vec<Connection>) -> anyhow::Result<()> {
+fn tokio_tasks(way: Way, job: Job, connections: Vec<Connection>) -> anyhow::Result<()> {
     let mut ring = tokio_uring::uring_builder();
     // What its driver allows of what spares interrupts; deferring task work it does not.
-    ring.setup_coop_taskrun().setup_single_issuer();
+    if way != Way::TokioPlain {
+        ring.setup_coop_taskrun();
+    }
+    if matches!(way, Way::TokioUring | Way::TokioFlag) {
+        ring.setup_single_issuer();
+    }
+    if way == Way::TokioFlag {
+        ring.setup_taskrun_flag();
+    }
     let mut builder = tokio_uring::builder();
     builder.entries(RING_ENTRIES).uring_builder(&ring);
     builder.start(async move {

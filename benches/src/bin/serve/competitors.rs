@@ -2,10 +2,10 @@
 //! SeaweedFS, if it is there.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 
 use penstock_benches::common::launch::{self, Server};
+use penstock_benches::common::nginx;
 
 use super::Built;
 use super::measure::Asked;
@@ -31,8 +31,6 @@ enum Kind {
 
 const NGINX: &str = "nginx";
 const SEAWEED: &str = "seaweedfs";
-/// Where distributions put it, when it is not in the path.
-const NGINX_PLACES: &[&str] = &["nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"];
 
 /// All competitors, nginx first.
 pub(super) fn all(
@@ -53,7 +51,7 @@ pub(super) fn all(
         });
         Ok(())
     };
-    match nginx() {
+    match nginx::find() {
         Some((program, version)) => {
             println!("nginx: {version}");
             for (name, listen) in [("nginx large", ""), ("nginx sndbuf=64k", " sndbuf=64k")] {
@@ -81,15 +79,6 @@ pub(super) fn all(
         }
     }
     Ok(all)
-}
-
-/// The program and its version, if it is installed.
-fn nginx() -> Option<(PathBuf, String)> {
-    NGINX_PLACES.iter().find_map(|place| {
-        let output = Command::new(place).arg("-v").output().ok()?;
-        let version = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Some((PathBuf::from(place), version))
-    })
 }
 
 impl Competitor {
@@ -125,20 +114,7 @@ impl Competitor {
             Kind::Penstock(command) => Server::start(core, command, &log),
             Kind::Seaweed(stored, copy) => stored.start(copy, core, &log),
             Kind::Nginx(program, root, listen) => {
-                let address = launch::free_address()?;
-                let configuration = self.directory.join("nginx.conf");
-                let text = configuration_text(&self.directory, root, &format!("{address}{listen}"));
-                std::fs::write(&configuration, text)?;
-                let command = [
-                    program.display().to_string(),
-                    "-e".to_owned(),
-                    log.display().to_string(),
-                    "-p".to_owned(),
-                    self.directory.display().to_string(),
-                    "-c".to_owned(),
-                    configuration.display().to_string(),
-                ];
-                Server::start_silent(core, &command, &log, address)
+                nginx::start(program, root, listen, &self.directory, core)
             }
         }
     }
@@ -152,36 +128,4 @@ pub(super) fn is_nginx(name: &str) -> bool {
 /// Whether a competitor of this name is SeaweedFS.
 pub(super) fn is_seaweed(name: &str) -> bool {
     name.starts_with(SEAWEED)
-}
-
-/// nginx for large downloads: one worker, sendfile, whole packets, open files remembered, no access log.
-/// `sendfile_max_chunk` stays at its default of 2 MiB.
-fn configuration_text(directory: &Path, root: &Path, listen: &str) -> String {
-    let directory = directory.display();
-    let root = root.display();
-    format!(
-        "daemon off;
-worker_processes 1;
-pid {directory}/pid;
-error_log {directory}/errors error;
-events {{ worker_connections 8192; multi_accept on; }}
-http {{
-    access_log off;
-    sendfile on;
-    tcp_nopush on;
-    tcp_nodelay on;
-    keepalive_requests 1000000000;
-    keepalive_timeout 60s;
-    open_file_cache max=1000 inactive=60s;
-    open_file_cache_valid 60s;
-    default_type application/octet-stream;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{ listen {listen}; root {root}; }}
-}}
-"
-    )
 }

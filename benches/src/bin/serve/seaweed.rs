@@ -50,6 +50,8 @@ impl Stored {
     /// Starts it on a copy, and waits until it has found its shards.
     pub(super) fn start(&self, copy: &Path, core: usize, log: &Path) -> anyhow::Result<Server> {
         let (server, _) = start(&self.program, copy, core, log)?;
+        // Asked to end, it takes ten seconds.
+        let server = server.killed();
         let path = format!("/{}", self.objects[0].0);
         wait(|| Ok(ask(server.address, "GET", &path, &[])?.0 == 200))
             .context("SeaweedFS does not give what it stored")?;
