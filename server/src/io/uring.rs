@@ -108,11 +108,11 @@ impl Uring {
 
 /// Runs a core's work on a ring of its own, until it is done.
 pub(super) fn run<F: Future>(work: F) -> io::Result<F::Output> {
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_cqsize(RING_COMPLETIONS).setup_clamp();
-    let mut builder = tokio_uring::builder();
-    builder.entries(RING_ENTRIES).uring_builder(&ring);
-    let runtime = patiently(|| tokio_uring::Runtime::new(&builder)).map_err(|error| {
+    let runtime = set_up(|ring| {
+        let mut builder = tokio_uring::builder();
+        tokio_uring::Runtime::new(builder.entries(RING_ENTRIES).uring_builder(ring))
+    })
+    .map_err(|error| {
         let advice = match error.raw_os_error() {
             Some(libc::ENOMEM) => "; raise RLIMIT_MEMLOCK (`ulimit -l`) or use --io epoll",
             _ => "",
@@ -120,6 +120,26 @@ pub(super) fn run<F: Future>(work: F) -> io::Result<F::Output> {
         io::Error::new(error.kind(), format!("io_uring_setup: {error}{advice}"))
     })?;
     Ok(runtime.block_on(work))
+}
+
+/// Makes a ring, with the flags that its kernel knows: COOP_TASKRUN (Linux 5.19) and SINGLE_ISSUER (6.0), with which
+/// completions wait for the next system call in place of interrupting the core. DEFER_TASKRUN would keep them
+/// until a call that tokio-uring never makes, as it waits by epoll.
+fn set_up<T>(make: impl Fn(&io_uring::Builder) -> io::Result<T>) -> io::Result<T> {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_cqsize(RING_COMPLETIONS).setup_clamp();
+    let mut cooperative = ring.clone();
+    cooperative.setup_coop_taskrun();
+    let mut alone = cooperative.clone();
+    alone.setup_single_issuer();
+    for ring in [alone, cooperative] {
+        match patiently(|| make(&ring)) {
+            // A flag that this kernel doesn't know.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            result => return result,
+        }
+    }
+    patiently(|| make(&ring))
 }
 
 /// Tries again for a short time when RLIMIT_MEMLOCK seems to be used up: the kernel counts the rings of
@@ -174,10 +194,8 @@ pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
     };
     // As large and as many as the real ones: their memory counts against RLIMIT_MEMLOCK, of which containers
     // often have 64 KiB.
-    let mut real_size = io_uring::IoUring::<squeue::Entry, cqueue::Entry>::builder();
-    real_size.setup_cqsize(RING_COMPLETIONS).setup_clamp();
     let rings: Vec<io_uring::IoUring> = (0..cores.max(1))
-        .map(|_| patiently(|| real_size.build(RING_ENTRIES)))
+        .map(|_| set_up(|ring| ring.build(RING_ENTRIES)))
         .collect::<Result<_, _>>()
         .map_err(refused)?;
     let mut probe = io_uring::Probe::new();
@@ -194,4 +212,33 @@ pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_kernel_gets_fewer_flags() {
+        for known in 0..3 {
+            let asked = std::cell::Cell::new(0);
+            let made = set_up(|_| {
+                asked.set(asked.get() + 1);
+                match asked.get() < 3 - known {
+                    true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+                    false => Ok(()),
+                }
+            });
+            assert!(made.is_ok());
+            assert_eq!(asked.get(), 3 - known);
+        }
+        // What is no question of flags is not asked again.
+        let asked = std::cell::Cell::new(0);
+        let refused = set_up(|_| {
+            asked.set(asked.get() + 1);
+            io::Result::<()>::Err(io::Error::from_raw_os_error(libc::EPERM))
+        });
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(asked.get(), 1);
+    }
 }
