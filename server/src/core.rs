@@ -18,10 +18,10 @@ use crate::budget::{Allowance, Budget, Claim};
 use crate::conn::Phase;
 use crate::gate::Gate;
 use crate::io::buffer::Pool;
-use crate::io::{Io, Socket};
+use crate::io::{Cut, Io, Socket};
 use crate::limits::{
-    NEAR_ROUND_TRIP, PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, SEND_BUFFER_NEAR_BYTES_MAX,
-    SEND_BUFFER_START_BYTES, socket_bytes,
+    NEAR_ROUND_TRIP, PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, SEGMENT_BYTES_MAX,
+    SEND_BUFFER_NEAR_BYTES_MAX, SEND_BUFFER_START_BYTES, socket_bytes,
 };
 use crate::object::Catalogue;
 use crate::pace::{self, Pace};
@@ -213,6 +213,14 @@ impl Connection {
         self.socket.set_send_buffer(send_buffer)?;
         self.send_buffer.set(send_buffer);
         Ok(true)
+    }
+
+    /// How what is sent now is cut, with more to `follow` or not: the end of a response need not be acknowledged
+    /// for anything to go on.
+    pub fn cut(&self, follow: bool) -> io::Result<Cut> {
+        let buffer = self.send_buffer.get();
+        let few = follow && buffer < SEGMENT_BYTES_MAX && buffer < self.socket.segment_bytes()?;
+        Ok(if few { Cut::Shrinking } else { Cut::Whole })
     }
 
     /// At a sample: gives back what the connection's rate does not need. What a larger buffer queued

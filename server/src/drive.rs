@@ -15,8 +15,7 @@ use crate::http::respond::Answer;
 use crate::io::Interest;
 use crate::io::buffer::Message;
 use crate::limits::{
-    HELD_BYTES_MAX, HOLD_SEND_BUFFER_MIN, LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST,
-    REQUEST_HEAD_BYTES_MAX,
+    LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
 };
 use crate::pass;
 use crate::produce::ProduceError;
@@ -143,7 +142,8 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> 
         }
     };
     let offered = message.bytes();
-    let result = socket.send(&message);
+    let cut = connection.cut((offered as u64) < out.remaining())?;
+    let result = socket.send(&message, cut);
     drop(message);
     let taken = match result {
         Ok(taken) => taken,
@@ -183,12 +183,7 @@ async fn wait_for_credit(
         }
         let space = connection.socket.send_space()?;
         let room = space.buffer_bytes.saturating_sub(space.queued_bytes);
-        // A turn that was passed through may leave a part of a segment unsent.
-        let held = match connection.send_buffer.get() >= HOLD_SEND_BUFFER_MIN {
-            true => HELD_BYTES_MAX,
-            false => 0,
-        };
-        let starved = remaining > u64::from(room) && connection.socket.unsent_bytes()? <= held;
+        let starved = remaining > u64::from(room) && connection.socket.unsent_bytes()? == 0;
         if starved && connection.starved(core, Instant::now())? {
             continue;
         }

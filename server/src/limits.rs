@@ -59,15 +59,11 @@ pub const SEND_BUFFER_BYTES_MAX_DEFAULT: u32 = 1024 * 1024;
 pub const SEND_BUFFER_NEAR_BYTES_MAX: u32 = 128 * 1024;
 /// A connection is near below this round-trip time.
 pub const NEAR_ROUND_TRIP: Duration = Duration::from_millis(2);
-/// `TCP_MAXSEG` of a listener on a loopback address. The segments of loopback are 65,483 bytes long; a
-/// send buffer of fewer than two segments waits for delayed acknowledgements, 40 ms each (measured: 4
-/// MB/s with a buffer of 64 KiB, 200 MB/s with one of 8 KiB at this segment size). Real links have
-/// segments of 1,460 bytes or fewer, and are left alone.
-///
-/// It counts the timestamps that every segment carries (12 bytes, RFC 7323), so that the rest is a page: what
-/// is passed through are whole pages, and segments that end within them take twice the CPU (measured with 32
-/// connections: 0.44 s/GB, and 0.20 with these 12 bytes more).
-pub const LOOPBACK_SEGMENT_BYTES: u32 = 4096 + 12;
+/// The longest segments that there are, those of loopback (MTU 65,536). A send buffer of fewer bytes than its
+/// connection's segments are long is sent in parts, each shorter than the one before: a receiver acknowledges at
+/// once what is shorter than usual, and waits up to 40 ms with the rest (RFC 9293 section 3.8.6.3, Linux's
+/// `tcp_measure_rcv_mss`). Measured on loopback: 2 MB/s with a buffer of 32 KiB sent whole, 1,000 MB/s in parts.
+pub const SEGMENT_BYTES_MAX: u32 = 64 * 1024;
 /// What a connection may start with while credit is plentiful, before it has proved anything: the ten
 /// segments of an initial congestion window (RFC 6928), and small objects whole.
 pub const SEND_BUFFER_START_BYTES: u32 = 16 * 1024;
@@ -142,18 +138,15 @@ pub const VERIFY_AGE_DEFAULT: Duration = Duration::from_secs(600);
 /// Leaves found in the page cache are taken to be there for this long. If one isn't, the core waits for the
 /// disk once.
 pub const RESIDENT_FOR: Duration = Duration::from_secs(1);
+/// What was found of a share's file counts for this long: it is not looked at for every piece that is passed
+/// through. What changes in that time changes what is sent, as it does while it waits in a socket.
+pub const LOOK_FOR: Duration = Duration::from_millis(1);
 /// A file whose times are younger than this may change again without showing it: many kernels take them
 /// from a clock that advances every 10 ms or less.
 pub const FILE_RESTS: Duration = Duration::from_millis(50);
-/// Bytes that are passed to a socket with one call: fifteen pages, which the kernel makes one packet of (it
-/// takes up to 64 KiB with its own headers, in whole segments). Sixteen would leave a segment over, that goes
-/// alone and wakes the peer a second time.
+/// Bytes that are passed to a socket with one call: fifteen pages, which fit a packet of 64 KiB with its headers.
+/// Sixteen would leave a rest that goes alone, and wakes the peer a second time.
 pub const PASS_BYTES_AT_ONCE: u64 = 15 * 4096;
-/// With this `SO_SNDBUF` or more, the part of a segment that ends what is passed through waits for what
-/// follows it: this buffer holds more than two of the largest segments, so nothing else waits for it.
-pub const HOLD_SEND_BUFFER_MIN: u32 = 64 * 1024;
-/// Such a part is shorter than this, on links with jumbo frames too.
-pub const HELD_BYTES_MAX: u32 = 9 * 1024;
 /// A piece is passed through, block by block, if its blocks have this many bytes: shorter ones (of small
 /// objects, of an object's tail) are copied for less than the calls cost.
 pub const PASS_BLOCK_BYTES_MIN: u64 = 8 * 1024;
@@ -219,7 +212,6 @@ const _: () = {
     assert!(SEND_BUFFER_START_BYTES <= SEND_BUFFER_FLOOR_BYTES_MAX);
     assert!(SEND_BUFFER_FLOOR_BYTES_MAX <= SEND_BUFFER_NEAR_BYTES_MAX);
     assert!(SEND_BUFFER_NEAR_BYTES_MAX <= SEND_BUFFER_BYTES_MAX_DEFAULT);
-    assert!(LOOPBACK_SEGMENT_BYTES < 2 * SEND_BUFFER_BYTES_MIN);
     assert!(SEND_BUFFER_BYTES_MAX_DEFAULT <= SEND_BUFFER_BYTES_MAX);
     assert!(PENDING_BYTES_FREE < REQUEST_HEAD_BYTES_MAX);
     assert!(PIECE_BYTES_MAX + TABLE_PAGE_BYTES < POOL_BUFFER_BYTES_DEFAULT);

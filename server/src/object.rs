@@ -23,7 +23,7 @@ use crate::budget::{Allowance, Budget, Claim};
 use crate::http::respond::Status;
 use crate::io::file::{self, FileStamp};
 use crate::limits::{
-    BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, FILE_RESTS, LOOKUPS_MAX, OBJECT_RECHECK,
+    BAD_LEAVES_MAX, CODES_MAX, DECODER_BYTES, FILE_RESTS, LOOK_FOR, LOOKUPS_MAX, OBJECT_RECHECK,
     REBUILD_PLANS_MAX, RS16_BYTES,
 };
 use crate::open_files::{Held, OpenFiles};
@@ -66,6 +66,8 @@ struct Seen {
     edition: u32,
     /// `None` before the first look, and where a look failed.
     stamp: Option<FileStamp>,
+    /// When that was.
+    looked: Option<Instant>,
     /// Whether the file had rested for [`FILE_RESTS`] at that time: only then would another change show
     /// in its times, which advance by the kernel's tick.
     rests: bool,
@@ -83,9 +85,14 @@ impl Share {
 
     /// Looks at the file, and gives the number of its edition: another one than before if its length or its
     /// times changed. `None` while its times are too young to tell. What was read after a look and before
-    /// another that gives the same number is still what the file holds.
-    pub fn look(&self) -> Option<u32> {
+    /// another that gives the same number is still what the file holds. A look counts for [`LOOK_FOR`].
+    pub fn look(&self, now: Instant) -> Option<u32> {
         let mut seen = self.seen.get();
+        let lately = |at: Instant| now.saturating_duration_since(at) < LOOK_FOR;
+        if seen.rests && seen.looked.is_some_and(lately) {
+            return Some(seen.edition);
+        }
+        seen.looked = Some(now);
         let stamp = file::stamp(&self.file).ok();
         if stamp.is_none() || stamp != seen.stamp {
             seen.edition = seen.edition.wrapping_add(1);
@@ -108,7 +115,7 @@ impl Share {
         if seen.rests {
             Some(seen.edition)
         } else {
-            self.look()
+            self.look(Instant::now())
         }
     }
 

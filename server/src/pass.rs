@@ -23,14 +23,14 @@ use decode_kernel::share::BLOCKS_OFFSET;
 
 use crate::core::{Connection, Core};
 use crate::io::file::Gatherer;
-use crate::limits::{HOLD_SEND_BUFFER_MIN, PASS_BLOCK_BYTES_MIN, PASS_BYTES_AT_ONCE};
+use crate::limits::{PASS_BLOCK_BYTES_MIN, PASS_BYTES_AT_ONCE};
 use crate::object::Object;
 use crate::plan::{self, Healthy, Layout, Read};
 use crate::produce;
 
-/// Sends what the socket takes of `head` and then of the first `admitted` bytes of `body`, if all of that can
-/// be passed through; `None` if it has to go another way. The count may be short: the socket is full then, or
-/// the next attempt meets what is wrong.
+/// Sends what the socket takes of `head` and then of the first `admitted` bytes of `body`, if that can be passed
+/// through, or a good part of it up to where it can't; `None` if it has to go another way. The count may be
+/// short: the socket is full then, or the next attempt meets what is wrong.
 ///
 /// # Errors
 /// The connection's.
@@ -48,29 +48,36 @@ pub fn pass(
     if !is_worth_it(object.layout(), body.start) {
         return Ok(None);
     }
-    let whole = admitted - admitted % PASS_BYTES_AT_ONCE;
-    let wanted = body.start..body.start + if whole > 0 { whole } else { admitted };
-    let healthy = plan::healthy(object.layout(), wanted);
+    let healthy = plan::healthy(object.layout(), body.start..body.start + admitted);
     let now = Instant::now();
-    if !healthy
+    let stop = healthy
         .reads
         .iter()
-        .all(|read| is_at_hand(core, object, read, now))
-    {
-        return Ok(None);
-    }
-    if !gather(core, gatherer, object, &healthy) {
+        .position(|read| !is_at_hand(core, object, read, now));
+    let limit = match stop {
+        None => admitted - admitted % PASS_BYTES_AT_ONCE.min(admitted),
+        Some(stop) => {
+            let before = healthy.runs.iter().take_while(|(at, _)| *at != stop);
+            let bytes = before.map(|(_, run)| run.end - run.start).sum();
+            if bytes < PASS_BYTES_AT_ONCE {
+                return Ok(None);
+            }
+            bytes
+        }
+    };
+    if !gather(core, gatherer, object, &healthy, limit) {
         return Ok(None);
     }
     let socket = &connection.socket;
-    let more = healthy.range.end < body.end && connection.send_buffer.get() >= HOLD_SEND_BUFFER_MIN;
+    let follow = body.start + (gatherer.held() as u64) < body.end;
+    let cut = connection.cut(follow)?;
     let mut sent = 0;
     if !head.is_empty() {
         // The first bytes of the body go into the same packet.
         sent = or_none(socket.send_ahead(head))?;
     }
     let passed = match sent == head.len() {
-        true => or_none(gatherer.send(socket, more))?,
+        true => or_none(gatherer.send(socket, cut))?,
         false => {
             gatherer.clear()?;
             0
@@ -102,7 +109,7 @@ fn is_at_hand(core: &Core, object: &Object, read: &Read, now: Instant) -> bool {
     let Some(share) = object.share(read.share) else {
         return false;
     };
-    let Some(edition) = share.look() else {
+    let Some(edition) = share.look(now) else {
         return false;
     };
     let leaf = object.layout().leaf_bytes;
@@ -116,8 +123,14 @@ fn is_at_hand(core: &Core, object: &Object, read: &Read, now: Instant) -> bool {
     })
 }
 
-/// Gathers the runs in order, until one of them isn't to be had. Returns whether any was.
-fn gather(core: &Core, gatherer: &Gatherer, object: &Object, healthy: &Healthy) -> bool {
+/// Gathers the first `limit` bytes of the runs in order, until one of them isn't to be had. Returns whether any was.
+fn gather(
+    core: &Core,
+    gatherer: &Gatherer,
+    object: &Object,
+    healthy: &Healthy,
+    limit: u64,
+) -> bool {
     // Whatever came of the last piece: nothing of it may go to another client.
     if gatherer.clear().is_err() {
         return false;
@@ -127,9 +140,10 @@ fn gather(core: &Core, gatherer: &Gatherer, object: &Object, healthy: &Healthy) 
         let Some(share) = object.share(number) else {
             break;
         };
-        let mut start = run.start;
-        while start < run.end {
-            let length = (run.end - start) as usize;
+        let left = limit - gatherer.held() as u64;
+        let (mut start, end) = (run.start, run.end.min(run.start + left));
+        while start < end {
+            let length = (end - start) as usize;
             match gatherer.add(&share.file, BLOCKS_OFFSET + start, length) {
                 Ok(0) => {
                     let error = io::Error::other("the file ends early");

@@ -171,7 +171,15 @@ pub fn plan(
     loop {
         let attempt = plan_exactly(layout, range.clone(), &usable);
         let failure = match attempt {
-            Ok(plan) if plan.bytes() <= capacity => return Ok(plan),
+            Ok(plan) if plan.bytes() <= capacity => {
+                // Where two blocks are rebuilt, the one over a part and the other over another, both are over
+                // the hull of them. A piece of whole blocks wastes nothing, and the next one can be whole too.
+                match block_end(layout, &plan.range).filter(|_| !plan.rebuilt.is_empty()) {
+                    Some(end) => range.end = end,
+                    None => return Ok(plan),
+                }
+                continue;
+            }
             Ok(plan) => PlanError::BufferTooSmall {
                 have: capacity,
                 need: plan.bytes(),
@@ -200,6 +208,14 @@ fn preferred_end(layout: &Layout, wanted: &Range<u64>) -> u64 {
     } else {
         end
     }
+}
+
+/// The last block boundary before the end of a piece that ends inside a block, unless most of it lies behind.
+fn block_end(layout: &Layout, piece: &Range<u64>) -> Option<u64> {
+    let last = locate(layout, piece.end - 1);
+    let after = last.in_block + 1;
+    let before = (piece.end - piece.start).checked_sub(after)?;
+    (after < last.block_len && before >= after).then(|| piece.end - after)
 }
 
 /// The last leaf boundary at or before `position`, inside the block that holds it.

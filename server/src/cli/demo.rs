@@ -86,7 +86,7 @@ fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
         data: DATA,
         parity: PARITY,
         key: Key::new(OBJECT)?,
-        block_size: put::DEFAULT_BLOCK_BYTES,
+        block_size: put::default_block_bytes(DATA),
         code: None,
         content_type: None,
         size_hint: Some(OBJECT_BYTES),

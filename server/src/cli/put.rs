@@ -26,9 +26,10 @@ pub(super) struct Arguments {
     /// The object's name [default: the file's name]
     #[arg(long, value_parser = super::key)]
     key: Option<Key>,
-    /// Bytes of one block: how much of the file goes to one share at a time
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(u64::from(put::DEFAULT_BLOCK_BYTES)))]
-    block_size: ByteSize,
+    /// Bytes of one block: how much of the file goes to one share at a time [default: 64KiB; less, down to
+    /// 16KiB, for more than 4 data shares]
+    #[arg(long, value_name = "SIZE")]
+    block_size: Option<ByteSize>,
     /// rs8 (up to 256 shares) or rs16 [default: what fits the number of shares]
     #[arg(long)]
     code: Option<CodeKind>,
@@ -55,8 +56,12 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             Key::new(name).context("the file's name can't be a key; use --key")?
         }
     };
-    let block_size = u32::try_from(arguments.block_size.0)
-        .with_context(|| format!("--block-size {} is too large", arguments.block_size))?;
+    let block_size = match arguments.block_size {
+        None => put::default_block_bytes(arguments.data),
+        Some(size) => {
+            u32::try_from(size.0).with_context(|| format!("--block-size {size} is too large"))?
+        }
+    };
     let (mut source, size_hint): (Box<dyn Read>, _) = if stdin {
         (Box::new(io::stdin().lock()), None)
     } else {

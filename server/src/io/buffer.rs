@@ -277,15 +277,21 @@ impl Message {
         self.head.len() + slices.sum::<usize>()
     }
 
-    /// The parts in order.
+    /// The parts in order, as far as they lie in `range` of the message.
     ///
     /// # Panics
     /// If a slice lies outside its window: plans make them.
-    pub fn parts(&self) -> Vec<IoSlice<'_>> {
-        let head = (!self.head.is_empty()).then(|| IoSlice::new(&self.head));
+    pub fn parts(&self, range: Range<usize>) -> Vec<IoSlice<'_>> {
         let slices = self.slices.iter();
-        head.into_iter()
-            .chain(slices.map(|(at, bytes)| IoSlice::new(&self.windows[*at][bytes.clone()])))
+        let mut at = 0;
+        std::iter::once(&self.head[..])
+            .chain(slices.map(|(at, bytes)| &self.windows[*at][bytes.clone()]))
+            .filter_map(|part| {
+                let start = range.start.saturating_sub(at);
+                let end = range.end.saturating_sub(at).min(part.len());
+                at += part.len();
+                (start < end).then(|| IoSlice::new(&part[start..end]))
+            })
             .collect()
     }
 }
@@ -338,15 +344,18 @@ mod tests {
             windows,
             vec![(1, 1..3), (0, 0..4)],
         );
-        let text: Vec<u8> = message
-            .parts()
-            .iter()
-            .flat_map(|part| part.to_vec())
-            .collect();
-        assert_eq!(
-            (text.as_slice(), message.bytes()),
-            (b"headfgabcd".as_slice(), 10)
-        );
+        let text = |range: Range<usize>| -> Vec<u8> {
+            let parts = message.parts(range);
+            assert!(parts.iter().all(|part| !part.is_empty()));
+            parts.iter().flat_map(|part| part.to_vec()).collect()
+        };
+        let whole = b"headfgabcd";
+        assert_eq!(message.bytes(), whole.len());
+        for start in 0..=whole.len() {
+            for end in start..=whole.len() {
+                assert_eq!(text(start..end), whole[start..end]);
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{Socket, sys};
+use super::{Cut, Socket, sys};
 use crate::limits::PASS_BYTES_AT_ONCE;
 
 pub use sys::FileStamp;
@@ -111,37 +111,30 @@ impl Gatherer {
         Ok(added)
     }
 
-    /// Sends what was gathered, as much of it as the socket takes now; the rest is forgotten. With `more` to
-    /// follow, the part of a segment at the end waits for that.
+    /// Sends what was gathered, as much of it as the socket takes now, in segments cut as `cut` says; the
+    /// rest is forgotten.
     ///
     /// # Errors
     /// The connection's; `WouldBlock` if the socket takes nothing.
-    pub fn send(&self, socket: &Socket, more: bool) -> io::Result<usize> {
-        let mut sent = 0;
-        let result = loop {
-            let held = self.held.get();
-            if held == 0 {
-                break Ok(sent);
-            }
-            let count = held.min(PASS_BYTES_AT_ONCE as usize);
-            match sys::splice(
-                self.reading.as_fd(),
-                None,
-                socket.as_fd(),
-                count,
-                more || count < held,
-            ) {
-                Ok(taken) => {
-                    self.held.set(held - taken);
-                    sent += taken;
-                    if taken < count {
-                        break Ok(sent);
-                    }
+    pub fn send(&self, socket: &Socket, cut: Cut) -> io::Result<usize> {
+        let result = cut.send(self.held.get(), |range| {
+            let mut sent = 0;
+            while sent < range.len() {
+                let count = (range.len() - sent).min(PASS_BYTES_AT_ONCE as usize);
+                let more = sent + count < range.len();
+                let taken =
+                    match sys::splice(self.reading.as_fd(), None, socket.as_fd(), count, more) {
+                        Err(_) if sent > 0 => break,
+                        taken => taken?,
+                    };
+                self.held.set(self.held.get() - taken);
+                sent += taken;
+                if taken < count {
+                    break;
                 }
-                Err(_) if sent > 0 => break Ok(sent),
-                Err(error) => break Err(error),
             }
-        };
+            Ok(sent)
+        });
         self.clear()?;
         result
     }
@@ -229,7 +222,7 @@ mod tests {
             "behind the end"
         );
         assert_eq!(gatherer.held(), wanted.len());
-        assert_eq!(gatherer.send(&socket, false).unwrap(), wanted.len());
+        assert_eq!(gatherer.send(&socket, Cut::Whole).unwrap(), wanted.len());
         let mut got = vec![0; wanted.len()];
         peer.read_exact(&mut got).unwrap();
         assert!(got == wanted && gatherer.held() == 0);
@@ -238,7 +231,7 @@ mod tests {
         let mut taken = 0;
         loop {
             assert!(gatherer.add(&file, 0, 60_000).unwrap() > 0);
-            let sent = gatherer.send(&socket, false);
+            let sent = gatherer.send(&socket, Cut::Whole);
             assert_eq!(gatherer.held(), 0);
             match sent {
                 Ok(count) => taken += count,
@@ -253,7 +246,7 @@ mod tests {
         let mut got = vec![0; taken];
         peer.read_exact(&mut got).unwrap();
         assert_eq!(gatherer.add(&file, 7, 5).unwrap(), 5);
-        assert_eq!(gatherer.send(&socket, false).unwrap(), 5);
+        assert_eq!(gatherer.send(&socket, Cut::Whole).unwrap(), 5);
         let mut got = [0; 5];
         peer.read_exact(&mut got).unwrap();
         assert_eq!(got, bytes[7..12]);

@@ -20,7 +20,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Type};
 
 use crate::gate::SendSpace;
-use crate::limits::{LISTEN_BACKLOG, LOOPBACK_SEGMENT_BYTES, PIECE_BYTES_MAX};
+use crate::limits::{LISTEN_BACKLOG, PIECE_BYTES_MAX};
 
 pub mod buffer;
 mod epoll;
@@ -283,9 +283,6 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_recv_buffer_size(options.receive_buffer_bytes as usize)?;
-        if address.ip().is_loopback() {
-            socket.set_tcp_mss(LOOPBACK_SEGMENT_BYTES)?;
-        }
         set_send_buffer(&socket, options.send_buffer_bytes)?;
         socket.bind(&address.into())?;
         socket.listen(LISTEN_BACKLOG)?;
@@ -298,6 +295,46 @@ impl Listener {
             .local_addr()?
             .as_socket()
             .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// How what is offered to a socket is cut into segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// By the kernel alone.
+    Whole,
+    /// Into three parts at least, none longer than the one before, so that the peer acknowledges the last one
+    /// at once.
+    Shrinking,
+}
+
+impl Cut {
+    /// Offers `bytes` bytes part by part to `send`, until it takes less than it is given. An error after
+    /// the first part ends it like a short count: the next attempt meets it again.
+    fn send(
+        self,
+        bytes: usize,
+        mut send: impl FnMut(Range<usize>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut sent = 0;
+        while sent < bytes {
+            let left = bytes - sent;
+            let part = match self {
+                Cut::Whole => left,
+                Cut::Shrinking => (left / 2).max(bytes / 4).max(1),
+            };
+            match send(sent..sent + part) {
+                Ok(taken) => {
+                    sent += taken;
+                    if taken < part {
+                        break;
+                    }
+                }
+                Err(_) if sent > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
     }
 }
 
@@ -364,11 +401,19 @@ impl Socket {
         }
     }
 
-    /// Offers a message without waiting for room: the count may be short, and `WouldBlock` means none.
-    pub fn send(&self, message: &Message) -> io::Result<usize> {
+    /// Offers a message without waiting for room: the count may be short, and `WouldBlock` means none. It
+    /// leaves in segments cut as `cut` says.
+    pub fn send(&self, message: &Message, cut: Cut) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        self.socket
-            .send_vectored_with_flags(&message.parts(), flags)
+        cut.send(message.bytes(), |range| {
+            self.socket
+                .send_vectored_with_flags(&message.parts(range), flags)
+        })
+    }
+
+    /// The most bytes of one segment to this peer (`TCP_MAXSEG`).
+    pub fn segment_bytes(&self) -> io::Result<u32> {
+        self.socket.tcp_mss()
     }
 
     /// Sends what more bytes will follow at once, without waiting for room: they may share a packet.

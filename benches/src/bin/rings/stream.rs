@@ -11,7 +11,6 @@ use std::rc::Rc;
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use penstock::limits::LOOPBACK_SEGMENT_BYTES;
 use penstock_benches::common::launch::READY;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -127,7 +126,6 @@ pub(super) fn serve_if_asked() -> anyhow::Result<()> {
         work.piece
     );
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    listener.set_tcp_mss(LOOPBACK_SEGMENT_BYTES)?;
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     listener.listen(1024)?;
     let address = listener.local_addr()?.as_socket().context("an address")?;

@@ -29,6 +29,7 @@ use bytesize::ByteSize;
 use clap::Parser;
 use core_affinity::CoreId;
 use penstock_benches::common::{gets, interleave, launch, machine, object, scratch};
+use penstock_tools::put;
 
 use competitors::Competitor;
 use measure::{Asked, Cores, Measured};
@@ -63,9 +64,9 @@ struct Options {
     /// A code, `K,M`: m shares are gone in the degraded runs. Can be repeated [default: 4,2 and 10,4; 4,2 with --quick].
     #[arg(long = "shape", value_name = "K,M", value_parser = object::shape)]
     shapes: Vec<[u16; 2]>,
-    /// Bytes of one block.
-    #[arg(long, value_name = "SIZE", default_value = "16KiB")]
-    block_size: ByteSize,
+    /// Bytes of one block [default: as `penstock put`].
+    #[arg(long, value_name = "SIZE")]
+    block_size: Option<ByteSize>,
     /// Only competitors whose names contain this; nginx always takes part. Can be repeated.
     #[arg(long = "only", value_name = "TEXT")]
     only: Vec<String>,
@@ -224,7 +225,6 @@ fn build(options: &Options, directory: &Path) -> anyhow::Result<Built> {
         .map_or(if options.quick { 64 << 20 } else { 1 << 30 }, |size| {
             size.0
         });
-    let block_bytes = u32::try_from(options.block_size.0).context("--block-size is too large")?;
     let shapes = match (&options.shapes[..], options.quick) {
         ([], true) => &SHAPES[..1],
         ([], false) => SHAPES,
@@ -245,6 +245,10 @@ fn build(options: &Options, directory: &Path) -> anyhow::Result<Built> {
     };
     for &[k, m] in shapes {
         let stores = directory.join(format!("{k}+{m}"));
+        let block_bytes = match options.block_size {
+            None => put::default_block_bytes(k),
+            Some(size) => u32::try_from(size.0).context("--block-size is too large")?,
+        };
         let mut objects = Vec::new();
         for (key, _) in &sizes {
             let coded = object::put(&plain.join(key), key, [k, m], block_bytes, &stores)?;
@@ -257,10 +261,13 @@ fn build(options: &Options, directory: &Path) -> anyhow::Result<Built> {
         built.objects = objects;
     }
     println!(
-        "objects: {} and {SMALL_OBJECTS} of {}; blocks of {}",
+        "objects: {} and {SMALL_OBJECTS} of {}; blocks {}",
         ByteSize(large).display().iec(),
         options.small_size.display().iec(),
-        options.block_size.display().iec()
+        match options.block_size {
+            Some(size) => format!("of {}", size.display().iec()),
+            None => "as put makes them".to_owned(),
+        }
     );
     Ok(built)
 }
