@@ -448,6 +448,26 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn a_piece_with_something_to_rebuild_ends_at_a_block() {
+        const KIB: u64 = 1024;
+        let layout = layout(1 << 20, 4, 6, 64 << 10, 4096);
+        let end = |range: Range<u64>, lost: &[u16]| {
+            let usable = |share: u16, _: &Range<u64>| !lost.contains(&share);
+            let plan = plan(&layout, range.clone(), 1 << 20, usable).unwrap();
+            check(&layout, &range, &plan, lost);
+            plan.range.end / KIB
+        };
+        assert_eq!(end(0..150 * KIB, &[]), 148, "a leaf's end");
+        assert_eq!(end(0..150 * KIB, &[0, 1]), 128);
+        assert_eq!(end(0..150 * KIB, &[3]), 148, "nothing is rebuilt");
+        assert_eq!(end(0..100 * KIB, &[0]), 64);
+        assert_eq!(end(0..130 * KIB, &[0]), 128);
+        assert_eq!(end(0..60 * KIB, &[0]), 60, "within a block");
+        let late = end(60 * KIB..128 * KIB, &[0, 1]);
+        assert_eq!(late, 128, "most of it lies behind the boundary");
+    }
+
     fn object_byte(position: u64) -> u8 {
         (position.wrapping_mul(31) ^ (position >> 8)) as u8
     }

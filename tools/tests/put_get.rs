@@ -316,3 +316,13 @@ fn get_to_a_file_shows_only_complete_files() {
     assert_eq!(fs::read(&place).unwrap(), b"old");
     assert_eq!(fs::read_dir(stores.root.path()).unwrap().count(), before);
 }
+
+#[test]
+fn the_default_block_keeps_segments_short() {
+    use penstock_tools::put::default_block_bytes;
+    let kib = |k| default_block_bytes(k) >> 10;
+    assert_eq!(
+        [0, 1, 4, 5, 8, 10, 16, 17, 1000].map(kib),
+        [64, 64, 64, 32, 32, 16, 16, 16, 16]
+    );
+}

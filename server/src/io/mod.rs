@@ -503,3 +503,41 @@ fn set_send_buffer(socket: &socket2::Socket, bytes: u32) -> io::Result<()> {
     socket.set_send_buffer_size(bytes as usize)?;
     socket.set_tcp_notsent_lowat(bytes.saturating_mul(2))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_shrink_and_a_short_count_ends_them() {
+        let parts = |cut: Cut, bytes: usize, room: usize| {
+            let mut parts = Vec::new();
+            let mut left = room;
+            let sent = cut.send(bytes, |range| {
+                assert_eq!(range.start, parts.iter().sum::<usize>());
+                let taken = range.len().min(left);
+                if taken == 0 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                left -= taken;
+                parts.push(taken);
+                Ok(taken)
+            });
+            (sent.ok(), parts)
+        };
+        assert_eq!(parts(Cut::Whole, 8000, 9000), (Some(8000), vec![8000]));
+        let shrinking = |bytes, room| parts(Cut::Shrinking, bytes, room);
+        assert_eq!(shrinking(8000, 9000), (Some(8000), vec![4000, 2000, 2000]));
+        assert_eq!(shrinking(8000, 5000), (Some(5000), vec![4000, 1000]));
+        assert_eq!(shrinking(8000, 4000), (Some(4000), vec![4000]));
+        assert_eq!(shrinking(8000, 0), (None, vec![]));
+        for bytes in 1..100 {
+            let (sent, parts) = shrinking(bytes, bytes);
+            assert_eq!(sent, Some(bytes));
+            assert!(
+                parts.len() <= 5 && parts.is_sorted_by(|a, b| a >= b),
+                "{parts:?}"
+            );
+        }
+    }
+}
