@@ -20,6 +20,8 @@ use nix::unistd::{Pid, getppid};
 
 /// The first argument that makes the benchmark a launcher. Not for people.
 const LAUNCH: &str = "launch-pinned";
+/// In place of a core's number: the server runs where it likes.
+const ANY_CORE: &str = "any";
 /// How long a server may take until it listens.
 const START: Duration = Duration::from_secs(20);
 /// How long a server may take to end when asked to; then it is killed.
@@ -41,13 +43,16 @@ pub fn launch_if_asked() -> anyhow::Result<()> {
         args.next()
             .context("a launcher takes CORE PARENT PROGRAM ARGUMENTS")
     };
-    let core: usize = next()?.to_string_lossy().parse()?;
+    let core = next()?;
     let parent: i32 = next()?.to_string_lossy().parse()?;
     let program = next()?;
-    ensure!(
-        core_affinity::set_for_current(CoreId { id: core }),
-        "can't pin to core {core}"
-    );
+    if core != ANY_CORE {
+        let id: usize = core.to_string_lossy().parse()?;
+        ensure!(
+            core_affinity::set_for_current(CoreId { id }),
+            "can't pin to core {id}"
+        );
+    }
     set_pdeathsig(Signal::SIGTERM)?;
     // The parent may have died before that call.
     ensure!(getppid().as_raw() == parent, "the benchmark is gone");
@@ -67,14 +72,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `command` on `core`, its standard error going to the file `log`, and waits until it
+    /// Starts `command` on `core` (on all if that is `None`), its standard error going to the file `log`, and waits until it
     /// prints where it listens.
     ///
     /// # Errors
     ///
     /// When it does not start, ends, or does not listen in time; the message has the end of its log.
-    pub fn start(core: usize, command: &[String], log: &Path) -> anyhow::Result<Server> {
-        let mut child = launch(core, command, log, Stdio::piped())?;
+    pub fn start(
+        core: impl Into<Option<usize>>,
+        command: &[String],
+        log: &Path,
+    ) -> anyhow::Result<Server> {
+        let mut child = launch(core.into(), command, log, Stdio::piped())?;
         let output = child.stdout.take().context("its output is piped")?;
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
@@ -116,7 +125,7 @@ impl Server {
         log: &Path,
         address: SocketAddr,
     ) -> anyhow::Result<Server> {
-        let mut child = launch(core, command, log, Stdio::null())?;
+        let mut child = launch(Some(core), command, log, Stdio::null())?;
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
             if start.elapsed() > START || child.try_wait()?.is_some() {
@@ -155,11 +164,17 @@ impl Drop for Server {
     }
 }
 
-fn launch(core: usize, command: &[String], log: &Path, output: Stdio) -> anyhow::Result<Child> {
+fn launch(
+    core: Option<usize>,
+    command: &[String],
+    log: &Path,
+    output: Stdio,
+) -> anyhow::Result<Child> {
     let program = command.first().context("an empty command")?;
+    let core = core.map_or_else(|| ANY_CORE.to_owned(), |core| core.to_string());
     let log = File::create(log).with_context(|| format!("can't create {}", log.display()))?;
     Command::new(std::env::current_exe()?)
-        .args([LAUNCH, &core.to_string(), &std::process::id().to_string()])
+        .args([LAUNCH, &core, &std::process::id().to_string()])
         .args(command)
         .stdin(Stdio::null())
         .stdout(output)

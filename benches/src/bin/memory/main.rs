@@ -16,7 +16,7 @@ use bytesize::ByteSize;
 use clap::Parser;
 use penstock_benches::common::object::{self, Coded};
 use penstock_benches::common::record::Record;
-use penstock_benches::common::{launch, machine};
+use penstock_benches::common::{launch, machine, scratch};
 
 use runs::{Case, Subject, Verdict};
 
@@ -82,16 +82,13 @@ const OTHER_KEY: &str = "other-";
 const OTHERS: usize = 300;
 
 fn main() -> anyhow::Result<()> {
+    launch::launch_if_asked()?;
     let options = Options::parse();
     let facts = machine::facts();
     for (name, value) in &facts {
         println!("{name}: {value}");
     }
-    let directory = match &options.dir {
-        Some(dir) => tempfile::Builder::new().prefix("memory-").tempdir_in(dir),
-        None => tempfile::Builder::new().prefix("memory-").tempdir(),
-    };
-    let directory = directory.context("can't make a directory for the object")?;
+    let directory = scratch::directory("memory", options.dir.as_deref())?;
     let others = if options.soak.is_some() { OTHERS } else { 0 };
     let coded = build(options.size.0, others, directory.path())?;
     let penstock = launch::penstock(options.penstock.as_deref())?;
@@ -108,6 +105,12 @@ fn main() -> anyhow::Result<()> {
             io,
             seed: options.seed,
             scale: if options.quick { 10 } else { 1 },
+            rounds: if options.quick { 1 } else { runs::ROUNDS },
+            stretch: if options.quick {
+                Duration::from_secs(1)
+            } else {
+                runs::STRETCH
+            },
             record: options.record.as_deref(),
             log: directory.path(),
         };

@@ -1,14 +1,13 @@
 //! The cases, and what is seen of them.
 
-use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
-use penstock_benches::common::launch::READY;
+use penstock_benches::common::launch::Server;
 use penstock_benches::common::stats::Summary;
 use penstock_tools::load::{self, ByteSpan, Class, Group, Plan, Report, Watch};
 
@@ -63,6 +62,9 @@ pub(super) struct Subject<'a> {
     pub(super) seed: u64,
     /// Clients are divided by this.
     pub(super) scale: usize,
+    /// How often the fast clients are measured, and how long each time.
+    pub(super) rounds: usize,
+    pub(super) stretch: Duration,
     pub(super) record: Option<&'a Path>,
     pub(super) log: &'a Path,
 }
@@ -72,75 +74,38 @@ const STRUCTURES_BYTES: u64 = 3700;
 /// What the allocator may take in one step.
 const ALLOCATOR_SLACK_BYTES: u64 = 1 << 20;
 /// Stretches in which the fast clients are measured, alone and beside the others in turn.
-const ROUNDS: usize = 3;
-const STRETCH: Duration = Duration::from_secs(4);
+pub(super) const ROUNDS: usize = 3;
+pub(super) const STRETCH: Duration = Duration::from_secs(4);
 const FAST: usize = 4;
 const SLOW: usize = 100;
 
-/// The server on all cores, as operators run it.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Subject<'_> {
+    /// The server on all cores, as operators run it.
     fn serve(&self, options: &[&str]) -> anyhow::Result<Server> {
-        let log = self.log.join("server.log");
-        let errors = std::fs::File::create(&log).context("can't make the server's log")?;
-        let mut command = Command::new(self.penstock);
-        command
-            .arg("serve")
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        for store in self.stores {
-            command.arg("--store").arg(store);
-        }
-        command.args([
-            "--io",
-            self.io,
-            "--send-timeout",
-            "10m",
-            "--idle-timeout",
-            "10m",
-        ]);
-        command
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(errors);
-        let child = command.spawn().context("can't start the server")?;
-        let mut server = Server {
-            child,
-            url: String::new(),
-        };
-        let output = server.child.stdout.take().context("its output is piped")?;
-        for line in BufReader::new(output).lines() {
-            if let Some(address) = line?.strip_prefix(READY) {
-                server.url = format!("http://{address}/{KEY}");
-                return Ok(server);
-            }
-        }
-        bail!(
-            "the server did not start: {}",
-            std::fs::read_to_string(&log)?
-        )
+        let mut command = vec![
+            self.penstock.display().to_string(),
+            "serve".to_owned(),
+            "--listen=127.0.0.1:0".to_owned(),
+            "--admin=127.0.0.1:0".to_owned(),
+            format!("--io={}", self.io),
+            "--send-timeout=10m".to_owned(),
+            "--idle-timeout=10m".to_owned(),
+        ];
+        let stores = self.stores.iter();
+        command.extend(stores.map(|store| format!("--store={}", store.display())));
+        command.extend(options.iter().map(|&option| option.to_owned()));
+        Ok(Server::start(None, &command, &self.log.join("server.log"))?.killed())
     }
 
     fn plan(&self, server: &Server, groups: Vec<Group>) -> Plan {
-        let mut plan = Plan::new(&server.url);
+        let mut plan = Plan::new(&server.url(KEY));
         plan.groups = groups;
         plan.seed = self.seed;
         plan.backoff = Duration::from_millis(100);
         plan.retry_after_max = Duration::from_secs(1);
         plan.timeout = Duration::from_secs(60);
         plan.watch = Some(Watch {
-            pids: vec![server.child.id().cast_signed()],
+            pids: vec![server.pid()],
             interval: Duration::from_millis(250),
             ..Watch::default()
         });
@@ -153,9 +118,9 @@ impl Subject<'_> {
         group.reading = load::Reading::Discard;
         let mut plan = self.plan(server, vec![group]);
         plan.watch = None;
-        plan.duration = STRETCH;
+        plan.duration = self.stretch;
         let report = load::run(&plan)?;
-        Ok(report.groups[0].body_bytes as f64 / STRETCH.as_secs_f64())
+        Ok(report.groups[0].body_bytes as f64 / self.stretch.as_secs_f64())
     }
 
     /// New small requests, one after the other by four clients, each over a connection of its own.
@@ -231,7 +196,7 @@ impl Subject<'_> {
         let mut stalled_bytes = 0;
         // A crowd, the fast ones beside it, the crowd gone, the fast ones alone; again.
         let mut reports = Vec::new();
-        for round in 0..ROUNDS {
+        for round in 0..self.rounds {
             plan.duration = Duration::from_secs(180);
             let (ready, is_ready) = std::sync::mpsc::channel();
             let stop = std::sync::atomic::AtomicBool::new(false);
@@ -503,6 +468,6 @@ impl Subject<'_> {
 
 /// VmRSS of the server.
 fn resident(server: &Server) -> anyhow::Result<u64> {
-    let process = procfs::process::Process::new(server.child.id().cast_signed())?;
+    let process = procfs::process::Process::new(server.pid())?;
     Ok(process.status()?.vmrss.unwrap_or(0) * 1024)
 }
