@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::accept::OverLimit;
 use crate::io::BackendChoice;
 use crate::limits;
+use crate::zero_copy;
 
 /// A length of time as people write it: `500ms`, `10s`, `2m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +127,11 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "from_text")]
     pub verify_age: Option<Span>,
+    /// What is not sent from the page cache is sent to fast clients without copying (auto: not where the kernel
+    /// reports that it copies; always: to all, to try it out; off), with io_uring only [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    #[serde(deserialize_with = "from_text")]
+    pub zero_copy: Option<zero_copy::When>,
     /// The largest SO_SNDBUF that a fast, far connection is lent [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
     pub send_buffer_max: Option<ByteSize>,
@@ -224,6 +230,7 @@ impl Options {
             over_limit: self.over_limit.or(file.over_limit),
             verify: self.verify.or(file.verify),
             verify_age: self.verify_age.or(file.verify_age),
+            zero_copy: self.zero_copy.or(file.zero_copy),
             send_buffer_max: self.send_buffer_max.or(file.send_buffer_max),
             min_rate: self.min_rate.or(file.min_rate),
             head_timeout: self.head_timeout.or(file.head_timeout),
@@ -267,6 +274,8 @@ pub struct Settings {
     pub over_limit: OverLimit,
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,
+    /// When pieces are sent zero-copy.
+    pub zero_copy: zero_copy::When,
     /// The largest `SO_SNDBUF` that a connection is lent.
     pub send_buffer_max: u32,
     /// Bytes per second that a client must acknowledge.
@@ -378,6 +387,7 @@ impl Settings {
                 VerifyWhen::Once => Some(verify_age),
                 VerifyWhen::Always => None,
             },
+            zero_copy: options.zero_copy.unwrap_or_default(),
             send_buffer_max: bounded(
                 "send-buffer-max",
                 options

@@ -29,6 +29,7 @@ use crate::stats::CoreStats;
 use crate::tables::TableCache;
 use crate::tahoe::gateway::Gateway;
 use crate::verified::VerifiedLeaves;
+use crate::zero_copy::ZeroCopy;
 
 /// The state of one core, shared by its connections' tasks.
 pub struct Core {
@@ -48,6 +49,8 @@ pub struct Core {
     pub tables: TableCache,
     /// Leaves that need not be verified again.
     pub verified: VerifiedLeaves,
+    /// Sends that pin their buffers.
+    pub zero_copy: Rc<ZeroCopy>,
     /// How much is admitted.
     pub gate: Gate,
     /// Memory that connections may borrow.

@@ -2,7 +2,8 @@
 //!
 //! The way of a GET: wait for a request, look its object up, then wait for credit, produce no more
 //! than that, offer it to the socket, and forget it, until the body is sent. Nothing is read or
-//! decoded before the kernel reported room, and no pool buffer is held while waiting for a client.
+//! decoded before the kernel reported room, and no pool buffer is held while waiting for a client, but
+//! the few that the kernel sends from ([`zero_copy`](crate::zero_copy)).
 
 use std::io;
 use std::rc::Rc;
@@ -12,8 +13,8 @@ use crate::conn::{Action, Conn};
 use crate::core::{Connection, Core, Ending};
 use crate::gate::Admission;
 use crate::http::respond::Answer;
-use crate::io::Interest;
 use crate::io::buffer::Message;
+use crate::io::{Cut, Interest};
 use crate::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
 };
@@ -143,16 +144,22 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> 
     };
     let offered = message.bytes();
     let cut = connection.cut((offered as u64) < out.remaining())?;
-    let result = socket.send(&message, cut);
-    drop(message);
+    let by_reference = match cut {
+        Cut::Whole => core
+            .zero_copy
+            .send(&core.io, &core.pool, connection, message),
+        Cut::Shrinking => Err(message),
+    };
+    let (bodies, result) = match by_reference {
+        Ok(result) => (&core.stats.zero_copy_bytes, result),
+        Err(message) => (&core.stats.copied_bytes, socket.send(&message, cut)),
+    };
     let taken = match result {
         Ok(taken) => taken,
         Err(error) if is_retry(&error) => 0,
         Err(error) => return Err(error),
     };
-    core.stats
-        .copied_bytes
-        .add(taken.saturating_sub(head_bytes) as u64);
+    bodies.add(taken.saturating_sub(head_bytes) as u64);
     core.stats.unsent_again_bytes.add((offered - taken) as u64);
     sent(core, connection, conn, taken);
     Ok(())

@@ -31,6 +31,7 @@ pub mod drive;
 pub mod pass;
 pub mod produce;
 pub mod verified;
+pub mod zero_copy;
 
 pub mod io;
 

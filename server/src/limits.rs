@@ -150,6 +150,24 @@ pub const PASS_BYTES_AT_ONCE: u64 = 15 * 4096;
 /// A piece is passed through, block by block, if its blocks have this many bytes: shorter ones (of small
 /// objects, of an object's tail) are copied for less than the calls cost.
 pub const PASS_BLOCK_BYTES_MIN: u64 = 8 * 1024;
+/// Pieces shorter than this are not sent zero-copy. The kernel's documentation (msg_zerocopy) has it pay from about
+/// 10 KB on; ours are three times as long, since each keeps a whole pool buffer.
+pub const ZERO_COPY_BYTES_MIN: usize = 32 * 1024;
+/// A connection is sent to zero-copy if its peer will have acknowledged everything within this time, at the rate
+/// of late. Half of the pool by default is four pieces of up to 256 KiB: in 10 ms that is 100 MB/s for which no
+/// copying is paid. Slower connections would keep the buffers from the fast ones, for little.
+pub const ZERO_COPY_HOLD: Duration = Duration::from_millis(10);
+/// Pool buffers that one connection may have pinned: one on its way, one being acknowledged.
+pub const ZERO_COPY_PINS_MAX: usize = 2;
+/// Of a core's pool, one buffer in this many may be pinned: what others read and send goes on with the rest,
+/// whatever those who pinned these do.
+pub const ZERO_COPY_POOL_PART: usize = 2;
+/// Routes (networks of peers) of which a core remembers that the kernel copies there.
+pub const ZERO_COPY_ROUTES_MAX: usize = 256;
+/// Where the kernel copied, it is asked again after this time: a packet capture ends, a route changes.
+pub const ZERO_COPY_RETRY: Duration = Duration::from_secs(600);
+/// Submission queue entries of the ring for zero-copy sends, which are submitted one by one.
+pub const ZERO_COPY_RING_ENTRIES: u32 = 8;
 /// Known bad leaves remembered per object, so that they are not read again for every client.
 pub const BAD_LEAVES_MAX: usize = 256;
 /// Codes (generator matrices) and rebuild plans kept per core.
@@ -228,7 +246,14 @@ pub const MEMORY_DEFAULT: u64 = 512 << 20;
 /// the stacks of the threads that look objects up. Measured: 6 MiB resident when idle.
 pub const FIXED_BYTES: u64 = 10 << 20;
 /// One core's ring: entries, completions, the runtime's records of operations.
-const RING_BYTES: u64 = RING_ENTRIES as u64 * (64 + 8) + RING_COMPLETIONS as u64 * 16 + 64 * 1024;
+const RING_BYTES: u64 =
+    RING_ENTRIES as u64 * (64 + 8) + RING_COMPLETIONS as u64 * 16 + 64 * 1024 + ZERO_COPY_BYTES;
+/// One core's ring for zero-copy sends, what the kernel keeps of those under way (a request and a notification,
+/// 256 bytes each), and the routes.
+const ZERO_COPY_BYTES: u64 = POOL_BUFFERS_MAX as u64 / ZERO_COPY_POOL_PART as u64
+    * (2 * 16 + 2 * 256)
+    + ZERO_COPY_ROUTES_MAX as u64 * 128
+    + 16 * 1024;
 /// What one core's ring takes of RLIMIT_MEMLOCK, in whole powers of two of pages. Measured on Linux 6.18: 328 KiB.
 pub const RING_LOCKED_BYTES: u64 = 384 << 10;
 /// One core's cached pages of leaf checksums, with their places and an index.

@@ -20,6 +20,7 @@ use crate::io::{self as kernel, Backend, Listener, SocketOptions};
 use crate::limits::{self, Declared, MemoryPlan, PlanRefusal};
 use crate::watch::Timeouts;
 use crate::worker::{self, Order, Report};
+use crate::zero_copy;
 
 /// Orders that may wait for a core: it looks once a tick.
 const ORDERS_MAX: usize = 4;
@@ -37,6 +38,9 @@ pub enum ServeError {
     /// io_uring was asked for and can't be had.
     #[error("--io uring: {0}")]
     Backend(kernel::ProbeError),
+    /// Zero-copy sends were insisted on and can't be had.
+    #[error("--zero-copy always: {0}")]
+    ZeroCopy(String),
     /// An address can't be listened on.
     #[error("cannot listen on {address} ({what}): {error}")]
     Listen {
@@ -100,6 +104,10 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         );
     }
     let (backend, why_not_uring) = choose_backend(&settings)?;
+    let zero_copy = zero_copy::choose(settings.zero_copy, backend).map_err(ServeError::ZeroCopy)?;
+    if let Some(why) = &zero_copy.1 {
+        tracing::info!("no zero-copy sends: {why}");
+    }
 
     let options = SocketOptions {
         send_buffer_bytes: plan.send_buffer_floor,
@@ -135,6 +143,7 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     })?;
     let shared = Shared::new(
         (backend, why_not_uring),
+        zero_copy,
         plan,
         Budget::new(plan.credit_bytes),
         Seats::new(plan.connections, settings.connections_per_address_max),
@@ -216,16 +225,20 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
     })?)
 }
 
-/// What to do so that every core can register its pool with io_uring, if the limit is too low for that. The server
-/// itself tries, and says what came of it.
-pub fn locked_memory_advice(plan: &MemoryPlan) -> Option<String> {
-    let wanted = (limits::RING_LOCKED_BYTES + plan.pool_bytes) * plan.declared.cores as u64;
+/// What to do so that every core can register its pool with io_uring, if the limit is too low for that: once for
+/// reads, and once for zero-copy sends. The server itself tries, and says what came of it.
+pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<String> {
+    let (times, sends) = match settings.zero_copy {
+        zero_copy::When::Off => (1, ""),
+        _ => (2, ", and send by copy"),
+    };
+    let wanted = (limits::RING_LOCKED_BYTES + times * plan.pool_bytes) * plan.declared.cores as u64;
     let (_, locked) = sys::limit(Resource::LockedMemory).ok()?;
     (locked < wanted && !sys::may_lock_memory()).then(|| {
         let kib = wanted.div_ceil(1024);
         format!(
             "RLIMIT_MEMLOCK is {} KiB, rings and registered pool buffers take {kib} KiB: `ulimit -l {kib}` or \
-             LimitMEMLOCK={wanted}, else some cores use theirs unregistered",
+             LimitMEMLOCK={wanted}, else some cores use theirs unregistered{sends}",
             locked >> 10,
         )
     })
@@ -347,6 +360,7 @@ impl Cores {
                 send_buffer_floor: shared.plan.send_buffer_floor,
                 send_buffer_max: send_buffer_max(settings.send_buffer_max),
                 verify_age: settings.verify_age,
+                zero_copy: shared.zero_copy,
                 timeouts: Timeouts {
                     head: settings.head_timeout,
                     idle: settings.idle_timeout,

@@ -55,6 +55,14 @@ pub struct CoreStats {
     pub passed_bytes: Cell,
     /// Of those, bytes of bodies that were copied from pool buffers.
     pub copied_bytes: Cell,
+    /// Of those, bytes of bodies that the kernel took from pool buffers by reference,
+    pub zero_copy_bytes: Cell,
+    /// and those of them that it reported to have copied after all.
+    pub zero_copy_copied_bytes: Cell,
+    /// Pool buffers that the kernel sends from until peers have acknowledged.
+    pub pinned_buffers: Cell,
+    /// Routes that are sent to by copy, since the kernel copies there.
+    pub zero_copy_routes_off: Cell,
     /// Bytes that were produced and not taken, to be produced again.
     pub unsent_again_bytes: Cell,
     /// Bytes read from data shares.
@@ -179,8 +187,28 @@ pub const SCALARS: &[Scalar] = &[
     ),
     counter(
         "copied_bytes",
-        "Bytes of bodies sent from pool buffers",
+        "Bytes of bodies copied from pool buffers",
         |s| &s.copied_bytes,
+    ),
+    counter(
+        "zero_copy_bytes",
+        "Bytes of bodies sent from pool buffers by reference",
+        |s| &s.zero_copy_bytes,
+    ),
+    counter(
+        "zero_copy_copied_bytes",
+        "Of those, bytes that the kernel reported to have copied after all",
+        |s| &s.zero_copy_copied_bytes,
+    ),
+    gauge(
+        "pinned_buffers",
+        "Pool buffers that are sent from until peers have acknowledged",
+        |s| &s.pinned_buffers,
+    ),
+    gauge(
+        "zero_copy_routes_off",
+        "Networks of peers that are sent to by copy, since the kernel copies there",
+        |s| &s.zero_copy_routes_off,
     ),
     counter(
         "produced_again_bytes",

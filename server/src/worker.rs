@@ -30,6 +30,7 @@ use crate::tables::TableCache;
 use crate::tahoe::gateway::Gateway;
 use crate::verified::VerifiedLeaves;
 use crate::watch::{self, Listed, Timeouts, Watch};
+use crate::zero_copy::{self, ZeroCopy};
 
 /// What the control thread tells a core.
 #[derive(Clone, Debug)]
@@ -96,6 +97,8 @@ pub struct Plan {
     pub send_buffer_max: u32,
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,
+    /// When pieces are sent zero-copy.
+    pub zero_copy: zero_copy::When,
     /// What connections are held to.
     pub timeouts: Timeouts,
     /// Where it counts.
@@ -143,6 +146,7 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
         }),
         catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), files, &plan.budget),
         producing: Semaphore::new(pool.buffers()),
+        zero_copy: ZeroCopy::new(plan.zero_copy, &pool, Arc::clone(&plan.stats)),
         pool,
         tables: TableCache::default(),
         verified: VerifiedLeaves::new(plan.verify_age),

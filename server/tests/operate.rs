@@ -47,6 +47,7 @@ fn config(stores: &Stores, io: Backend) -> String {
          min_rate = \"1KiB\"\n\
          verify = \"once\"\n\
          verify_age = \"3m\"\n\
+         zero_copy = \"auto\"\n\
          send_buffer_max = \"64KiB\"\n\
          head_timeout = \"150ms\"\n\
          idle_timeout = \"7m\"\n\
@@ -201,6 +202,22 @@ fn a_pool_that_cannot_be_registered(io: Backend) {
     if io == Backend::Uring {
         server.wait_for_log("pool buffers are not registered with io_uring");
         server.wait_for_log("RLIMIT_MEMLOCK");
+    }
+    if io == Backend::Uring && penstock::io::zero_copy::probe().is_ok() {
+        // Then what is sent zero-copy is pinned message by message, as far as that is allowed.
+        let options = ["--zero-copy", "always", "--verify", "always"];
+        let options = [&options[..], &["--max-connections", "100"]].concat();
+        let command = Server::command(&stores, io, &options);
+        let Some(command) = with_locked_memory(&command, 3000) else {
+            return;
+        };
+        let server = Server::launch(command).unwrap();
+        for _ in 0..20 {
+            assert_same(&get(server.objects, PATH, &[]).body, &content, "pinned");
+        }
+        let sent = ["zero_copy_bytes", "copied_bytes"].map(|name| server.total(name));
+        println!("{sent:?} bytes by reference and by copy");
+        assert_eq!(sent.iter().sum::<u64>(), 20 * content.len() as u64);
     }
 }
 

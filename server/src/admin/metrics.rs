@@ -85,6 +85,13 @@ impl Collector for Cores {
             MetricType::Gauge,
         )?;
         info.encode(metric.encode_family(&[("backend", self.0.backend.to_string())])?)?;
+        let mut metric = encoder.encode_descriptor(
+            "zero_copy",
+            "When pieces are sent zero-copy",
+            None,
+            MetricType::Gauge,
+        )?;
+        info.encode(metric.encode_family(&[("when", self.0.zero_copy.to_string())])?)?;
         let up = ConstGauge::new(self.0.started.elapsed().as_secs() as i64);
         up.encode(encoder.encode_descriptor(
             "uptime_seconds",

@@ -21,6 +21,7 @@ use crate::io::Backend;
 use crate::limits::MemoryPlan;
 use crate::stats::CoreStats;
 use crate::worker::Order;
+use crate::zero_copy::When;
 
 mod memory;
 mod metrics;
@@ -32,6 +33,10 @@ pub struct Shared {
     pub backend: Backend,
     /// Why that isn't io_uring, if it was tried.
     pub why_not_uring: Option<String>,
+    /// When pieces are sent zero-copy,
+    pub zero_copy: When,
+    /// and why not, if that can't be done.
+    pub why_not_zero_copy: Option<String>,
     /// One per core.
     pub cores: Vec<Arc<CoreStats>>,
     /// Where to ask each core for its connections.
@@ -51,6 +56,7 @@ impl Shared {
     /// Counters for the plan's cores, all zero.
     pub fn new(
         (backend, why_not_uring): (Backend, Option<String>),
+        (zero_copy, why_not_zero_copy): (When, Option<String>),
         plan: MemoryPlan,
         budget: Arc<Budget>,
         seats: Arc<Seats>,
@@ -58,6 +64,8 @@ impl Shared {
         Shared {
             backend,
             why_not_uring,
+            zero_copy,
+            why_not_zero_copy,
             cores: (0..plan.declared.cores).map(|_| Arc::default()).collect(),
             orders: Vec::new(),
             plan,

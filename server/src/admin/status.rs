@@ -20,6 +20,9 @@ pub(super) struct StatusReport {
     io_backend: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     why_not_uring: Option<String>,
+    zero_copy: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not_zero_copy: Option<String>,
     cores: usize,
     uptime_seconds: u64,
     memory: BTreeMap<&'static str, u64>,
@@ -64,6 +67,8 @@ pub(super) fn status(shared: &Shared, standing_out: Vec<Listed>) -> StatusReport
         ready: shared.is_ready(),
         io_backend: shared.backend.to_string(),
         why_not_uring: shared.why_not_uring.clone(),
+        zero_copy: shared.zero_copy.to_string(),
+        why_not_zero_copy: shared.why_not_zero_copy.clone(),
         cores: shared.cores.len(),
         uptime_seconds: shared.started.elapsed().as_secs(),
         memory: memory::gauges(shared)

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use decode_kernel::arch::Kernel;
 use penstock::io::{self, Backend, BackendChoice};
-use penstock::serve;
+use penstock::{serve, zero_copy};
 
 use super::serve::Arguments;
 
@@ -25,6 +25,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             format!("io_uring can't be used, epoll takes its place: {error}"),
         ),
     }
+    match zero_copy::choose(zero_copy::When::Always, Backend::Uring) {
+        Ok(_) => say(true, "zero-copy sends can be had (SEND_ZC)".to_owned()),
+        Err(why) => say(false, format!("no zero-copy sends: {why}")),
+    }
     let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
     match Kernel::requested() {
         Ok(kernel) => say(
@@ -36,7 +40,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match serve::plan(&settings) {
         Ok(plan) => {
             say(true, plan.summary());
-            let locked = serve::locked_memory_advice(&plan).filter(|_| uring.is_ok());
+            let locked = serve::locked_memory_advice(&settings, &plan).filter(|_| uring.is_ok());
             for warning in locked
                 .into_iter()
                 .chain(serve::machine_warnings(&settings, &plan))

@@ -271,6 +271,25 @@ impl Message {
         }
     }
 
+    /// What goes before the slices.
+    pub fn head(&self) -> &Bytes {
+        &self.head
+    }
+
+    /// The slices alone.
+    #[must_use]
+    pub fn without_head(self) -> Message {
+        Message {
+            head: Bytes::new(),
+            ..self
+        }
+    }
+
+    /// The index under which the buffer of the windows is registered; `None` without windows.
+    pub fn buffer_index(&self) -> Option<u16> {
+        self.windows.first().map(Window::buffer_index)
+    }
+
     /// Bytes in all.
     pub fn bytes(&self) -> usize {
         let slices = self.slices.iter().map(|(_, bytes)| bytes.len());

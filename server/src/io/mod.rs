@@ -28,6 +28,7 @@ pub mod file;
 mod poller;
 pub mod sys;
 mod uring;
+pub mod zero_copy;
 
 pub use uring::ProbeError;
 
@@ -151,6 +152,12 @@ impl Io {
     /// What passes ranges of files to a socket; `None` if the kernel gave us no pipe.
     pub fn gatherer(&self) -> Option<&file::Gatherer> {
         self.gatherer.as_ref()
+    }
+
+    /// A ring for zero-copy sends from the pool's buffers. It needs no more of the backend than that io_uring
+    /// may be used.
+    pub fn zero_copy<T>(&self, pool: &Pool) -> io::Result<zero_copy::Pins<T>> {
+        zero_copy::Pins::new(pool, |ring| self.poller.register(ring))
     }
 
     /// Whether a range of a file is in the page cache, as far as can be told without waiting.
