@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = super::key)]
     key: Option<Key>,
     /// Bytes of one block: how much of the file goes to one share at a time [default: 64KiB; less, down to
-    /// 16KiB, for more than 4 data shares]
+    /// 16KiB, for more than 5 data shares]
     #[arg(long, value_name = "SIZE")]
     block_size: Option<ByteSize>,
     /// rs8 (up to 256 shares) or rs16 [default: what fits the number of shares]
