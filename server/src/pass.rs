@@ -87,10 +87,17 @@ pub fn pass(
     Ok(Some(sent + passed))
 }
 
-/// No room is nothing sent.
+/// No room, or a signal before anything went, is nothing sent.
 fn or_none(result: io::Result<usize>) -> io::Result<usize> {
     match result {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            Ok(0)
+        }
         result => result,
     }
 }

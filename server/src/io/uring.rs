@@ -3,7 +3,6 @@
 //! tokio-uring is the runtime; a read into our own registered memory, which it does not wrap, goes through
 //! its `UnsubmittedOneshot`, which keeps what the kernel uses until the completion, even if the future is
 //! dropped.
-#![allow(unsafe_code)] // building entries from addresses; see each SAFETY remark
 
 use std::fs::File;
 use std::future::Future;

@@ -79,10 +79,10 @@ unsafe fn expand(key: &[u8; 16], keys: &mut [[u8; 16]; 11]) {
 /// The CPU has AES-NI and SSE4.1.
 #[target_feature(enable = "aes,sse4.1")]
 unsafe fn apply(keys: &RoundKeys, first: u64, data: &mut [u8]) {
-    // SAFETY: each key is of 16 bytes, and any alignment does.
-    let keys = keys
-        .0
-        .map(|key| unsafe { _mm_loadu_si128(key.as_ptr().cast()) });
+    let keys = keys.0.map(|key| {
+        // SAFETY: each key is of 16 bytes, and any alignment does.
+        unsafe { _mm_loadu_si128(key.as_ptr().cast()) }
+    });
     // No block's number needs more than 64 bits, because no byte's does: the upper half is zero.
     let mut number = first;
     let (groups, rest) = data.as_chunks_mut::<{ 16 * TURNS }>();
