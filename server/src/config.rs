@@ -104,6 +104,10 @@ pub struct Options {
     /// Memory that the process and its sockets' kernel memory may use together [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
+    /// Memory for small objects (up to 64KiB) that are asked for often, of all cores together; 0 keeps none
+    /// [default: an eighth of what connections leave]
+    #[arg(long, value_name = "SIZE")]
+    pub hot_objects: Option<ByteSize>,
     /// Share files open per core, those of objects being served included [default: 4096, or fewer where the limit on
     /// descriptors is low]
     #[arg(long, value_name = "N")]
@@ -222,6 +226,7 @@ impl Options {
             pool_buffers: self.pool_buffers.or(file.pool_buffers),
             pool_buffer_size: self.pool_buffer_size.or(file.pool_buffer_size),
             memory: self.memory.or(file.memory),
+            hot_objects: self.hot_objects.or(file.hot_objects),
             share_files: self.share_files.or(file.share_files),
             max_connections: self.max_connections.or(file.max_connections),
             max_connections_per_address: self
@@ -264,6 +269,8 @@ pub struct Settings {
     pub pool_buffer_bytes: usize,
     /// Memory in all, kernel socket memory included.
     pub memory_bytes: u64,
+    /// Memory for hot objects, of all cores; `None` is the usual part.
+    pub hot_bytes: Option<u64>,
     /// Share files open per core; `None` is the usual number, or what descriptors allow.
     pub share_files: Option<usize>,
     /// Connections in all; `None` is as many as fit.
@@ -376,6 +383,7 @@ impl Settings {
             )?,
             pool_buffer_bytes: size.0 as usize,
             memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
+            hot_bytes: options.hot_objects.map(|size| size.0),
             share_files: options
                 .share_files
                 .map(|files| bounded("share-files", files, limits::SHARE_FILES_MIN, 10_000_000))

@@ -17,6 +17,7 @@ use crate::admission::Seat;
 use crate::budget::{Allowance, Budget, Claim};
 use crate::conn::Phase;
 use crate::gate::Gate;
+use crate::hot::HotObjects;
 use crate::io::buffer::Pool;
 use crate::io::{Cut, Io, Socket};
 use crate::limits::{
@@ -49,6 +50,8 @@ pub struct Core {
     pub tables: TableCache,
     /// Leaves that need not be verified again.
     pub verified: VerifiedLeaves,
+    /// Small objects that are asked for often.
+    pub hot: HotObjects,
     /// Sends that pin their buffers.
     pub zero_copy: Rc<ZeroCopy>,
     /// How much is admitted.

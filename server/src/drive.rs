@@ -12,9 +12,10 @@ use std::time::{Instant, SystemTime};
 use crate::conn::{Action, Conn};
 use crate::core::{Connection, Core, Ending};
 use crate::gate::Admission;
+use crate::hot;
 use crate::http::respond::Answer;
 use crate::io::buffer::Message;
-use crate::io::{Cut, Interest};
+use crate::io::{self as kernel, Cut, Interest, is_retry};
 use crate::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
 };
@@ -85,13 +86,6 @@ async fn receive(core: &Core, connection: &Connection, conn: &mut ResourceConn) 
     Ok(())
 }
 
-fn is_retry(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
-
 async fn open(core: &Core, conn: &mut ResourceConn) {
     let Some(request) = conn.opening() else {
         return;
@@ -116,11 +110,15 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> 
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
     let for_body = (body.end - body.start).min((admitted - head.len()) as u64);
-    if let Some(Resource::Object(object)) = out.object().filter(|_| for_body > 0)
-        && let Some(taken) = pass::pass(core, connection, &head, object, body.clone(), for_body)?
-    {
-        sent(core, connection, conn, taken);
-        return Ok(());
+    if let Some(Resource::Object(object)) = out.object().filter(|_| for_body > 0) {
+        let mut taken = hot::send(core, connection, &head, object, body.clone(), for_body)?;
+        if taken.is_none() {
+            taken = pass::pass(core, connection, &head, object, body.clone(), for_body)?;
+        }
+        if let Some(taken) = taken {
+            sent(core, connection, conn, taken);
+            return Ok(());
+        }
     }
     let head_bytes = head.len();
     let message = match out.object().filter(|_| for_body > 0) {
@@ -152,13 +150,9 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> 
     };
     let (bodies, result) = match by_reference {
         Ok(result) => (&core.stats.zero_copy_bytes, result),
-        Err(message) => (&core.stats.copied_bytes, socket.send(&message, cut)),
+        Err(message) => (&core.stats.copied_bytes, socket.send(message.whole(), cut)),
     };
-    let taken = match result {
-        Ok(taken) => taken,
-        Err(error) if is_retry(&error) => 0,
-        Err(error) => return Err(error),
-    };
+    let taken = kernel::taken(result)?;
     bodies.add(taken.saturating_sub(head_bytes) as u64);
     core.stats.unsent_again_bytes.add((offered - taken) as u64);
     sent(core, connection, conn, taken);

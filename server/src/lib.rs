@@ -28,6 +28,7 @@ pub mod pace;
 pub mod plan;
 
 pub mod drive;
+pub mod hot;
 pub mod pass;
 pub mod produce;
 pub mod verified;

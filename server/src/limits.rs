@@ -132,6 +132,12 @@ pub const TABLE_PAGES_MAX: usize = 512;
 pub const VERIFIED_PAGES_MAX: usize = 2048;
 /// What one of them takes, its place in the table included.
 pub const VERIFIED_PAGE_BYTES: usize = 272;
+/// Objects up to this length are kept in memory if they are asked for often: what a fast connection takes at once.
+/// Longer ones cost less per byte in the other ways.
+pub const HOT_OBJECT_BYTES_MAX: u64 = 64 << 10;
+/// Of what connections leave, one part in this many is for hot objects when the operator does not say. The rest is
+/// lent to connections.
+const HOT_PART: u64 = 8;
 /// A verified leaf counts as good for this long when the operator does not say, if its file stays as it is.
 /// What rots on the disk under an unchanged file is noticed after this time at the latest.
 pub const VERIFY_AGE_DEFAULT: Duration = Duration::from_secs(600);
@@ -305,6 +311,8 @@ pub struct Declared {
     pub pool_buffers: usize,
     /// Bytes of one.
     pub pool_buffer_bytes: usize,
+    /// Memory for hot objects, of all cores; `None` is the usual part.
+    pub hot_bytes: Option<u64>,
     /// Share files that one core may have open.
     pub share_files: usize,
     /// Whether files of a Tahoe-LAFS grid are served.
@@ -342,6 +350,8 @@ pub struct MemoryPlan {
     pub send_buffer_floor: u32,
     /// What every connection may hold, kernel memory included.
     pub connection_bytes: u64,
+    /// Per core: small objects that are asked for often.
+    pub hot_bytes: u64,
     /// What is left, lent to fast connections.
     pub credit_bytes: u64,
 }
@@ -380,6 +390,20 @@ pub enum PlanRefusal {
         fit: usize,
         /// The least memory for what was asked.
         least_bytes: u64,
+    },
+    /// Hot objects would leave too little for connections.
+    #[error(
+        "--hot-objects {}KiB: {}KiB is the most that --memory {}MiB leaves for them beside the connections; \
+         lower it, or raise --memory or lower --max-connections",
+        .hot_bytes.div_ceil(1024), .most_bytes >> 10, .memory_bytes >> 20
+    )]
+    HotObjects {
+        /// What was declared.
+        memory_bytes: u64,
+        /// Asked for.
+        hot_bytes: u64,
+        /// What is possible.
+        most_bytes: u64,
     },
     /// The limit on descriptors doesn't allow the connections asked for.
     #[error(
@@ -436,6 +460,7 @@ impl MemoryPlan {
             connections: 0,
             send_buffer_floor: SEND_BUFFER_BYTES_MIN,
             connection_bytes: least_connection,
+            hot_bytes: 0,
             credit_bytes: 0,
         };
         let base = plan.fixed_bytes + cores as u64 * plan.core_bytes();
@@ -490,7 +515,17 @@ impl MemoryPlan {
             plan.send_buffer_floor *= 2;
             plan.connection_bytes = larger;
         }
-        plan.credit_bytes = left - plan.connections as u64 * plan.connection_bytes;
+        let left = left - plan.connections as u64 * plan.connection_bytes;
+        let hot_bytes = declared.hot_bytes.unwrap_or(left / HOT_PART);
+        if hot_bytes > left / 2 {
+            return Err(PlanRefusal::HotObjects {
+                memory_bytes,
+                hot_bytes,
+                most_bytes: left / 2,
+            });
+        }
+        plan.hot_bytes = hot_bytes / cores as u64;
+        plan.credit_bytes = left - cores as u64 * plan.hot_bytes;
         Ok(plan)
     }
 
@@ -512,6 +547,7 @@ impl MemoryPlan {
             + self.decoder_bytes
             + self.cache_bytes
             + self.verified_bytes
+            + self.hot_bytes
             + self.waiting_bytes
     }
 }
@@ -527,6 +563,7 @@ impl std::fmt::Display for MemoryPlan {
             ("core: decoder", cores, self.decoder_bytes),
             ("core: checksums and open objects", cores, self.cache_bytes),
             ("core: verified leaves", cores, self.verified_bytes),
+            ("core: hot objects", cores, self.hot_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
         ];
@@ -571,6 +608,7 @@ mod tests {
             cores: 2,
             pool_buffers: POOL_BUFFERS_DEFAULT,
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
+            hot_bytes: None,
             share_files: SHARE_FILES_DEFAULT,
             gateway: false,
             connections,
@@ -652,6 +690,7 @@ mod tests {
             cores in 1usize..64,
             pool_buffers in 1usize..64,
             connections in prop::option::of(1usize..1 << 20),
+            hot_bytes in prop::option::of(0u64..1 << 30),
             descriptors_allow in CONNECTIONS_MIN..1 << 20,
         ) {
             let declared = Declared {
@@ -659,6 +698,7 @@ mod tests {
                 cores,
                 pool_buffers,
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
+                hot_bytes,
                 share_files: SHARE_FILES_DEFAULT,
                 gateway: cores % 2 == 0,
                 connections,

@@ -20,6 +20,7 @@ use penstock_tools::store::{self, OpenError};
 use tokio::sync::Semaphore;
 
 use crate::budget::{Allowance, Budget, Claim};
+use crate::hot::Heat;
 use crate::http::respond::Status;
 use crate::io::file::{self, FileStamp};
 use crate::limits::{
@@ -44,6 +45,7 @@ pub struct Object {
     bad_leaves: RefCell<LruCache<(u16, u64), ()>>,
     fingerprint: u64,
     checked: Cell<Instant>,
+    heat: Heat,
     _files: Held,
 }
 
@@ -153,6 +155,11 @@ impl Object {
     /// The code that it is written in.
     pub fn code(&self) -> &Code {
         &self.code
+    }
+
+    /// Whether it is kept in memory, and where.
+    pub fn heat(&self) -> &Heat {
+        &self.heat
     }
 
     /// Tells it apart from every other object this core has opened.
@@ -373,6 +380,7 @@ impl Catalogue {
             bad_leaves: RefCell::new(LruCache::unbounded()),
             fingerprint: opened.fingerprint,
             checked: Cell::new(Instant::now()),
+            heat: Heat::default(),
             _files: files,
         });
         let known = Rc::clone(&object);

@@ -23,6 +23,7 @@ use decode_kernel::share::BLOCKS_OFFSET;
 
 use crate::core::{Connection, Core};
 use crate::io::file::Gatherer;
+use crate::io::taken;
 use crate::limits::{PASS_BLOCK_BYTES_MIN, PASS_BYTES_AT_ONCE};
 use crate::object::Object;
 use crate::plan::{self, Healthy, Layout, Read};
@@ -74,10 +75,10 @@ pub fn pass(
     let mut sent = 0;
     if !head.is_empty() {
         // The first bytes of the body go into the same packet.
-        sent = or_none(socket.send_ahead(head))?;
+        sent = taken(socket.send_ahead(head))?;
     }
     let passed = match sent == head.len() {
-        true => or_none(gatherer.send(socket, cut))?,
+        true => taken(gatherer.send(socket, cut))?,
         false => {
             gatherer.clear()?;
             0
@@ -85,21 +86,6 @@ pub fn pass(
     };
     core.stats.passed_bytes.add(passed as u64);
     Ok(Some(sent + passed))
-}
-
-/// No room, or a signal before anything went, is nothing sent.
-fn or_none(result: io::Result<usize>) -> io::Result<usize> {
-    match result {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
-        {
-            Ok(0)
-        }
-        result => result,
-    }
 }
 
 /// Whether what lies at this position is in runs long enough: many short ones cost more calls than they save

@@ -210,8 +210,12 @@ fn preferred_end(layout: &Layout, wanted: &Range<u64>) -> u64 {
     }
 }
 
-/// The last block boundary before the end of a piece that ends inside a block, unless most of it lies behind.
+/// The last block boundary before the end of a piece that ends inside a block, unless most of it lies behind, or
+/// the object ends there.
 fn block_end(layout: &Layout, piece: &Range<u64>) -> Option<u64> {
+    if piece.end == layout.size {
+        return None;
+    }
     let last = locate(layout, piece.end - 1);
     let after = last.in_block + 1;
     let before = (piece.end - piece.start).checked_sub(after)?;

@@ -121,11 +121,13 @@ pub async fn produce(
         }
         rebuild(core, object.code(), object.layout(), &plan, &mut windows)?;
         core.stats.pieces.add(1);
-        return Ok(Piece {
+        let piece = Piece {
             range: plan.range,
             windows,
             slices: plan.slices,
-        });
+        };
+        core.hot.keep(object, &piece, Instant::now());
+        return Ok(piece);
     }
     Err(ProduceError::Attempts(attempts))
 }

@@ -217,6 +217,7 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         cores: settings.cores,
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
+        hot_bytes: settings.hot_bytes,
         share_files,
         gateway,
         connections: settings.connections_max,
@@ -359,6 +360,7 @@ impl Cores {
                 over_limit: settings.over_limit,
                 send_buffer_floor: shared.plan.send_buffer_floor,
                 send_buffer_max: send_buffer_max(settings.send_buffer_max),
+                hot_bytes: usize::try_from(shared.plan.hot_bytes).unwrap_or(0),
                 verify_age: settings.verify_age,
                 zero_copy: shared.zero_copy,
                 timeouts: Timeouts {

@@ -53,6 +53,8 @@ pub struct CoreStats {
     pub sent_bytes: Cell,
     /// Of those, bytes of bodies that `sendfile` took from the page cache.
     pub passed_bytes: Cell,
+    /// Of those, bytes of bodies that were sent from what is kept of hot objects.
+    pub hot_bytes: Cell,
     /// Of those, bytes of bodies that were copied from pool buffers.
     pub copied_bytes: Cell,
     /// Of those, bytes of bodies that the kernel took from pool buffers by reference,
@@ -105,6 +107,8 @@ pub struct CoreStats {
     pub connection_bytes: Cell,
     /// What is held to know which leaves were verified, as of the last tick.
     pub verified_bytes: Cell,
+    /// What is in use of the memory for hot objects, as of the last tick.
+    pub hot_memory_bytes: Cell,
     /// What the decoder holds: tables, plans, workspace.
     pub decoder_bytes: Cell,
 }
@@ -184,6 +188,11 @@ pub const SCALARS: &[Scalar] = &[
         "passed_through_bytes",
         "Bytes of bodies sent straight from the page cache",
         |s| &s.passed_bytes,
+    ),
+    counter(
+        "hot_bytes",
+        "Bytes of bodies sent from the memory of hot objects",
+        |s| &s.hot_bytes,
     ),
     counter(
         "copied_bytes",
@@ -292,6 +301,11 @@ pub const SCALARS: &[Scalar] = &[
         "verified_memory_bytes",
         "Memory of which leaves were verified",
         |s| &s.verified_bytes,
+    ),
+    gauge(
+        "hot_memory_bytes",
+        "Memory that small objects asked for often are kept in",
+        |s| &s.hot_memory_bytes,
     ),
     gauge("decoder_bytes", "Memory of the decoder", |s| {
         &s.decoder_bytes

@@ -73,6 +73,7 @@ impl Watch {
         stats.send_queue_bytes.set(queues);
         stats.pool_free.set(core.pool.free() as u64);
         stats.verified_bytes.set(core.verified.bytes() as u64);
+        stats.hot_memory_bytes.set(core.hot.bytes() as u64);
         stats
             .open_objects
             .set((core.catalogue.len() + core.gateway.as_ref().map_or(0, |g| g.files())) as u64);

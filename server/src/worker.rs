@@ -20,6 +20,7 @@ use crate::admission::Seats;
 use crate::budget::Budget;
 use crate::core::Core;
 use crate::gate::Gate;
+use crate::hot::HotObjects;
 use crate::io::buffer::Pool;
 use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::limits::{self, REQUEST_HEAD_BYTES_MAX, TICK};
@@ -95,6 +96,8 @@ pub struct Plan {
     pub send_buffer_floor: u32,
     /// The most it may become.
     pub send_buffer_max: u32,
+    /// Memory for small objects that are asked for often.
+    pub hot_bytes: usize,
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
@@ -150,6 +153,7 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
         pool,
         tables: TableCache::default(),
         verified: VerifiedLeaves::new(plan.verify_age),
+        hot: HotObjects::new(plan.hot_bytes, plan.verify_age),
         gate: Gate {
             piece_bytes_max: limits::PIECE_BYTES_MAX as u32,
             credit_bytes_min: limits::CREDIT_BYTES_MIN,

@@ -31,6 +31,7 @@ fn config(stores: &Stores, io: Backend) -> String {
         .collect();
     format!(
         "store = [{}]\n\
+         hot_objects = \"1MiB\"\n\
          share_files = 100\n\
          tahoe_node = [\"/\"]\n\
          tahoe_segment_max = \"2MiB\"\n\

@@ -301,18 +301,34 @@ impl Message {
     /// # Panics
     /// If a slice lies outside its window: plans make them.
     pub fn parts(&self, range: Range<usize>) -> Vec<IoSlice<'_>> {
+        within(self.whole(), range)
+    }
+
+    /// All parts in order.
+    ///
+    /// # Panics
+    /// As [`Message::parts`].
+    pub fn whole(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let slices = self.slices.iter();
-        let mut at = 0;
         std::iter::once(&self.head[..])
             .chain(slices.map(|(at, bytes)| &self.windows[*at][bytes.clone()]))
-            .filter_map(|part| {
-                let start = range.start.saturating_sub(at);
-                let end = range.end.saturating_sub(at).min(part.len());
-                at += part.len();
-                (start < end).then(|| IoSlice::new(&part[start..end]))
-            })
-            .collect()
     }
+}
+
+/// Of parts that follow one another, what lies in `range`, counted from the first one's start.
+pub(super) fn within<'a>(
+    parts: impl Iterator<Item = &'a [u8]>,
+    range: Range<usize>,
+) -> Vec<IoSlice<'a>> {
+    let mut at = 0;
+    parts
+        .filter_map(|part| {
+            let start = range.start.saturating_sub(at);
+            let end = range.end.saturating_sub(at).min(part.len());
+            at += part.len();
+            (start < end).then(|| IoSlice::new(&part[start..end]))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub mod zero_copy;
 
 pub use uring::ProbeError;
 
-use buffer::{Message, Pool, Window};
+use buffer::{Pool, Window};
 use poller::{Poller, Registration};
 
 /// How a core talks to the kernel.
@@ -305,6 +305,22 @@ impl Listener {
     }
 }
 
+/// What a socket took: no room, or a signal before anything went, is nothing.
+pub fn taken(result: io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(error) if is_retry(&error) => Ok(0),
+        result => result,
+    }
+}
+
+/// Whether a call that doesn't wait is to be made again later.
+pub fn is_retry(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
 /// How what is offered to a socket is cut into segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -408,13 +424,18 @@ impl Socket {
         }
     }
 
-    /// Offers a message without waiting for room: the count may be short, and `WouldBlock` means none. It
-    /// leaves in segments cut as `cut` says.
-    pub fn send(&self, message: &Message, cut: Cut) -> io::Result<usize> {
+    /// Offers parts, one after another, without waiting for room: the count may be short, and `WouldBlock`
+    /// means none. They leave in segments cut as `cut` says.
+    pub fn send<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+        cut: Cut,
+    ) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        cut.send(message.bytes(), |range| {
-            self.socket
-                .send_vectored_with_flags(&message.parts(range), flags)
+        let bytes = parts.clone().map(<[u8]>::len).sum();
+        cut.send(bytes, |range| {
+            let parts = buffer::within(parts.clone(), range);
+            self.socket.send_vectored_with_flags(&parts, flags)
         })
     }
 
