@@ -650,6 +650,25 @@ mod tests {
     }
 
     #[test]
+    fn hot_objects_take_an_eighth_of_the_rest_or_what_is_said() {
+        let with = |hot_bytes| {
+            MemoryPlan::new(Declared {
+                hot_bytes,
+                ..declared(512, Some(2_000))
+            })
+        };
+        let (usual, none) = (with(None).unwrap(), with(Some(0)).unwrap());
+        assert_eq!(none.hot_bytes, 0);
+        assert_eq!(2 * usual.hot_bytes, none.credit_bytes / 8 / 2 * 2);
+        assert_eq!(usual.credit_bytes, none.credit_bytes - 2 * usual.hot_bytes);
+        let PlanRefusal::HotObjects { most_bytes, .. } = with(Some(512 << 20)).unwrap_err() else {
+            panic!("there must be credit left");
+        };
+        assert_eq!(with(Some(most_bytes)).unwrap().hot_bytes, most_bytes / 2);
+        assert!(with(Some(most_bytes + 1)).is_err());
+    }
+
+    #[test]
     fn share_files_leave_half_of_the_descriptors() {
         assert_eq!(share_files(2, 1 << 20), SHARE_FILES_DEFAULT);
         assert_eq!(share_files(64, 1 << 20), SHARE_FILES_DEFAULT);
