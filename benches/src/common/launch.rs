@@ -262,10 +262,28 @@ pub fn serve_command(
 ///
 /// # Errors
 ///
-/// When the system does not say which cores there are.
+/// When the system does not say which cores there are, or one that was told is none of them.
 pub fn cores(server: Option<usize>, client: Option<usize>) -> anyhow::Result<(usize, usize)> {
     let all = core_affinity::get_core_ids().context("can't list the cores")?;
-    let first = all.first().context("no cores")?.id;
-    let second = all.get(1).map_or(first, |core| core.id);
+    let all: Vec<usize> = all.iter().map(|core| core.id).collect();
+    let first = *all.first().context("no cores")?;
+    let second = *all.get(1).unwrap_or(&first);
+    for told in [server, client].into_iter().flatten() {
+        ensure!(all.contains(&told), "no core {told}; there are {all:?}");
+    }
     Ok((server.unwrap_or(first), client.unwrap_or(second)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn cores_are_those_that_there_are() {
+        let (first, second) = super::cores(None, None).unwrap();
+        assert_eq!(
+            super::cores(Some(second), Some(first)).unwrap(),
+            (second, first)
+        );
+        let error = super::cores(None, Some(1 << 20)).unwrap_err().to_string();
+        assert!(error.starts_with("no core 1048576; there are ["), "{error}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Machine facts, buffers, clocks, seeds, interleaving, statistics and records; servers as child
+//! Machine facts, buffers, clocks, seeds, interleaving, statistics, records and pictures; servers as child
 //! processes, what they use, and the objects they serve.
 
 pub mod blocks;
@@ -9,6 +9,7 @@ pub mod launch;
 pub mod machine;
 pub mod nginx;
 pub mod object;
+pub mod picture;
 pub mod record;
 pub mod scratch;
 pub mod seed;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+use penstock_benches::common::picture::{self, Drawn};
 use plotters::prelude::*;
 
 use super::Strategy;
@@ -16,10 +17,10 @@ const LEAST: f64 = 0.1;
 
 fn colour(strategy: Strategy) -> RGBColor {
     match strategy {
-        Strategy::QueueAll => RGBColor(200, 30, 30),
-        Strategy::Spool => RGBColor(230, 140, 10),
-        Strategy::OneSegment => RGBColor(31, 119, 180),
-        Strategy::Ours => RGBColor(30, 140, 50),
+        Strategy::QueueAll => picture::RED,
+        Strategy::Spool => picture::ORANGE,
+        Strategy::OneSegment => picture::BLUE,
+        Strategy::Ours => picture::GREEN,
     }
 }
 
@@ -29,21 +30,10 @@ pub(super) fn draw(path: &Path, what: &str, courses: &[Course]) -> anyhow::Resul
         courses.iter().all(|course| course.points.len() >= 2),
         "too few samples to draw; raise --seconds"
     );
-    let mut text = String::new();
-    draw_text(&mut text, what, courses)
-        .map_err(|error| anyhow::anyhow!("can't draw {}: {error}", path.display()))?;
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("can't make the directory {}", directory.display()))?;
-    }
-    std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+    picture::write(path, |text| draw_text(text, what, courses))
 }
 
-fn draw_text(
-    text: &mut String,
-    what: &str,
-    courses: &[Course],
-) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_text(text: &mut String, what: &str, courses: &[Course]) -> Drawn {
     let area = SVGBackend::with_string(text, (WIDTH, HEIGHT)).into_drawing_area();
     area.fill(&WHITE)?;
     let area = area.titled(

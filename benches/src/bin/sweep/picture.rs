@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+use penstock_benches::common::picture::{Drawn, distinct, write};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
@@ -17,31 +18,10 @@ const TITLE: i32 = 84;
 /// A cell this many times dearer than the best of its map is as dark as it gets.
 const DARKEST: f64 = 3.0;
 
-type Drawn = Result<(), Box<dyn std::error::Error>>;
-
 /// Draws a map for each load to an SVG file.
 pub(super) fn draw(path: &Path, found: &[Found], knees: &Knees) -> anyhow::Result<()> {
     ensure!(!found.is_empty(), "nothing was measured");
-    let mut text = String::new();
-    draw_text(&mut text, found, knees)
-        .map_err(|error| anyhow::anyhow!("can't draw {}: {error}", path.display()))?;
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("can't make the directory {}", directory.display()))?;
-    }
-    std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
-}
-
-/// What is there, in the order of the grid.
-fn distinct<T: PartialEq>(found: &[Found], value: impl Fn(&Found) -> T) -> Vec<T> {
-    let mut all = Vec::new();
-    for found in found {
-        let value = value(found);
-        if !all.contains(&value) {
-            all.push(value);
-        }
-    }
-    all
+    write(path, |text| draw_text(text, found, knees))
 }
 
 fn draw_text(text: &mut String, found: &[Found], knees: &Knees) -> Drawn {
@@ -56,12 +36,12 @@ fn draw_text(text: &mut String, found: &[Found], knees: &Knees) -> Drawn {
         .copied()
         .filter(|f| f.phase == Phase::First)
         .collect();
-    let mut columns = distinct(found, |f| f.knobs.send_buffer);
+    let mut columns = distinct(found.iter().map(|f| f.knobs.send_buffer));
     columns.sort_by_key(|bytes| bytes.unwrap_or(u32::MAX));
-    let mut rows = distinct(found, |f| (f.knobs.unsent, f.knobs.turn));
+    let mut rows = distinct(found.iter().map(|f| (f.knobs.unsent, f.knobs.turn)));
     rows.sort();
-    let groups = distinct(found, |f| (f.load.way, f.load.block_bytes));
-    let connections = distinct(found, |f| f.load.connections);
+    let groups = distinct(found.iter().map(|f| (f.load.way, f.load.block_bytes)));
+    let connections = distinct(found.iter().map(|f| f.load.connections));
     let map = (
         LABELS.0 + CELL.0 * columns.len() as i32 + GAP,
         LABELS.1 + CELL.1 * rows.len() as i32 + GAP,
