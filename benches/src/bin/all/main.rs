@@ -70,7 +70,7 @@ const FEW: &str = "--rounds=2";
 const BENCHES: &[Bench] = &[
     bench("decode", 600, "", FEW, &[Csv]),
     bench("hash", 300, "-hash", FEW, &[Csv]),
-    bench("serve", 1500, "-serve", QUICKLY, &[Csv, Dir, Weed]),
+    bench("serve", 1500, "-serve", QUICKLY, &[Csv, Picture, Dir, Weed]),
     bench("accept", 120, "-accept", QUICKLY, &[Csv, Dir]),
     bench("cold", 300, "-cold", QUICKLY, &[Csv, Dir]),
     bench("sweep", 900, "-sweep", QUICKLY, &[Csv, Picture, Dir]),
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(of("decode"), "--csv m/2026-01-02-abc.csv --rounds=2");
         assert_eq!(
             of("serve"),
-            "--csv m/2026-01-02-abc-serve.csv --dir d --weed w --quick"
+            "--csv m/2026-01-02-abc-serve.csv --picture m/2026-01-02-abc-serve.svg --dir d --weed w --quick"
         );
         assert_eq!(
             of("sweep"),

@@ -18,6 +18,7 @@
 
 mod competitors;
 mod measure;
+mod picture;
 mod report;
 mod seaweed;
 
@@ -40,6 +41,9 @@ struct Options {
     /// Write a record, with commit, command and CPU, to this file.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Draw the CPU times, relative to nginx, to this file, an SVG.
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
     /// A run of under half a minute, to see that all works: 64 MiB, one round, 1 and 32 connections.
     #[arg(long)]
     quick: bool,
@@ -203,6 +207,9 @@ fn main() -> anyhow::Result<()> {
     if let Some(path) = &options.csv {
         report.write(path)?;
         println!("\nwritten: {}", path.display());
+    }
+    if let Some(path) = &options.picture {
+        report.draw(path)?;
     }
     drop(weed_directory);
     Ok(())

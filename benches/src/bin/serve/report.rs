@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use penstock_benches::common::picture::Panel;
 use penstock_benches::common::record::Record;
 use penstock_benches::common::stats::Summary;
 
 use super::competitors::{is_nginx, is_seaweed};
 use super::measure::{Asked, Cores, Measured};
+use super::picture;
 
 const COLUMNS: &[&str] = &[
     "object",
@@ -39,6 +41,8 @@ const COLUMNS: &[&str] = &[
 /// What has been found so far.
 pub(super) struct Report {
     record: Record,
+    /// What is drawn: CPU times relative to nginx.
+    panels: Vec<Panel>,
 }
 
 /// The summaries of one competitor.
@@ -83,6 +87,7 @@ impl Report {
         facts.push(("client core", cores.client.to_string()));
         Report {
             record: Record::new(facts, COLUMNS),
+            panels: Vec::new(),
         }
     }
 
@@ -104,9 +109,8 @@ impl Report {
         let both = nginx().map(|line| line.both.median).reduce(f64::min);
         let small = label == "small";
         println!(
-            "\n{label}, {} connection{}, {} rounds",
-            asked.connections,
-            if asked.connections == 1 { "" } else { "s" },
+            "\n{label}, {}, {} rounds",
+            connections(asked),
             found.first().map_or(0, |(_, _, values)| values.len())
         );
         println!(
@@ -130,6 +134,15 @@ impl Report {
             ];
             self.print(line, asked, small, ratios);
             self.take(label, asked, line, ratios);
+        }
+        if let Some(core) = core {
+            let bars = lines
+                .iter()
+                .map(|line| (line.name.clone(), line.core.median / core));
+            self.panels.push(Panel {
+                title: format!("{label}, {}", connections(asked)),
+                bars: bars.collect(),
+            });
         }
         for line in lines.iter().filter(|line| is_seaweed(&line.name)) {
             // Penstock in the same state; every code counts, the dearest first.
@@ -216,5 +229,77 @@ impl Report {
     /// Writes the record.
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
         self.record.write(path)
+    }
+    /// Draws it; without nginx there is nothing to draw, which is said.
+    pub(super) fn draw(self, path: &Path) -> anyhow::Result<()> {
+        if self.panels.is_empty() {
+            println!("picture: skipped, its bars are relative to nginx, which is not installed");
+            return Ok(());
+        }
+        picture::draw(path, self.panels)?;
+        println!("drawn: {}", path.display());
+        Ok(())
+    }
+}
+
+fn connections(asked: &Asked) -> String {
+    match asked.connections {
+        1 => "1 connection".to_owned(),
+        count => format!("{count} connections"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn bars_are_relative_to_the_cheaper_nginx() {
+        let asked = Asked {
+            path: "x".to_owned(),
+            bytes: 1 << 30,
+            connections: 1,
+            span: Duration::from_secs(1),
+            copy: false,
+        };
+        let found = |name, core_per_gb| {
+            let measured = Measured {
+                gb_s: 1.0,
+                requests_s: 1.0,
+                process_per_gb: core_per_gb,
+                core_per_gb,
+                both_per_gb: core_per_gb,
+                server_busy: 1.0,
+                client_busy: 1.0,
+                resident_most: 0,
+            };
+            (name, 1 << 30, vec![measured])
+        };
+        let cores = Cores {
+            server: 0,
+            client: 1,
+        };
+        let mut report = Report::new(Vec::new(), cores);
+        report.add("large", &asked, vec![found("penstock 4+2 uring", 0.5)]);
+        assert!(report.panels.is_empty(), "no nginx, no ratios");
+        let all = [
+            ("nginx large", 0.5),
+            ("nginx sndbuf=64k", 0.25),
+            ("penstock 4+2 degraded uring", 0.375),
+        ];
+        let all = all.map(|(name, core)| found(name, core)).to_vec();
+        report.add("large", &asked, all);
+        assert_eq!(report.panels[0].title, "large, 1 connection");
+        let values: Vec<f64> = report.panels[0].bars.iter().map(|bar| bar.1).collect();
+        assert_eq!(values, [2.0, 1.0, 1.5]);
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.svg");
+        report.draw(&path).unwrap();
+        let drawn = std::fs::read_to_string(&path).unwrap();
+        for part in ["penstock 4+2 degraded uring", "1.50", "1.15", "2.5"] {
+            assert!(drawn.contains(part), "no {part:?} in {drawn}");
+        }
     }
 }
