@@ -72,7 +72,7 @@ const BENCHES: &[Bench] = &[
     bench("hash", 300, "-hash", FEW, &[Csv]),
     bench("serve", 1500, "-serve", QUICKLY, &[Csv, Picture, Dir, Weed]),
     bench("accept", 120, "-accept", QUICKLY, &[Csv, Dir]),
-    bench("cold", 300, "-cold", QUICKLY, &[Csv, Dir]),
+    bench("cold", 450, "-cold", QUICKLY, &[Csv, Picture, Dir]),
     bench("sweep", 900, "-sweep", QUICKLY, &[Csv, Picture, Dir]),
     bench("rings", 600, "-rings", QUICKLY, &[Csv, Dir]),
     bench(

@@ -1,7 +1,7 @@
 //! How files become cold, and what lies below them.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,9 +44,19 @@ pub(crate) fn give_up(files: &[PathBuf]) -> anyhow::Result<()> {
 /// A place of the file that is in the page cache, if any is that is looked at.
 fn cached(file: &File) -> anyhow::Result<Option<u64>> {
     let bytes = file.metadata()?.len();
-    let mut places = (0..bytes).step_by(LOOK_BYTES).chain(bytes.checked_sub(1));
     let mut byte = [0];
-    Ok(places.find(|&place| read_cached_at(file.as_fd(), &mut byte, place).is_ok()))
+    for place in (0..bytes).step_by(LOOK_BYTES).chain(bytes.checked_sub(1)) {
+        match read_cached_at(file.as_fd(), &mut byte, place) {
+            Ok(_) => return Ok(Some(place)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => {
+                return Err(error).context(
+                    "this file system doesn't tell what is in the page cache: give a --dir on a disk (tmpfs has none)",
+                );
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Makes files cold: has them read once from the disk, and given up. So their pages were free just before they

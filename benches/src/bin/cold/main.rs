@@ -1,9 +1,15 @@
 //! What comes from a disk: GETs of a large object whose shares are not in the page cache, beside `dd`
-//! reading the same share files, one after another and all at once.
+//! reading the same share files, one after another and all at once, and beside nginx, if it is installed,
+//! sending the plain file by `sendfile`.
 //!
 //! Before each measurement the files' pages are given up (`posix_fadvise`, POSIX_FADV_DONTNEED), which
 //! needs no privilege since they are written back; that they are gone is checked. A cache below, of a
 //! disk or of a host, serves all alike.
+//!
+//! A server does more with what it reads than `dd`, which copies it to one small buffer. Where the disk of a
+//! virtual machine is its host's memory, whoever uses memory slows the disk, and `dd` may be out of any
+//! server's reach. What of that is the machine's is seen by nginx, and by `dd` beside a core that copies
+//! memory all the time, which is more than a server does.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,21 +18,26 @@ use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use clap::Parser;
 use penstock_benches::common::launch::{self, Server};
-use penstock_benches::common::record::Record;
-use penstock_benches::common::stats::Summary;
-use penstock_benches::common::{gets, interleave, machine, object, scratch};
+use penstock_benches::common::{gets, interleave, machine, nginx, object, scratch};
 
+use copier::Copier;
 use reads::{Dd, Measured};
+use report::Report;
 
+mod copier;
 mod disk;
 mod reads;
+mod report;
 
 #[derive(Parser)]
-#[command(about = "GETs of what is not in the page cache, beside dd")]
+#[command(about = "GETs of what is not in the page cache, beside dd and nginx")]
 struct Options {
     /// Write a record, with commit, command and CPU, to this file.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Draw the speeds to this file, an SVG.
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
     /// A run of under half a minute, to see that all works: 64 MiB, one round.
     #[arg(long)]
     quick: bool,
@@ -48,7 +59,7 @@ struct Options {
     /// Measurements [default: 5; 1 with --quick].
     #[arg(long)]
     rounds: Option<usize>,
-    /// Where to build the objects, on the disk to be measured; needs about 3 times the size.
+    /// Where to build the objects, on the disk to be measured; needs about 4 times the size.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The server's program [default: the one beside this benchmark].
@@ -70,24 +81,65 @@ struct Options {
     client_core: Option<usize>,
 }
 
-/// An object with all or just enough of its shares.
+/// What is read: an object with all or just enough of its shares, or the plain file.
 struct Case {
     key: String,
-    block_bytes: u32,
-    degraded: bool,
+    /// A plain file has no blocks.
+    block_bytes: Option<u32>,
+    state: &'static str,
     /// The files that a GET reads.
     files: Vec<PathBuf>,
+    /// An object's; a plain file has none.
     stores: Vec<PathBuf>,
     sha256: String,
 }
 
+impl Case {
+    /// What the picture calls it.
+    fn name(&self) -> String {
+        match self.block_bytes {
+            Some(bytes) => {
+                let bytes = ByteSize(bytes.into()).display().iec().to_string();
+                format!("{}, blocks of {}", self.state, bytes.replace(".0 ", " "))
+            }
+            None => "the plain file".to_owned(),
+        }
+    }
+}
+
+const HEALTHY: &str = "healthy";
+const DEGRADED: &str = "degraded";
+const PLAIN: &str = "plain";
+/// The plain file is in a directory of its own, nginx's root.
+const PLAIN_KEY: &str = "plain.bin";
+
+/// What the record calls it.
+const NGINX: &str = "nginx";
+
 /// Who reads.
 enum Reader {
     Dd(Dd),
-    Penstock {
-        command: Vec<String>,
-        connections: u64,
-    },
+    Get { source: Source, connections: u64 },
+}
+
+/// Whom clients ask.
+#[derive(Clone)]
+enum Source {
+    /// The whole command.
+    Penstock(Vec<String>),
+    /// The program, its root, and where its configuration goes.
+    Nginx(PathBuf, PathBuf, PathBuf),
+}
+
+impl Source {
+    fn start(&self, core: usize, log: &Path) -> anyhow::Result<Server> {
+        match self {
+            Source::Penstock(command) => Server::start(core, command, log),
+            Source::Nginx(program, root, directory) => {
+                nginx::start(program, root, "", directory, core)
+            }
+        }
+    }
 }
 
 struct Competitor<'a> {
@@ -121,16 +173,15 @@ fn main() -> anyhow::Result<()> {
 
     let cases = build(&options, size, directory.path())?;
     let files: Vec<PathBuf> = cases.iter().flat_map(|case| case.files.clone()).collect();
-    let competitors = competitors(&options, &penstock, &cases);
+    let competitors = competitors(&options, &penstock, &cases, directory.path(), cores)?;
     let log = directory.path().join("log");
     let mut verified = 0;
-    for competitor in &competitors {
-        if let Reader::Penstock { command, .. } = &competitor.reader {
+    for Competitor { case, name, reader } in &competitors {
+        if let Reader::Get { source, .. } = reader {
             disk::give_up(&files)?;
-            let server = Server::start(server_core, command, &log)?;
-            let whole = [(competitor.case.key.clone(), competitor.case.sha256.clone())];
-            gets::verify(&server, &whole)
-                .with_context(|| format!("verifying {}", competitor.name))?;
+            let server = source.start(server_core, &log)?;
+            gets::verify(&server, &[(case.key.clone(), case.sha256.clone())])
+                .with_context(|| format!("verifying {name}"))?;
             verified += 1;
         }
     }
@@ -140,38 +191,52 @@ fn main() -> anyhow::Result<()> {
     let mut values: Vec<Vec<Measured>> = competitors.iter().map(|_| Vec::new()).collect();
     for at in interleave::turns(rounds.max(1), competitors.len()) {
         let Competitor { case, name, reader } = &competitors[at];
-        let server = match reader {
-            Reader::Dd(_) => None,
-            Reader::Penstock { command, .. } => Some(Server::start(server_core, command, &log)?),
-        };
-        disk::chill(&case.files)?;
-        let measured = match (reader, &server) {
-            (Reader::Penstock { connections, .. }, Some(server)) => {
-                reads::get(server, &case.key, size, *connections, cores)
+        let measured = match reader {
+            Reader::Dd(how) => {
+                // Before the files are read once: its memory isn't what that leaves free.
+                let copies = *how == Dd::BesideCopies;
+                let _copier = copies.then(|| Copier::start(client_core)).transpose()?;
+                disk::chill(&case.files)?;
+                reads::dd(&case.files, *how, cores)
             }
-            (Reader::Dd(how), _) => reads::dd(&case.files, *how),
-            (Reader::Penstock { .. }, None) => continue,
+            Reader::Get {
+                source,
+                connections,
+            } => {
+                let server = source.start(server_core, &log)?;
+                disk::chill(&case.files)?;
+                reads::get(&server, &case.key, size, *connections, cores)
+            }
         };
         values[at].push(measured.with_context(|| format!("measuring {name}"))?);
     }
-    report(facts, &competitors, &values, options.csv.as_deref())
+    let report = Report::of(&competitors, &values);
+    report.print();
+    if let Some(path) = &options.csv {
+        report.record(facts).write(path)?;
+        println!("written: {}", path.display());
+    }
+    if let Some(path) = &options.picture {
+        report.draw(path)?;
+        println!("drawn: {}", path.display());
+    }
+    Ok(())
 }
 
-/// Builds an object for each block size, down to the disk.
+/// Builds an object for each block size, and the plain file, down to the disk.
 fn build(options: &Options, size: u64, directory: &Path) -> anyhow::Result<Vec<Case>> {
-    let plain = directory.join("plain");
+    let root = directory.join(PLAIN);
+    std::fs::create_dir(&root)?;
+    let plain = root.join(PLAIN_KEY);
     object::write_plain(&plain, size, 1)?;
+    let mut sha256 = String::new();
     let mut cases = Vec::new();
     for block in &options.block_size {
         let block_bytes = u32::try_from(block.0).context("--block-size is too large")?;
         let key = format!("blocks-of-{block_bytes}");
         let place = directory.join(&key);
         let coded = object::put(&plain, &key, options.shape, block_bytes, &place)?;
-        for degraded in [false, true] {
-            let stores = match degraded {
-                true => coded.degraded(),
-                false => &coded.stores[..],
-            };
+        for (state, stores) in [(HEALTHY, &coded.stores[..]), (DEGRADED, coded.degraded())] {
             let mut files = files_of(stores, &key)?;
             // Only the data shares, where they are all there.
             files.truncate(coded.k);
@@ -181,15 +246,24 @@ fn build(options: &Options, size: u64, directory: &Path) -> anyhow::Result<Vec<C
             }
             cases.push(Case {
                 key: key.clone(),
-                block_bytes,
-                degraded,
+                block_bytes: Some(block_bytes),
+                state,
                 files,
                 stores: stores.to_vec(),
                 sha256: coded.sha256.clone(),
             });
         }
+        // Of the plain bytes: the same for every size of blocks.
+        sha256 = coded.sha256;
     }
-    std::fs::remove_file(&plain)?;
+    cases.push(Case {
+        key: PLAIN_KEY.to_owned(),
+        block_bytes: None,
+        state: PLAIN,
+        files: vec![plain],
+        stores: Vec::new(),
+        sha256,
+    });
     Ok(cases)
 }
 
@@ -201,119 +275,59 @@ fn files_of(stores: &[PathBuf], key: &str) -> anyhow::Result<Vec<PathBuf>> {
     Ok(shares.into_iter().map(|share| share.path).collect())
 }
 
-fn competitors<'a>(options: &Options, penstock: &Path, cases: &'a [Case]) -> Vec<Competitor<'a>> {
+fn competitors<'a>(
+    options: &Options,
+    penstock: &Path,
+    cases: &'a [Case],
+    directory: &Path,
+    [server_core, client_core]: [usize; 2],
+) -> anyhow::Result<Vec<Competitor<'a>>> {
+    let nginx = nginx::find();
+    match &nginx {
+        Some((_, version)) => println!("nginx: {version}"),
+        None => println!("nginx: skipped, not installed; there will be no ratios to it"),
+    }
+    let two_cores = server_core != client_core;
+    if !two_cores {
+        println!("dd beside a core that copies: skipped, dd has the only core");
+    }
     let mut all = Vec::new();
     for case in cases {
-        let dd = [
-            ("dd, one after another", Dd::InTurn),
-            ("dd, all at once", Dd::AtOnce),
-            ("dd, all at once, direct", Dd::Direct),
-        ];
-        all.extend(dd.map(|(name, how)| Competitor {
+        // One file can't be read after another.
+        let dd = Dd::ALL.into_iter().filter(|how| match how {
+            Dd::AtOnce => case.files.len() > 1,
+            Dd::BesideCopies => two_cores,
+            Dd::InTurn | Dd::Direct => true,
+        });
+        all.extend(dd.map(|how| Competitor {
             case,
-            name: name.to_owned(),
+            name: how.name().to_owned(),
             reader: Reader::Dd(how),
         }));
-        for backend in &options.io {
-            for &connections in &options.connections {
+        let mut add = |name: &str, source: Source| {
+            all.extend(options.connections.iter().map(|&connections| Competitor {
+                case,
+                name: name.to_owned(),
+                reader: Reader::Get {
+                    source: source.clone(),
+                    connections,
+                },
+            }));
+        };
+        if case.block_bytes.is_some() {
+            for backend in &options.io {
                 let command =
                     launch::serve_command(penstock, backend, &case.stores, &options.serve_args);
-                all.push(Competitor {
-                    case,
-                    name: format!("penstock {backend}"),
-                    reader: Reader::Penstock {
-                        command,
-                        connections,
-                    },
-                });
+                add(&format!("penstock {backend}"), Source::Penstock(command));
             }
+        } else if let Some((program, _)) = &nginx {
+            let place = directory.join("nginx");
+            std::fs::create_dir_all(&place)?;
+            add(
+                NGINX,
+                Source::Nginx(program.clone(), directory.join(PLAIN), place),
+            );
         }
     }
-    all
-}
-
-const COLUMNS: &[&str] = &[
-    "block_bytes",
-    "state",
-    "competitor",
-    "connections",
-    "rounds",
-    "gb_s",
-    "gb_s_spread",
-    "gb_s_min",
-    "gb_s_max",
-    "speed_to_dd",
-    "process_cpu_s_per_gb",
-    "core_cpu_s_per_gb",
-];
-
-fn report(
-    facts: Vec<(&'static str, String)>,
-    competitors: &[Competitor<'_>],
-    values: &[Vec<Measured>],
-    csv: Option<&Path>,
-) -> anyhow::Result<()> {
-    let speeds: Vec<Summary> = values
-        .iter()
-        .map(|all| Summary::of(&all.iter().map(|m| m.gb_s).collect::<Vec<_>>()))
-        .collect();
-    // The fastest way of dd with the same files counts.
-    let dd = |case: &Case| {
-        let all = competitors.iter().zip(&speeds);
-        all.filter(|(other, _)| std::ptr::eq(other.case, case))
-            .filter(|(other, _)| matches!(other.reader, Reader::Dd(_)))
-            .map(|(_, speed)| speed.median)
-            .fold(0.0, f64::max)
-    };
-    let mut record = Record::new(facts, COLUMNS);
-    println!(
-        "\n  {:>6} {:<8} {:<24} {:>5} {:>6} {:>5} {:>6} {:>14}",
-        "block", "", "", "conns", "GB/s", "+-%", "to dd", "CPU, core s/GB"
-    );
-    for ((competitor, speed), values) in competitors.iter().zip(&speeds).zip(values) {
-        let Competitor { case, name, reader } = competitor;
-        let connections = match reader {
-            Reader::Dd(_) => String::new(),
-            Reader::Penstock { connections, .. } => connections.to_string(),
-        };
-        let cpu = [0, 1].map(|at| {
-            let all: Vec<f64> = values
-                .iter()
-                .filter_map(|m| Some(m.cpu_per_gb?[at]))
-                .collect();
-            let median = (!all.is_empty()).then(|| Summary::of(&all).median);
-            median.map_or_else(String::new, |median| format!("{median:.3}"))
-        });
-        let state = if case.degraded { "degraded" } else { "healthy" };
-        let to_dd = speed.median / dd(case);
-        println!(
-            "  {:>6} {state:<8} {name:<24} {connections:>5} {:>6.2} {:>5.1} {to_dd:>6.2} {:>7}{:>7}",
-            case.block_bytes,
-            speed.median,
-            100.0 * speed.spread(),
-            cpu[0],
-            cpu[1],
-        );
-        let number = |value: f64| format!("{value:.4}");
-        let [process, core] = cpu;
-        record.push(vec![
-            case.block_bytes.to_string(),
-            state.to_owned(),
-            name.clone(),
-            connections,
-            speed.count.to_string(),
-            number(speed.median),
-            number(speed.spread()),
-            number(speed.min),
-            number(speed.max),
-            format!("{to_dd:.3}"),
-            process,
-            core,
-        ]);
-    }
-    if let Some(path) = csv {
-        record.write(path)?;
-        println!("written: {}", path.display());
-    }
-    Ok(())
+    Ok(all)
 }

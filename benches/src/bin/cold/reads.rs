@@ -1,4 +1,4 @@
-//! The two ways to read the same bytes: `dd` from the share files, and GET from a server.
+//! The two ways to read the same bytes: `dd` from the files, and GET from a server.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,6 +27,22 @@ pub(crate) enum Dd {
     AtOnce,
     /// That, past the page cache.
     Direct,
+    /// One file after another on the server's core, while the clients' core copies memory.
+    BesideCopies,
+}
+
+impl Dd {
+    pub(crate) const ALL: [Dd; 4] = [Dd::InTurn, Dd::AtOnce, Dd::Direct, Dd::BesideCopies];
+
+    /// What the record calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Dd::InTurn => "dd, one after another",
+            Dd::AtOnce => "dd, all at once",
+            Dd::Direct => "dd, all at once, direct",
+            Dd::BesideCopies => "dd, beside a core that copies",
+        }
+    }
 }
 
 /// What one measurement found.
@@ -37,8 +53,28 @@ pub(crate) struct Measured {
     pub cpu_per_gb: Option<[f64; 2]>,
 }
 
-/// Reads files whole. It may use every core.
-pub(crate) fn dd(files: &[PathBuf], how: Dd) -> anyhow::Result<Measured> {
+/// Reads files whole. `dd` may use every core, unless the other one copies.
+pub(crate) fn dd(
+    files: &[PathBuf],
+    how: Dd,
+    [server_core, _]: [usize; 2],
+) -> anyhow::Result<Measured> {
+    if how != Dd::BesideCopies {
+        return run_dd(files, how);
+    }
+    // What a pinned thread starts is pinned.
+    std::thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            pin("dd", server_core)?;
+            run_dd(files, how)
+        });
+        pinned
+            .join()
+            .map_err(|_| anyhow!("what started dd panicked"))?
+    })
+}
+
+fn run_dd(files: &[PathBuf], how: Dd) -> anyhow::Result<Measured> {
     let mut bytes = 0;
     for file in files {
         bytes += std::fs::metadata(file)?.len();
@@ -57,7 +93,7 @@ pub(crate) fn dd(files: &[PathBuf], how: Dd) -> anyhow::Result<Measured> {
             command.arg("iflag=direct");
         }
         running.push(command.spawn().context("can't start dd")?);
-        if how == Dd::InTurn {
+        if matches!(how, Dd::InTurn | Dd::BesideCopies) {
             finish(&mut running)?;
         }
     }
@@ -66,6 +102,13 @@ pub(crate) fn dd(files: &[PathBuf], how: Dd) -> anyhow::Result<Measured> {
         gb_s: bytes as f64 / 1e9 / begun.elapsed().as_secs_f64(),
         cpu_per_gb: None,
     })
+}
+
+/// Keeps the calling thread, which does `what`, on a core.
+fn pin(what: &str, id: usize) -> anyhow::Result<()> {
+    let pinned = core_affinity::set_for_current(CoreId { id });
+    ensure!(pinned, "can't pin {what} to core {id}");
+    Ok(())
 }
 
 fn finish(running: &mut Vec<Child>) -> anyhow::Result<()> {
@@ -90,8 +133,7 @@ pub(crate) fn get(
         let parts = (0..connections).map(|at| {
             let part = size * at / connections..size * (at + 1) / connections;
             scope.spawn(move || {
-                let pinned = core_affinity::set_for_current(CoreId { id: client_core });
-                ensure!(pinned, "can't pin the client to core {client_core}");
+                pin("the client", client_core)?;
                 fetch(server.address, key, part)
             })
         });
