@@ -77,6 +77,7 @@ struct Seen {
 
 impl Share {
     fn new(path: PathBuf, file: File) -> Share {
+        file::expect_streams(&file);
         Share {
             path,
             file: Arc::new(file),

@@ -10,6 +10,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::{Advice, fadvise};
+
 use super::{Cut, Socket, sys};
 use crate::limits::PASS_BYTES_AT_ONCE;
 
@@ -18,6 +20,14 @@ pub use sys::FileStamp;
 /// What a file is now.
 pub fn stamp(file: &File) -> io::Result<FileStamp> {
     sys::file_stamp(file.as_fd())
+}
+
+/// Tells the kernel that a file is mostly read from some place on: it reads twice as far ahead then (mm/fadvise.c).
+/// Where it refuses, files are read all the same.
+pub fn expect_streams(file: &File) {
+    if let Err(error) = fadvise(file, 0, None, Advice::Sequential) {
+        tracing::debug!(%error, "no advice is taken here");
+    }
 }
 
 /// A way to learn what is in the page cache.
