@@ -202,6 +202,7 @@ fn all_kinds_of_clients_stay_within(io: Backend) {
                         min: 1,
                         max: 100_000,
                     });
+                    group.requests = Some(16);
                 }),
             ],
             Some(&content),
