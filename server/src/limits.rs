@@ -33,7 +33,8 @@ pub const POOL_BUFFERS_DEFAULT: usize = 8;
 /// The most pool buffers that a core may have: the kernel's limit on registered buffers is 16,384,
 /// and a pool of this size at the default buffer size is already 512 MiB.
 pub const POOL_BUFFERS_MAX: usize = 1024;
-/// The end of each pool buffer is kept for reading one page of the leaf checksum table.
+/// The end of each pool buffer is kept for reading one page of the leaf checksum table. More are read together
+/// into what a piece leaves free.
 pub const TABLE_PAGE_BYTES: usize = 4096;
 /// Windows of a pool buffer start at multiples of a cache line, which the kernels like.
 pub const WINDOW_ALIGN: usize = 64;
@@ -127,6 +128,9 @@ pub const LOOKUPS_MAX: usize = 4;
 /// Pages of leaf checksum tables cached per core (4 KiB each; one covers 2 MiB of a share at the
 /// usual leaf size).
 pub const TABLE_PAGES_MAX: usize = 512;
+/// Pages of leaf checksum tables that one piece has read together with its blocks; what is more comes one by one.
+/// Few enough that the pieces of a core's default pool don't drive each other's out before they are used.
+pub const TABLE_PAGES_AT_ONCE: usize = 64;
 /// Runs of 1024 leaves of which a core remembers which it verified: 8 GiB of objects that are read whole at
 /// the usual leaf length.
 pub const VERIFIED_PAGES_MAX: usize = 2048;
@@ -240,6 +244,7 @@ const _: () = {
     assert!(PENDING_BYTES_FREE < REQUEST_HEAD_BYTES_MAX);
     assert!(PIECE_BYTES_MAX + TABLE_PAGE_BYTES < POOL_BUFFER_BYTES_DEFAULT);
     assert!(POOL_BUFFERS_DEFAULT <= POOL_BUFFERS_MAX);
+    assert!(TABLE_PAGES_AT_ONCE * POOL_BUFFERS_DEFAULT <= TABLE_PAGES_MAX);
     assert!(RING_COMPLETIONS >= 2 * RING_ENTRIES);
 };
 

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,11 +17,13 @@ use decode_kernel::share::{BLOCKS_OFFSET, TABLE_PAGE_ENTRIES};
 
 use crate::core::Core;
 use crate::http::respond::Status;
+use crate::io::Reading;
 use crate::io::buffer::Window;
-use crate::limits::TABLE_PAGE_BYTES;
+use crate::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};
 use crate::object::Object;
 use crate::pass;
 use crate::plan::{self, Layout, PiecePlan, PlanError, Read, Slice};
+use crate::tables::PageId;
 use crate::tahoe::verify::SegmentError;
 
 /// A piece ready to be sent.
@@ -98,15 +101,29 @@ pub async fn produce(
                 false => None,
             })
             .collect();
-        let (windows, mut page) = buffer.carve(plan.window_lengths());
+        // Table pages that are not at hand come with the blocks, as far as the buffer has room beside them:
+        // read one after the other, they would each cost a disk's latency.
+        let missing = missing_pages(core, object, &plan, capacity - plan.bytes());
+        let pages = iter::repeat_n(TABLE_PAGE_BYTES, missing.len());
+        let (mut windows, mut page) = buffer.carve(plan.window_lengths().chain(pages));
+        let pages = windows.split_off(windows.len() - missing.len());
+        let fetching: Vec<PageRead> = iter::zip(missing, pages)
+            .filter_map(|(id, window)| PageRead::start(core, object, id, window))
+            .collect();
         let (mut windows, all_read) = read(core, object, &plan, windows).await?;
+        let mut unusable = Vec::new();
+        for fetch in fetching {
+            let id = fetch.id;
+            if !fetch.finish(core, object).await?.0 {
+                unusable.push(id);
+            }
+        }
         if !all_read {
             continue;
         }
         let mut verified = true;
         for ((read, window), edition) in plan.reads.iter().zip(&windows).zip(editions) {
-            let (ok, page_back) =
-                verify(core, object, read.share, read.window.clone(), window, page).await?;
+            let (ok, page_back) = verify(core, object, read, window, page, &unusable).await?;
             page = page_back;
             verified &= ok;
             if let Some(edition) = edition.filter(|_| ok) {
@@ -224,20 +241,42 @@ pub fn lose(core: &Core, object: &Object, number: u16, error: io::Error) {
     }
 }
 
-/// Checks every leaf of a window against the share's table. Returns whether all matched, and the
-/// window for table pages.
+/// The table pages that verifying a plan's reads takes and that are not at hand: no more than fit `room` bytes,
+/// and than are read together.
+fn missing_pages(core: &Core, object: &Object, plan: &PiecePlan, room: usize) -> Vec<PageId> {
+    let geometry = object.geometry();
+    let page_of = |at: u64| {
+        geometry
+            .table_page_of(at / u64::from(geometry.leaf_bytes()))
+            .0
+    };
+    plan.reads
+        .iter()
+        .flat_map(|read| {
+            let pages = page_of(read.window.start)..=page_of(read.window.end - 1);
+            pages.map(|index| (object.id(), read.share, index))
+        })
+        .filter(|&id| !core.tables.has(id))
+        .take(TABLE_PAGES_AT_ONCE.min(room / TABLE_PAGE_BYTES))
+        .collect()
+}
+
+/// Checks every leaf of a read's window against the share's table. Table pages that are not at hand are read
+/// into `page`, but those that were found `unusable` just now. Returns whether all matched, and the window for
+/// table pages.
 async fn verify(
     core: &Core,
     object: &Rc<Object>,
-    number: u16,
-    range: Range<u64>,
+    read: &Read,
     window: &Window,
     mut page: Window,
+    unusable: &[PageId],
 ) -> Result<(bool, Window), ProduceError> {
     let geometry = object.geometry();
     let leaf_bytes = geometry.leaf_bytes() as usize;
     let checksum = object.header().leaf_checksum;
-    let mut leaf = range.start / leaf_bytes as u64;
+    let number = read.share;
+    let mut leaf = read.window.start / leaf_bytes as u64;
     let mut rest = &window[..];
     let (mut matched, mut failed) = (0, 0);
     while !rest.is_empty() {
@@ -246,8 +285,11 @@ async fn verify(
         let length = rest.len().min((TABLE_PAGE_ENTRIES - entry) * leaf_bytes);
         let (part, behind) = rest.split_at(length);
         let id = (object.id(), number, index);
-        if !core.tables.has(id) {
-            page = fetch_table_page(core, object, number, index, page).await?;
+        if !core.tables.has(id) && !unusable.contains(&id) {
+            page = match PageRead::start(core, object, id, page) {
+                Some(fetch) => fetch.finish(core, object).await?.1,
+                None => return Err(ProduceError::Interrupted),
+            };
         }
         core.tables.with(id, |sums| {
             for (offset, bytes) in part.chunks(leaf_bytes).enumerate() {
@@ -283,36 +325,44 @@ fn bad_leaf(object: &Object, number: u16, leaf: u64) {
     }
 }
 
-/// Reads one page of a share's table, and keeps it if it is good. Returns the window it was read into.
-async fn fetch_table_page(
-    core: &Core,
-    object: &Rc<Object>,
-    number: u16,
-    index: u64,
-    page: Window,
-) -> Result<Window, ProduceError> {
-    let Some(share) = object.share(number) else {
-        return Ok(page);
-    };
-    let offset = object.geometry().table_offset() + index * TABLE_PAGE_BYTES as u64;
-    let (result, page) = core.io.start_read(&share.file, page, offset).finish().await;
-    let page = page.ok_or(ProduceError::Interrupted)?;
-    match result {
-        Ok(count) if count == page.len() => core.stats.table_read_bytes.add(count as u64),
-        result => {
-            if let Some(error) = short(result, page.len()) {
-                lose(core, object, number, error);
-            }
-            return Ok(page);
+/// A page of a share's table on its way.
+struct PageRead<'a> {
+    id: PageId,
+    reading: Reading<'a>,
+}
+
+impl<'a> PageRead<'a> {
+    /// Starts reading a page into `window`. Plans use shares that are open: `None` for others.
+    fn start(core: &'a Core, object: &Object, id: PageId, window: Window) -> Option<PageRead<'a>> {
+        let (_, number, index) = id;
+        let share = object.share(number)?;
+        let offset = object.geometry().table_offset() + index * TABLE_PAGE_BYTES as u64;
+        let reading = core.io.start_read(&share.file, window, offset);
+        Some(PageRead { id, reading })
+    }
+
+    /// Waits for the page, and keeps it if it is good. Returns whether it is, and the window.
+    async fn finish(self, core: &Core, object: &Object) -> Result<(bool, Window), ProduceError> {
+        let (_, number, index) = self.id;
+        let (result, window) = self.reading.finish().await;
+        let window = window.ok_or(ProduceError::Interrupted)?;
+        if let Some(error) = short(result, window.len()) {
+            lose(core, object, number, error);
+            return Ok((false, window));
         }
+        core.stats.table_read_bytes.add(window.len() as u64);
+        let kept = core.tables.insert(object, number, index, &window);
+        if let Err(error) = &kept {
+            let path = object
+                .share(number)
+                .map(|share| share.path.display().to_string());
+            tracing::warn!(
+                key = %object.header().key, share = number, path = path.unwrap_or_default(),
+                "leaf checksums can't be used: {error}"
+            );
+        }
+        Ok((kept.is_ok(), window))
     }
-    if let Err(error) = core.tables.insert(object, number, index, &page) {
-        tracing::warn!(
-            key = %object.header().key, share = number, path = %share.path.display(),
-            "leaf checksums can't be used: {error}"
-        );
-    }
-    Ok(page)
 }
 
 /// Rebuilds what a plan rebuilds, into its last windows.
