@@ -124,18 +124,24 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
         // The control thread outlives the cores; if it is gone there is nobody to tell.
         let _ = reports.send((number, report));
     };
-    match kernel::run(plan.backend, serve(plan, orders, &say)) {
+    // Held until the ring has ended: a read of which nobody is left may write to a buffer until then.
+    let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
+    match kernel::run(plan.backend, serve(plan, &pool, orders, &say)) {
         Ok(Ok(cut)) => say(Report::Stopped { cut }),
         Ok(Err(error)) | Err(error) => say(Report::Failed(error)),
     }
 }
 
-async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io::Result<usize> {
+async fn serve(
+    plan: Plan,
+    pool: &Pool,
+    orders: &Receiver<Order>,
+    say: &dyn Fn(Report),
+) -> io::Result<usize> {
     say(Report::Begun);
     // Blocks the thread, which has nothing else to do yet.
     let _ = plan.go.recv();
-    let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
-    let (io, unregistered) = Io::new(plan.backend, &pool)?;
+    let (io, unregistered) = Io::new(plan.backend, pool)?;
     let files = OpenFiles::new(plan.share_files);
     let core = Rc::new(Core {
         io,
@@ -149,8 +155,8 @@ async fn serve(plan: Plan, orders: &Receiver<Order>, say: &dyn Fn(Report)) -> io
         }),
         catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), files, &plan.budget),
         producing: Semaphore::new(pool.buffers()),
-        zero_copy: ZeroCopy::new(plan.zero_copy, &pool, Arc::clone(&plan.stats)),
-        pool,
+        zero_copy: ZeroCopy::new(plan.zero_copy, pool, Arc::clone(&plan.stats)),
+        pool: pool.clone(),
         tables: TableCache::default(),
         verified: VerifiedLeaves::new(plan.verify_age),
         hot: HotObjects::new(plan.hot_bytes, plan.verify_age),

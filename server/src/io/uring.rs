@@ -215,7 +215,61 @@ pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{PipeWriter, Write};
+    use std::os::fd::OwnedFd;
+
+    use super::super::{Backend, Io, Reading};
     use super::*;
+
+    /// Runs a test with a pool of one buffer and a read into it that lasts until something is written: its file
+    /// is a pipe. Gives the pool and what the test gives, after the ring has ended.
+    fn with_read_under_way<T>(
+        test: impl AsyncFnOnce(&Pool, Reading<'_>, PipeWriter) -> T,
+    ) -> Option<(Pool, T)> {
+        if let Err(why) = probe(1) {
+            println!("skipped: {why}");
+            return None;
+        }
+        let pool = Pool::new(1, 16 << 10);
+        let given = run(async {
+            let (io, _) = Io::new(Backend::Uring, &pool).unwrap();
+            let (reading, writing) = io::pipe().unwrap();
+            let file = Arc::new(File::from(OwnedFd::from(reading)));
+            let (mut windows, _) = pool.take().await.carve(std::iter::once(4096));
+            let read = io.start_read(&file, windows.remove(0), 0);
+            test(&pool, read, writing).await
+        });
+        Some((pool, given.unwrap()))
+    }
+
+    #[test]
+    fn a_read_that_nobody_waits_for_keeps_its_buffer_until_it_ends() {
+        with_read_under_way(async |pool, read, mut pipe| {
+            drop(read);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(pool.free(), 0, "the kernel may write to it any time");
+            pipe.write_all(&[7; 100]).unwrap();
+            let (windows, _) = pool.take().await.carve(std::iter::once(4096));
+            assert!(windows[0][..100] == [7; 100] && windows[0][100..] == [0; 3996]);
+        });
+    }
+
+    #[test]
+    fn a_ring_ends_after_what_is_under_way_in_it() {
+        let ended = with_read_under_way(async |pool, read, pipe| {
+            drop(read);
+            assert_eq!(pool.free(), 0);
+            pipe
+        });
+        if let Some((pool, mut pipe)) = ended {
+            assert_eq!(pool.free(), 1);
+            // The kernel has let go of the file, so there is nobody to read any more.
+            let error = pipe.write_all(&[7; 100]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        }
+    }
 
     #[test]
     fn an_older_kernel_gets_fewer_flags() {
