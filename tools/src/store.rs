@@ -14,10 +14,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use decode_kernel::share::{Generation, Header, HeaderError, Key, PAGE_BYTES, object_dir};
+use rustix::fs::{Advice, fadvise};
 
 /// One share of an object, open for reading. Its header was read and its length is right.
 #[derive(Debug)]
@@ -171,6 +173,42 @@ impl Scan {
     pub fn chosen(&self) -> Option<usize> {
         self.groups.iter().position(Group::readable)
     }
+
+    /// Takes a file in: a share that is `wanted`, or a reason why it is none.
+    fn add(
+        &mut self,
+        store: usize,
+        path: PathBuf,
+        share: Result<(Header, File), RejectReason>,
+        wanted: impl Fn(&Header) -> bool,
+    ) {
+        let reason = match share {
+            Ok((header, file)) if wanted(&header) => {
+                let share = OpenShare {
+                    number: header.number,
+                    store,
+                    path,
+                    file,
+                };
+                let mut groups = self.groups.iter_mut();
+                match groups.find(|group| group.header.same_object(&header)) {
+                    Some(group) => group.shares.push(share),
+                    None => self.groups.push(Group {
+                        header,
+                        shares: vec![share],
+                    }),
+                }
+                return;
+            }
+            Ok((header, _)) => RejectReason::OtherObject(header.key),
+            Err(reason) => reason,
+        };
+        self.rejected.push(Rejected {
+            store,
+            path,
+            reason,
+        });
+    }
 }
 
 /// Opens the newest put of `key` that has k distinct shares in `stores`.
@@ -256,6 +294,9 @@ pub fn fingerprint(stores: &[PathBuf], key: &Key) -> u64 {
     hasher.finish()
 }
 
+/// Files that are opened before their headers are read: those of most objects, whatever else lies there.
+const OPENED_TOGETHER: usize = 64;
+
 /// Looks for all shares of `key` in all `stores`, reading headers only.
 pub fn scan(stores: &[PathBuf], key: &Key) -> Scan {
     let mut scan = scan_dir(stores, &object_dir(key), Some(key));
@@ -277,6 +318,7 @@ pub fn scan(stores: &[PathBuf], key: &Key) -> Scan {
 /// not belong in `dir` are rejected, so all groups have the same key.
 pub fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
     let mut scan = Scan::default();
+    let mut found = Vec::new();
     for (store, root) in stores.iter().enumerate() {
         let path = objects_dir(root).join(dir);
         let mut reject = |path, reason| {
@@ -299,36 +341,25 @@ pub fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
                 continue;
             }
         };
-        for path in paths {
-            match open_share(&path) {
-                Ok((header, _))
-                    if key.map_or(object_dir(&header.key) != dir, |key| header.key != *key) =>
-                {
-                    reject(path, RejectReason::OtherObject(header.key));
-                }
-                Ok((header, file)) => {
-                    let share = OpenShare {
-                        number: header.number,
-                        store,
-                        path,
-                        file,
-                    };
-                    match scan
-                        .groups
-                        .iter_mut()
-                        .find(|group| group.header.same_object(&header))
-                    {
-                        Some(group) => group.shares.push(share),
-                        None => scan.groups.push(Group {
-                            header,
-                            shares: vec![share],
-                        }),
-                    }
-                }
-                Err(reason) => reject(path, reason),
-            }
+        found.extend(paths.into_iter().map(|path| (store, path)));
+    }
+    let mut found = found.into_iter().peekable();
+    while found.peek().is_some() {
+        // Several are opened before the first is read, so that their disks seek at the same time.
+        let opened: Vec<_> = found
+            .by_ref()
+            .take(OPENED_TOGETHER)
+            .map(|(store, path)| (store, open_file(&path), path))
+            .collect();
+        for (store, file, path) in opened {
+            let read = file.and_then(|file| Ok((read_header(&file)?, file)));
+            scan.add(store, path, read, |header| match key {
+                Some(key) => header.key == *key,
+                None => object_dir(&header.key) == dir,
+            });
         }
     }
+    scan.rejected.sort_by_key(|rejected| rejected.store);
     for group in &mut scan.groups {
         group
             .shares
@@ -342,11 +373,29 @@ pub fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
 
 /// Opens a share file: its header must read, and its length be what the header says.
 pub fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
+    let file = open_file(path)?;
+    Ok((read_header(&file)?, file))
+}
+
+/// Opens a file that may be a share, and has the page with its header read without waiting for it.
+fn open_file(path: &Path) -> Result<File, RejectReason> {
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(RejectReason::NotAFile);
     }
     let file = File::open(path)?;
+    // Where a file system knows no such advice, the page is read when it is wanted.
+    let _ = fadvise(
+        &file,
+        0,
+        NonZeroU64::new(PAGE_BYTES as u64),
+        Advice::WillNeed,
+    );
+    Ok(file)
+}
+
+/// Reads a share's header; the file's length must be what it says.
+fn read_header(file: &File) -> Result<Header, RejectReason> {
     let len = file.metadata()?.len();
     let mut page = [0; PAGE_BYTES];
     let have = page.len().min(usize::try_from(len).unwrap_or(usize::MAX));
@@ -356,7 +405,7 @@ pub fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
     if len != expected {
         return Err(RejectReason::Length { len, expected });
     }
-    Ok((header, file))
+    Ok(header)
 }
 
 /// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the
