@@ -1,7 +1,7 @@
 //! Deadlines and sampling: once a tick, one look at the core's connections.
 //!
 //! Tasks set no timers of their own. A connection whose time is up is ended from here by shutting its
-//! socket, which completes whatever its task waits for; so no operation is ever abandoned in the ring.
+//! socket, which ends whatever its task waits for of the peer; so no task is dropped amid its work.
 //! A client is judged by the bytes it acknowledged, not by those the kernel buffered: a live slow one is
 //! kept, a dead one is closed.
 

@@ -124,7 +124,8 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
         // The control thread outlives the cores; if it is gone there is nobody to tell.
         let _ = reports.send((number, report));
     };
-    // Held until the ring has ended: a read of which nobody is left may write to a buffer until then.
+    // Held until the ring has ended. When it ends, tokio-uring forgets what its reads hold, and only then cancels
+    // them and waits for the last: until then they may write to the pool.
     let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
     match kernel::run(plan.backend, serve(plan, &pool, orders, &say)) {
         Ok(Ok(cut)) => say(Report::Stopped { cut }),
