@@ -13,6 +13,9 @@ use super::buffer::Window;
 
 /// Helper threads for reads that must wait for a disk, per core.
 const READ_THREADS_MAX: usize = 16;
+/// The stack of each; files are looked up there too. It counts as a whole where address space is bounded
+/// (RLIMIT_DATA), used or not, and the usual 2 MiB of sixteen threads would be a good part of a small bound.
+const READ_STACK_BYTES: usize = 512 * 1024;
 
 /// A read under way on a helper thread.
 pub(super) type InFlight = JoinHandle<(io::Result<usize>, Window)>;
@@ -43,6 +46,7 @@ pub(super) fn run<F: Future>(work: F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(READ_THREADS_MAX)
+        .thread_stack_size(READ_STACK_BYTES)
         .build()?;
     let output = tokio::task::LocalSet::new().block_on(&runtime, work);
     // A read that hangs on a dead disk must not keep the process.
