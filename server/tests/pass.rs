@@ -286,7 +286,8 @@ fn what_is_remembered_is_bounded(io: Backend) {
     for number in 0..OBJECTS {
         stores.put(&number.to_string(), &mut &content[..], 1, 64 << 10);
     }
-    let server = Server::start(&stores, io, &["--cores", "1"]);
+    // None of them kept in memory whole.
+    let server = Server::start(&stores, io, &["--cores", "1", "--hot-objects", "0"]);
     let get_all = || {
         for number in 0..OBJECTS {
             let body = get(server.objects, &format!("/{number}"), &[]).body;
