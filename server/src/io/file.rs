@@ -54,8 +54,8 @@ impl PageCache {
             return true;
         }
         if self.0.get() == Way::Count {
-            match sys::is_cached(file.as_fd(), &range) {
-                Ok(all) => return all,
+            match sys::cached_pages(file.as_fd(), &range) {
+                Ok((cached, all)) => return cached >= all,
                 Err(_) => self.0.set(Way::Touch),
             }
         }

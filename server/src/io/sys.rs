@@ -155,9 +155,9 @@ pub fn read_cached_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io:
 /// `cachestat` (Linux 6.5): the same number on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
 
-/// Whether all pages of a file's range, which is not empty, are in the page cache (`cachestat`,
+/// How many pages of a file's range, which is not empty, are in the page cache, and how many it has (`cachestat`,
 /// linux/mman.h). ENOSYS where the kernel is older, EPERM where the file is another's.
-pub fn is_cached(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<bool> {
+pub fn cached_pages(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<(u64, u64)> {
     // struct cachestat_range { off, len }; struct cachestat { nr_cache, nr_dirty, nr_writeback, nr_evicted,
     // nr_recently_evicted }, all of them __u64.
     let asked: [u64; 2] = [range.start, range.end.saturating_sub(range.start)];
@@ -179,7 +179,7 @@ pub fn is_cached(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<bool> {
     // SAFETY: sysconf has no pointers; it reads what the kernel said at start.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64;
     let (first, last) = (range.start / page, (range.end - 1) / page);
-    Ok(counts[0] > last - first)
+    Ok((counts[0], last - first + 1))
 }
 
 /// What tells whether a file was changed: another length, or another time of change (of its bytes or of

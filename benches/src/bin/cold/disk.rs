@@ -1,7 +1,7 @@
 //! How files become cold, and what lies below them.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use penstock::io::sys::read_cached_at;
+use penstock::io::sys::cached_pages;
 use rustix::fs::{Advice, fadvise, major, minor};
 
-/// How far apart the places are that are looked at when pages should be gone.
-const LOOK_BYTES: usize = 64 << 10;
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
 /// For so long pages may stay,
@@ -29,10 +27,13 @@ pub(crate) fn give_up(files: &[PathBuf]) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
             fadvise(&file, 0, None, Advice::DontNeed)?;
-            let Some(place) = cached(&file)? else { break };
+            let pages = cached(&file)?;
+            if pages == 0 {
+                break;
+            }
             ensure!(
                 begun.elapsed() < PATIENCE,
-                "{} is still in the page cache (at {place}): give a --dir on a disk (tmpfs has none)",
+                "{pages} pages of {} are still in the page cache: give a --dir on a disk (tmpfs has none)",
                 path.display(),
             );
             sleep(PAUSE);
@@ -41,22 +42,16 @@ pub(crate) fn give_up(files: &[PathBuf]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A place of the file that is in the page cache, if any is that is looked at.
-fn cached(file: &File) -> anyhow::Result<Option<u64>> {
+/// Pages of the file that are in the page cache. They are counted: a read that doesn't wait would tell as well, but
+/// it has what it does not find read in, a page here and a page there, and what is read ahead later is cut up by them.
+fn cached(file: &File) -> anyhow::Result<u64> {
     let bytes = file.metadata()?.len();
-    let mut byte = [0];
-    for place in (0..bytes).step_by(LOOK_BYTES).chain(bytes.checked_sub(1)) {
-        match read_cached_at(file.as_fd(), &mut byte, place) {
-            Ok(_) => return Ok(Some(place)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => {
-                return Err(error).context(
-                    "this file system doesn't tell what is in the page cache: give a --dir on a disk (tmpfs has none)",
-                );
-            }
-        }
+    if bytes == 0 {
+        return Ok(0);
     }
-    Ok(None)
+    let (cached, _) = cached_pages(file.as_fd(), &(0..bytes))
+        .context("the kernel doesn't tell what is in the page cache: Linux 6.5 does")?;
+    Ok(cached)
 }
 
 /// Makes files cold: has them read once from the disk, and given up. So their pages were free just before they
