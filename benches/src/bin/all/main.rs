@@ -82,6 +82,7 @@ const BENCHES: &[Bench] = &[
         QUICKLY,
         &[Csv, Picture, Dir],
     ),
+    bench("tahoe", 900, "-tahoe", QUICKLY, &[Csv, Dir]),
     bench("memory", 1200, "-memory", QUICKLY, &[Directory]),
 ];
 
