@@ -54,10 +54,11 @@ struct Ring {
 }
 
 impl Ring {
-    /// Makes room for `length` bytes in one piece, if it is as large at all; says what had been written before.
+    /// Makes room for `length` bytes in one piece, if there are any and it is as large at all; says what had been
+    /// written before.
     fn room(&mut self, length: usize) -> Option<u64> {
         let size = self.memory.len();
-        if length > size {
+        if length == 0 || length > size {
             return None;
         }
         let start = (self.written % size as u64) as usize;
@@ -208,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_is_larger_than_the_ring_is_not_kept() {
-        assert!(ring(0).room(1).is_none());
+        assert!(ring(0).room(0).is_none() && ring(0).room(1).is_none());
         let mut ring = ring(100);
         assert_eq!(ring.room(101), None);
         assert_eq!(ring.room(100), Some(0));
