@@ -98,7 +98,7 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
             }
         }
         // There may be more: the others have their turn first.
-        tokio::task::yield_now().await;
+        core.io.turn().await;
     }
 }
 

@@ -58,7 +58,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
         }
         if action == Action::Send && matches!(conn.next(), Action::Send | Action::Open) {
             // Perhaps nothing waited: the others get their turn by hand.
-            tokio::task::yield_now().await;
+            core.io.turn().await;
         }
     }
 }

@@ -131,7 +131,7 @@ impl Io {
     pub fn new(backend: Backend, pool: &Pool) -> io::Result<(Io, Option<String>)> {
         let (disk, refusal) = match backend {
             Backend::Uring => {
-                let (uring, refusal) = uring::Uring::new(pool);
+                let (uring, refusal) = uring::Uring::new(pool)?;
                 (Disk::Uring(uring), refusal)
             }
             Backend::Epoll => (Disk::Epoll, None),
@@ -179,6 +179,14 @@ impl Io {
             }
         };
         registration.ready(socket, interest).await
+    }
+
+    /// Lets the other tasks have their turn, and the kernel what was started.
+    pub async fn turn(&self) {
+        match &self.disk {
+            Disk::Uring(uring) => uring.turn().await,
+            Disk::Epoll => tokio::task::yield_now().await,
+        }
     }
 
     /// Starts filling `window` from `offset` of `file`: from the page cache at once, from the disk later.

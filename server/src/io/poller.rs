@@ -5,13 +5,13 @@
 //! for bytes costs no system call: events set a flag, and a receive that found nothing more clears it. A
 //! wait for room changes the registration, which asks the socket again: an edge alone would come only
 //! after a send that failed, and can't express "until the unsent bytes fall below LOWAT".
-#![allow(unsafe_code)] // registering the instance with the runtime; see the SAFETY remark
+#![allow(unsafe_code)] // registering descriptors with the runtime; see the SAFETY remarks
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -81,6 +81,12 @@ impl Slots {
             waker.wake();
         }
     }
+}
+
+/// Has the current runtime watch a descriptor for becoming readable.
+pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the AsyncFd owns the descriptor, which stays open and the same until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, TokioInterest::READABLE) }?)
 }
 
 impl Poller {

@@ -4,17 +4,23 @@
 //! its `UnsubmittedOneshot`, which keeps what the kernel uses until the completion, even if the future is
 //! dropped.
 
+use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types};
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::io::unix::AsyncFd;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::buffer::{Extent, Pool, Window};
+use super::poller;
 use crate::limits::{RING_COMPLETIONS, RING_ENTRIES};
 
 /// How often a ring is tried again that RLIMIT_MEMLOCK did not allow, and after which pause.
@@ -25,6 +31,7 @@ const RING_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Uring {
     /// Whether the pool is registered, so that reads can name its buffers by index.
     registered: bool,
+    flush: Rc<Flush>,
     /// Keeps the registration's memory.
     _registry: tokio_uring::buf::fixed::FixedBufRegistry<Extent>,
 }
@@ -57,7 +64,10 @@ fn submit<D: 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
 impl Uring {
     /// Registers the pool with the ring of the current runtime. When that is refused the pool is used
     /// unregistered; the reason is the second value.
-    pub(super) fn new(pool: &Pool) -> (Uring, Option<String>) {
+    ///
+    /// # Errors
+    /// If the process may not have another descriptor.
+    pub(super) fn new(pool: &Pool) -> io::Result<(Uring, Option<String>)> {
         let registry = tokio_uring::buf::fixed::FixedBufRegistry::new(pool.extents());
         let refusal = registry.register().err().map(|error| {
             let megabytes = (pool.buffers() * (pool.piece_capacity() + 4096)).div_ceil(1 << 20);
@@ -69,13 +79,17 @@ impl Uring {
                 _ => format!("the kernel refused: {error}"),
             }
         });
-        (
-            Uring {
-                registered: refusal.is_none(),
-                _registry: registry,
-            },
-            refusal,
-        )
+        let uring = Uring {
+            registered: refusal.is_none(),
+            flush: Flush::new()?,
+            _registry: registry,
+        };
+        Ok((uring, refusal))
+    }
+
+    /// Lets the other tasks have their turn, and the kernel what was started.
+    pub(super) async fn turn(&self) {
+        self.flush.turn().await;
     }
 
     /// Starts filling `window` behind its first `filled` bytes; its start is `offset` of `file`.
@@ -101,7 +115,74 @@ impl Uring {
                 .offset(offset)
                 .build()
         };
+        self.flush.is_due.set(true);
         submit((window, file), entry)
+    }
+}
+
+/// Sees to it that a busy core submits its reads.
+///
+/// tokio-uring submits what was started when no task is ready to run, or when the queue is full; and a task that
+/// yields is ready. While one connection or another has something to send, reads that others wait for would stay in
+/// the queue, with the disk idle. So a task that gives way while there are some does not yield: it waits for a
+/// descriptor that is readable at once, which leaves no task ready. The runtime submits, asks the kernel for events,
+/// and finds this one.
+struct Flush {
+    event: AsyncFd<OwnedFd>,
+    /// Something was started since the event was caused last.
+    is_due: Cell<bool>,
+    /// The event is on its way.
+    is_caused: Cell<bool>,
+    /// Counts events.
+    events: Cell<u64>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Flush {
+    fn new() -> io::Result<Rc<Flush>> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let flush = Rc::new(Flush {
+            event: poller::watch(event)?,
+            is_due: Cell::new(false),
+            is_caused: Cell::new(false),
+            events: Cell::new(0),
+            waiting: RefCell::default(),
+        });
+        tokio::task::spawn_local(Rc::clone(&flush).dispatch());
+        Ok(flush)
+    }
+
+    async fn dispatch(self: Rc<Self>) {
+        while let Ok(mut event) = self.event.readable().await {
+            event.clear_ready();
+            self.is_caused.set(false);
+            self.events.set(self.events.get() + 1);
+            for waker in self.waiting.borrow_mut().drain(..) {
+                waker.wake();
+            }
+        }
+    }
+
+    async fn turn(&self) {
+        if !self.is_caused.get() {
+            // Each write is an event of its own, though nobody reads it (eventfd(2), epoll(7)). The counter's end is
+            // far away: at a million turns a second it lasts for half a million years.
+            let one = 1u64.to_ne_bytes();
+            if !self.is_due.get() || rustix::io::write(&self.event, &one).is_err() {
+                return tokio::task::yield_now().await;
+            }
+            self.is_caused.set(true);
+            self.is_due.set(false);
+        }
+        let events = self.events.get();
+        poll_fn(|context| {
+            if self.events.get() != events {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -216,7 +297,6 @@ pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
 #[cfg(test)]
 mod tests {
     use std::io::{PipeWriter, Write};
-    use std::os::fd::OwnedFd;
 
     use super::super::{Backend, Io, Reading};
     use super::*;
@@ -269,6 +349,34 @@ mod tests {
             let error = pipe.write_all(&[7; 100]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         }
+    }
+
+    #[test]
+    fn a_busy_core_submits_its_reads() {
+        if let Err(why) = probe(1) {
+            println!("skipped: {why}");
+            return;
+        }
+        let pool = Pool::new(1, 16 << 10);
+        let submitted = run(async {
+            let (io, _) = Io::new(Backend::Uring, &pool).unwrap();
+            let (reading, mut writing) = io::pipe().unwrap();
+            writing.write_all(&[7; 4096]).unwrap();
+            let file = Arc::new(File::from(OwnedFd::from(reading)));
+            let (mut windows, _) = pool.take().await.carve(std::iter::once(4096));
+            let read = io.start_read(&file, windows.remove(0), 0);
+            // There is always a task that is ready to run: this one.
+            let busy = async {
+                for _ in 0..100_000 {
+                    io.turn().await;
+                }
+            };
+            tokio::select! {
+                (result, _) = read.finish() => Some(result.unwrap()),
+                () = busy => None,
+            }
+        });
+        assert_eq!(submitted.unwrap(), Some(4096));
     }
 
     #[test]

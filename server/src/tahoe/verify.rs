@@ -184,7 +184,7 @@ impl Pass<'_> {
         }
         filled.extend(windows);
         // Hashing takes long beside what else a turn does.
-        tokio::task::yield_now().await;
+        self.core.io.turn().await;
         Ok(all_read.then_some(Step {
             windows: filled,
             page,
