@@ -108,6 +108,11 @@ pub struct Options {
     /// [default: an eighth of what connections leave]
     #[arg(long, value_name = "SIZE")]
     pub hot_objects: Option<ByteSize>,
+    /// Memory for reading ahead, past the page cache, for clients that take an object from the disk as fast as it comes,
+    /// of all cores together; 0 reads nothing ahead [default: an eighth of what connections leave, 32MiB per core at
+    /// most]
+    #[arg(long, value_name = "SIZE")]
+    pub read_ahead: Option<ByteSize>,
     /// Share files open per core, those of objects being served included [default: 4096, or fewer where the limit on
     /// descriptors is low]
     #[arg(long, value_name = "N")]
@@ -227,6 +232,7 @@ impl Options {
             pool_buffer_size: self.pool_buffer_size.or(file.pool_buffer_size),
             memory: self.memory.or(file.memory),
             hot_objects: self.hot_objects.or(file.hot_objects),
+            read_ahead: self.read_ahead.or(file.read_ahead),
             share_files: self.share_files.or(file.share_files),
             max_connections: self.max_connections.or(file.max_connections),
             max_connections_per_address: self
@@ -271,6 +277,8 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Memory for hot objects, of all cores; `None` is the usual part.
     pub hot_bytes: Option<u64>,
+    /// Memory for reading ahead, of all cores; `None` is the usual part.
+    pub ahead_bytes: Option<u64>,
     /// Share files open per core; `None` is the usual number, or what descriptors allow.
     pub share_files: Option<usize>,
     /// Connections in all; `None` is as many as fit.
@@ -384,6 +392,7 @@ impl Settings {
             pool_buffer_bytes: size.0 as usize,
             memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
             hot_bytes: options.hot_objects.map(|size| size.0),
+            ahead_bytes: options.read_ahead.map(|size| size.0),
             share_files: options
                 .share_files
                 .map(|files| bounded("share-files", files, limits::SHARE_FILES_MIN, 10_000_000))

@@ -14,6 +14,7 @@ use slab::Slab;
 use tokio::sync::Semaphore;
 
 use crate::admission::Seat;
+use crate::ahead::{Proof, ReadAhead, Stream};
 use crate::budget::{Allowance, Budget, Claim};
 use crate::conn::Phase;
 use crate::gate::Gate;
@@ -52,6 +53,8 @@ pub struct Core {
     pub verified: VerifiedLeaves,
     /// Small objects that are asked for often.
     pub hot: HotObjects,
+    /// What is read ahead with; `None` if nothing is.
+    pub ahead: Option<Rc<ReadAhead>>,
     /// Sends that pin their buffers.
     pub zero_copy: Rc<ZeroCopy>,
     /// How much is admitted.
@@ -125,6 +128,14 @@ pub struct Connection {
     pub near: Cell<bool>,
     /// How it earns a larger one.
     pub pace: Cell<Pace>,
+    /// How it earns being read ahead for.
+    pub proof: Cell<Proof>,
+    /// Whether nothing of the response was produced yet.
+    pub begins: Cell<bool>,
+    /// The position in the object from which on it may be read ahead for again.
+    pub ahead_from: Cell<u64>,
+    /// What is read ahead for it.
+    pub ahead: Cell<Option<Box<Stream>>>,
     /// Bytes acknowledged at the last sample and when that was, for the rate.
     pub sampled: Cell<(u64, Instant)>,
     /// Bytes per second between the last two samples.
@@ -155,6 +166,10 @@ impl Connection {
             send_buffer: Cell::new(core.send_buffer_floor),
             near: Cell::new(false),
             pace: Cell::new(Pace::new(0, now)),
+            proof: Cell::new(Proof::new(0, now)),
+            begins: Cell::new(false),
+            ahead_from: Cell::new(0),
+            ahead: Cell::new(None),
             sampled: Cell::new((0, now)),
             rate: Cell::new(0),
             window: Cell::new((0, now)),
@@ -246,6 +261,13 @@ impl Connection {
             let shrunk = claims.send.resize(extra, Allowance::Eighth);
             debug_assert!(shrunk, "shrinking a claim works always");
         }
+    }
+
+    /// Takes back what was read ahead and is not being sent fast enough.
+    pub fn take_back(&self, now: Instant) {
+        let stream = self.ahead.take();
+        self.ahead
+            .set(stream.filter(|stream| !stream.is_stale(now)));
     }
 
     /// Claims room for the longest head once a connection holds more than its state pays for; `false` if it

@@ -9,6 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
+use crate::ahead;
 use crate::conn::{Action, Conn};
 use crate::core::{Connection, Core, Ending};
 use crate::gate::Admission;
@@ -97,13 +98,15 @@ async fn open(core: &Core, conn: &mut ResourceConn) {
 }
 
 /// Waits for credit, then produces and sends one piece of the response.
-async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> io::Result<()> {
+async fn send(core: &Rc<Core>, connection: &Connection, conn: &mut ResourceConn) -> io::Result<()> {
     let Some(out) = conn.outgoing() else {
         return Ok(());
     };
     let socket = &connection.socket;
     if out.is_untouched() {
         connection.start_ahead(core, out.remaining())?;
+        connection.begins.set(true);
+        connection.ahead_from.set(0);
     }
     let admitted = wait_for_credit(core, connection, out.remaining()).await?;
 
@@ -124,17 +127,24 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> 
     let message = match out.object().filter(|_| for_body > 0) {
         None => Message::new(head, Vec::new(), Vec::new()),
         Some(resource) => {
-            let wanted = body.start..body.start + for_body;
+            let mut wanted = body.start..body.start + for_body;
             if let Err(error) = resource.prepare(core, wanted.start).await {
                 return give_up(core, connection, conn, error);
+            }
+            let ahead = match resource {
+                Resource::Object(object) => ahead::reach(core, connection, object, &body).await?,
+                _ => None,
+            };
+            if let Some(ahead) = &ahead {
+                wanted.end = wanted.end.min(ahead.range.end);
             }
             // Boxed, and only when it's this one's turn, so that a connection that waits doesn't hold room
             // for a piece's state.
             let _turn = core.producing.acquire().await;
-            match Box::pin(resource.produce(core, wanted)).await {
+            match Box::pin(resource.produce(core, wanted, ahead.as_deref())).await {
                 Ok(piece) => {
                     let slices = piece.slices.into_iter().map(|s| (s.window, s.bytes));
-                    Message::new(head, piece.windows, slices.collect())
+                    Message::new(head, piece.chunks, slices.collect())
                 }
                 Err(error) => return give_up(core, connection, conn, error),
             }
@@ -143,10 +153,11 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> 
     let offered = message.bytes();
     let cut = connection.cut((offered as u64) < out.remaining())?;
     let by_reference = match cut {
-        Cut::Whole => core
+        // What was read ahead is of another pool, of which no peer may keep anything.
+        Cut::Whole if message.is_own() => core
             .zero_copy
             .send(&core.io, &core.pool, connection, message),
-        Cut::Shrinking => Err(message),
+        _ => Err(message),
     };
     let (bodies, result) = match by_reference {
         Ok(result) => (&core.stats.zero_copy_bytes, result),

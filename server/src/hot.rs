@@ -129,7 +129,7 @@ impl HotObjects {
         };
         let mut room = &mut ring.memory[room];
         for slice in &piece.slices {
-            let bytes = &piece.windows[slice.window][slice.bytes.clone()];
+            let bytes = &piece.chunks[slice.window][slice.bytes.clone()];
             let (start, rest) = room.split_at_mut(bytes.len());
             start.copy_from_slice(bytes);
             room = rest;

@@ -27,6 +27,7 @@ pub mod gate;
 pub mod pace;
 pub mod plan;
 
+pub mod ahead;
 pub mod drive;
 pub mod hot;
 pub mod pass;

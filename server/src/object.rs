@@ -6,11 +6,12 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use decode_kernel::code::{Code, CodeKind};
@@ -59,6 +60,10 @@ pub struct Share {
     lost: Cell<bool>,
     /// What its file was when it was looked at last.
     seen: Cell<Seen>,
+    /// Open for direct reads while there are some.
+    direct: RefCell<Weak<File>>,
+    /// Set once that was refused.
+    no_direct: Cell<bool>,
 }
 
 /// What a look at a share's file found.
@@ -83,7 +88,37 @@ impl Share {
             file: Arc::new(file),
             lost: Cell::new(false),
             seen: Cell::default(),
+            direct: RefCell::default(),
+            no_direct: Cell::new(false),
         }
+    }
+
+    /// Its file for direct reads, which stays open as long as somebody holds it; `None` where there are none.
+    pub fn direct(&self) -> Option<Arc<File>> {
+        if self.no_direct.get() {
+            return None;
+        }
+        let mut direct = self.direct.borrow_mut();
+        if let Some(file) = direct.upgrade() {
+            return Some(file);
+        }
+        match file::open_direct(&self.file) {
+            Ok(file) => {
+                let file = Arc::new(file);
+                *direct = Arc::downgrade(&file);
+                Some(file)
+            }
+            Err(error) => {
+                self.refuse_direct(&error);
+                None
+            }
+        }
+    }
+
+    /// Direct reads don't work here.
+    pub fn refuse_direct(&self, error: &io::Error) {
+        tracing::info!(path = %self.path.display(), "no direct reads: {error}");
+        self.no_direct.set(true);
     }
 
     /// Looks at the file, and gives the number of its edition: another one than before if its length or its

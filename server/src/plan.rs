@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use decode_kernel::share::Geometry;
 
-use crate::limits::{SLICES_MAX, WINDOW_ALIGN};
+use crate::limits::SLICES_MAX;
 
 /// How an object lies in its shares, whatever their format: segments of k blocks, one per share, and a
 /// share's blocks one after another in *share space*. Blocks are verified leaf by leaf, beginning anew in
@@ -144,10 +144,10 @@ impl PiecePlan {
             .chain(self.rebuilt.iter().map(move |_| rebuilt))
     }
 
-    /// Bytes that all windows take in a pool buffer.
-    pub fn bytes(&self) -> usize {
+    /// Bytes that all windows take in a pool buffer which aligns them so.
+    pub fn bytes(&self, align: usize) -> usize {
         self.window_lengths()
-            .map(|length| length.next_multiple_of(WINDOW_ALIGN))
+            .map(|length| length.next_multiple_of(align))
             .sum()
     }
 }
@@ -156,14 +156,23 @@ fn length(range: &Range<u64>) -> usize {
     (range.end - range.start) as usize
 }
 
-/// Plans a piece of `wanted`, starting at its start and as long as fits `capacity` bytes of windows.
+/// What a piece's windows must fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes for all windows.
+    pub bytes: usize,
+    /// What the start of each is a multiple of.
+    pub align: usize,
+}
+
+/// Plans a piece of `wanted`, starting at its start and as long as its windows fit the `room`.
 /// `usable` says whether a share can serve a range of its space.
 ///
 /// `wanted` must not be empty and must lie inside the object.
 pub fn plan(
     layout: &Layout,
     wanted: Range<u64>,
-    capacity: usize,
+    room: Room,
     usable: impl Fn(u16, &Range<u64>) -> bool,
 ) -> Result<PiecePlan, PlanError> {
     debug_assert!(wanted.start < wanted.end && wanted.end <= layout.size);
@@ -171,7 +180,7 @@ pub fn plan(
     loop {
         let attempt = plan_exactly(layout, range.clone(), &usable);
         let failure = match attempt {
-            Ok(plan) if plan.bytes() <= capacity => {
+            Ok(plan) if plan.bytes(room.align) <= room.bytes => {
                 // Where two blocks are rebuilt, the one over a part and the other over another, both are over
                 // the hull of them. A piece of whole blocks wastes nothing, and the next one can be whole too.
                 match block_end(layout, &plan.range).filter(|_| !plan.rebuilt.is_empty()) {
@@ -181,8 +190,8 @@ pub fn plan(
                 continue;
             }
             Ok(plan) => PlanError::BufferTooSmall {
-                have: capacity,
-                need: plan.bytes(),
+                have: room.bytes,
+                need: plan.bytes(room.align),
             },
             Err(error) => error,
         };
@@ -427,7 +436,13 @@ fn slices(runs: &[(usize, Range<u64>)], window_of: impl Fn(usize) -> (usize, u64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{DIRECT_ALIGN, WINDOW_ALIGN};
     use proptest::prelude::*;
+
+    fn room(bytes: usize) -> Room {
+        let align = WINDOW_ALIGN;
+        Room { bytes, align }
+    }
 
     fn layout(size: u64, k: u16, n: u16, block_bytes: u32, leaf_bytes: u32) -> Layout {
         Layout::from(&Geometry::new(size, k, n, block_bytes, leaf_bytes).unwrap())
@@ -458,7 +473,7 @@ mod tests {
         let layout = layout(1 << 20, 4, 6, 64 << 10, 4096);
         let end = |range: Range<u64>, lost: &[u16]| {
             let usable = |share: u16, _: &Range<u64>| !lost.contains(&share);
-            let plan = plan(&layout, range.clone(), 1 << 20, usable).unwrap();
+            let plan = plan(&layout, range.clone(), room(1 << 20), usable).unwrap();
             check(&layout, &range, &plan, lost);
             plan.range.end / KIB
         };
@@ -537,6 +552,7 @@ mod tests {
             length in 1u64..200_000,
             lost in prop::collection::vec(0u16..12, 0..4),
             leaves in 1usize..40,
+            align in prop_oneof![Just(WINDOW_ALIGN), Just(DIRECT_ALIGN)],
             odd in prop_oneof![Just(0), 1u64..20_000],
         ) {
             let mut layout = layout(size, k, k + m, blocks * 4096, 1 << leaf_power);
@@ -551,11 +567,11 @@ mod tests {
             let mut lost: Vec<u16> = lost.into_iter().filter(|&share| share < k + m).collect();
             lost.sort_unstable();
             lost.dedup();
-            let capacity = (usize::from(k) + 1) * (1 << leaf_power) * leaves;
+            let capacity = (usize::from(k) + 1) * (1usize << leaf_power).next_multiple_of(align) * leaves;
             let usable = |share: u16, _: &Range<u64>| !lost.contains(&share);
-            match plan(&layout, wanted.clone(), capacity, usable) {
+            match plan(&layout, wanted.clone(), Room { bytes: capacity, align }, usable) {
                 Ok(plan) => {
-                    prop_assert!(plan.bytes() <= capacity);
+                    prop_assert!(plan.bytes(align) <= capacity);
                     check(&layout, &wanted, &plan, &lost);
                 }
                 Err(PlanError::TooFewShares { have, need, .. }) => {
@@ -582,7 +598,7 @@ mod tests {
             let mut position = 0;
             while position < size {
                 let wanted = position..(position + credit).min(size);
-                match plan(&layout, wanted.clone(), 200_000, usable) {
+                match plan(&layout, wanted.clone(), room(200_000), usable) {
                     Ok(plan) => {
                         check(&layout, &wanted, &plan, &[]);
                         position = plan.range.end;
@@ -599,26 +615,26 @@ mod tests {
     #[test]
     fn a_healthy_piece_reads_only_what_it_sends() {
         let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
-        let plan = plan(&layout, 0..128 << 10, 1 << 20, |_, _| true).unwrap();
+        let plan = plan(&layout, 0..128 << 10, room(1 << 20), |_, _| true).unwrap();
         assert_eq!(plan.range, 0..128 << 10);
-        assert_eq!(plan.bytes(), 128 << 10);
+        assert_eq!(plan.bytes(WINDOW_ALIGN), 128 << 10);
         assert_eq!(plan.reads.len(), 4);
-        let plan = super::plan(&layout, 5000..5001, 1 << 20, |_, _| true).unwrap();
-        assert_eq!((plan.reads.len(), plan.bytes()), (1, 4096));
+        let plan = super::plan(&layout, 5000..5001, room(1 << 20), |_, _| true).unwrap();
+        assert_eq!((plan.reads.len(), plan.bytes(WINDOW_ALIGN)), (1, 4096));
     }
 
     #[test]
     fn a_small_degraded_range_is_small_work() {
         let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
-        let plan = plan(&layout, 0..100, 1 << 20, |share, _| share != 0).unwrap();
-        assert_eq!((plan.reads.len(), plan.bytes()), (4, 5 * 4096));
+        let plan = plan(&layout, 0..100, room(1 << 20), |share, _| share != 0).unwrap();
+        assert_eq!((plan.reads.len(), plan.bytes(WINDOW_ALIGN)), (4, 5 * 4096));
         assert_eq!(plan.rebuilt, [0]);
     }
 
     #[test]
     fn a_buffer_that_is_too_small_says_what_it_takes() {
         let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
-        let error = plan(&layout, 0..1, 4 * 4096, |share, _| share != 0).unwrap_err();
+        let error = plan(&layout, 0..1, room(4 * 4096), |share, _| share != 0).unwrap_err();
         assert_eq!(
             error,
             PlanError::BufferTooSmall {

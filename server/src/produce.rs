@@ -4,25 +4,24 @@
 //! does not match is marked, the piece is planned again without it, and the client notices nothing.
 //! The piece's pool buffer goes to the socket next and is back right after that.
 
-use std::fs::File;
 use std::io;
 use std::iter;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use decode_kernel::code::Code;
 use decode_kernel::share::{BLOCKS_OFFSET, TABLE_PAGE_ENTRIES};
 
+use crate::ahead::Stretch;
 use crate::core::Core;
 use crate::http::respond::Status;
 use crate::io::Reading;
-use crate::io::buffer::Window;
+use crate::io::buffer::{Chunk, PoolBuffer, View, Window};
 use crate::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};
 use crate::object::Object;
 use crate::pass;
-use crate::plan::{self, Layout, PiecePlan, PlanError, Read, Slice};
+use crate::plan::{self, Layout, PiecePlan, PlanError, Read, Room, Slice};
 use crate::tables::PageId;
 use crate::tahoe::verify::SegmentError;
 
@@ -30,8 +29,8 @@ use crate::tahoe::verify::SegmentError;
 pub struct Piece {
     /// The object's bytes that it holds.
     pub range: Range<u64>,
-    /// The pool buffer, in windows.
-    pub windows: Vec<Window>,
+    /// What was read and rebuilt for it.
+    pub chunks: Vec<Chunk>,
     /// Its bytes in order.
     pub slices: Vec<Slice>,
 }
@@ -72,58 +71,53 @@ impl ProduceError {
     }
 }
 
-/// Produces the first part of `wanted` that fits one pool buffer.
+/// Produces the first part of `wanted` that fits one pool buffer, from what was read `ahead` of it as far as that goes.
 pub async fn produce(
     core: &Core,
     object: &Rc<Object>,
     wanted: Range<u64>,
+    ahead: Option<&Stretch>,
 ) -> Result<Piece, ProduceError> {
     let geometry = object.geometry();
     // Every failed attempt marks a share or a leaf, so this many suffice unless marks are forgotten
     // (the record of bad leaves is bounded).
     let attempts = 2 * usize::from(geometry.n()) + 8;
     for _ in 0..attempts {
-        let capacity = core.pool.piece_capacity();
-        let plan = plan::plan(
-            object.layout(),
-            wanted.clone(),
-            capacity,
-            |share, window| object.usable(share, window),
-        )?;
+        let room = core.pool.room();
+        let plan = plan(object, wanted.clone(), room)?;
         let buffer = core.pool.take().await;
-        // Asked before anything is read: what changes after that is another edition.
-        let remembered = pass::is_worth_it(object.layout(), wanted.start);
-        let editions: Vec<Option<u32>> = plan
-            .reads
-            .iter()
-            .map(|read| match remembered {
-                true => edition(core, object, read.share),
-                false => None,
-            })
-            .collect();
+        let mut editions = editions(core, object, &plan);
+        let mut found = Vec::with_capacity(plan.reads.len());
+        for (read, edition) in iter::zip(&plan.reads, &mut editions) {
+            found.push(ahead.and_then(|ahead| ahead.find(read)).map(|(view, of)| {
+                *edition = of;
+                view
+            }));
+        }
         // Table pages that are not at hand come with the blocks, as far as the buffer has room beside them:
         // read one after the other, they would each cost a disk's latency.
-        let missing = missing_pages(core, object, &plan, capacity - plan.bytes());
+        let missing = missing_pages(
+            core,
+            object,
+            &plan.reads,
+            room.bytes - plan.bytes(room.align),
+        );
+        let is_found = |at: usize| found.get(at).is_some_and(Option::is_some);
+        let lengths = plan.window_lengths().enumerate();
+        let lengths = lengths.filter_map(|(at, length)| (!is_found(at)).then_some(length));
         let pages = iter::repeat_n(TABLE_PAGE_BYTES, missing.len());
-        let (mut windows, mut page) = buffer.carve(plan.window_lengths().chain(pages));
+        let (mut windows, mut page) = buffer.carve(lengths.chain(pages));
         let pages = windows.split_off(windows.len() - missing.len());
-        let fetching: Vec<PageRead> = iter::zip(missing, pages)
-            .filter_map(|(id, window)| PageRead::start(core, object, id, window))
-            .collect();
-        let (mut windows, all_read) = read(core, object, &plan, windows).await?;
-        let mut unusable = Vec::new();
-        for fetch in fetching {
-            let id = fetch.id;
-            if !fetch.finish(core, object).await?.0 {
-                unusable.push(id);
-            }
-        }
+        let fetching = start_pages(core, object, missing, pages);
+        let mut rebuilt = windows.split_off(windows.len() - plan.rebuilt.len());
+        let (chunks, all_read) = read(core, object, &plan.reads, found, windows).await?;
+        let unusable = finish_pages(core, object, fetching).await?;
         if !all_read {
             continue;
         }
         let mut verified = true;
-        for ((read, window), edition) in plan.reads.iter().zip(&windows).zip(editions) {
-            let (ok, page_back) = verify(core, object, read, window, page, &unusable).await?;
+        for ((read, chunk), edition) in plan.reads.iter().zip(&chunks).zip(editions) {
+            let (ok, page_back) = verify(core, object, read, chunk, page, &unusable).await?;
             page = page_back;
             verified &= ok;
             if let Some(edition) = edition.filter(|_| ok) {
@@ -136,11 +130,13 @@ pub async fn produce(
         if !verified {
             continue;
         }
-        rebuild(core, object.code(), object.layout(), &plan, &mut windows)?;
+        let (code, layout) = (object.code(), object.layout());
+        rebuild(core, code, layout, &plan, &chunks, &mut rebuilt)?;
         core.stats.pieces.add(1);
+        let rebuilt = rebuilt.into_iter().map(Chunk::Own);
         let piece = Piece {
             range: plan.range,
-            windows,
+            chunks: chunks.into_iter().chain(rebuilt).collect(),
             slices: plan.slices,
         };
         core.hot.keep(object, &piece, Instant::now());
@@ -149,62 +145,131 @@ pub async fn produce(
     Err(ProduceError::Attempts(attempts))
 }
 
-/// The edition of a share's file, if what is read from it now is to be remembered: only data shares are
-/// ever passed through.
-fn edition(core: &Core, object: &Object, number: u16) -> Option<u32> {
-    if !core.verified.is_kept() || number >= object.geometry().k() {
-        return None;
-    }
-    object.share(number)?.edition()
+/// The editions of the files that are read, of those of which it is to be remembered what was verified: data shares
+/// that are worth passing through. To be asked for before anything is read: what changes after that is another edition.
+pub fn editions(core: &Core, object: &Object, plan: &PiecePlan) -> Vec<Option<u32>> {
+    let kept = core.verified.is_kept() && pass::is_worth_it(object.layout(), plan.range.start);
+    let remembered = |read: &Read| kept && read.share < object.geometry().k();
+    plan.reads
+        .iter()
+        .map(|read| {
+            object
+                .share(read.share)
+                .filter(|_| remembered(read))?
+                .edition()
+        })
+        .collect()
 }
 
-/// Reads all windows of the plan, together; the flag says whether every share gave what was asked.
+/// Plans a piece with the shares that are usable as far as is known.
+pub fn plan(object: &Object, wanted: Range<u64>, room: Room) -> Result<PiecePlan, PlanError> {
+    plan::plan(object.layout(), wanted, room, |share, window| {
+        object.usable(share, window)
+    })
+}
+
+/// Reads what was not `found` to be at hand into the windows, all together; the flag says whether every share gave
+/// what was asked.
 async fn read(
     core: &Core,
-    object: &Rc<Object>,
-    plan: &PiecePlan,
+    object: &Object,
+    reads: &[Read],
+    found: Vec<Option<View>>,
     windows: Vec<Window>,
-) -> Result<(Vec<Window>, bool), ProduceError> {
-    let (windows, failures) = fill(core, plan, windows, |read| {
+) -> Result<(Vec<Chunk>, bool), ProduceError> {
+    let missing =
+        || iter::zip(reads, &found).filter_map(|(read, view)| view.is_none().then_some(read));
+    let (windows, failures) = fill(missing(), windows, |read, window| {
         let share = object.share(read.share)?;
-        Some((Arc::clone(&share.file), BLOCKS_OFFSET + read.window.start))
+        let offset = BLOCKS_OFFSET + read.window.start;
+        Some(core.io.start_read(&share.file, window, offset))
     })
     .await?;
-    for read in &plan.reads {
+    for read in missing() {
         if failures.iter().all(|failure| failure.0 != read.share) {
-            let counter = if read.share < object.geometry().k() {
-                &core.stats.data_read_bytes
-            } else {
-                &core.stats.parity_read_bytes
-            };
-            counter.add(read.window.end - read.window.start);
+            count_read(core, object, read);
         }
     }
     let all_read = failures.is_empty();
     for (number, error) in failures {
         lose(core, object, number, error);
     }
-    Ok((windows, all_read))
+    let mut windows = windows.into_iter();
+    let chunks = found.into_iter().filter_map(|view| match view {
+        Some(view) => Some(Chunk::Ahead(view)),
+        None => windows.next().map(Chunk::Own),
+    });
+    Ok((chunks.collect(), all_read))
 }
 
-/// Fills the windows that a plan reads, all reads together, from where `source` says that they are. Gives
-/// the windows back in order, with the shares that did not give what was asked.
-pub async fn fill(
+fn count_read(core: &Core, object: &Object, read: &Read) {
+    let counter = match read.share < object.geometry().k() {
+        true => &core.stats.data_read_bytes,
+        false => &core.stats.parity_read_bytes,
+    };
+    counter.add(read.window.end - read.window.start);
+}
+
+/// Reads what pieces to come will be made of, past the page cache, and the table pages that verifying it takes.
+/// `None` if a share did not give what was asked: that one is not read so again, and whether it can be read
+/// at all is found out by the pieces.
+pub async fn read_ahead(
     core: &Core,
-    plan: &PiecePlan,
+    object: &Object,
+    reads: &[Read],
+    buffer: PoolBuffer,
+) -> Option<Vec<Window>> {
+    let lengths = || {
+        reads
+            .iter()
+            .map(|read| (read.window.end - read.window.start) as usize)
+    };
+    let Room { bytes, align } = buffer.room();
+    let used: usize = lengths().map(|length| length.next_multiple_of(align)).sum();
+    let missing = missing_pages(core, object, reads, bytes - used);
+    let pages = iter::repeat_n(TABLE_PAGE_BYTES, missing.len());
+    let (mut windows, _) = buffer.carve(lengths().chain(pages));
+    let pages = windows.split_off(reads.len());
+    let fetching = start_pages(core, object, missing, pages);
+    let filled = fill(reads.iter(), windows, |read, window| {
+        let file = object.share(read.share)?.direct()?;
+        let offset = BLOCKS_OFFSET + read.window.start;
+        Some(core.io.start_direct_read(&file, window, offset))
+    });
+    let (windows, failures) = filled.await.ok()?;
+    finish_pages(core, object, fetching).await.ok()?;
+    for (number, error) in &failures {
+        if let Some(share) = object.share(*number) {
+            share.refuse_direct(error);
+        }
+    }
+    if !failures.is_empty() {
+        return None;
+    }
+    for read in reads {
+        count_read(core, object, read);
+        let bytes = read.window.end - read.window.start;
+        core.stats.direct_read_bytes.add(bytes);
+    }
+    Some(windows)
+}
+
+/// Fills the windows for these reads, all of them together, as `start` starts them. Gives the windows back in order,
+/// with the shares that did not give what was asked.
+pub async fn fill<'a, 'b>(
+    reads: impl Iterator<Item = &'b Read> + Clone,
     windows: Vec<Window>,
-    source: impl Fn(&Read) -> Option<(Arc<File>, u64)>,
+    start: impl Fn(&Read, Window) -> Option<Reading<'a>>,
 ) -> Result<(Vec<Window>, Vec<(u16, io::Error)>), ProduceError> {
     let mut windows = windows.into_iter();
-    let mut readings = Vec::with_capacity(plan.reads.len());
-    for (read, window) in plan.reads.iter().zip(windows.by_ref()) {
+    let mut readings = Vec::with_capacity(windows.len());
+    for (read, window) in reads.clone().zip(windows.by_ref()) {
         // Plans use shares that are open.
-        let (file, offset) = source(read).ok_or(ProduceError::Interrupted)?;
-        readings.push(core.io.start_read(&file, window, offset));
+        readings.push(start(read, window).ok_or(ProduceError::Interrupted)?);
     }
-    let mut filled = Vec::with_capacity(plan.reads.len() + plan.rebuilt.len());
+    let mut filled = Vec::with_capacity(readings.len() + windows.len());
     let mut failures = Vec::new();
-    for (reading, read) in readings.into_iter().zip(&plan.reads) {
+    for (reading, read) in readings.into_iter().zip(reads) {
         let (result, window) = reading.finish().await;
         let window = window.ok_or(ProduceError::Interrupted)?;
         if let Some(error) = short(result, window.len()) {
@@ -241,16 +306,16 @@ pub fn lose(core: &Core, object: &Object, number: u16, error: io::Error) {
     }
 }
 
-/// The table pages that verifying a plan's reads takes and that are not at hand: no more than fit `room` bytes,
-/// and than are read together.
-fn missing_pages(core: &Core, object: &Object, plan: &PiecePlan, room: usize) -> Vec<PageId> {
+/// The table pages that verifying these reads takes and that are not at hand: no more than fit `room` bytes, and than
+/// are read together.
+fn missing_pages(core: &Core, object: &Object, reads: &[Read], room: usize) -> Vec<PageId> {
     let geometry = object.geometry();
     let page_of = |at: u64| {
         geometry
             .table_page_of(at / u64::from(geometry.leaf_bytes()))
             .0
     };
-    plan.reads
+    reads
         .iter()
         .flat_map(|read| {
             let pages = page_of(read.window.start)..=page_of(read.window.end - 1);
@@ -268,7 +333,7 @@ async fn verify(
     core: &Core,
     object: &Rc<Object>,
     read: &Read,
-    window: &Window,
+    window: &[u8],
     mut page: Window,
     unusable: &[PageId],
 ) -> Result<(bool, Window), ProduceError> {
@@ -277,7 +342,7 @@ async fn verify(
     let checksum = object.header().leaf_checksum;
     let number = read.share;
     let mut leaf = read.window.start / leaf_bytes as u64;
-    let mut rest = &window[..];
+    let mut rest = window;
     let (mut matched, mut failed) = (0, 0);
     while !rest.is_empty() {
         // As many leaves as one table page covers.
@@ -365,18 +430,45 @@ impl<'a> PageRead<'a> {
     }
 }
 
-/// Rebuilds what a plan rebuilds, into its last windows.
+fn start_pages<'a>(
+    core: &'a Core,
+    object: &Object,
+    ids: Vec<PageId>,
+    windows: Vec<Window>,
+) -> Vec<PageRead<'a>> {
+    iter::zip(ids, windows)
+        .filter_map(|(id, window)| PageRead::start(core, object, id, window))
+        .collect()
+}
+
+/// Waits for pages, and says which of them can't be used.
+async fn finish_pages(
+    core: &Core,
+    object: &Object,
+    fetching: Vec<PageRead<'_>>,
+) -> Result<Vec<PageId>, ProduceError> {
+    let mut unusable = Vec::new();
+    for fetch in fetching {
+        let id = fetch.id;
+        if !fetch.finish(core, object).await?.0 {
+            unusable.push(id);
+        }
+    }
+    Ok(unusable)
+}
+
+/// Rebuilds what a plan rebuilds from what it reads.
 pub fn rebuild(
     core: &Core,
     code: &Code,
     layout: &Layout,
     plan: &PiecePlan,
-    windows: &mut [Window],
+    read: &[impl Deref<Target = [u8]>],
+    rebuilt: &mut [Window],
 ) -> Result<(), ProduceError> {
     if plan.rebuilt.is_empty() {
         return Ok(());
     }
-    let (read, rebuilt) = windows.split_at_mut(plan.reads.len());
     let wanted = &plan.rebuilt_window;
     let mut sources = Vec::with_capacity(plan.sources.len());
     let mut inputs = Vec::with_capacity(plan.sources.len());

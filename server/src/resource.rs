@@ -7,10 +7,12 @@ use bytes::Bytes;
 use decode_kernel::sha256::sha256d;
 use decode_kernel::tahoe::Cap;
 
+use crate::ahead::Stretch;
 use crate::core::Core;
 use crate::http::parse::Request;
 use crate::http::respond::{Entity, Status};
 use crate::http::route::{self, Route};
+use crate::io::buffer::Chunk;
 use crate::object::{Object, OpenFailure};
 use crate::plan::Slice;
 use crate::produce::{self, Piece, ProduceError};
@@ -115,10 +117,15 @@ async fn open_cap(
 }
 
 impl Resource {
-    /// Produces the first part of `wanted` that fits one pool buffer.
-    pub async fn produce(&self, core: &Core, wanted: Range<u64>) -> Result<Piece, ProduceError> {
+    /// Produces the first part of `wanted` that fits one pool buffer, from what was read `ahead` of it as far as that goes.
+    pub async fn produce(
+        &self,
+        core: &Core,
+        wanted: Range<u64>,
+        ahead: Option<&Stretch>,
+    ) -> Result<Piece, ProduceError> {
         match (self, &core.gateway) {
-            (Resource::Object(object), _) => produce::produce(core, object, wanted).await,
+            (Resource::Object(object), _) => produce::produce(core, object, wanted, ahead).await,
             (Resource::File(file), Some(gateway)) => {
                 tahoe::piece::produce(core, gateway, file, wanted).await
             }
@@ -155,7 +162,7 @@ async fn literal(core: &Core, bytes: &Bytes, wanted: Range<u64>) -> Result<Piece
     windows[0].copy_from_slice(part);
     Ok(Piece {
         range: wanted.start..wanted.start + part.len() as u64,
-        windows,
+        chunks: windows.into_iter().map(Chunk::Own).collect(),
         slices: vec![Slice {
             window: 0,
             bytes: 0..part.len(),

@@ -71,6 +71,8 @@ pub struct CoreStats {
     pub data_read_bytes: Cell,
     /// Bytes read from parity shares.
     pub parity_read_bytes: Cell,
+    /// Of both, bytes read past the page cache.
+    pub direct_read_bytes: Cell,
     /// Bytes read from leaf checksum tables.
     pub table_read_bytes: Cell,
     /// Pieces produced.
@@ -99,6 +101,10 @@ pub struct CoreStats {
     pub pool_buffers: Cell,
     /// Pool buffers that nobody holds, as of the last tick.
     pub pool_free: Cell,
+    /// Buffers for reading ahead.
+    pub ahead_buffers: Cell,
+    /// Those of them that nobody holds, as of the last tick.
+    pub ahead_free: Cell,
     /// Kernel send queues of all connections, overhead included, as of the last sample.
     pub send_queue_bytes: Cell,
     /// Kernel memory of all connections' sockets, as of the last sample.
@@ -231,6 +237,11 @@ pub const SCALARS: &[Scalar] = &[
         &s.parity_read_bytes
     }),
     counter(
+        "direct_read_bytes",
+        "Of both, bytes read past the page cache",
+        |s| &s.direct_read_bytes,
+    ),
+    counter(
         "table_read_bytes",
         "Bytes read from leaf checksum tables",
         |s| &s.table_read_bytes,
@@ -282,6 +293,14 @@ pub const SCALARS: &[Scalar] = &[
     gauge("pool_buffers_free", "Pool buffers that nobody holds", |s| {
         &s.pool_free
     }),
+    gauge("ahead_buffers", "Buffers for reading ahead", |s| {
+        &s.ahead_buffers
+    }),
+    gauge(
+        "ahead_buffers_free",
+        "Buffers for reading ahead that nobody holds",
+        |s| &s.ahead_free,
+    ),
     gauge(
         "send_queue_bytes",
         "Kernel send queues of all connections",

@@ -121,6 +121,22 @@ impl VerifiedLeaves {
         }
     }
 
+    /// Whether all these leaves of a share, whose file is in this edition, are remembered.
+    pub fn knows(
+        &self,
+        (object, share, edition): (u64, u16, u32),
+        leaves: Range<u64>,
+        now: Instant,
+    ) -> bool {
+        let Some(age) = self.age else { return false };
+        let mut pages = self.pages.borrow_mut();
+        parts(leaves).all(|part| {
+            pages
+                .get(&(object, share, part.page))
+                .is_some_and(|page| page.knows(edition, part, now, age))
+        })
+    }
+
     /// Whether all these leaves of a share, whose file is in this edition, are remembered, and in the page
     /// cache. `find` asks that for some leaves: for a whole run now and then, which costs more but holds for
     /// [`RESIDENT_FOR`]; while not all of that is there, each time for those that are wanted.
@@ -137,10 +153,7 @@ impl VerifiedLeaves {
             let Some(page) = pages.get_mut(&(object, share, part.page)) else {
                 return false;
             };
-            let known = page.edition == edition
-                && !page.is_old(now, age)
-                && masks(part).all(|(word, mask)| page.leaves[word] & mask == mask);
-            if !known {
+            if !page.knows(edition, part, now, age) {
                 return false;
             }
             let start = part.page * PAGE_LEAVES;
@@ -158,6 +171,13 @@ impl VerifiedLeaves {
 }
 
 impl Page {
+    /// Whether all leaves of a part are known to be good, in a file of this edition.
+    fn knows(&self, edition: u32, part: Part, now: Instant, age: Duration) -> bool {
+        self.edition == edition
+            && !self.is_old(now, age)
+            && masks(part).all(|(word, mask)| self.leaves[word] & mask == mask)
+    }
+
     fn is_old(&self, now: Instant, age: Duration) -> bool {
         now.saturating_duration_since(self.since) >= age
     }

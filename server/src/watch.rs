@@ -58,6 +58,7 @@ impl Watch {
             if let Some(at) = PHASES.iter().position(|&(p, _)| p == phase) {
                 phases[at] += 1;
             }
+            connection.take_back(now);
             held += connection.held_bytes.get() as u64;
             sockets += connection.socket_bytes.get();
             queues += connection.send_queue_bytes.get();
@@ -72,6 +73,8 @@ impl Watch {
         stats.socket_bytes.set(sockets);
         stats.send_queue_bytes.set(queues);
         stats.pool_free.set(core.pool.free() as u64);
+        let ahead = core.ahead.as_ref().map_or(0, |all| all.pool().free());
+        stats.ahead_free.set(ahead as u64);
         stats.verified_bytes.set(core.verified.bytes() as u64);
         stats.hot_memory_bytes.set(core.hot.bytes() as u64);
         stats

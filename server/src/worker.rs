@@ -17,13 +17,14 @@ use tokio::sync::Semaphore;
 
 use crate::accept::{OverLimit, accept};
 use crate::admission::Seats;
+use crate::ahead::ReadAhead;
 use crate::budget::Budget;
 use crate::core::Core;
 use crate::gate::Gate;
 use crate::hot::HotObjects;
 use crate::io::buffer::Pool;
 use crate::io::{self as kernel, Backend, Io, Listener, Socket};
-use crate::limits::{self, REQUEST_HEAD_BYTES_MAX, TICK};
+use crate::limits::{self, AHEAD_BUFFER_BYTES, REQUEST_HEAD_BYTES_MAX, TICK};
 use crate::object::Catalogue;
 use crate::open_files::OpenFiles;
 use crate::stats::CoreStats;
@@ -98,6 +99,8 @@ pub struct Plan {
     pub send_buffer_max: u32,
     /// Memory for small objects that are asked for often.
     pub hot_bytes: usize,
+    /// Buffers for reading ahead.
+    pub ahead_buffers: usize,
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
@@ -127,7 +130,12 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
     // Held until the ring has ended. When it ends, tokio-uring forgets what its reads hold, and only then cancels
     // them and waits for the last: until then they may write to the pool.
     let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
-    match kernel::run(plan.backend, serve(plan, &pool, orders, &say)) {
+    let ahead = (plan.ahead_buffers > 0)
+        .then(|| Pool::for_direct_reads(plan.ahead_buffers, AHEAD_BUFFER_BYTES));
+    match kernel::run(
+        plan.backend,
+        serve(plan, &pool, ahead.as_ref(), orders, &say),
+    ) {
         Ok(Ok(cut)) => say(Report::Stopped { cut }),
         Ok(Err(error)) | Err(error) => say(Report::Failed(error)),
     }
@@ -136,6 +144,7 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
 async fn serve(
     plan: Plan,
     pool: &Pool,
+    ahead: Option<&Pool>,
     orders: &Receiver<Order>,
     say: &dyn Fn(Report),
 ) -> io::Result<usize> {
@@ -161,6 +170,7 @@ async fn serve(
         tables: TableCache::default(),
         verified: VerifiedLeaves::new(plan.verify_age),
         hot: HotObjects::new(plan.hot_bytes, plan.verify_age),
+        ahead: ahead.cloned().map(ReadAhead::new),
         gate: Gate {
             piece_bytes_max: limits::PIECE_BYTES_MAX as u32,
             credit_bytes_min: limits::CREDIT_BYTES_MIN,
@@ -176,6 +186,9 @@ async fn serve(
         draining: Cell::new(false),
     });
     core.stats.pool_buffers.set(core.pool.buffers() as u64);
+    core.stats
+        .ahead_buffers
+        .set(ahead.map_or(0, |pool| pool.buffers() as u64));
     let listener = Rc::new(Socket::from(plan.listener));
     tokio::task::spawn_local(accept(
         Rc::clone(&core),

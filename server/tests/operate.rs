@@ -42,6 +42,7 @@ fn config(stores: &Stores, io: Backend) -> String {
          pool_buffers = 5\n\
          pool_buffer_size = \"1MiB\"\n\
          memory = \"300MiB\"\n\
+         read_ahead = \"5MiB\"\n\
          max_connections = 77\n\
          max_connections_per_address = 66\n\
          over_limit = \"wait\"\n\
@@ -90,6 +91,7 @@ fn every_option_is_a_key_of_the_file(io: Backend) {
     assert_eq!(status["io_backend"], io.to_string());
     assert_eq!(status["memory"]["connections_max"], 77);
     assert_eq!(status["totals"]["pool_buffers"], 5);
+    assert_eq!(status["totals"]["ahead_buffers"], 2);
     let mut client = Client::connect(server.objects);
     client.send("GET");
     assert_eq!(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+use super::Target;
 use super::buffer::Window;
 
 /// Helper threads for reads that must wait for a disk, per core.
@@ -20,25 +21,26 @@ const READ_STACK_BYTES: usize = 512 * 1024;
 /// A read under way on a helper thread.
 pub(super) type InFlight = JoinHandle<(io::Result<usize>, Window)>;
 
-/// Starts filling `window` behind its first `filled` bytes; its start is `offset` of `file`.
-pub(super) fn read(file: Arc<File>, mut window: Window, filled: usize, offset: u64) -> InFlight {
+/// Starts filling the rest of `target`, whose start is `offset` of `file`.
+pub(super) fn read(file: Arc<File>, mut target: Target, offset: u64) -> InFlight {
     tokio::task::spawn_blocking(move || {
-        let result = read_whole(&file, &mut window, filled, offset);
-        (result, window)
+        let result = read_whole(&file, &mut target, offset);
+        (result, target.window)
     })
 }
 
-/// Reads until the buffer is full or the file ends.
-fn read_whole(file: &File, buffer: &mut [u8], mut filled: usize, offset: u64) -> io::Result<usize> {
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+/// Reads until all that is wanted is there or the file ends.
+fn read_whole(file: &File, target: &mut Target, offset: u64) -> io::Result<usize> {
+    while !target.is_done() {
+        let at = offset + target.filled as u64;
+        match file.read_at(target.rest(), at) {
             Ok(0) => break,
-            Ok(count) => filled += count,
+            Ok(count) => target.filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(filled)
+    Ok(target.wanted())
 }
 
 /// Runs a core's work on a runtime of its own, until it is done.

@@ -8,7 +8,8 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::{Advice, fadvise};
 
@@ -30,6 +31,20 @@ pub fn expect_streams(file: &File) {
     }
 }
 
+/// Opens a file once more, for direct reads: past the page cache, from the disk to where they are wanted (`O_DIRECT`,
+/// open(2)).
+///
+/// # Errors
+/// Where its file system can't do that, or there is no `/proc`.
+pub fn open_direct(file: &File) -> io::Result<File> {
+    // The same file, whatever its name stands for by now.
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(again)
+}
+
 /// A way to learn what is in the page cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Way {
@@ -47,17 +62,29 @@ enum Way {
 pub(super) struct PageCache(Cell<Way>);
 
 impl PageCache {
+    /// Whether a range of a file, which is not empty, is in the page cache; `None` if the kernel does not say. To
+    /// look for it would have what is missing read in.
+    pub(super) fn knows(&self, file: &File, range: &Range<u64>) -> Option<bool> {
+        if self.0.get() != Way::Count {
+            return None;
+        }
+        match sys::cached_pages(file.as_fd(), range) {
+            Ok((cached, all)) => Some(cached >= all),
+            Err(_) => {
+                self.0.set(Way::Touch);
+                None
+            }
+        }
+    }
+
     /// Whether a range of a file is in the page cache, as far as can be told without waiting. It may leave
     /// it at any time.
     pub(super) fn holds(&self, file: &File, range: Range<u64>) -> bool {
         if range.is_empty() {
             return true;
         }
-        if self.0.get() == Way::Count {
-            match sys::cached_pages(file.as_fd(), &range) {
-                Ok((cached, all)) => return cached >= all,
-                Err(_) => self.0.set(Way::Touch),
-            }
+        if let Some(holds) = self.knows(file, &range) {
+            return holds;
         }
         if self.0.get() == Way::None {
             return false;

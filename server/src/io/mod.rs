@@ -20,7 +20,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Type};
 
 use crate::gate::SendSpace;
-use crate::limits::{LISTEN_BACKLOG, PIECE_BYTES_MAX};
+use crate::limits::{DIRECT_ALIGN, LISTEN_BACKLOG, PIECE_BYTES_MAX};
 
 pub mod buffer;
 mod epoll;
@@ -165,6 +165,11 @@ impl Io {
         self.page_cache.holds(file, range)
     }
 
+    /// The same; `None` where the kernel does not tell without reading it in. The range is not empty.
+    pub fn knows_cached(&self, file: &File, range: &Range<u64>) -> Option<bool> {
+        self.page_cache.knows(file, range)
+    }
+
     /// Waits until `socket` is ready, has failed, or was hung up. The first wait ends at once: nobody has
     /// looked yet. Ready for reading it stays until a call found nothing more.
     pub async fn ready(&self, socket: &Socket, interest: Interest) -> io::Result<()> {
@@ -198,26 +203,67 @@ impl Io {
         Reading(if filled == window.len() {
             ReadingInner::Done(window)
         } else {
-            self.read_rest(Arc::clone(file), window, filled, offset)
+            let target = Target {
+                window,
+                filled,
+                padded: false,
+            };
+            self.read_rest(Arc::clone(file), target, offset)
         })
     }
 
-    fn read_rest(
-        &self,
-        file: Arc<File>,
-        window: Window,
-        filled: usize,
-        offset: u64,
-    ) -> ReadingInner<'_> {
+    /// Starts filling `window` from `offset` of a file that [`file::open_direct`] opened, past the page cache. The
+    /// offset must be a multiple of [`DIRECT_ALIGN`](crate::limits::DIRECT_ALIGN), and the window of a pool that is made
+    /// [for such reads](Pool::for_direct_reads).
+    pub fn start_direct_read(&self, file: &Arc<File>, window: Window, offset: u64) -> Reading<'_> {
+        let target = Target {
+            window,
+            filled: 0,
+            padded: true,
+        };
+        Reading(self.read_rest(Arc::clone(file), target, offset))
+    }
+
+    fn read_rest(&self, file: Arc<File>, target: Target, offset: u64) -> ReadingInner<'_> {
         match &self.disk {
             Disk::Uring(uring) => ReadingInner::Uring {
                 uring,
-                filled,
                 offset,
-                operation: uring.read(file, window, filled, offset),
+                operation: uring.read(file, target, offset),
             },
-            Disk::Epoll => ReadingInner::Epoll(epoll::read(file, window, filled, offset)),
+            Disk::Epoll => ReadingInner::Epoll(epoll::read(file, target, offset)),
         }
+    }
+}
+
+/// Where a read goes.
+struct Target {
+    window: Window,
+    /// Bytes of it that are filled.
+    filled: usize,
+    /// Whether it may go on into the window's padding, as reads of whole sectors do.
+    padded: bool,
+}
+
+impl Target {
+    /// What is still to be filled.
+    fn rest(&mut self) -> &mut [u8] {
+        let whole = match self.padded {
+            true => self.window.with_padding(),
+            false => &mut self.window[..],
+        };
+        &mut whole[self.filled..]
+    }
+
+    /// How much of what is wanted is filled.
+    fn wanted(&self) -> usize {
+        self.filled.min(self.window.len())
+    }
+
+    /// Whether nothing more can come: it is all there, or a direct read ended within a sector, as it does at the
+    /// file's end only.
+    fn is_done(&self) -> bool {
+        self.filled >= self.window.len() || self.padded && !self.filled.is_multiple_of(DIRECT_ALIGN)
     }
 }
 
@@ -228,7 +274,6 @@ enum ReadingInner<'a> {
     Done(Window),
     Uring {
         uring: &'a uring::Uring,
-        filled: usize,
         offset: u64,
         operation: uring::InFlight<uring::ReadData>,
     },
@@ -247,23 +292,22 @@ impl Reading<'_> {
             },
             ReadingInner::Uring {
                 uring,
-                mut filled,
                 offset,
                 mut operation,
             } => {
                 loop {
-                    let (result, (window, file)) = operation.await;
+                    let (result, (mut target, file)) = operation.await;
                     // A short read is continued until it brings nothing.
                     match result {
-                        Ok(0) => return (Ok(filled), Some(window)),
-                        Ok(count) => filled += count,
+                        Ok(0) => return (Ok(target.wanted()), Some(target.window)),
+                        Ok(count) => target.filled += count,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return (Err(error), Some(window)),
+                        Err(error) => return (Err(error), Some(target.window)),
                     }
-                    if filled == window.len() {
-                        return (Ok(filled), Some(window));
+                    if target.is_done() {
+                        return (Ok(target.wanted()), Some(target.window));
                     }
-                    operation = uring.read(file, window, filled, offset);
+                    operation = uring.read(file, target, offset);
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::time::{Duration, SystemTime};
 
 /// `SIOCOUTQNSD` (linux/sockios.h): bytes of a TCP socket's queue that were never sent.
@@ -180,6 +181,16 @@ pub fn cached_pages(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<(u64, 
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64;
     let (first, last) = (range.start / page, (range.end - 1) / page);
     Ok((counts[0], last - first + 1))
+}
+
+/// Asks for huge pages where memory of ours, which begins at a page, is touched from now on (`MADV_HUGEPAGE`,
+/// madvise(2)). Without them it works as well, so a refusal is no error.
+pub fn prefer_huge_pages(memory: NonNull<u8>, bytes: usize) {
+    // SAFETY: this advice changes no byte of any mapping, whatever lies at this address.
+    let refused = unsafe { libc::madvise(memory.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) } < 0;
+    if refused {
+        tracing::debug!(error = %io::Error::last_os_error(), "no huge pages here");
+    }
 }
 
 /// What tells whether a file was changed: another length, or another time of change (of its bytes or of

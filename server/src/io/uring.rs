@@ -19,8 +19,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::unix::AsyncFd;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
-use super::buffer::{Extent, Pool, Window};
-use super::poller;
+use super::buffer::{Extent, Pool};
+use super::{Target, poller};
 use crate::limits::{RING_COMPLETIONS, RING_ENTRIES};
 
 /// How often a ring is tried again that RLIMIT_MEMLOCK did not allow, and after which pause.
@@ -54,8 +54,8 @@ impl<D: 'static> OneshotOutputTransform for Finish<D> {
     }
 }
 
-/// What a read holds: the window it fills and the file it reads.
-pub(super) type ReadData = (Window, Arc<File>);
+/// What a read holds: where it goes and the file it reads.
+pub(super) type ReadData = (Target, Arc<File>);
 
 fn submit<D: 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
     UnsubmittedOneshot::new(data, Finish(std::marker::PhantomData), entry).submit()
@@ -92,31 +92,30 @@ impl Uring {
         self.flush.turn().await;
     }
 
-    /// Starts filling `window` behind its first `filled` bytes; its start is `offset` of `file`.
+    /// Starts filling the rest of `target`, whose start is `offset` of `file`.
     pub(super) fn read(
         &self,
         file: Arc<File>,
-        mut window: Window,
-        filled: usize,
+        mut target: Target,
         offset: u64,
     ) -> InFlight<ReadData> {
-        let offset = offset + filled as u64;
-        let rest = &mut window[filled..];
+        let offset = offset + target.filled as u64;
+        let rest = target.rest();
         let (address, length) = (rest.as_mut_ptr(), rest.len() as u32);
         let fd = types::Fd(file.as_raw_fd());
         // The address stays valid and nobody else's: the window moves into the operation, which
         // keeps it (and the file) until the completion.
-        let entry = if self.registered {
-            opcode::ReadFixed::new(fd, address, length, window.buffer_index())
+        let index = target.window.buffer_index().filter(|_| self.registered);
+        let entry = match index {
+            Some(index) => opcode::ReadFixed::new(fd, address, length, index)
                 .offset(offset)
-                .build()
-        } else {
-            opcode::Read::new(fd, address, length)
+                .build(),
+            None => opcode::Read::new(fd, address, length)
                 .offset(offset)
-                .build()
+                .build(),
         };
         self.flush.is_due.set(true);
-        submit((window, file), entry)
+        submit((target, file), entry)
     }
 }
 

@@ -372,6 +372,7 @@ mod tests {
 
     use super::super::{Backend, Io, run};
     use super::*;
+    use crate::io::buffer::Chunk;
 
     const LENGTH: usize = 200_000;
     const POOL: usize = 8;
@@ -412,7 +413,8 @@ mod tests {
         }
         let bytes = [&windows[1][..], &windows[0][1..]].concat();
         let slices = vec![(1, 0..LENGTH / 2), (0, 1..LENGTH / 2)];
-        (Message::new(Bytes::new(), windows, slices), bytes)
+        let chunks = windows.into_iter().map(Chunk::Own).collect();
+        (Message::new(Bytes::new(), chunks, slices), bytes)
     }
 
     fn read(peer: &mut TcpStream, length: usize) -> Vec<u8> {

@@ -1,10 +1,11 @@
 //! The plan of the declared memory: which part goes where, and what does not fit.
 
 use super::{
-    CONNECTION_KERNEL_BYTES, CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES,
-    HOT_PART, LISTEN_BACKLOG, PAGE, RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES,
-    SEND_BUFFER_BYTES_MIN, SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES,
-    TAHOE_BYTES, VERIFIED_BYTES, connection_bytes, socket_bytes,
+    AHEAD_BUFFER_BYTES, AHEAD_BUFFERS_MAX_DEFAULT, AHEAD_PART, CONNECTION_KERNEL_BYTES,
+    CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES, HOT_PART, LISTEN_BACKLOG, PAGE,
+    RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
+    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
+    connection_bytes, socket_bytes,
 };
 
 /// What the plan starts from.
@@ -20,6 +21,8 @@ pub struct Declared {
     pub pool_buffer_bytes: usize,
     /// Memory for hot objects, of all cores; `None` is the usual part.
     pub hot_bytes: Option<u64>,
+    /// Memory for reading ahead, of all cores; `None` is the usual part.
+    pub ahead_bytes: Option<u64>,
     /// Share files that one core may have open.
     pub share_files: usize,
     /// Whether files of a Tahoe-LAFS grid are served.
@@ -59,6 +62,8 @@ pub struct MemoryPlan {
     pub connection_bytes: u64,
     /// Per core: small objects that are asked for often.
     pub hot_bytes: u64,
+    /// Per core: buffers for reading ahead.
+    pub ahead_bytes: u64,
     /// What is left, lent to fast connections.
     pub credit_bytes: u64,
 }
@@ -109,6 +114,22 @@ pub enum PlanRefusal {
         memory_bytes: u64,
         /// Asked for.
         hot_bytes: u64,
+        /// What is possible.
+        most_bytes: u64,
+    },
+    /// Reading ahead would leave too little for connections, or has too little.
+    #[error(
+        "--read-ahead {}KiB: with --memory {}MiB and these connections it is between {}KiB, a buffer per core, and {}KiB, \
+         or 0; change it, or raise --memory or lower --max-connections",
+        .ahead_bytes.div_ceil(1024), .memory_bytes >> 20, .least_bytes >> 10, .most_bytes >> 10
+    )]
+    ReadAhead {
+        /// What was declared.
+        memory_bytes: u64,
+        /// Asked for.
+        ahead_bytes: u64,
+        /// The least that works.
+        least_bytes: u64,
         /// What is possible.
         most_bytes: u64,
     },
@@ -168,6 +189,7 @@ impl MemoryPlan {
             send_buffer_floor: SEND_BUFFER_BYTES_MIN,
             connection_bytes: least_connection,
             hot_bytes: 0,
+            ahead_bytes: 0,
             credit_bytes: 0,
         };
         let base = plan.fixed_bytes + cores as u64 * plan.core_bytes();
@@ -232,8 +254,31 @@ impl MemoryPlan {
             });
         }
         plan.hot_bytes = hot_bytes / cores as u64;
-        plan.credit_bytes = left - cores as u64 * plan.hot_bytes;
+        let (all, buffer) = (cores as u64, AHEAD_BUFFER_BYTES as u64);
+        let most_bytes = (left / 2 - hot_bytes.min(left / 2)).max(left / 4);
+        plan.ahead_bytes = match declared.ahead_bytes {
+            None => {
+                let buffers = left / AHEAD_PART / all / buffer;
+                buffers.min(AHEAD_BUFFERS_MAX_DEFAULT) * buffer
+            }
+            Some(0) => 0,
+            Some(ahead_bytes) if ahead_bytes < all * buffer || ahead_bytes > most_bytes => {
+                return Err(PlanRefusal::ReadAhead {
+                    memory_bytes,
+                    ahead_bytes,
+                    least_bytes: all * buffer,
+                    most_bytes,
+                });
+            }
+            Some(ahead_bytes) => ahead_bytes / all / buffer * buffer,
+        };
+        plan.credit_bytes = left - all * (plan.hot_bytes + plan.ahead_bytes);
         Ok(plan)
+    }
+
+    /// Buffers for reading ahead that each core has.
+    pub fn ahead_buffers(&self) -> usize {
+        usize::try_from(self.ahead_bytes / AHEAD_BUFFER_BYTES as u64).unwrap_or(0)
     }
 
     /// The plan in one line.
@@ -255,6 +300,7 @@ impl MemoryPlan {
             + self.cache_bytes
             + self.verified_bytes
             + self.hot_bytes
+            + self.ahead_bytes
             + self.waiting_bytes
     }
 }
@@ -271,6 +317,7 @@ impl std::fmt::Display for MemoryPlan {
             ("core: checksums and open objects", cores, self.cache_bytes),
             ("core: verified leaves", cores, self.verified_bytes),
             ("core: hot objects", cores, self.hot_bytes),
+            ("core: reading ahead", cores, self.ahead_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
         ];
@@ -320,6 +367,7 @@ mod tests {
             pool_buffers: POOL_BUFFERS_DEFAULT,
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
             hot_bytes: None,
+            ahead_bytes: None,
             share_files: SHARE_FILES_DEFAULT,
             gateway: false,
             connections,
@@ -370,13 +418,46 @@ mod tests {
         };
         let (usual, none) = (with(None).unwrap(), with(Some(0)).unwrap());
         assert_eq!(none.hot_bytes, 0);
-        assert_eq!(2 * usual.hot_bytes, none.credit_bytes / 8 / 2 * 2);
+        let rest = none.credit_bytes + 2 * none.ahead_bytes;
+        assert_eq!(2 * usual.hot_bytes, rest / 8 / 2 * 2);
         assert_eq!(usual.credit_bytes, none.credit_bytes - 2 * usual.hot_bytes);
         let PlanRefusal::HotObjects { most_bytes, .. } = with(Some(512 << 20)).unwrap_err() else {
             panic!("there must be credit left");
         };
         assert_eq!(with(Some(most_bytes)).unwrap().hot_bytes, most_bytes / 2);
         assert!(with(Some(most_bytes + 1)).is_err());
+    }
+
+    #[test]
+    fn reading_ahead_takes_an_eighth_of_the_rest_or_what_is_said() {
+        const BUFFER: u64 = AHEAD_BUFFER_BYTES as u64;
+        let with = |memory_mib, ahead_bytes| {
+            MemoryPlan::new(Declared {
+                ahead_bytes,
+                ..declared(memory_mib, Some(2_000))
+            })
+        };
+        let (usual, none) = (with(256, None).unwrap(), with(256, Some(0)).unwrap());
+        assert_eq!(none.ahead_bytes, 0);
+        let rest = none.credit_bytes + 2 * none.hot_bytes;
+        assert_eq!(usual.ahead_bytes, rest / 8 / 2 / BUFFER * BUFFER);
+        assert!(usual.ahead_buffers() > 0);
+        assert_eq!(with(1 << 20, None).unwrap().ahead_buffers(), 16);
+        assert_eq!(with(256, Some(3 * BUFFER)).unwrap().ahead_buffers(), 1);
+        for wrong in [2 * BUFFER - 1, 1 << 30] {
+            let PlanRefusal::ReadAhead {
+                least_bytes,
+                most_bytes,
+                ..
+            } = with(256, Some(wrong)).unwrap_err()
+            else {
+                panic!("a buffer per core, and no more than leaves credit");
+            };
+            assert_eq!(least_bytes, 2 * BUFFER);
+            assert!(with(256, Some(least_bytes)).is_ok());
+            assert!(with(256, Some(most_bytes)).is_ok());
+            assert!(with(256, Some(most_bytes + 1)).is_err());
+        }
     }
 
     #[test]
@@ -421,6 +502,7 @@ mod tests {
             pool_buffers in 1usize..64,
             connections in prop::option::of(1usize..1 << 20),
             hot_bytes in prop::option::of(0u64..1 << 30),
+            ahead_bytes in prop::option::of(0u64..1 << 30),
             descriptors_allow in CONNECTIONS_MIN..1 << 20,
         ) {
             let declared = Declared {
@@ -429,6 +511,7 @@ mod tests {
                 pool_buffers,
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
                 hot_bytes,
+                ahead_bytes,
                 share_files: SHARE_FILES_DEFAULT,
                 gateway: cores % 2 == 0,
                 connections,
@@ -442,6 +525,7 @@ mod tests {
                     + plan.credit_bytes;
                 prop_assert_eq!(sum, memory);
                 prop_assert!(plan.connections <= descriptors_allow);
+                prop_assert_eq!(plan.ahead_bytes % AHEAD_BUFFER_BYTES as u64, 0);
                 prop_assert_eq!(plan.connection_bytes, connection_bytes(plan.send_buffer_floor));
             }
         }

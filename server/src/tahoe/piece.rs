@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::file::File;
 use super::gateway::Gateway;
 use crate::core::Core;
+use crate::io::buffer::Chunk;
 use crate::plan;
 use crate::produce::{self, Piece, ProduceError};
 
@@ -26,8 +26,8 @@ pub async fn produce(
     let attempts = 2 * file.copies.len() + 8;
     for _ in 0..attempts {
         let record = gateway.record(core, file, segment).await?;
-        let capacity = core.pool.piece_capacity();
-        let plan = plan::plan(layout, wanted.start..end, capacity, |number, _| {
+        let room = core.pool.room();
+        let plan = plan::plan(layout, wanted.start..end, room, |number, _| {
             file.slot(&record, number).is_some()
         })?;
         let copy = |number| {
@@ -36,10 +36,11 @@ pub async fn produce(
         };
         let buffer = core.pool.take().await;
         let (windows, _) = buffer.carve(plan.window_lengths());
-        let (mut windows, failures) = produce::fill(core, &plan, windows, |read| {
+        let (mut windows, failures) = produce::fill(plan.reads.iter(), windows, |read, window| {
             let copy = &file.copies[copy(read.share)?];
             let blocks = copy.regions.block_range(0).start;
-            Some((Arc::clone(&copy.file), blocks + read.window.start))
+            let offset = blocks + read.window.start;
+            Some(core.io.start_read(&copy.file, window, offset))
         })
         .await?;
         for (number, error) in &failures {
@@ -56,7 +57,8 @@ pub async fn produce(
             gateway.forget(file, segment);
             continue;
         }
-        produce::rebuild(core, &file.code, layout, &plan, &mut windows)?;
+        let (read, rebuilt) = windows.split_at_mut(plan.reads.len());
+        produce::rebuild(core, &file.code, layout, &plan, read, rebuilt)?;
         let mut position = plan.range.start;
         for slice in &plan.slices {
             let bytes = &mut windows[slice.window][slice.bytes.clone()];
@@ -66,7 +68,7 @@ pub async fn produce(
         core.stats.pieces.add(1);
         return Ok(Piece {
             range: plan.range,
-            windows,
+            chunks: windows.into_iter().map(Chunk::Own).collect(),
             slices: plan.slices,
         });
     }

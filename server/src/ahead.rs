@@ -1,0 +1,439 @@
+//! Reads ahead, past the page cache, for connections that take an object from the disk as fast as it comes.
+//!
+//! A piece is as long as a socket's credit, tens of KiB where the peer is near. A disk that is asked for so little,
+//! one piece after the other, gives a fraction of what it could. So for a connection that has shown how fast it takes
+//! bytes, long *stretches* of the shares are read before their turn. What they are read for stays as it is: each
+//! piece is planned, verified and rebuilt when the gate admits it, from the stretch in place of the disk.
+//!
+//! They are direct reads, from the disk into a pool of their own: the page cache costs a copy, and what is read for
+//! the first time has no reason yet to drive others out of it. What was read and verified before, or lies in the
+//! page cache, is not read so; thus what is asked for again comes to be kept there.
+//!
+//! This is the only place where bytes are read before the kernel reports room for them. What that may take is
+//! bounded and planned: the pool. Nobody waits for its buffers; who finds none free goes without. And who keeps a
+//! stretch for longer than [`AHEAD_HOLD`] loses all it has at the next tick.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use decode_kernel::share::BLOCKS_OFFSET;
+use tokio::task::JoinHandle;
+
+use crate::core::{Connection, Core};
+use crate::io::buffer::{Pool, View, Window};
+use crate::limits::{
+    AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD, AHEAD_PROOF_BYTES, AHEAD_PROOF_WITHIN,
+    AHEAD_STRETCHES_MAX, DIRECT_ALIGN,
+};
+use crate::object::{Object, Share};
+use crate::pass;
+use crate::plan::{Read, Room};
+use crate::produce;
+
+/// Bytes of an object whose shares were read ahead.
+pub struct Stretch {
+    /// Of the object.
+    pub range: Range<u64>,
+    reads: Vec<Held>,
+}
+
+/// One of its reads.
+struct Held {
+    read: Read,
+    /// Of the share's file, from before it was read.
+    edition: Option<u32>,
+    window: Arc<Window>,
+}
+
+impl Stretch {
+    /// What a read would bring, if all of it is here, and the edition of the share's file that it is of, if
+    /// that is known.
+    pub fn find(&self, read: &Read) -> Option<(View, Option<u32>)> {
+        let here = self
+            .reads
+            .iter()
+            .find(|here| here.read.share == read.share)?;
+        let start = read.window.start.checked_sub(here.read.window.start)?;
+        let end = read.window.end.checked_sub(here.read.window.start)?;
+        if end > here.window.len() as u64 {
+            return None;
+        }
+        let view = View::new(Arc::clone(&here.window), start as usize..end as usize);
+        Some((view, here.edition))
+    }
+}
+
+/// What one core reads ahead with.
+pub struct ReadAhead {
+    pool: Pool,
+    /// Streams that there are.
+    streams: Cell<usize>,
+    /// Files open for direct reads, of those that several streams read counted for each.
+    files: Cell<usize>,
+}
+
+impl ReadAhead {
+    /// With these buffers, which are for direct reads.
+    pub fn new(pool: Pool) -> Rc<ReadAhead> {
+        Rc::new(ReadAhead {
+            pool,
+            streams: Cell::new(0),
+            files: Cell::new(0),
+        })
+    }
+
+    /// The buffers.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// How many stretches each stream may have, so that one more would find its share. One alone would leave the
+    /// disk idle while it is sent.
+    fn stretches(&self) -> usize {
+        let streams = self.streams.get() + 1;
+        (self.pool.buffers() / streams).clamp(2, AHEAD_STRETCHES_MAX)
+    }
+
+    /// Whether one more stream would get its share.
+    fn has_room(&self) -> bool {
+        2 * (self.streams.get() + 1) <= self.pool.buffers().max(2)
+    }
+}
+
+/// What is read ahead for one connection.
+pub struct Stream {
+    all: Rc<ReadAhead>,
+    object: Rc<Object>,
+    /// The share files that it reads, by number. They stay open from one stretch to the next.
+    files: Vec<(u16, Arc<File>)>,
+    /// Whether its peer was found to be fast. Until then it has one stretch, and a short one.
+    is_proven: bool,
+    /// The bytes that are being sent.
+    present: Option<Rc<Stretch>>,
+    /// Since when.
+    since: Instant,
+    /// Those that follow, without gaps, with the tasks that read them, which end by themselves whatever becomes of
+    /// the connection.
+    coming: VecDeque<(Range<u64>, JoinHandle<Option<Stretch>>)>,
+}
+
+/// How fast a connection takes bytes, until that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Proof {
+    acknowledged: u64,
+    since: Instant,
+}
+
+impl Proof {
+    /// Nothing is known of a connection that has acknowledged so much by now.
+    pub fn new(acknowledged: u64, now: Instant) -> Proof {
+        Proof {
+            acknowledged,
+            since: now,
+        }
+    }
+
+    /// Whether the peer acknowledged enough, quickly enough. What came too slowly is forgotten.
+    fn holds(&mut self, acknowledged: u64, now: Instant) -> bool {
+        if acknowledged.saturating_sub(self.acknowledged) < AHEAD_PROOF_BYTES {
+            return false;
+        }
+        let took = now.saturating_duration_since(self.since);
+        *self = Proof::new(acknowledged, now);
+        took <= AHEAD_PROOF_WITHIN
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let all = &self.all;
+        all.files.set(all.files.get() - self.files.len());
+        all.streams.set(all.streams.get() - 1);
+    }
+}
+
+impl Stream {
+    fn new(all: &Rc<ReadAhead>, object: &Rc<Object>, is_proven: bool) -> Stream {
+        all.streams.set(all.streams.get() + 1);
+        Stream {
+            all: Rc::clone(all),
+            object: Rc::clone(object),
+            files: Vec::new(),
+            is_proven,
+            present: None,
+            since: Instant::now(),
+            coming: VecDeque::with_capacity(AHEAD_STRETCHES_MAX),
+        }
+    }
+
+    /// Whether the connection keeps what was read for it for too long.
+    pub fn is_stale(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) > AHEAD_HOLD
+    }
+
+    /// Goes on to the stretch that holds `position`, and waits for it. Returns whether there is one.
+    async fn reach(&mut self, position: u64) -> bool {
+        let holds = |stretch: &Rc<Stretch>| stretch.range.contains(&position);
+        while self.present.as_ref().is_none_or(|present| !holds(present)) {
+            self.present = None;
+            let Some((range, task)) = self.coming.pop_front() else {
+                return false;
+            };
+            if !range.contains(&position) {
+                continue;
+            }
+            let Ok(Some(stretch)) = task.await else {
+                self.coming.clear();
+                return false;
+            };
+            self.present = Some(Rc::new(stretch));
+            self.since = Instant::now();
+        }
+        true
+    }
+
+    /// Starts reading what follows in `body`, as much as this connection may have.
+    fn extend(&mut self, core: &Rc<Core>, body: &Range<u64>) {
+        let Room { bytes, align } = self.all.pool.room();
+        let (most, longest) = match self.is_proven {
+            true => (self.all.stretches(), bytes as u64),
+            false => (1, AHEAD_FIRST_BYTES),
+        };
+        while self.coming.len() + usize::from(self.present.is_some()) < most {
+            let present = self.present.as_ref().map(|present| &present.range);
+            let last = self.coming.back().map(|(range, _)| range).or(present);
+            let start = last.map_or(body.start, |last| last.end);
+            let wanted = start..body.end.min(start.saturating_add(longest));
+            if wanted.is_empty() {
+                return;
+            }
+            // Nothing is rebuilt here, and what is rebuilt later is never more than what that takes.
+            let room = Room {
+                bytes: 2 * bytes,
+                align,
+            };
+            let Ok(plan) = produce::plan(&self.object, wanted, room) else {
+                return;
+            };
+            let lengths = plan.window_lengths().take(plan.reads.len());
+            let fits = lengths
+                .map(|length| length.next_multiple_of(align))
+                .sum::<usize>()
+                <= bytes;
+            if !fits || !self.is_worth_it(core, &plan.reads) {
+                return;
+            }
+            let Some(buffer) = self.all.pool.try_take() else {
+                return;
+            };
+            let range = plan.range.clone();
+            let (core, object) = (Rc::clone(core), Rc::clone(&self.object));
+            let task = tokio::task::spawn_local(async move {
+                let editions = produce::editions(&core, &object, &plan);
+                let windows = produce::read_ahead(&core, &object, &plan.reads, buffer).await?;
+                let reads = plan.reads.into_iter().zip(editions).zip(windows);
+                let reads = reads.map(|((read, edition), window)| Held {
+                    read,
+                    edition,
+                    window: Arc::new(window),
+                });
+                Some(Stretch {
+                    range: plan.range,
+                    reads: reads.collect(),
+                })
+            });
+            self.coming.push_back((range, task));
+        }
+    }
+
+    /// Whether this is to be read directly: it can be, not all of it was read before, and not all is in the page
+    /// cache.
+    fn is_worth_it(&mut self, core: &Core, reads: &[Read]) -> bool {
+        let object = Rc::clone(&self.object);
+        let leaf = object.layout().leaf_bytes;
+        let (mut cached, mut known) = (true, true);
+        for read in reads {
+            let Some(share) = object.share(read.share) else {
+                return false;
+            };
+            if !read.window.start.is_multiple_of(DIRECT_ALIGN as u64)
+                || !self.open(read.share, share)
+            {
+                return false;
+            }
+            let blocks = BLOCKS_OFFSET + read.window.start..BLOCKS_OFFSET + read.window.end;
+            match core.io.knows_cached(&share.file, &blocks) {
+                None => return false,
+                Some(all) => cached &= all,
+            }
+            let leaves = read.window.start / leaf..read.window.end.div_ceil(leaf);
+            // Of parity shares nothing is remembered.
+            known &= read.share >= object.layout().k
+                || share.edition().is_some_and(|edition| {
+                    let name = (object.id(), read.share, edition);
+                    core.verified.knows(name, leaves, Instant::now())
+                });
+        }
+        !cached && !known
+    }
+
+    /// Opens a share's file for direct reads, unless there are none or too many.
+    fn open(&mut self, number: u16, share: &Share) -> bool {
+        if self.files.iter().any(|(open, _)| *open == number) {
+            return true;
+        }
+        if self.all.files.get() >= AHEAD_FILES_MAX {
+            return false;
+        }
+        let Some(file) = share.direct() else {
+            return false;
+        };
+        self.all.files.set(self.all.files.get() + 1);
+        self.files.push((number, file));
+        true
+    }
+}
+
+/// What was read ahead of the start of `body`, waiting for it if it is on its way, and has what follows read. `None` for
+/// a connection that has no such thing.
+///
+/// # Errors
+/// The connection's.
+pub async fn reach(
+    core: &Rc<Core>,
+    connection: &Connection,
+    object: &Rc<Object>,
+    body: &Range<u64>,
+) -> io::Result<Option<Rc<Stretch>>> {
+    let Some(all) = &core.ahead else {
+        return Ok(None);
+    };
+    // While it is out of its place, nothing is taken from it.
+    let stream = connection.ahead.take();
+    let mut stream = match stream.filter(|stream| Rc::ptr_eq(&stream.object, object)) {
+        Some(stream) => stream,
+        None => match begin(core, all, connection, object, body)? {
+            Some(stream) => Box::new(stream),
+            None => return Ok(None),
+        },
+    };
+    if stream.present.is_none() {
+        stream.extend(core, body);
+    }
+    if !Box::pin(stream.reach(body.start)).await {
+        // Whether there is something to read is asked anew some way on, not for every piece.
+        let asked_from = body.start.saturating_add(AHEAD_FIRST_BYTES);
+        connection.ahead_from.set(asked_from);
+        return Ok(None);
+    }
+    if !stream.is_proven {
+        stream.is_proven = is_fast(connection)?;
+    }
+    if stream.is_proven {
+        stream.extend(core, body);
+    }
+    let present = stream.present.clone();
+    connection.ahead.set(Some(stream));
+    Ok(present)
+}
+
+/// A new stream for a connection that may have one, while there is room: at the start of a response, later if it is fast.
+fn begin(
+    core: &Core,
+    all: &Rc<ReadAhead>,
+    connection: &Connection,
+    object: &Rc<Object>,
+    body: &Range<u64>,
+) -> io::Result<Option<Stream>> {
+    let layout = object.layout();
+    if body.end - body.start < AHEAD_FIRST_BYTES
+        || body.start < connection.ahead_from.get()
+        || !core.verified.is_kept()
+        || !pass::is_worth_it(layout, body.start)
+        || !all.has_room()
+    {
+        return Ok(None);
+    }
+    let is_proven = is_fast(connection)?;
+    let is_first = connection.begins.replace(false);
+    let may = is_proven || is_first;
+    Ok(may.then(|| Stream::new(all, object, is_proven)))
+}
+
+fn is_fast(connection: &Connection) -> io::Result<bool> {
+    let unacknowledged = u64::from(connection.socket.unacknowledged_bytes()?);
+    let acknowledged = connection.sent_bytes.get().saturating_sub(unacknowledged);
+    let mut proof = connection.proof.get();
+    let holds = proof.holds(acknowledged, Instant::now());
+    connection.proof.set(proof);
+    Ok(holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fast_is_who_acknowledges_enough_in_a_short_time() {
+        let begun = Instant::now();
+        let at = |share: u32| begun + AHEAD_PROOF_WITHIN * share / 4;
+        let enough = AHEAD_PROOF_BYTES;
+        let mut proof = Proof::new(0, begun);
+        assert!(!proof.holds(enough - 1, at(3)), "too little");
+        assert!(proof.holds(enough, at(4)));
+        assert!(!proof.holds(2 * enough, at(9)), "too slowly");
+        assert!(!proof.holds(3 * enough - 1, at(10)), "counted from there");
+        assert!(proof.holds(3 * enough, at(11)));
+    }
+
+    #[tokio::test]
+    async fn a_stretch_gives_what_lies_in_it_as_of_before_it_was_read() {
+        let pool = Pool::for_direct_reads(1, 4 * DIRECT_ALIGN);
+        let lengths = [8000, 4000];
+        let (windows, _) = pool.try_take().unwrap().carve(lengths.into_iter());
+        let shares = [(1, 16 << 10, Some(7)), (4, 20 << 10, None)];
+        let read = |share, window: Range<u64>| Read { share, window };
+        let reads = shares
+            .iter()
+            .zip(windows)
+            .map(|(&(share, start, edition), mut window)| {
+                for (at, byte) in window.iter_mut().enumerate() {
+                    *byte = (at % 251) as u8 ^ share as u8;
+                }
+                Held {
+                    read: read(share, start..start + window.len() as u64),
+                    edition,
+                    window: Arc::new(window),
+                }
+            });
+        let stretch = Stretch {
+            range: 0..1,
+            reads: reads.collect(),
+        };
+        for ((share, start, edition), length) in shares.into_iter().zip(lengths) {
+            let end = start + length as u64;
+            for part in [start..end, start + 1..end - 1, end - 1..end] {
+                let (view, of) = stretch.find(&read(share, part.clone())).unwrap();
+                let offset = (part.start - start) as usize;
+                assert_eq!((view.len() as u64, of), (part.end - part.start, edition));
+                assert_eq!(view[0], (offset % 251) as u8 ^ share as u8);
+            }
+            for part in [start - 1..end, start..end + 1, end..end + 1] {
+                assert!(stretch.find(&read(share, part)).is_none());
+            }
+            assert!(stretch.find(&read(share + 1, start..end)).is_none());
+        }
+        assert_eq!(pool.free(), 0);
+        let (view, _) = stretch.find(&read(1, 16 << 10..17 << 10)).unwrap();
+        drop(stretch);
+        assert_eq!(pool.free(), 0, "what is being sent stays");
+        drop(view);
+        assert_eq!(pool.free(), 1);
+    }
+}
