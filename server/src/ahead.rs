@@ -28,8 +28,8 @@ use tokio::task::JoinHandle;
 use crate::core::{Connection, Core};
 use crate::io::buffer::{Pool, View, Window};
 use crate::limits::{
-    AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD, AHEAD_PROOF_BYTES, AHEAD_PROOF_WITHIN,
-    AHEAD_STRETCHES_MAX, DIRECT_ALIGN,
+    AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD, AHEAD_PROBE_BYTES, AHEAD_PROOF_BYTES,
+    AHEAD_PROOF_WITHIN, AHEAD_STRETCHES_MAX, AHEAD_STRETCHES_MIN, DIRECT_ALIGN,
 };
 use crate::object::{Object, Share};
 use crate::pass;
@@ -72,8 +72,8 @@ impl Stretch {
 /// What one core reads ahead with.
 pub struct ReadAhead {
     pool: Pool,
-    /// Streams that there are.
-    streams: Cell<usize>,
+    /// Buffers that streams may count on, in all.
+    promised: Cell<usize>,
     /// Files open for direct reads, of those that several streams read counted for each.
     files: Cell<usize>,
 }
@@ -83,7 +83,7 @@ impl ReadAhead {
     pub fn new(pool: Pool) -> Rc<ReadAhead> {
         Rc::new(ReadAhead {
             pool,
-            streams: Cell::new(0),
+            promised: Cell::new(0),
             files: Cell::new(0),
         })
     }
@@ -93,16 +93,21 @@ impl ReadAhead {
         &self.pool
     }
 
-    /// How many stretches each stream may have, so that one more would find its share. One alone would leave the
-    /// disk idle while it is sent.
-    fn stretches(&self) -> usize {
-        let streams = self.streams.get() + 1;
-        (self.pool.buffers() / streams).clamp(2, AHEAD_STRETCHES_MAX)
+    /// Promises so many more buffers, if there are as many.
+    fn promise(&self, buffers: usize) -> bool {
+        let promised = self.promised.get() + buffers;
+        let is_there = promised <= self.pool.buffers();
+        if is_there {
+            self.promised.set(promised);
+        }
+        is_there
     }
 
-    /// Whether one more stream would get its share.
-    fn has_room(&self) -> bool {
-        2 * (self.streams.get() + 1) <= self.pool.buffers().max(2)
+    /// How many stretches a fast stream may have: as many as are good for it while one more stream would find as many.
+    fn stretches(&self) -> usize {
+        let streams = self.promised.get() / AHEAD_STRETCHES_MIN + 1;
+        let part = self.pool.buffers() / streams;
+        part.clamp(AHEAD_STRETCHES_MIN, AHEAD_STRETCHES_MAX)
     }
 }
 
@@ -112,8 +117,10 @@ pub struct Stream {
     object: Rc<Object>,
     /// The share files that it reads, by number. They stay open from one stretch to the next.
     files: Vec<(u16, Arc<File>)>,
-    /// Whether its peer was found to be fast. Until then it has one stretch, and a short one.
-    is_proven: bool,
+    /// How many stretches it can have whatever others have: one, until its peer was found to be fast.
+    promised: usize,
+    /// Until then its stretches are short, and there are none behind this position in the object.
+    probe_end: u64,
     /// The bytes that are being sent.
     present: Option<Rc<Stretch>>,
     /// Since when.
@@ -154,21 +161,34 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let all = &self.all;
         all.files.set(all.files.get() - self.files.len());
-        all.streams.set(all.streams.get() - 1);
+        all.promised.set(all.promised.get() - self.promised);
     }
 }
 
 impl Stream {
-    fn new(all: &Rc<ReadAhead>, object: &Rc<Object>, is_proven: bool) -> Stream {
-        all.streams.set(all.streams.get() + 1);
-        Stream {
+    /// One that begins at `start`, if it can be promised a buffer.
+    fn new(all: &Rc<ReadAhead>, object: &Rc<Object>, start: u64) -> Option<Stream> {
+        all.promise(1).then(|| Stream {
             all: Rc::clone(all),
             object: Rc::clone(object),
             files: Vec::new(),
-            is_proven,
+            promised: 1,
+            probe_end: start.saturating_add(AHEAD_PROBE_BYTES),
             present: None,
             since: Instant::now(),
             coming: VecDeque::with_capacity(AHEAD_STRETCHES_MAX),
+        })
+    }
+
+    fn is_proven(&self) -> bool {
+        self.promised == AHEAD_STRETCHES_MIN
+    }
+
+    /// The peer was found to be fast.
+    fn prove(&mut self) {
+        let more = AHEAD_STRETCHES_MIN - self.promised;
+        if self.all.promise(more) {
+            self.promised += more;
         }
     }
 
@@ -177,39 +197,51 @@ impl Stream {
         now.saturating_duration_since(self.since) > AHEAD_HOLD
     }
 
-    /// Goes on to the stretch that holds `position`, and waits for it. Returns whether there is one.
-    async fn reach(&mut self, position: u64) -> bool {
-        let holds = |stretch: &Rc<Stretch>| stretch.range.contains(&position);
-        while self.present.as_ref().is_none_or(|present| !holds(present)) {
-            self.present = None;
-            let Some((range, task)) = self.coming.pop_front() else {
-                return false;
-            };
-            if !range.contains(&position) {
-                continue;
+    /// Lets go of what does not hold `position` and does not follow on what does.
+    fn advance(&mut self, position: u64) {
+        if let Some(present) = &self.present {
+            if present.range.contains(&position) {
+                return;
             }
-            let Ok(Some(stretch)) = task.await else {
-                self.coming.clear();
-                return false;
-            };
-            self.present = Some(Rc::new(stretch));
-            self.since = Instant::now();
+            self.present = None;
         }
+        while let Some((range, _)) = self.coming.front() {
+            if range.contains(&position) {
+                return;
+            }
+            self.coming.pop_front();
+        }
+    }
+
+    /// Waits for the first stretch. Returns whether there is one.
+    async fn arrive(&mut self) -> bool {
+        if self.present.is_some() {
+            return true;
+        }
+        let Some((_, task)) = self.coming.pop_front() else {
+            return false;
+        };
+        let Ok(Some(stretch)) = task.await else {
+            self.coming.clear();
+            return false;
+        };
+        self.present = Some(Rc::new(stretch));
+        self.since = Instant::now();
         true
     }
 
     /// Starts reading what follows in `body`, as much as this connection may have.
     fn extend(&mut self, core: &Rc<Core>, body: &Range<u64>) {
         let Room { bytes, align } = self.all.pool.room();
-        let (most, longest) = match self.is_proven {
-            true => (self.all.stretches(), bytes as u64),
-            false => (1, AHEAD_FIRST_BYTES),
+        let (most, longest, end) = match self.is_proven() {
+            true => (self.all.stretches(), bytes as u64, body.end),
+            false => (1, AHEAD_FIRST_BYTES, body.end.min(self.probe_end)),
         };
         while self.coming.len() + usize::from(self.present.is_some()) < most {
             let present = self.present.as_ref().map(|present| &present.range);
             let last = self.coming.back().map(|(range, _)| range).or(present);
             let start = last.map_or(body.start, |last| last.end);
-            let wanted = start..body.end.min(start.saturating_add(longest));
+            let wanted = start..end.min(start.saturating_add(longest));
             if wanted.is_empty() {
                 return;
             }
@@ -323,20 +355,16 @@ pub async fn reach(
             None => return Ok(None),
         },
     };
-    if stream.present.is_none() {
-        stream.extend(core, body);
+    if !stream.is_proven() && is_fast(connection)? {
+        stream.prove();
     }
-    if !Box::pin(stream.reach(body.start)).await {
+    stream.advance(body.start);
+    stream.extend(core, body);
+    if !Box::pin(stream.arrive()).await {
         // Whether there is something to read is asked anew some way on, not for every piece.
         let asked_from = body.start.saturating_add(AHEAD_FIRST_BYTES);
         connection.ahead_from.set(asked_from);
         return Ok(None);
-    }
-    if !stream.is_proven {
-        stream.is_proven = is_fast(connection)?;
-    }
-    if stream.is_proven {
-        stream.extend(core, body);
     }
     let present = stream.present.clone();
     connection.ahead.set(Some(stream));
@@ -356,14 +384,18 @@ fn begin(
         || body.start < connection.ahead_from.get()
         || !core.verified.is_kept()
         || !pass::is_worth_it(layout, body.start)
-        || !all.has_room()
     {
         return Ok(None);
     }
-    let is_proven = is_fast(connection)?;
-    let is_first = connection.begins.replace(false);
-    let may = is_proven || is_first;
-    Ok(may.then(|| Stream::new(all, object, is_proven)))
+    let is_fast = is_fast(connection)?;
+    if !connection.begins.replace(false) && !is_fast {
+        return Ok(None);
+    }
+    let mut stream = Stream::new(all, object, body.start);
+    if is_fast {
+        stream.iter_mut().for_each(Stream::prove);
+    }
+    Ok(stream)
 }
 
 fn is_fast(connection: &Connection) -> io::Result<bool> {
@@ -390,6 +422,27 @@ mod tests {
         assert!(!proof.holds(2 * enough, at(9)), "too slowly");
         assert!(!proof.holds(3 * enough - 1, at(10)), "counted from there");
         assert!(proof.holds(3 * enough, at(11)));
+    }
+
+    #[test]
+    fn no_more_is_promised_than_there_is() {
+        let all = ReadAhead::new(Pool::for_direct_reads(9, 2 * DIRECT_ALIGN));
+        let mut held = 0;
+        // One alone, and one beside it, may have more than they are promised.
+        for (streams, most) in [(0, 3), (1, 3), (2, 3), (3, 2), (4, 2)] {
+            assert_eq!(all.stretches(), most, "beside {streams}");
+            if streams < 4 {
+                assert!(all.promise(AHEAD_STRETCHES_MIN));
+                held += AHEAD_STRETCHES_MIN;
+            }
+        }
+        assert!(
+            !all.promise(AHEAD_STRETCHES_MIN),
+            "{held} of 9 are promised"
+        );
+        assert!(all.promise(1));
+        assert!(!all.promise(1));
+        assert_eq!(all.promised.get(), 9);
     }
 
     #[tokio::test]

@@ -50,15 +50,19 @@ pub const AHEAD_BUFFER_BYTES: usize = (2 << 20) + TABLE_PAGE_BYTES;
 pub const AHEAD_BUFFERS_MAX_DEFAULT: u64 = 16;
 /// Of what connections leave, one part in this many is for reading ahead when the operator does not say.
 const AHEAD_PART: u64 = 8;
-/// Stretches that are read ahead for one connection: one being sent, two on their way.
+/// Stretches that are read ahead for one connection where there are buffers enough: one being sent, two on their way.
 pub const AHEAD_STRETCHES_MAX: usize = 3;
-/// The first stretch of a response is so long, since nothing is known of its peer yet. Shorter bodies are not read
-/// ahead at all.
+/// Stretches that a fast connection has at least: with one alone the disk would rest while it is sent.
+pub const AHEAD_STRETCHES_MIN: usize = 2;
+/// Stretches are so long while nothing is known of the peer. Shorter bodies are not read ahead at all.
 pub const AHEAD_FIRST_BYTES: u64 = 256 << 10;
-/// A connection is read ahead for once its peer acknowledged so many bytes
+/// A response begins with so many bytes in such stretches at most. Who was not found to be fast by then has the kernel
+/// read ahead for it: an order of magnitude more than that takes on a near network.
+pub const AHEAD_PROBE_BYTES: u64 = 2 << 20;
+/// A connection is fast if its peer acknowledges so many bytes
 pub const AHEAD_PROOF_BYTES: u64 = 64 << 10;
-/// within this time: 64 MB/s, at which a stretch is sent in 32 ms.
-pub const AHEAD_PROOF_WITHIN: Duration = Duration::from_millis(1);
+/// within this time: 32 MB/s, at which a stretch is sent well before it is taken back.
+pub const AHEAD_PROOF_WITHIN: Duration = Duration::from_millis(2);
 /// What a connection has had read ahead is taken back once it has had one stretch for this long.
 pub const AHEAD_HOLD: Duration = Duration::from_millis(100);
 /// Share files that one core may have open once more, for direct reads: those of five connections with four each, or
@@ -274,6 +278,7 @@ const _: () = {
     assert!(PIECE_BYTES_MAX + TABLE_PAGE_BYTES < POOL_BUFFER_BYTES_DEFAULT);
     assert!(POOL_BUFFERS_DEFAULT <= POOL_BUFFERS_MAX);
     assert!(AHEAD_FIRST_BYTES < AHEAD_BUFFER_BYTES as u64);
+    assert!(AHEAD_FIRST_BYTES < AHEAD_PROBE_BYTES);
     assert!(AHEAD_BUFFER_BYTES.is_multiple_of(DIRECT_ALIGN));
     assert!(TABLE_PAGES_AT_ONCE * POOL_BUFFERS_DEFAULT <= TABLE_PAGES_MAX);
     assert!(RING_COMPLETIONS >= 2 * RING_ENTRIES);
