@@ -213,7 +213,7 @@ impl Io {
     }
 
     /// Starts filling `window` from `offset` of a file that [`file::open_direct`] opened, past the page cache. The
-    /// offset must be a multiple of [`DIRECT_ALIGN`](crate::limits::DIRECT_ALIGN), and the window of a pool that is made
+    /// offset must be a multiple of [`DIRECT_ALIGN`], and the window of a pool that is made
     /// [for such reads](Pool::for_direct_reads).
     pub fn start_direct_read(&self, file: &Arc<File>, window: Window, offset: u64) -> Reading<'_> {
         let target = Target {
