@@ -113,19 +113,22 @@ async fn send(core: &Rc<Core>, connection: &Connection, conn: &mut ResourceConn)
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
     let for_body = (body.end - body.start).min((admitted - head.len()) as u64);
-    if let Some(Resource::Object(object)) = out.object().filter(|_| for_body > 0) {
-        let mut taken = hot::send(core, connection, &head, object, body.clone(), for_body)?;
-        if taken.is_none() {
-            taken = pass::pass(core, connection, &head, object, body.clone(), for_body)?;
+    let at_hand = || match out.object() {
+        Some(Resource::Object(object)) if for_body > 0 => {
+            match hot::send(core, connection, &head, object, body.clone(), for_body)? {
+                None => pass::pass(core, connection, &head, object, body.clone(), for_body),
+                taken => Ok(taken),
+            }
         }
-        if let Some(taken) = taken {
-            sent(core, connection, conn, taken);
-            return Ok(());
-        }
+        _ => Ok(None),
+    };
+    if let Some(taken) = at_hand()? {
+        sent(core, connection, conn, taken);
+        return Ok(());
     }
     let head_bytes = head.len();
     let message = match out.object().filter(|_| for_body > 0) {
-        None => Message::new(head, Vec::new(), Vec::new()),
+        None => Message::new(head.clone(), Vec::new(), Vec::new()),
         Some(resource) => {
             let mut wanted = body.start..body.start + for_body;
             if let Err(error) = resource.prepare(core, wanted.start).await {
@@ -140,11 +143,22 @@ async fn send(core: &Rc<Core>, connection: &Connection, conn: &mut ResourceConn)
             }
             // Boxed, and only when it's this one's turn, so that a connection that waits doesn't hold room
             // for a piece's state.
-            let _turn = core.producing.acquire().await;
+            let _turn = match core.producing.try_acquire() {
+                Ok(turn) => turn,
+                Err(_) => {
+                    let turn = core.producing.acquire().await;
+                    // What many wait for at once, the first have produced and verified by now.
+                    if let Some(taken) = at_hand()? {
+                        sent(core, connection, conn, taken);
+                        return Ok(());
+                    }
+                    turn.map_err(io::Error::other)?
+                }
+            };
             match Box::pin(resource.produce(core, wanted, ahead.as_deref())).await {
                 Ok(piece) => {
                     let slices = piece.slices.into_iter().map(|s| (s.window, s.bytes));
-                    Message::new(head, piece.chunks, slices.collect())
+                    Message::new(head.clone(), piece.chunks, slices.collect())
                 }
                 Err(error) => return give_up(core, connection, conn, error),
             }
