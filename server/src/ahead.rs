@@ -349,15 +349,17 @@ pub async fn reach(
     // While it is out of its place, nothing is taken from it.
     let stream = connection.ahead.take();
     let mut stream = match stream.filter(|stream| Rc::ptr_eq(&stream.object, object)) {
-        Some(stream) => stream,
+        Some(mut stream) => {
+            if !stream.is_proven() && is_fast(connection)? {
+                stream.prove();
+            }
+            stream
+        }
         None => match begin(core, all, connection, object, body)? {
             Some(stream) => Box::new(stream),
             None => return Ok(None),
         },
     };
-    if !stream.is_proven() && is_fast(connection)? {
-        stream.prove();
-    }
     stream.advance(body.start);
     stream.extend(core, body);
     if !Box::pin(stream.arrive()).await {
