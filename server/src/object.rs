@@ -375,6 +375,10 @@ impl Catalogue {
                 });
             }
         };
+        // Of several look-ups at once the first counts: what is remembered hangs on the object.
+        if let Some(object) = self.fresh(key.as_str()) {
+            return Ok(object);
+        }
         // Copies of ours: what a helper thread allocated and we kept would hold all of that thread's heap.
         let header = opened.header.clone();
         let geometry = header.geometry;
