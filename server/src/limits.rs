@@ -190,6 +190,9 @@ pub const FILE_RESTS: Duration = Duration::from_millis(50);
 /// Bytes that are passed to a socket with one call: fifteen pages, which fit a packet of 64 KiB with its headers.
 /// Sixteen would leave a rest that goes alone, and wakes the peer a second time.
 pub const PASS_BYTES_AT_ONCE: u64 = 15 * 4096;
+/// The beginning of a piece is passed through by itself, before the rest is read, if it has this many bytes. Clients
+/// side by side in an object come so upon what the first of them verified.
+pub const PASS_BYTES_LEAST: u64 = 4096;
 /// A piece is passed through, block by block, if its blocks have this many bytes: shorter ones (of small
 /// objects, of an object's tail) are copied for less than the calls cost.
 pub const PASS_BLOCK_BYTES_MIN: u64 = 8 * 1024;

@@ -24,13 +24,13 @@ use decode_kernel::share::BLOCKS_OFFSET;
 use crate::core::{Connection, Core};
 use crate::io::file::Gatherer;
 use crate::io::taken;
-use crate::limits::{PASS_BLOCK_BYTES_MIN, PASS_BYTES_AT_ONCE};
+use crate::limits::{PASS_BLOCK_BYTES_MIN, PASS_BYTES_AT_ONCE, PASS_BYTES_LEAST};
 use crate::object::Object;
 use crate::plan::{self, Healthy, Layout, Read};
 use crate::produce;
 
 /// Sends what the socket takes of `head` and then of the first `admitted` bytes of `body`, if that can be passed
-/// through, or a good part of it up to where it can't; `None` if it has to go another way. The count may be
+/// through, or its beginning, up to where it can't; `None` if it has to go another way. The count may be
 /// short: the socket is full then, or the next attempt meets what is wrong.
 ///
 /// # Errors
@@ -51,20 +51,21 @@ pub fn pass(
     }
     let healthy = plan::healthy(object.layout(), body.start..body.start + admitted);
     let now = Instant::now();
-    let stop = healthy
-        .reads
-        .iter()
-        .position(|read| !is_at_hand(core, object, read, now));
-    let limit = match stop {
-        None => admitted - admitted % PASS_BYTES_AT_ONCE.min(admitted),
-        Some(stop) => {
-            let before = healthy.runs.iter().take_while(|(at, _)| *at != stop);
-            let bytes = before.map(|(_, run)| run.end - run.start).sum();
-            if bytes < PASS_BYTES_AT_ONCE {
-                return Ok(None);
-            }
-            bytes
+    let mut at_hand = AtHand::new(core, object, &healthy.reads, now);
+    let mut known = 0;
+    for (at, run) in &healthy.runs {
+        let end = run.end.min(at_hand.until(*at));
+        known += end.saturating_sub(run.start);
+        if end < run.end {
+            break;
         }
+    }
+    let limit = match known {
+        all if all == healthy.range.end - healthy.range.start => {
+            admitted - admitted % PASS_BYTES_AT_ONCE.min(admitted)
+        }
+        few if few < PASS_BYTES_LEAST => return Ok(None),
+        part => part,
     };
     if !gather(core, gatherer, object, &healthy, limit) {
         return Ok(None);
@@ -94,26 +95,59 @@ pub fn is_worth_it(layout: &Layout, position: u64) -> bool {
     layout.block_len(position / layout.segment_bytes()) >= PASS_BLOCK_BYTES_MIN
 }
 
-/// Whether a read of a share could be left out: its leaves are known to be good, and in the page cache.
-fn is_at_hand(core: &Core, object: &Object, read: &Read, now: Instant) -> bool {
-    if !object.usable(read.share, &read.window) {
-        return false;
+/// What of some reads of shares could be left out.
+struct AtHand<'a> {
+    core: &'a Core,
+    object: &'a Object,
+    reads: &'a [Read],
+    now: Instant,
+    /// Where, as far as that was asked.
+    until: Vec<Option<u64>>,
+}
+
+impl AtHand<'_> {
+    fn new<'a>(core: &'a Core, object: &'a Object, reads: &'a [Read], now: Instant) -> AtHand<'a> {
+        AtHand {
+            core,
+            object,
+            reads,
+            now,
+            until: vec![None; reads.len()],
+        }
     }
-    let Some(share) = object.share(read.share) else {
-        return false;
-    };
-    let Some(edition) = share.look(now) else {
-        return false;
-    };
-    let leaf = object.layout().leaf_bytes;
-    let share_bytes = object.geometry().share_bytes();
-    let leaves = read.window.start / leaf..read.window.end.div_ceil(leaf);
-    let name = (object.id(), read.share, edition);
-    core.verified.covers(name, leaves, now, |leaves| {
-        let (start, end) = (leaves.start * leaf, (leaves.end * leaf).min(share_bytes));
-        core.io
-            .is_cached(&share.file, BLOCKS_OFFSET + start..BLOCKS_OFFSET + end)
-    })
+
+    /// Up to where in share space a read need not be done: its leaves are known to be good, and in the page cache.
+    fn until(&mut self, at: usize) -> u64 {
+        if let Some(until) = self.until[at] {
+            return until;
+        }
+        let window = &self.reads[at].window;
+        let leaves = self.leaves(&self.reads[at]).unwrap_or(0);
+        let leaf = self.object.layout().leaf_bytes;
+        let until = window.end.min(window.start + leaves * leaf);
+        self.until[at] = Some(until);
+        until
+    }
+
+    /// How many of its leaves, from the first on.
+    fn leaves(&self, read: &Read) -> Option<u64> {
+        let AtHand { core, object, .. } = self;
+        if !object.usable(read.share, &read.window) {
+            return None;
+        }
+        let share = object.share(read.share)?;
+        let edition = share.look(self.now)?;
+        let leaf = object.layout().leaf_bytes;
+        let share_bytes = object.geometry().share_bytes();
+        let leaves = read.window.start / leaf..read.window.end.div_ceil(leaf);
+        let name = (object.id(), read.share, edition);
+        let covered = core.verified.covered(name, leaves, self.now, |leaves| {
+            let (start, end) = (leaves.start * leaf, (leaves.end * leaf).min(share_bytes));
+            core.io
+                .is_cached(&share.file, BLOCKS_OFFSET + start..BLOCKS_OFFSET + end)
+        });
+        Some(covered)
+    }
 }
 
 /// Gathers the first `limit` bytes of the runs in order, until one of them isn't to be had. Returns whether any was.

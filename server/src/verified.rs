@@ -133,28 +133,30 @@ impl VerifiedLeaves {
         parts(leaves).all(|part| {
             pages
                 .get(&(object, share, part.page))
-                .is_some_and(|page| page.knows(edition, part, now, age))
+                .is_some_and(|page| page.known(edition, part, now, age) == part.count)
         })
     }
 
-    /// Whether all these leaves of a share, whose file is in this edition, are remembered, and in the page
-    /// cache. `find` asks that for some leaves: for a whole run now and then, which costs more but holds for
-    /// [`RESIDENT_FOR`]; while not all of that is there, each time for those that are wanted.
-    pub fn covers(
+    /// How many of these leaves of a share, whose file is in this edition, are remembered, and in the page cache,
+    /// from the first on without a gap. `find` asks the cache for some leaves: for a whole run now and then, which
+    /// costs more but holds for [`RESIDENT_FOR`]; while not all of that is there, each time for those that are wanted.
+    pub fn covered(
         &self,
         (object, share, edition): (u64, u16, u32),
         leaves: Range<u64>,
         now: Instant,
         find: impl Fn(Range<u64>) -> bool,
-    ) -> bool {
-        let Some(age) = self.age else { return false };
+    ) -> u64 {
+        let Some(age) = self.age else { return 0 };
         let mut pages = self.pages.borrow_mut();
-        parts(leaves).all(|part| {
+        let mut covered = 0;
+        for part in parts(leaves) {
             let Some(page) = pages.get_mut(&(object, share, part.page)) else {
-                return false;
+                break;
             };
-            if !page.knows(edition, part, now, age) {
-                return false;
+            let known = page.known(edition, part, now, age);
+            if known == 0 {
+                break;
             }
             let start = part.page * PAGE_LEAVES;
             let (at, whole) = match page.asked {
@@ -165,17 +167,29 @@ impl VerifiedLeaves {
             };
             page.asked = Some((at, whole));
             let first = start + u64::from(part.first);
-            whole || find(first..first + u64::from(part.count))
-        })
+            if !whole && !find(first..first + u64::from(known)) {
+                break;
+            }
+            covered += u64::from(known);
+            if known < part.count {
+                break;
+            }
+        }
+        covered
     }
 }
 
 impl Page {
-    /// Whether all leaves of a part are known to be good, in a file of this edition.
-    fn knows(&self, edition: u32, part: Part, now: Instant, age: Duration) -> bool {
-        self.edition == edition
-            && !self.is_old(now, age)
-            && masks(part).all(|(word, mask)| self.leaves[word] & mask == mask)
+    /// How many leaves of a part, from its first on without a gap, are known to be good, in a file of this edition.
+    fn known(&self, edition: u32, part: Part, now: Instant, age: Duration) -> u32 {
+        if self.edition != edition || self.is_old(now, age) {
+            return 0;
+        }
+        let gap = masks(part).find_map(|(word, mask)| {
+            let unknown = !self.leaves[word] & mask;
+            (unknown != 0).then(|| word as u32 * 64 + unknown.trailing_zeros())
+        });
+        gap.map_or(part.count, |gap| gap - part.first)
     }
 
     fn is_old(&self, now: Instant, age: Duration) -> bool {
@@ -198,19 +212,17 @@ mod tests {
     #[test]
     fn what_was_verified_is_known_until_it_is_too_old_or_the_file_changes() {
         let (memory, now) = (memory(), Instant::now());
-        let covers = |edition, leaves, now| memory.covers((1, 2, edition), leaves, now, |_| true);
+        let covers = |edition, leaves: Range<u64>, now| {
+            let all = leaves.end - leaves.start;
+            memory.covered((1, 2, edition), leaves, now, |_| true) == all
+        };
         assert!(!covers(0, 0..1, now));
         memory.note(1, 2, 0, 3..1400, now);
         assert!(covers(0, 3..1400, now) && covers(0, 1200..1201, now));
         assert!(!covers(0, 2..4, now) && !covers(0, 1399..1401, now));
-        assert!(
-            !memory.covers((1, 3, 0), 3..4, now, |_| true),
-            "another share"
-        );
-        assert!(
-            !memory.covers((2, 2, 0), 3..4, now, |_| true),
-            "another object"
-        );
+        for (name, what) in [((1, 3, 0), "another share"), ((2, 2, 0), "another object")] {
+            assert_eq!(memory.covered(name, 3..4, now, |_| true), 0, "{what}");
+        }
         assert!(!covers(1, 3..4, now), "another edition");
         let almost = now + AGE - Duration::from_millis(1);
         assert!(covers(0, 3..4, almost));
@@ -229,30 +241,30 @@ mod tests {
         let (memory, now) = (memory(), Instant::now());
         memory.note(1, 0, 0, 0..2048, now);
         let asked = Cell::new(0);
-        let covers = |leaves, now, there: fn(Range<u64>) -> bool| {
+        let covered = |leaves, now, there: fn(Range<u64>) -> bool| {
             asked.set(0);
-            let covers = memory.covers((1, 0, 0), leaves, now, |leaves| {
+            let covered = memory.covered((1, 0, 0), leaves, now, |leaves| {
                 asked.set(asked.get() + 1);
                 there(leaves)
             });
-            (covers, asked.get())
+            (covered, asked.get())
         };
         // Not all of the run is there: the leaves that are wanted count, each time anew.
         let a_part = |leaves: Range<u64>| leaves.end <= 100;
-        assert_eq!(covers(0..100, now, a_part), (true, 2));
-        assert_eq!(covers(0..101, now, a_part), (false, 1));
-        assert_eq!(covers(0..100, now, a_part), (true, 1));
+        assert_eq!(covered(0..100, now, a_part), (100, 2));
+        assert_eq!(covered(0..101, now, a_part), (0, 1));
+        assert_eq!(covered(0..100, now, a_part), (100, 1));
         let now = now + RESIDENT_FOR;
-        assert_eq!(covers(0..1100, now, |_| true), (true, 2));
-        assert_eq!(covers(1023..1100, now, |_| false), (true, 0));
-        assert_eq!(covers(0..1, now + RESIDENT_FOR, |_| false), (false, 2));
+        assert_eq!(covered(0..1100, now, |_| true), (1100, 2));
+        assert_eq!(covered(1023..1100, now, |_| false), (77, 0));
+        assert_eq!(covered(0..1, now + RESIDENT_FOR, |_| false), (0, 2));
     }
 
     #[test]
     fn nothing_is_remembered_where_every_read_is_to_be_verified() {
         let (memory, now) = (VerifiedLeaves::new(None), Instant::now());
         memory.note(1, 0, 0, 0..512, now);
-        assert!(!memory.covers((1, 0, 0), 0..1, now, |_| true));
+        assert_eq!(memory.covered((1, 0, 0), 0..1, now, |_| true), 0);
         assert_eq!((memory.bytes(), memory.is_kept()), (0, false));
     }
 
@@ -264,7 +276,7 @@ mod tests {
             memory.note(object, 0, 0, 0..1, now);
             assert!(memory.bytes() <= VERIFIED_PAGES_MAX * VERIFIED_PAGE_BYTES);
         }
-        let known = |object| memory.covers((object, 0, 0), 0..1, now, |_| true);
+        let known = |object| memory.covered((object, 0, 0), 0..1, now, |_| true) == 1;
         assert!(known(3 * pages - 1) && known(2 * pages) && !known(2 * pages - 1));
     }
 
@@ -281,9 +293,10 @@ mod tests {
                 model.extend(start..start + count);
             }
             for (start, count) in asked {
-                let mut leaves = start..start + count;
-                let known = memory.covers((7, 1, 0), leaves.clone(), now, |_| true);
-                prop_assert_eq!(known, leaves.all(|leaf| model.contains(&leaf)));
+                let leaves = start..start + count;
+                let known = leaves.clone().take_while(|leaf| model.contains(leaf)).count() as u64;
+                prop_assert_eq!(memory.covered((7, 1, 0), leaves.clone(), now, |_| true), known);
+                prop_assert_eq!(memory.knows((7, 1, 0), leaves, now), known == count);
             }
         }
     }

@@ -22,6 +22,7 @@ on_both_backends! {
     shares_cut_off_under_a_body
     too_many_shares_cut_off_under_a_body
     a_degraded_body_is_copied
+    what_many_wait_for_is_verified_once
     stalled_clients_hold_no_more
     what_is_remembered_is_bounded
 }
@@ -244,6 +245,25 @@ fn a_degraded_body_is_copied(io: Backend) {
             .iter()
             .sum::<u64>(),
         3 * LARGE as u64
+    );
+}
+
+fn what_many_wait_for_is_verified_once(io: Backend) {
+    const CLIENTS: usize = 16;
+    // One produces at a time, and the others wait for their turn.
+    let options = ["--pool-buffers", "1", "--read-ahead", "0"];
+    let (_stores, server, content) = served_large(io, &options);
+    // Only of files that have rested is remembered what was verified.
+    std::thread::sleep(2 * penstock::limits::FILE_RESTS);
+    together(CLIENTS, |_| {
+        assert_same(&get(server.objects, PATH, &[]).body, &content, "a GET");
+    });
+    let verified = server.total("verified_leaves");
+    let leaves = (LARGE as u64).div_ceil(4096);
+    // Some twice: of a leaf that two pieces share.
+    assert!(
+        (leaves..2 * leaves).contains(&verified),
+        "{verified} leaves were verified of {leaves}, for {CLIENTS} clients"
     );
 }
 
