@@ -18,18 +18,22 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use decode_kernel::share::BLOCKS_OFFSET;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::core::{Connection, Core};
 use crate::io::buffer::{Pool, View, Window};
 use crate::limits::{
     AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD, AHEAD_PROBE_BYTES, AHEAD_PROOF_BYTES,
-    AHEAD_PROOF_WITHIN, AHEAD_STRETCHES_MAX, AHEAD_STRETCHES_MIN, DIRECT_ALIGN,
+    AHEAD_PROOF_WITHIN, AHEAD_READS_AT_ONCE, AHEAD_STRETCHES_MAX, AHEAD_STRETCHES_MIN, AHEAD_TURN,
+    DIRECT_ALIGN,
 };
 use crate::object::{Object, Share};
 use crate::pass;
@@ -76,6 +80,8 @@ pub struct ReadAhead {
     promised: Cell<usize>,
     /// Files open for direct reads, of those that several streams read counted for each.
     files: Cell<usize>,
+    /// Turns to read a stretch, in the order in which they were wanted.
+    turns: Semaphore,
 }
 
 impl ReadAhead {
@@ -85,12 +91,25 @@ impl ReadAhead {
             pool,
             promised: Cell::new(0),
             files: Cell::new(0),
+            turns: Semaphore::new(AHEAD_READS_AT_ONCE),
         })
     }
 
     /// The buffers.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Does `read` when it's its turn, which others need not wait for longer than [`AHEAD_TURN`]: a disk that hangs
+    /// holds up its own streams alone.
+    async fn in_turn<T>(&self, read: impl Future<Output = T>) -> T {
+        let turn = self.turns.acquire().await;
+        let mut read = pin!(read);
+        if let Ok(done) = timeout(AHEAD_TURN, &mut read).await {
+            return done;
+        }
+        drop(turn);
+        read.await
     }
 
     /// Promises so many more buffers, if there are as many.
@@ -121,6 +140,8 @@ pub struct Stream {
     promised: usize,
     /// Until then its stretches are short, and there are none behind this position in the object.
     probe_end: u64,
+    /// Up to this position there is nothing to read ahead.
+    idle_until: u64,
     /// The bytes that are being sent.
     present: Option<Rc<Stretch>>,
     /// Since when.
@@ -174,6 +195,7 @@ impl Stream {
             files: Vec::new(),
             promised: 1,
             probe_end: start.saturating_add(AHEAD_PROBE_BYTES),
+            idle_until: start,
             present: None,
             since: Instant::now(),
             coming: VecDeque::with_capacity(AHEAD_STRETCHES_MAX),
@@ -259,6 +281,7 @@ impl Stream {
                 .sum::<usize>()
                 <= bytes;
             if !fits || !self.is_worth_it(core, &plan.reads) {
+                self.idle_until = plan.range.end;
                 return;
             }
             let Some(buffer) = self.all.pool.try_take() else {
@@ -266,9 +289,14 @@ impl Stream {
             };
             let range = plan.range.clone();
             let (core, object) = (Rc::clone(core), Rc::clone(&self.object));
+            let all = Rc::clone(&self.all);
             let task = tokio::task::spawn_local(async move {
-                let editions = produce::editions(&core, &object, &plan);
-                let windows = produce::read_ahead(&core, &object, &plan.reads, buffer).await?;
+                let read = async {
+                    let editions = produce::editions(&core, &object, &plan);
+                    let windows = produce::read_ahead(&core, &object, &plan.reads, buffer).await?;
+                    Some((editions, windows))
+                };
+                let (editions, windows) = all.in_turn(read).await?;
                 let reads = plan.reads.into_iter().zip(editions).zip(windows);
                 let reads = reads.map(|((read, edition), window)| Held {
                     read,
@@ -294,9 +322,7 @@ impl Stream {
             let Some(share) = object.share(read.share) else {
                 return false;
             };
-            if !read.window.start.is_multiple_of(DIRECT_ALIGN as u64)
-                || !self.open(read.share, share)
-            {
+            if !read.window.start.is_multiple_of(DIRECT_ALIGN as u64) {
                 return false;
             }
             let blocks = BLOCKS_OFFSET + read.window.start..BLOCKS_OFFSET + read.window.end;
@@ -312,18 +338,18 @@ impl Stream {
                     core.verified.knows(name, leaves, Instant::now())
                 });
         }
-        !cached && !known
+        !cached && !known && reads.iter().all(|read| self.open(&object, read.share))
     }
 
     /// Opens a share's file for direct reads, unless there are none or too many.
-    fn open(&mut self, number: u16, share: &Share) -> bool {
+    fn open(&mut self, object: &Object, number: u16) -> bool {
         if self.files.iter().any(|(open, _)| *open == number) {
             return true;
         }
         if self.all.files.get() >= AHEAD_FILES_MAX {
             return false;
         }
-        let Some(file) = share.direct() else {
+        let Some(file) = object.share(number).and_then(Share::direct) else {
             return false;
         };
         self.all.files.set(self.all.files.get() + 1);
@@ -364,8 +390,10 @@ pub async fn reach(
     stream.extend(core, body);
     if !Box::pin(stream.arrive()).await {
         // Whether there is something to read is asked anew some way on, not for every piece.
-        let asked_from = body.start.saturating_add(AHEAD_FIRST_BYTES);
-        connection.ahead_from.set(asked_from);
+        let some_way_on = body.start.saturating_add(AHEAD_FIRST_BYTES);
+        connection
+            .ahead_from
+            .set(stream.idle_until.max(some_way_on));
         return Ok(None);
     }
     let present = stream.present.clone();
@@ -411,6 +439,8 @@ fn is_fast(connection: &Connection) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
 
     #[test]
@@ -445,6 +475,36 @@ mod tests {
         assert!(all.promise(1));
         assert!(!all.promise(1));
         assert_eq!(all.promised.get(), 9);
+    }
+
+    #[tokio::test]
+    async fn few_are_read_at_one_time_and_one_that_hangs_holds_up_nobody_else() {
+        let all = ReadAhead::new(Pool::for_direct_reads(1, 2 * DIRECT_ALIGN));
+        let begun = Cell::new(0);
+        let hang = || {
+            all.in_turn(async {
+                begun.set(begun.get() + 1);
+                std::future::pending::<()>().await;
+            })
+        };
+        let mut hanging: Vec<_> = (0..2 * AHEAD_READS_AT_ONCE)
+            .map(|_| Box::pin(hang()))
+            .collect();
+        let mut last = pin!(all.in_turn(async { begun.get() }));
+        // One look at each, as often as a task would be woken.
+        let done = std::future::poll_fn(|context| {
+            for read in &mut hanging {
+                assert!(read.as_mut().poll(context).is_pending());
+            }
+            last.as_mut().poll(context).map(Some)
+        });
+        let mut done = pin!(done);
+        let first = std::future::poll_fn(|context| match done.as_mut().poll(context) {
+            Poll::Ready(begun) => Poll::Ready(begun),
+            Poll::Pending => Poll::Ready(None),
+        });
+        assert_eq!((first.await, begun.get()), (None, AHEAD_READS_AT_ONCE));
+        assert_eq!(done.await, Some(2 * AHEAD_READS_AT_ONCE), "in order");
     }
 
     #[tokio::test]
