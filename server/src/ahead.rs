@@ -140,7 +140,7 @@ pub struct Stream {
     promised: usize,
     /// Until then its stretches are short, and there are none behind this position in the object.
     probe_end: u64,
-    /// Up to this position there is nothing to read ahead.
+    /// Up to this position nothing is read ahead: it need not be, or can't.
     idle_until: u64,
     /// The bytes that are being sent.
     present: Option<Rc<Stretch>>,
@@ -264,7 +264,7 @@ impl Stream {
             let last = self.coming.back().map(|(range, _)| range).or(present);
             let start = last.map_or(body.start, |last| last.end);
             let wanted = start..end.min(start.saturating_add(longest));
-            if wanted.is_empty() {
+            if wanted.is_empty() || wanted.start < self.idle_until {
                 return;
             }
             // Nothing is rebuilt here, and what is rebuilt later is never more than what that takes.
