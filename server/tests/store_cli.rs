@@ -93,6 +93,19 @@ fn a_file_goes_in_and_comes_out() {
 }
 
 #[test]
+fn options_for_grids_are_refused_beside_stores() {
+    let stores = Stores::new(6);
+    let words = &["cannot be used with", "--store <DIR>"];
+    for command in ["get", "verify"] {
+        for option in ["--cap-file=-", "--tahoe-segment-max=1MB"] {
+            expect(on(&stores, command, &[option]), 2, words);
+            expect(on(&stores, command, &[option, KEY]), 2, words);
+        }
+    }
+    expect(on(&stores, "get", &["--range=0-9", KEY]), 2, words);
+}
+
+#[test]
 fn verify_exits_as_the_objects_are() {
     let stores = Stores::new(6);
     stores.put(

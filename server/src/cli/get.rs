@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use decode_kernel::share::Key;
 use penstock_tools::Progress;
 use penstock_tools::get::{self, GetOptions};
@@ -20,7 +21,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "KEY|CAP", required_unless_present = "cap_file")]
     name: Option<String>,
     /// Only these bytes of a Tahoe-LAFS file: the first and the last, counted from 0
-    #[arg(long, value_name = "FIRST-LAST", requires = "nodes", value_parser = range)]
+    #[arg(long, value_name = "FIRST-LAST", requires = "nodes", conflicts_with = "stores", value_parser = range)]
     range: Option<Range<u64>>,
     /// Where to write it; without it or as `-`, standard output
     #[arg(short, long, value_name = "FILE")]
@@ -38,7 +39,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let output = output.as_deref();
     match sources.source(name)? {
         Source::Stores(stores, key) => {
-            let key: Key = key.expect("required by the command line");
+            let key: Key = key.context("no key: say which object to get")?;
             let options = GetOptions { stores, key };
             write(output, |out, progress| match out {
                 Out::File(path) => get::get_file(&options, path, progress),

@@ -14,6 +14,8 @@ use decode_kernel::tahoe::{CAP_TEXT_MAX, Cap};
 use penstock_tools::tahoe::{Limits, SEGMENT_MAX_DEFAULT};
 
 /// Stores, or nodes of a Tahoe-LAFS grid.
+// What belongs to nodes conflicts with stores in so many words: `requires` alone is not asked for beside what `nodes`
+// conflicts with.
 #[derive(Debug, clap::Args)]
 pub(super) struct Sources {
     /// A store directory; repeat it for each
@@ -29,10 +31,15 @@ pub(super) struct Sources {
     nodes: Vec<PathBuf>,
     /// Read the cap from a file, or from standard input if it is `-`: command lines can be seen by
     /// other users
-    #[arg(long, value_name = "FILE", requires = "nodes")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "nodes",
+        conflicts_with = "stores"
+    )]
     cap_file: Option<PathBuf>,
     /// Refuse Tahoe-LAFS files with longer segments
-    #[arg(long, value_name = "SIZE", requires = "nodes", default_value_t = ByteSize(SEGMENT_MAX_DEFAULT))]
+    #[arg(long, value_name = "SIZE", requires = "nodes", conflicts_with = "stores", default_value_t = ByteSize(SEGMENT_MAX_DEFAULT))]
     tahoe_segment_max: ByteSize,
 }
 
