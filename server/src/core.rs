@@ -200,11 +200,12 @@ impl Connection {
         Ok(())
     }
 
-    /// The kernel has sent all it was given and room is what this connection waits for: lends it more,
-    /// if it earned that and there is something to lend. Returns whether its buffer grew.
-    pub fn starved(&self, core: &Core, now: Instant) -> io::Result<bool> {
+    /// Room is what this connection waits for: lends it more, if the kernel has sent all it was given, it earned
+    /// more, and there is something to lend. Returns whether its buffer grew.
+    pub fn grows(&self, core: &Core, now: Instant) -> io::Result<bool> {
         let present = self.send_buffer.get();
-        if present >= core.send_buffer_max || self.near.get() {
+        let has_all = present >= core.send_buffer_max || self.near.get();
+        if has_all || self.socket.unsent_bytes()? > 0 {
             return Ok(false);
         }
         let unacknowledged = u64::from(self.socket.unacknowledged_bytes()?);

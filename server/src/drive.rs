@@ -209,8 +209,7 @@ async fn wait_for_credit(
         }
         let space = connection.socket.send_space()?;
         let room = space.buffer_bytes.saturating_sub(space.queued_bytes);
-        let starved = remaining > u64::from(room) && connection.socket.unsent_bytes()? == 0;
-        if starved && connection.starved(core, Instant::now())? {
+        if remaining > u64::from(room) && connection.grows(core, Instant::now())? {
             continue;
         }
         match core.gate.admit(space, remaining, polled) {

@@ -1,7 +1,7 @@
 //! Inspect: what one share file says about itself, and whether its parts are good.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use decode_kernel::share::{Header, HeaderError, PAGE_BYTES};
 
 use crate::error::{During, FileError};
+use crate::open::open_regular;
 use crate::progress::Progress;
 use crate::rows::ShareReader;
 use crate::store::OpenShare;
@@ -56,16 +57,11 @@ pub enum InspectError {
 
 /// Reads the header and the table of a share file, and with `leaves` all its blocks.
 pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspection, InspectError> {
-    let found = fs::metadata(path).during("look at", path)?;
-    if !found.is_file() {
-        let error = std::io::Error::other("not a regular file");
-        return Err(Err::<(), _>(error)
-            .during("inspect", path)
-            .expect_err("an error")
-            .into());
-    }
-    let file = File::open(path).during("open", path)?;
-    let file_bytes = found.len();
+    let not_regular = || io::Error::other("not a regular file");
+    let file = open_regular(path)
+        .and_then(|file| file.ok_or_else(not_regular))
+        .during("open", path)?;
+    let file_bytes = file.metadata().during("look at", path)?.len();
     let mut page = vec![0; file_bytes.min(PAGE_BYTES as u64) as usize];
     file.read_exact_at(&mut page, 0).during("read", path)?;
     let header = Header::decode(&page).map_err(|cause| InspectError::Header {

@@ -8,6 +8,7 @@ pub mod get;
 pub mod inspect;
 pub mod load;
 pub mod ls;
+mod open;
 mod progress;
 pub mod put;
 pub mod repair;

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use decode_kernel::share::{Generation, Header, HeaderError, Key, PAGE_BYTES, object_dir};
 use rustix::fs::{Advice, fadvise};
 
+use crate::open::open_regular;
+
 /// One share of an object, open for reading. Its header was read and its length is right.
 #[derive(Debug)]
 pub struct OpenShare {
@@ -379,11 +381,7 @@ pub fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
 
 /// Opens a file that may be a share, and has the page with its header read without waiting for it.
 fn open_file(path: &Path) -> Result<File, RejectReason> {
-    // Looked at before it is opened: opening a FIFO would wait for a writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(RejectReason::NotAFile);
-    }
-    let file = File::open(path)?;
+    let file = open_regular(path)?.ok_or(RejectReason::NotAFile)?;
     // Where a file system knows no such advice, the page is read when it is wanted.
     let _ = fadvise(
         &file,

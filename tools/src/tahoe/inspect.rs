@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
@@ -15,6 +16,7 @@ use decode_kernel::tahoe::{
 use super::blocks::{Job, check_block, hash_blocks};
 use super::nodes::share_number;
 use super::open::{OpenShare, RejectReason, open_container, read, read_layout};
+use crate::open::open_regular;
 use crate::progress::Progress;
 
 /// What is read of a block at once, in bytes.
@@ -61,9 +63,8 @@ pub struct InspectError {
 /// Whether a file begins like a Tahoe-LAFS share.
 pub fn recognises(path: &Path) -> bool {
     let mut head = [0; 4];
-    let file = std::fs::metadata(path).ok().filter(|found| found.is_file());
-    let read = file.and_then(|_| File::open(path).ok());
-    let read = read.and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head).ok());
+    let file = open_regular(path).ok().flatten();
+    let read = file.and_then(|file| file.read_exact_at(&mut head, 0).ok());
     read.is_some() && Container::recognises(&head)
 }
 

@@ -1,7 +1,7 @@
 //! Opening a file: its shares are found in all nodes, and proven to be the cap's.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -14,6 +14,7 @@ use decode_kernel::tahoe::{
 };
 
 use super::nodes::{self, Candidate};
+use crate::open::open_regular;
 
 /// The longest segment that the tools read unless told otherwise: 1 GiB. They read segments of any
 /// length in the same memory, save for a checksum per leaf; what a longer one costs is time, before
@@ -302,11 +303,7 @@ fn open_share(
 
 /// Opens a share file and reads its container's header.
 pub(super) fn open_container(path: &Path) -> Result<(File, Container), RejectReason> {
-    // Looked at before it is opened: opening a FIFO would wait for a writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(RejectReason::NotAFile);
-    }
-    let file = File::open(path)?;
+    let file = open_regular(path)?.ok_or(RejectReason::NotAFile)?;
     let len = file.metadata()?.len();
     let head = read(&file, 0..len.min(32))?;
     let container = Container::parse(&head, len)?;
