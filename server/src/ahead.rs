@@ -13,9 +13,7 @@
 //! bounded and planned: the pool. Nobody waits for its buffers; who finds none free goes without. And who keeps a
 //! stretch for longer than [`AHEAD_HOLD`] loses all it has at the next tick.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
@@ -24,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use decode_kernel::share::BLOCKS_OFFSET;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -32,10 +30,9 @@ use crate::core::{Connection, Core};
 use crate::io::buffer::{Pool, View, Window};
 use crate::limits::{
     AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD, AHEAD_PROBE_BYTES, AHEAD_PROOF_BYTES,
-    AHEAD_PROOF_WITHIN, AHEAD_READS_AT_ONCE, AHEAD_STRETCHES_MAX, AHEAD_STRETCHES_MIN, AHEAD_TURN,
-    DIRECT_ALIGN,
+    AHEAD_PROOF_WITHIN, AHEAD_READS_AT_ONCE, AHEAD_STRETCHES_MAX, AHEAD_TURN, DIRECT_ALIGN,
 };
-use crate::object::{Object, Share};
+use crate::object::{DirectFile, Object};
 use crate::pass;
 use crate::plan::{Read, Room};
 use crate::produce;
@@ -76,10 +73,10 @@ impl Stretch {
 /// What one core reads ahead with.
 pub struct ReadAhead {
     pool: Pool,
-    /// Buffers that streams may count on, in all.
-    promised: Cell<usize>,
-    /// Files open for direct reads, of those that several streams read counted for each.
-    files: Cell<usize>,
+    /// Places for streams, one for each buffer.
+    streams: Arc<Semaphore>,
+    /// Places for files that are open for direct reads.
+    files: Arc<Semaphore>,
     /// Turns to read a stretch, in the order in which they were wanted.
     turns: Semaphore,
 }
@@ -88,9 +85,9 @@ impl ReadAhead {
     /// With these buffers, which are for direct reads.
     pub fn new(pool: Pool) -> Rc<ReadAhead> {
         Rc::new(ReadAhead {
+            streams: Arc::new(Semaphore::new(pool.buffers())),
             pool,
-            promised: Cell::new(0),
-            files: Cell::new(0),
+            files: Arc::new(Semaphore::new(AHEAD_FILES_MAX)),
             turns: Semaphore::new(AHEAD_READS_AT_ONCE),
         })
     }
@@ -112,33 +109,25 @@ impl ReadAhead {
         read.await
     }
 
-    /// Promises so many more buffers, if there are as many.
-    fn promise(&self, buffers: usize) -> bool {
-        let promised = self.promised.get() + buffers;
-        let is_there = promised <= self.pool.buffers();
-        if is_there {
-            self.promised.set(promised);
-        }
-        is_there
-    }
-
-    /// How many stretches a fast stream may have: as many as are good for it while one more stream would find as many.
+    /// How many stretches a fast stream may have: all have the same part. Each has one at least, and where that is
+    /// all, the disk is busy with others' while one is sent.
     fn stretches(&self) -> usize {
-        let streams = self.promised.get() / AHEAD_STRETCHES_MIN + 1;
-        let part = self.pool.buffers() / streams;
-        part.clamp(AHEAD_STRETCHES_MIN, AHEAD_STRETCHES_MAX)
+        let buffers = self.pool.buffers();
+        let streams = buffers - self.streams.available_permits();
+        (buffers / streams.max(1)).min(AHEAD_STRETCHES_MAX)
     }
 }
 
 /// What is read ahead for one connection.
 pub struct Stream {
     all: Rc<ReadAhead>,
+    _place: OwnedSemaphorePermit,
     object: Rc<Object>,
     /// The share files that it reads, by number. They stay open from one stretch to the next.
-    files: Vec<(u16, Arc<File>)>,
-    /// How many stretches it can have whatever others have: one, until its peer was found to be fast.
-    promised: usize,
-    /// Until then its stretches are short, and there are none behind this position in the object.
+    files: Vec<(u16, Rc<DirectFile>)>,
+    /// Whether its peer was found to be fast.
+    proven: bool,
+    /// Until then it has one short stretch at a time, and none behind this position in the object.
     probe_end: u64,
     /// Up to this position nothing is read ahead: it need not be, or can't.
     idle_until: u64,
@@ -178,40 +167,22 @@ impl Proof {
     }
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let all = &self.all;
-        all.files.set(all.files.get() - self.files.len());
-        all.promised.set(all.promised.get() - self.promised);
-    }
-}
-
 impl Stream {
-    /// One that begins at `start`, if it can be promised a buffer.
-    fn new(all: &Rc<ReadAhead>, object: &Rc<Object>, start: u64) -> Option<Stream> {
-        all.promise(1).then(|| Stream {
+    /// One that begins at `start`, if there is a place for it.
+    fn new(all: &Rc<ReadAhead>, object: &Rc<Object>, start: u64, proven: bool) -> Option<Stream> {
+        let place = Arc::clone(&all.streams).try_acquire_owned().ok()?;
+        Some(Stream {
             all: Rc::clone(all),
+            _place: place,
             object: Rc::clone(object),
             files: Vec::new(),
-            promised: 1,
+            proven,
             probe_end: start.saturating_add(AHEAD_PROBE_BYTES),
             idle_until: start,
             present: None,
             since: Instant::now(),
             coming: VecDeque::with_capacity(AHEAD_STRETCHES_MAX),
         })
-    }
-
-    fn is_proven(&self) -> bool {
-        self.promised == AHEAD_STRETCHES_MIN
-    }
-
-    /// The peer was found to be fast.
-    fn prove(&mut self) {
-        let more = AHEAD_STRETCHES_MIN - self.promised;
-        if self.all.promise(more) {
-            self.promised += more;
-        }
     }
 
     /// Whether the connection keeps what was read for it for too long.
@@ -255,7 +226,7 @@ impl Stream {
     /// Starts reading what follows in `body`, as much as this connection may have.
     fn extend(&mut self, core: &Rc<Core>, body: &Range<u64>) {
         let Room { bytes, align } = self.all.pool.room();
-        let (most, longest, end) = match self.is_proven() {
+        let (most, longest, end) = match self.proven {
             true => (self.all.stretches(), bytes as u64, body.end),
             false => (1, AHEAD_FIRST_BYTES, body.end.min(self.probe_end)),
         };
@@ -275,12 +246,9 @@ impl Stream {
             let Ok(plan) = produce::plan(&self.object, wanted, room) else {
                 return;
             };
-            let lengths = plan.window_lengths().take(plan.reads.len());
-            let fits = lengths
-                .map(|length| length.next_multiple_of(align))
-                .sum::<usize>()
-                <= bytes;
-            if !fits || !self.is_worth_it(core, &plan.reads) {
+            let lengths = plan.reads.iter().map(Read::bytes);
+            let needed: usize = lengths.map(|length| length.next_multiple_of(align)).sum();
+            if needed > bytes || !self.is_worth_it(core, &plan.reads) {
                 self.idle_until = plan.range.end;
                 return;
             }
@@ -346,13 +314,13 @@ impl Stream {
         if self.files.iter().any(|(open, _)| *open == number) {
             return true;
         }
-        if self.all.files.get() >= AHEAD_FILES_MAX {
-            return false;
-        }
-        let Some(file) = object.share(number).and_then(Share::direct) else {
+        let places = &self.all.files;
+        let opened = object
+            .share(number)
+            .and_then(|share| share.open_direct(places));
+        let Some(file) = opened else {
             return false;
         };
-        self.all.files.set(self.all.files.get() + 1);
         self.files.push((number, file));
         true
     }
@@ -376,9 +344,7 @@ pub async fn reach(
     let stream = connection.ahead.take();
     let mut stream = match stream.filter(|stream| Rc::ptr_eq(&stream.object, object)) {
         Some(mut stream) => {
-            if !stream.is_proven() && is_fast(connection)? {
-                stream.prove();
-            }
+            stream.proven = stream.proven || is_fast(connection)?;
             stream
         }
         None => match begin(core, all, connection, object, body)? {
@@ -421,11 +387,7 @@ fn begin(
     if !connection.begins.replace(false) && !is_fast {
         return Ok(None);
     }
-    let mut stream = Stream::new(all, object, body.start);
-    if is_fast {
-        stream.iter_mut().for_each(Stream::prove);
-    }
-    Ok(stream)
+    Ok(Stream::new(all, object, body.start, is_fast))
 }
 
 fn is_fast(connection: &Connection) -> io::Result<bool> {
@@ -439,6 +401,7 @@ fn is_fast(connection: &Connection) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::task::Poll;
 
     use super::*;
@@ -457,24 +420,16 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_promised_than_there_is() {
-        let all = ReadAhead::new(Pool::for_direct_reads(9, 2 * DIRECT_ALIGN));
-        let mut held = 0;
-        // One alone, and one beside it, may have more than they are promised.
-        for (streams, most) in [(0, 3), (1, 3), (2, 3), (3, 2), (4, 2)] {
-            assert_eq!(all.stretches(), most, "beside {streams}");
-            if streams < 4 {
-                assert!(all.promise(AHEAD_STRETCHES_MIN));
-                held += AHEAD_STRETCHES_MIN;
-            }
+    fn all_streams_have_the_same_part_and_none_begins_that_would_have_no_buffer() {
+        let all = ReadAhead::new(Pool::for_direct_reads(13, 2 * DIRECT_ALIGN));
+        let mut places = Vec::new();
+        for most in [6, 6, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1] {
+            places.push(all.streams.try_acquire().unwrap());
+            assert_eq!(all.stretches(), most, "for {}", places.len());
         }
-        assert!(
-            !all.promise(AHEAD_STRETCHES_MIN),
-            "{held} of 9 are promised"
-        );
-        assert!(all.promise(1));
-        assert!(!all.promise(1));
-        assert_eq!(all.promised.get(), 9);
+        assert!(all.streams.try_acquire().is_err());
+        places.truncate(2);
+        assert_eq!(all.stretches(), AHEAD_STRETCHES_MAX);
     }
 
     #[tokio::test]

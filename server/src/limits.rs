@@ -42,25 +42,22 @@ pub const POOL_BUFFERS_MAX: usize = 1024;
 pub const TABLE_PAGE_BYTES: usize = 4096;
 /// Windows of a pool buffer start at multiples of a cache line, which the kernels like.
 pub const WINDOW_ALIGN: usize = 64;
-/// Bytes of one buffer for reading ahead: a stretch of 2 MiB. Of a code with four data shares that is 512 KiB of each,
-/// about where disks come to give all they can (measured with a virtio disk, direct reads, eight at a time: 2.7 GB/s
-/// for 256 KiB each, 3.2 for 512 KiB, 3.3 for 2 MiB), and the page at the end that all pool buffers have.
-pub const AHEAD_BUFFER_BYTES: usize = (2 << 20) + TABLE_PAGE_BYTES;
-/// Buffers for reading ahead that a core has at most when the operator does not say: five fast connections' worth.
-pub const AHEAD_BUFFERS_MAX_DEFAULT: u64 = 16;
+/// Bytes of one buffer for reading ahead: a stretch of 1 MiB, and the page at the end that all pool buffers have. Of a
+/// code with four data shares that is 256 KiB of each. Stretches twice as long serve half as many connections with the
+/// same memory, and no connection better (see ARCHITECTURE.md).
+pub const AHEAD_BUFFER_BYTES: usize = (1 << 20) + TABLE_PAGE_BYTES;
+/// Buffers for reading ahead that a core has at most when the operator does not say.
+pub const AHEAD_BUFFERS_MAX_DEFAULT: u64 = 32;
 /// Of what connections leave, one part in this many is for reading ahead when the operator does not say.
 const AHEAD_PART: u64 = 8;
-/// Stretches that are read ahead for one connection where there are buffers enough: one being sent, two on their way.
-pub const AHEAD_STRETCHES_MAX: usize = 3;
-/// Stretches that a fast connection has at least: with one alone the disk would rest while it is sent.
-pub const AHEAD_STRETCHES_MIN: usize = 2;
+/// Stretches that one connection has at most: one being sent, and one more on their way than are read at one time.
+pub const AHEAD_STRETCHES_MAX: usize = AHEAD_READS_AT_ONCE + 2;
 /// Stretches that a core reads at one time, whoever they are for: 4 MiB under way keep a disk busy. With many more, a
 /// disk may answer all at once (a virtual one whose host looks for requests until there are none, and reports then),
-/// and rest while what came is sent: four connections got 2.1 to 2.3 GB/s with eight stretches under way, 2.8 to 2.95
-/// with two, one 2.3 and 2.8 to 3.0.
-pub const AHEAD_READS_AT_ONCE: usize = 2;
+/// and rest while what came is sent (see ARCHITECTURE.md).
+pub const AHEAD_READS_AT_ONCE: usize = 4;
 /// A stretch that takes longer to read does not keep others from being read any more. Disks that are far away then have
-/// more under way: no fewer than two stretches each 4 ms are asked for.
+/// more under way: no fewer than these 4 MiB each 4 ms are asked for.
 pub const AHEAD_TURN: Duration = Duration::from_millis(4);
 /// Stretches are so long while nothing is known of the peer. Shorter bodies are not read ahead at all.
 pub const AHEAD_FIRST_BYTES: u64 = 256 << 10;
@@ -73,9 +70,9 @@ pub const AHEAD_PROOF_BYTES: u64 = 64 << 10;
 pub const AHEAD_PROOF_WITHIN: Duration = Duration::from_millis(2);
 /// What a connection has had read ahead is taken back once it has had one stretch for this long.
 pub const AHEAD_HOLD: Duration = Duration::from_millis(100);
-/// Share files that one core may have open once more, for direct reads: those of five connections with four each, or
-/// of three with ten.
-pub const AHEAD_FILES_MAX: usize = 32;
+/// Share files that one core may have open once more, for direct reads: those of sixteen objects with four data
+/// shares each, or of six with ten.
+pub const AHEAD_FILES_MAX: usize = 64;
 /// What direct reads are aligned to, in the file and in memory: the logical sector of most disks, or a multiple
 /// of it.
 pub const DIRECT_ALIGN: usize = 4096;

@@ -10,15 +10,15 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use decode_kernel::code::{Code, CodeKind};
 use decode_kernel::share::{Geometry, Header, Key};
 use lru::LruCache;
 use penstock_tools::store::{self, OpenError};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::budget::{Allowance, Budget, Claim};
 use crate::hot::Heat;
@@ -61,9 +61,16 @@ pub struct Share {
     /// What its file was when it was looked at last.
     seen: Cell<Seen>,
     /// Open for direct reads while there are some.
-    direct: RefCell<Weak<File>>,
+    direct: RefCell<Weak<DirectFile>>,
     /// Set once that was refused.
     no_direct: Cell<bool>,
+}
+
+/// A share's file, open for direct reads.
+pub struct DirectFile {
+    /// Shared with reads under way.
+    file: Arc<File>,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What a look at a share's file found.
@@ -93,26 +100,35 @@ impl Share {
         }
     }
 
-    /// Its file for direct reads, which stays open as long as somebody holds it; `None` where there are none.
-    pub fn direct(&self) -> Option<Arc<File>> {
+    /// Opens its file for direct reads, if `places` has one for it. It stays open as long as somebody holds it.
+    pub fn open_direct(&self, places: &Arc<Semaphore>) -> Option<Rc<DirectFile>> {
         if self.no_direct.get() {
             return None;
         }
-        let mut direct = self.direct.borrow_mut();
-        if let Some(file) = direct.upgrade() {
-            return Some(file);
+        if let Some(open) = self.direct.borrow().upgrade() {
+            return Some(open);
         }
+        let place = Arc::clone(places).try_acquire_owned().ok()?;
         match file::open_direct(&self.file) {
             Ok(file) => {
-                let file = Arc::new(file);
-                *direct = Arc::downgrade(&file);
-                Some(file)
+                let direct = Rc::new(DirectFile {
+                    file: Arc::new(file),
+                    _place: place,
+                });
+                *self.direct.borrow_mut() = Rc::downgrade(&direct);
+                Some(direct)
             }
             Err(error) => {
                 self.refuse_direct(&error);
                 None
             }
         }
+    }
+
+    /// Its file for direct reads, if it is open for them.
+    pub fn opened_direct(&self) -> Option<Arc<File>> {
+        let direct = self.direct.borrow().upgrade()?;
+        Some(Arc::clone(&direct.file))
     }
 
     /// Direct reads don't work here.

@@ -83,6 +83,13 @@ pub struct Read {
     pub window: Range<u64>,
 }
 
+impl Read {
+    /// How many bytes it brings.
+    pub fn bytes(&self) -> usize {
+        (self.window.end - self.window.start) as usize
+    }
+}
+
 /// A run of the object's bytes inside one window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {

@@ -207,7 +207,7 @@ fn count_read(core: &Core, object: &Object, read: &Read) {
         true => &core.stats.data_read_bytes,
         false => &core.stats.parity_read_bytes,
     };
-    counter.add(read.window.end - read.window.start);
+    counter.add(read.bytes() as u64);
 }
 
 /// Reads what pieces to come will be made of, past the page cache, and the table pages that verifying it takes.
@@ -219,11 +219,7 @@ pub async fn read_ahead(
     reads: &[Read],
     buffer: PoolBuffer,
 ) -> Option<Vec<Window>> {
-    let lengths = || {
-        reads
-            .iter()
-            .map(|read| (read.window.end - read.window.start) as usize)
-    };
+    let lengths = || reads.iter().map(Read::bytes);
     let Room { bytes, align } = buffer.room();
     let used: usize = lengths().map(|length| length.next_multiple_of(align)).sum();
     let missing = missing_pages(core, object, reads, bytes - used);
@@ -232,7 +228,7 @@ pub async fn read_ahead(
     let pages = windows.split_off(reads.len());
     let fetching = start_pages(core, object, missing, pages);
     let filled = fill(reads.iter(), windows, |read, window| {
-        let file = object.share(read.share)?.direct()?;
+        let file = object.share(read.share)?.opened_direct()?;
         let offset = BLOCKS_OFFSET + read.window.start;
         Some(core.io.start_direct_read(&file, window, offset))
     });
@@ -248,8 +244,7 @@ pub async fn read_ahead(
     }
     for read in reads {
         count_read(core, object, read);
-        let bytes = read.window.end - read.window.start;
-        core.stats.direct_read_bytes.add(bytes);
+        core.stats.direct_read_bytes.add(read.bytes() as u64);
     }
     Some(windows)
 }

@@ -442,7 +442,7 @@ mod tests {
         let rest = none.credit_bytes + 2 * none.hot_bytes;
         assert_eq!(usual.ahead_bytes, rest / 8 / 2 / BUFFER * BUFFER);
         assert!(usual.ahead_buffers() > 0);
-        assert_eq!(with(1 << 20, None).unwrap().ahead_buffers(), 16);
+        assert_eq!(with(1 << 20, None).unwrap().ahead_buffers(), 32);
         assert_eq!(with(256, Some(3 * BUFFER)).unwrap().ahead_buffers(), 1);
         for wrong in [2 * BUFFER - 1, 1 << 30] {
             let PlanRefusal::ReadAhead {
@@ -464,7 +464,7 @@ mod tests {
     fn share_files_leave_half_of_the_descriptors() {
         assert_eq!(share_files(2, 1 << 20), SHARE_FILES_DEFAULT);
         assert_eq!(share_files(64, 1 << 20), SHARE_FILES_DEFAULT);
-        for (cores, descriptors) in [(1, 4096), (2, 4096), (2, 1024), (128, 1 << 19)] {
+        for (cores, descriptors) in [(1, 4096), (2, 4096), (2, 1536), (128, 1 << 19)] {
             let files = share_files(cores, descriptors);
             assert!(files < SHARE_FILES_DEFAULT, "{cores} {descriptors}");
             let left = descriptors - descriptors_own(cores, files);
