@@ -51,7 +51,7 @@ struct Options {
     #[arg(long, value_name = "SIZE,…", value_delimiter = ',', default_values = ["16KiB", "64KiB"])]
     block_size: Vec<ByteSize>,
     /// Connections, each with its part of the object.
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values = ["1", "4"])]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values = ["1", "4", "16"])]
     connections: Vec<u64>,
     /// Backends of the server.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_values = ["uring", "epoll"])]
