@@ -263,6 +263,26 @@ impl Object {
     }
 }
 
+/// How the objects are that a core has open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// All of them.
+    pub open: u64,
+    /// Those with fewer than their n shares.
+    pub degraded: u64,
+    /// Those with no share to spare: one more that is lost, and they can't be read.
+    pub unspared: u64,
+}
+
+impl Health {
+    /// Counts an object of which so many shares of n are good, as far as is known, and k suffice.
+    pub fn count(&mut self, good: usize, k: u16, n: u16) {
+        self.open += 1;
+        self.degraded += u64::from(good < usize::from(n));
+        self.unspared += u64::from(good <= usize::from(k));
+    }
+}
+
 /// Why an object can't be served, as an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenFailure {
@@ -310,14 +330,12 @@ impl Catalogue {
         }
     }
 
-    /// Objects held.
-    pub fn len(&self) -> usize {
-        self.objects.borrow().len()
-    }
-
-    /// Whether no object is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Adds the objects that are held.
+    pub fn survey(&self, health: &mut Health) {
+        for (_, object) in self.objects.borrow().iter() {
+            let geometry = object.geometry();
+            health.count(object.live_shares(), geometry.k(), geometry.n());
+        }
     }
 
     /// The object that a request's path names.

@@ -95,8 +95,12 @@ pub struct CoreStats {
     pub verified_segment_bytes: Cell,
     /// What is remembered of verified segments.
     pub segment_record_bytes: Cell,
-    /// Objects open in the catalogue.
+    /// Objects that are open, as of the last tick.
     pub open_objects: Cell,
+    /// Those of them with fewer shares than they were written with.
+    pub degraded_objects: Cell,
+    /// Those with no share to spare.
+    pub unspared_objects: Cell,
     /// Pool buffers in all.
     pub pool_buffers: Cell,
     /// Pool buffers that nobody holds, as of the last tick.
@@ -289,6 +293,16 @@ pub const SCALARS: &[Scalar] = &[
     gauge("open_objects", "Objects whose shares are open", |s| {
         &s.open_objects
     }),
+    gauge(
+        "degraded_objects",
+        "Of those, objects with shares missing or given up",
+        |s| &s.degraded_objects,
+    ),
+    gauge(
+        "unspared_objects",
+        "Of those, objects with no share to spare",
+        |s| &s.unspared_objects,
+    ),
     gauge("pool_buffers", "Pool buffers in all", |s| &s.pool_buffers),
     gauge("pool_buffers_free", "Pool buffers that nobody holds", |s| {
         &s.pool_free

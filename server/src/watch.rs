@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::conn::Phase;
 use crate::core::{Connection, Core, Ending};
 use crate::limits::LINGER_TIMEOUT;
+use crate::object::Health;
 use crate::stats::PHASES;
 
 /// What connections are held to.
@@ -77,9 +78,14 @@ impl Watch {
         stats.ahead_free.set(ahead as u64);
         stats.verified_bytes.set(core.verified.bytes() as u64);
         stats.hot_memory_bytes.set(core.hot.bytes() as u64);
-        stats
-            .open_objects
-            .set((core.catalogue.len() + core.gateway.as_ref().map_or(0, |g| g.files())) as u64);
+        let mut health = Health::default();
+        core.catalogue.survey(&mut health);
+        if let Some(gateway) = &core.gateway {
+            gateway.survey(&mut health);
+        }
+        stats.open_objects.set(health.open);
+        stats.degraded_objects.set(health.degraded);
+        stats.unspared_objects.set(health.unspared);
         stats
             .decoder_bytes
             .set(core.coder.borrow().workspace_bytes() as u64);

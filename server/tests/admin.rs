@@ -11,6 +11,8 @@ on_both_backends! {
     health_and_readiness
     metrics_are_prometheus_text
     metrics_and_status_agree
+    the_page_asks_for_what_the_status_has
+    objects_with_shares_missing_are_counted
 }
 
 fn health_and_readiness(io: Backend) {
@@ -19,7 +21,7 @@ fn health_and_readiness(io: Backend) {
     for (path, status) in [
         ("/healthz", 200),
         ("/readyz", 200),
-        ("/", 404),
+        ("/", 200),
         ("/object", 404),
     ] {
         assert_eq!(admin.request("GET", path, &[]).status(), status, "{path}");
@@ -188,4 +190,58 @@ fn metrics_and_status_agree(io: Backend) {
     assert_eq!(number(&status, &["totals", "accepted_connections"]), 2);
     let planned = number(&status, &["memory", "connections_max"]);
     assert_eq!(sum(&metrics, "connections_max", None), planned as f64);
+}
+
+/// The words of a text that stand behind a `prefix`.
+fn words_behind<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
+    let word = |rest: &'a str| {
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+        &rest[..end.unwrap_or(rest.len())]
+    };
+    text.split(prefix).skip(1).map(word).collect()
+}
+
+fn the_page_asks_for_what_the_status_has(io: Backend) {
+    let (_stores, server, _) = served(io);
+    let page = Client::connect(server.admin).request("GET", "/", &[]);
+    assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
+    let policy = page.field("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none';"), "{policy}");
+    let (page, status) = (page.text(), server.status());
+    let has = |part: &str, name: &str| status[part].get(name).is_some();
+    for part in ["totals", "memory", "connections"] {
+        let names = words_behind(page, &format!("{part}."));
+        assert!(!names.is_empty(), "{part}");
+        for name in names {
+            assert!(has(part, name), "{part}.{name}");
+        }
+    }
+    // Keys in quotes are the only such words with an underscore.
+    let keys: Vec<&str> = words_behind(page, "\"")
+        .into_iter()
+        .filter(|word| word.contains('_'))
+        .collect();
+    assert!(keys.len() > 10, "{keys:?}");
+    for key in keys {
+        assert!(has("totals", key), "{key}");
+    }
+}
+
+fn objects_with_shares_missing_are_counted(io: Backend) {
+    let (stores, server, _) = served(io);
+    for (lost, degraded, unspared) in [(0, false, false), (1, true, false), (2, true, true)] {
+        if lost > 0 {
+            stores.remove_store(lost);
+        }
+        server.wait_for_status(&format!("{lost} stores lost"), |status| {
+            // An object is looked up again when somebody asks for it.
+            get(server.objects, PATH, &[]);
+            let total = |name| number(status, &["totals", name]);
+            let open = total("open_objects");
+            let all_or_none = |all| if all { open } else { 0 };
+            open > 0
+                && total("degraded_objects") == all_or_none(degraded)
+                && total("unspared_objects") == all_or_none(unspared)
+        });
+    }
 }

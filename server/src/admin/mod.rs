@@ -1,4 +1,5 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz` and `/status`, on a thread of its own.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, and at `/` a page that shows it live, on a thread
+//! of its own.
 //!
 //! It reads the cores' counters and nothing else, so nothing that happens here can slow a core.
 
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use axum::{Json, Router};
 
@@ -109,11 +110,23 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> 
 
 fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
+        .route("/", get(page))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .with_state(shared)
+}
+
+/// A page that asks for `/status` once a second. It may load nothing and talk to nobody else.
+async fn page() -> impl IntoResponse {
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                  connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    (headers, Html(include_str!("page.html")))
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {

@@ -42,5 +42,6 @@ pub(super) fn announce(addresses: Addresses) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "listening on http://{}", addresses.objects);
     let _ = writeln!(out, "metrics on http://{}/metrics", addresses.admin);
+    let _ = writeln!(out, "live page on http://{}/", addresses.admin);
     let _ = out.flush();
 }

@@ -122,6 +122,14 @@ impl File {
         }
     }
 
+    /// Shares of which a copy is open and not given up.
+    pub fn live_shares(&self) -> usize {
+        // Sorted by number.
+        let good = self.copies.iter().filter(|copy| !copy.lost.get());
+        let numbers: Vec<u16> = good.map(|copy| copy.number).collect();
+        numbers.chunk_by(u16::eq).count()
+    }
+
     /// Whether any copy failed since it was opened: then opening it again may find it well.
     pub fn is_worn(&self) -> bool {
         !self.bad_blocks.borrow().is_empty() || self.copies.iter().any(|copy| copy.lost.get())

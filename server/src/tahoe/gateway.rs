@@ -24,7 +24,7 @@ use crate::limits::{
     LOOKUPS_MAX, TAHOE_RECHECK, TAHOE_RECHECK_WORN, TAHOE_RECORD_BYTES, TAHOE_RECORDS_BYTES,
     TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,
 };
-use crate::object::OpenFailure;
+use crate::object::{Health, OpenFailure};
 use crate::open_files::{Held, OpenFiles};
 use crate::plan::Layout;
 use crate::produce::ProduceError;
@@ -77,9 +77,11 @@ impl Gateway {
         }
     }
 
-    /// Files held.
-    pub fn files(&self) -> usize {
-        self.known.borrow().len()
+    /// Adds the files that are held.
+    pub fn survey(&self, health: &mut Health) {
+        for (_, file) in self.known.borrow().iter() {
+            health.count(file.live_shares(), file.geometry.k(), file.geometry.n());
+        }
     }
 
     /// The file that a cap stands for.
