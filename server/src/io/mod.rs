@@ -323,6 +323,11 @@ pub struct SocketOptions {
     pub receive_buffer_bytes: u32,
 }
 
+/// The congestion control of listeners on loopback addresses: the one that every kernel has and everybody may
+/// choose. There is nothing to be congested, and BBR, the default of many systems, sends each packet by a timer
+/// (`tcp_pacing_check`, net/ipv4/tcp_output.c), at the cost of an interrupt each.
+const UNPACED: &[u8] = b"reno";
+
 /// A listener of one core, on its way to that core.
 pub struct Listener(socket2::Socket);
 
@@ -343,6 +348,12 @@ impl Listener {
         socket.set_tcp_nodelay(true)?;
         socket.set_recv_buffer_size(options.receive_buffer_bytes as usize)?;
         set_send_buffer(&socket, options.send_buffer_bytes)?;
+        if address.ip().to_canonical().is_loopback() {
+            // Accepted sockets inherit it; once one is connected, what another algorithm began can't be undone.
+            if let Err(error) = socket.set_tcp_congestion(UNPACED) {
+                tracing::debug!(%error, "this kernel paces what is sent on loopback, or does not");
+            }
+        }
         socket.bind(&address.into())?;
         socket.listen(LISTEN_BACKLOG)?;
         Ok(Listener(socket))
@@ -617,6 +628,46 @@ mod tests {
             assert!(
                 parts.len() <= 5 && parts.is_sorted_by(|a, b| a >= b),
                 "{parts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_on_a_loopback_address_is_not_paced() {
+        let options = SocketOptions {
+            send_buffer_bytes: 8192,
+            receive_buffer_bytes: 4096,
+        };
+        for (address, expected) in [
+            ("127.0.0.1:0", Some(UNPACED)),
+            ("[::1]:0", Some(UNPACED)),
+            // Its clients may come from anywhere: the system's.
+            ("0.0.0.0:0", None),
+        ] {
+            let listener = match Listener::bind(address.parse().unwrap(), &options) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    println!("skipped: cannot listen on {address}: {error}");
+                    continue;
+                }
+            };
+            let mut to = listener.local_address().unwrap();
+            if to.ip().is_unspecified() {
+                to.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+            }
+            let client = std::net::TcpStream::connect(to).unwrap();
+            let systems = socket2::SockRef::from(&client).tcp_congestion().unwrap();
+            listener.0.set_nonblocking(false).unwrap();
+            let (accepted, _) = listener.0.accept().unwrap();
+            let name = |bytes: &[u8]| {
+                String::from_utf8_lossy(bytes)
+                    .trim_end_matches('\0')
+                    .to_owned()
+            };
+            assert_eq!(
+                name(&accepted.tcp_congestion().unwrap()),
+                name(expected.unwrap_or(&systems)),
+                "{address}"
             );
         }
     }
