@@ -51,7 +51,7 @@ pub fn facts() -> Vec<(&'static str, String)> {
     let cores = std::thread::available_parallelism()
         .map(|n| n.to_string())
         .ok();
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+    let system = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).ok();
     let unknown = |value: Option<String>| match value {
         Some(value) if !value.trim().is_empty() => value.trim().to_owned(),
         _ => "unknown".to_owned(),
@@ -64,7 +64,12 @@ pub fn facts() -> Vec<(&'static str, String)> {
         ("cpu identity", unknown(Some(identity))),
         ("cpu flags", unknown(flags)),
         ("cores", unknown(cores)),
-        ("kernel", unknown(kernel)),
+        ("kernel", unknown(system("kernel/osrelease"))),
+        // What paces its packets costs a sender more (BBR).
+        (
+            "congestion control",
+            unknown(system("net/ipv4/tcp_congestion_control")),
+        ),
         ("rustc", unknown(output(&["rustc", "--version"]))),
     ]
 }

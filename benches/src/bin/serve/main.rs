@@ -5,8 +5,8 @@
 //! SeaweedFS takes part where it is installed ([`seaweed`]).
 //!
 //! The server runs pinned to one core, the clients to another; everything is in the page cache. Each
-//! measurement starts its server anew and takes what happens between the end of the warm-up and the
-//! end of the run. The clients drop what they receive inside the kernel, so that the server's core is
+//! measurement starts its server anew, downloads the object once, and takes what happens between the end
+//! of the warm-up and the end of the run; that first download is measured apart. The clients drop what they receive inside the kernel, so that the server's core is
 //! the bottleneck; `--copy` makes them read as usual.
 //!
 //! Three CPU times are given: the server's own (user and system); all that its core was busy, which
@@ -116,6 +116,8 @@ struct Work {
 const SMALL_OBJECTS: u64 = 16;
 /// The label of work on the large object.
 const LARGE: &str = "large";
+/// The label of the first download of it.
+const FIRST: &str = "first";
 const LARGE_KEY: &str = "large.bin";
 /// Codes measured when none is asked for.
 const SHAPES: &[[u16; 2]] = &[[4, 2], [10, 4]];
@@ -301,7 +303,15 @@ fn works(options: &Options, large_bytes: u64, span: Duration) -> Vec<Work> {
         bytes,
         connections,
         span,
+        first: false,
         copy: options.copy,
+    };
+    let first = Work {
+        label: FIRST,
+        asked: Asked {
+            first: true,
+            ..asked(LARGE_KEY.to_owned(), large_bytes, 1)
+        },
     };
     let large = connections.iter().map(|&connections| Work {
         label: LARGE,
@@ -315,5 +325,5 @@ fn works(options: &Options, large_bytes: u64, span: Duration) -> Vec<Work> {
             options.small_connections,
         ),
     });
-    large.chain(small).collect()
+    std::iter::once(first).chain(large).chain(small).collect()
 }

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use penstock_benches::common::launch::Server;
 use penstock_benches::common::usage::Usage;
-use penstock_tools::load::{self, Class, Group, Plan, Progress, Reading};
+use penstock_tools::load::{self, Class, Group, Plan, Progress, Reading, Report};
 
 /// The core of the server, and that of the clients.
 #[derive(Clone, Copy)]
@@ -23,8 +23,10 @@ pub(super) struct Asked {
     /// Bytes of one object.
     pub(super) bytes: u64,
     pub(super) connections: u32,
-    /// Time measured.
+    /// Time measured, once the object was downloaded.
     pub(super) span: Duration,
+    /// Whether that first download, by one connection, is what is measured.
+    pub(super) first: bool,
     /// Whether clients copy what they get.
     pub(super) copy: bool,
 }
@@ -47,25 +49,78 @@ pub(super) struct Measured {
     pub(super) resident_most: u64,
 }
 
-/// At least this long before anything counts: connections are made, windows grow, tables are read.
+/// At least this long before anything counts: connections are made, windows grow.
 const WARM_UP: Duration = Duration::from_millis(250);
 
 /// How long over its time a measurement may be until bytes have come: a machine may be busy.
 const LATE: Duration = Duration::from_secs(10);
 
+/// The longest that a first download may take.
+const FIRST: Duration = Duration::from_secs(120);
+
+/// Measures clients of a server that was just started. What is verified once and passed through from then on, or
+/// kept in any other way, is known after a first download, which is therefore measured apart.
 pub(super) fn measure(server: &Server, asked: &Asked, cores: Cores) -> anyhow::Result<Measured> {
-    let group = Group {
-        reading: if asked.copy {
-            Reading::Copy
-        } else {
-            Reading::Discard
+    let before = Usage::now(server.pid(), cores.server, cores.client)?;
+    let report = download(server, asked)?;
+    if !asked.first {
+        return measure_again(server, asked, cores);
+    }
+    let after = Usage::now(server.pid(), cores.server, cores.client)?;
+    let group = &report.groups[0];
+    Ok(used(
+        [before, after],
+        group.seconds,
+        group.body_bytes,
+        group.completed,
+        cores,
+    ))
+}
+
+/// Clients that ask for what is asked, without an end.
+fn clients(asked: &Asked, count: usize) -> Group {
+    Group {
+        reading: match asked.copy {
+            true => Reading::Copy,
+            false => Reading::Discard,
         },
         path: Some(format!("/{}", asked.path)),
-        ..Group::new(Class::Fast, asked.connections as usize)
-    };
+        ..Group::new(Class::Fast, count)
+    }
+}
+
+/// Downloads one object once.
+fn download(server: &Server, asked: &Asked) -> anyhow::Result<Report> {
+    let mut plan = Plan::new(&server.url(""));
+    plan.groups.push(Group {
+        requests: Some(1),
+        ..clients(asked, 1)
+    });
+    plan.duration = FIRST;
+    let report = load::run(&plan)?;
+    no_faults(&report)?;
+    ensure!(
+        report.groups[0].completed == 1,
+        "a first download takes longer than {} s",
+        FIRST.as_secs()
+    );
+    Ok(report)
+}
+
+fn no_faults(report: &Report) -> anyhow::Result<()> {
+    for group in &report.groups {
+        if let Some(fault) = group.faults.first() {
+            bail!("{} faults, the first: {}", fault.count, fault.first);
+        }
+    }
+    Ok(())
+}
+
+/// Clients without an end, from the end of the warm-up on.
+fn measure_again(server: &Server, asked: &Asked, cores: Cores) -> anyhow::Result<Measured> {
     let warm_up = WARM_UP.max(asked.span / 8);
     let mut plan = Plan::new(&server.url(""));
-    plan.groups.push(group);
+    plan.groups.push(clients(asked, asked.connections as usize));
     plan.duration = warm_up + asked.span + LATE;
     // Two looks at it: when it is warm, and when the time is over.
     let mut first: Option<(Progress, Usage)> = None;
@@ -91,11 +146,7 @@ pub(super) fn measure(server: &Server, asked: &Asked, cores: Cores) -> anyhow::R
     if let Some(problem) = problem {
         return Err(problem);
     }
-    for group in &report.groups {
-        if let Some(fault) = group.faults.first() {
-            bail!("{} faults, the first: {}", fault.count, fault.first);
-        }
-    }
+    no_faults(&report)?;
     let (Some((start, before)), Some((end, after))) = (first, last) else {
         bail!(
             "the clients hang: {} bytes in {:.1} s",
@@ -103,8 +154,24 @@ pub(super) fn measure(server: &Server, asked: &Asked, cores: Cores) -> anyhow::R
             report.seconds
         );
     };
-    let seconds = (end.elapsed - start.elapsed).as_secs_f64();
-    let gigabytes = (end.body_bytes - start.body_bytes) as f64 / 1e9;
+    Ok(used(
+        [before, after],
+        (end.elapsed - start.elapsed).as_secs_f64(),
+        end.body_bytes - start.body_bytes,
+        end.completed - start.completed,
+        cores,
+    ))
+}
+
+/// What so many bytes in so many responses took.
+fn used(
+    [before, after]: [Usage; 2],
+    seconds: f64,
+    body_bytes: u64,
+    completed: u64,
+    cores: Cores,
+) -> Measured {
+    let gigabytes = body_bytes as f64 / 1e9;
     let server_core = after.server_core - before.server_core;
     let client_core = after.client_core - before.client_core;
     // One core may serve as both.
@@ -113,14 +180,14 @@ pub(super) fn measure(server: &Server, asked: &Asked, cores: Cores) -> anyhow::R
     } else {
         server_core + client_core
     };
-    Ok(Measured {
+    Measured {
         gb_s: gigabytes / seconds,
-        requests_s: (end.completed - start.completed) as f64 / seconds,
+        requests_s: completed as f64 / seconds,
         process_per_gb: (after.process - before.process) / gigabytes,
         core_per_gb: server_core / gigabytes,
         both_per_gb: both / gigabytes,
         server_busy: server_core / seconds,
         client_busy: client_core / seconds,
         resident_most: after.resident_most,
-    })
+    }
 }

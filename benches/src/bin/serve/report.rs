@@ -261,6 +261,7 @@ mod tests {
             bytes: 1 << 30,
             connections: 1,
             span: Duration::from_secs(1),
+            first: false,
             copy: false,
         };
         let found = |name, core_per_gb| {
