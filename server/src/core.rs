@@ -23,7 +23,8 @@ use crate::io::buffer::Pool;
 use crate::io::{Cut, Io, Socket};
 use crate::limits::{
     NEAR_ROUND_TRIP, PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, SEGMENT_BYTES_MAX,
-    SEND_BUFFER_NEAR_BYTES_MAX, SEND_BUFFER_START_BYTES, socket_bytes,
+    SEND_BUFFER_NEAR_BYTES_MAX, SEND_BUFFER_NEAR_FEW_BYTES_MAX, SEND_BUFFER_START_BYTES,
+    socket_bytes,
 };
 use crate::object::Catalogue;
 use crate::pace::{self, Pace};
@@ -83,6 +84,11 @@ impl Core {
     /// How fast a connection must be to borrow, with the credit that is left.
     fn earn_within(&self) -> Duration {
         pace::within(self.budget.free(), self.budget.total())
+    }
+
+    /// The most that a near connection is lent now.
+    fn near_most(&self) -> u32 {
+        pace::near_most(self.budget.total() - self.budget.free())
     }
 }
 
@@ -218,7 +224,7 @@ impl Connection {
         if earned <= present {
             return Ok(false);
         }
-        if earned > SEND_BUFFER_NEAR_BYTES_MAX && self.socket.round_trip()? < NEAR_ROUND_TRIP {
+        if earned > core.near_most() && self.socket.round_trip()? < NEAR_ROUND_TRIP {
             self.near.set(true);
             return Ok(false);
         }
@@ -245,13 +251,17 @@ impl Connection {
         Ok(if few { Cut::Shrinking } else { Cut::Whole })
     }
 
-    /// At a sample: gives back what the connection's rate does not need. What a larger buffer queued
-    /// stays claimed until the kernel is rid of it.
+    /// At a sample: gives back what the connection's rate does not need, or a near one may not have beside so many.
+    /// What a larger buffer queued stays claimed until the kernel is rid of it.
     pub fn give_back(&self, core: &Core, delivered: u64, took: Duration) {
-        self.near.set(false);
+        let near = self.near.replace(false);
         let present = self.send_buffer.get();
         let floor = core.send_buffer_floor;
-        let kept = pace::kept(present, floor, delivered, took, core.earn_within());
+        let mut kept = pace::kept(present, floor, delivered, took, core.earn_within());
+        if near {
+            // More have come since it had its own.
+            kept = kept.min(core.near_most());
+        }
         if kept < present && self.socket.set_send_buffer(kept).is_ok() {
             self.send_buffer.set(kept);
         }

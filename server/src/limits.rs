@@ -93,9 +93,13 @@ pub const SEND_BUFFER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// The most that a connection is lent when the operator does not say: 2 MiB in flight, which fill 160
 /// Mbit/s over a round trip of 100 ms.
 pub const SEND_BUFFER_BYTES_MAX_DEFAULT: u32 = 1024 * 1024;
-/// The most that a near connection is lent. More only drives data out of the cache between sender and
-/// receiver: CPU per byte and throughput on loopback are best from 64 to 256 KiB.
+/// The most that a near connection is lent while there are many. More only drives data out of the cache between
+/// sender and receiver: CPU per byte and throughput on loopback are best from 64 to 256 KiB.
 pub const SEND_BUFFER_NEAR_BYTES_MAX: u32 = 128 * 1024;
+/// The most that a near connection is lent while few are: a single one is twice as fast as with half of it.
+pub const SEND_BUFFER_NEAR_FEW_BYTES_MAX: u32 = 256 * 1024;
+/// Near connections are few as long as no more than this is lent, to whomever: some thirty with the larger buffer.
+pub const NEAR_FEW_LENT_BYTES: u64 = 16 << 20;
 /// A connection is near below this round-trip time.
 pub const NEAR_ROUND_TRIP: Duration = Duration::from_millis(2);
 /// The longest segments that there are, those of loopback (MTU 65,536). A send buffer of fewer bytes than its
@@ -280,7 +284,8 @@ const _: () = {
     assert!(SEND_BUFFER_BYTES_MIN <= SEND_BUFFER_START_BYTES);
     assert!(SEND_BUFFER_START_BYTES <= SEND_BUFFER_FLOOR_BYTES_MAX);
     assert!(SEND_BUFFER_FLOOR_BYTES_MAX <= SEND_BUFFER_NEAR_BYTES_MAX);
-    assert!(SEND_BUFFER_NEAR_BYTES_MAX <= SEND_BUFFER_BYTES_MAX_DEFAULT);
+    assert!(SEND_BUFFER_NEAR_BYTES_MAX <= SEND_BUFFER_NEAR_FEW_BYTES_MAX);
+    assert!(SEND_BUFFER_NEAR_FEW_BYTES_MAX <= SEND_BUFFER_BYTES_MAX_DEFAULT);
     assert!(SEND_BUFFER_BYTES_MAX_DEFAULT <= SEND_BUFFER_BYTES_MAX);
     assert!(PENDING_BYTES_FREE < REQUEST_HEAD_BYTES_MAX);
     assert!(PIECE_BYTES_MAX + TABLE_PAGE_BYTES < POOL_BUFFER_BYTES_DEFAULT);

@@ -9,7 +9,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::{EARN_WITHIN, EARN_WITHIN_LEAST};
+use crate::limits::{
+    EARN_WITHIN, EARN_WITHIN_LEAST, NEAR_FEW_LENT_BYTES, SEND_BUFFER_NEAR_BYTES_MAX,
+    SEND_BUFFER_NEAR_FEW_BYTES_MAX,
+};
 
 /// What is remembered of one connection's progress at its present buffer.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +63,14 @@ pub fn within(free: u64, total: u64) -> Duration {
     EARN_WITHIN
         .mul_f64(part.clamp(0.0, 1.0))
         .max(EARN_WITHIN_LEAST)
+}
+
+/// The most that a near connection is lent while so many bytes are lent to all.
+pub fn near_most(lent: u64) -> u32 {
+    match lent <= NEAR_FEW_LENT_BYTES {
+        true => SEND_BUFFER_NEAR_FEW_BYTES_MAX,
+        false => SEND_BUFFER_NEAR_BYTES_MAX,
+    }
 }
 
 /// The buffer that a connection keeps which delivered this many bytes in this time: the least that is a
@@ -141,5 +152,20 @@ mod tests {
         assert_eq!(kept(16 << 10, 4096, 100_000, second, scarce), 4096);
         assert_eq!(kept(MOST, 4096, 1 << 30, second, scarce), MOST);
         assert_eq!(within(0, 0), EARN_WITHIN_LEAST);
+    }
+
+    #[test]
+    fn near_connections_have_less_when_they_are_many() {
+        use crate::limits::{SEND_BUFFER_FLOOR_BYTES_MAX, socket_bytes};
+
+        let mut lent = 0;
+        let mut large = 0;
+        for _ in 0..256 {
+            let most = near_most(lent);
+            large += u32::from(most == SEND_BUFFER_NEAR_FEW_BYTES_MAX);
+            lent += socket_bytes(most) - socket_bytes(SEND_BUFFER_FLOOR_BYTES_MAX);
+        }
+        assert!((16..64).contains(&large), "{large}");
+        assert_eq!(near_most(lent), SEND_BUFFER_NEAR_BYTES_MAX);
     }
 }
