@@ -23,8 +23,7 @@ use crate::io::buffer::Pool;
 use crate::io::{Cut, Io, Socket};
 use crate::limits::{
     NEAR_ROUND_TRIP, PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, SEGMENT_BYTES_MAX,
-    SEND_BUFFER_NEAR_BYTES_MAX, SEND_BUFFER_NEAR_FEW_BYTES_MAX, SEND_BUFFER_START_BYTES,
-    socket_bytes,
+    SEND_BUFFER_START_BYTES, socket_bytes,
 };
 use crate::object::Catalogue;
 use crate::pace::{self, Pace};
@@ -76,6 +75,8 @@ pub struct Core {
     pub refusing: Cell<usize>,
     /// Where received bytes land before they are parsed, one connection at a time.
     pub scratch: RefCell<Box<[u8; REQUEST_HEAD_BYTES_MAX]>>,
+    /// How many connections are fast.
+    pub fast: Rc<Cell<usize>>,
     /// Set when the server is stopping: responses end their connections.
     pub draining: Cell<bool>,
 }
@@ -84,11 +85,6 @@ impl Core {
     /// How fast a connection must be to borrow, with the credit that is left.
     fn earn_within(&self) -> Duration {
         pace::within(self.budget.free(), self.budget.total())
-    }
-
-    /// The most that a near connection is lent now.
-    fn near_most(&self) -> u32 {
-        pace::near_most(self.budget.total() - self.budget.free())
     }
 }
 
@@ -128,8 +124,10 @@ pub struct Connection {
     pub socket_bytes: Cell<u64>,
     /// The part of that in the send queue.
     pub send_queue_bytes: Cell<u64>,
-    /// `SO_SNDBUF` now.
+    /// `SO_SNDBUF` now; set by `has` alone.
     pub send_buffer: Cell<u32>,
+    /// The core's fast connections; this one is counted while its buffer is large.
+    fast: Rc<Cell<usize>>,
     /// Whether it has all that a near connection is lent; asked again at the next sample.
     pub near: Cell<bool>,
     /// How it earns a larger one.
@@ -170,6 +168,7 @@ impl Connection {
         Connection {
             socket,
             send_buffer: Cell::new(core.send_buffer_floor),
+            fast: Rc::clone(&core.fast),
             near: Cell::new(false),
             pace: Cell::new(Pace::new(0, now)),
             proof: Cell::new(Proof::new(0, now)),
@@ -224,7 +223,8 @@ impl Connection {
         if earned <= present {
             return Ok(false);
         }
-        if earned > core.near_most() && self.socket.round_trip()? < NEAR_ROUND_TRIP {
+        if earned > pace::near_most(self.fast.get()) && self.socket.round_trip()? < NEAR_ROUND_TRIP
+        {
             self.near.set(true);
             return Ok(false);
         }
@@ -239,8 +239,16 @@ impl Connection {
             return Ok(false);
         }
         self.socket.set_send_buffer(send_buffer)?;
-        self.send_buffer.set(send_buffer);
+        self.has(send_buffer);
         Ok(true)
+    }
+
+    /// Notes the buffer that it has now.
+    fn has(&self, send_buffer: u32) {
+        let before = self.send_buffer.replace(send_buffer);
+        let others = self.fast.get() - usize::from(pace::is_fast(before));
+        self.fast
+            .set(others + usize::from(pace::is_fast(send_buffer)));
     }
 
     /// How what is sent now is cut, with more to `follow` or not: the end of a response need not be acknowledged
@@ -260,10 +268,10 @@ impl Connection {
         let mut kept = pace::kept(present, floor, delivered, took, core.earn_within());
         if near {
             // More have come since it had its own.
-            kept = kept.min(core.near_most());
+            kept = kept.min(pace::near_most(self.fast.get()));
         }
         if kept < present && self.socket.set_send_buffer(kept).is_ok() {
-            self.send_buffer.set(kept);
+            self.has(kept);
         }
         let needed = socket_bytes(self.send_buffer.get()).max(self.socket_bytes.get());
         let extra = needed.saturating_sub(socket_bytes(floor));
@@ -299,5 +307,11 @@ impl Connection {
         if self.phase.replace(phase) != phase {
             self.since.set(Instant::now());
         }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.has(0);
     }
 }

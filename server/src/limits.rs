@@ -96,10 +96,11 @@ pub const SEND_BUFFER_BYTES_MAX_DEFAULT: u32 = 1024 * 1024;
 /// The most that a near connection is lent while there are many. More only drives data out of the cache between
 /// sender and receiver: CPU per byte and throughput on loopback are best from 64 to 256 KiB.
 pub const SEND_BUFFER_NEAR_BYTES_MAX: u32 = 128 * 1024;
-/// The most that a near connection is lent while few are: a single one is twice as fast as with half of it.
+/// The most that a near connection is lent while hardly any other is fast. Server and client of a single one wait for each
+/// other; it is twice as fast with this as with half of it. With more of them there is always one to serve.
 pub const SEND_BUFFER_NEAR_FEW_BYTES_MAX: u32 = 256 * 1024;
-/// Near connections are few as long as no more than this is lent, to whomever: some thirty with the larger buffer.
-pub const NEAR_FEW_LENT_BYTES: u64 = 16 << 20;
+/// So many fast connections of one core are hardly any.
+pub const FAST_FEW: usize = 2;
 /// A connection is near below this round-trip time.
 pub const NEAR_ROUND_TRIP: Duration = Duration::from_millis(2);
 /// The longest segments that there are, those of loopback (MTU 65,536). A send buffer of fewer bytes than its

@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use crate::limits::{
-    EARN_WITHIN, EARN_WITHIN_LEAST, NEAR_FEW_LENT_BYTES, SEND_BUFFER_NEAR_BYTES_MAX,
+    EARN_WITHIN, EARN_WITHIN_LEAST, FAST_FEW, SEND_BUFFER_NEAR_BYTES_MAX,
     SEND_BUFFER_NEAR_FEW_BYTES_MAX,
 };
 
@@ -65,12 +65,17 @@ pub fn within(free: u64, total: u64) -> Duration {
         .max(EARN_WITHIN_LEAST)
 }
 
-/// The most that a near connection is lent while so many bytes are lent to all.
-pub fn near_most(lent: u64) -> u32 {
-    match lent <= NEAR_FEW_LENT_BYTES {
+/// The most that a near connection is lent where so many [`is_fast`], itself included.
+pub fn near_most(fast: usize) -> u32 {
+    match fast <= FAST_FEW {
         true => SEND_BUFFER_NEAR_FEW_BYTES_MAX,
         false => SEND_BUFFER_NEAR_BYTES_MAX,
     }
+}
+
+/// Whether a connection with this buffer counts as fast: it earned what a near one can have beside many.
+pub fn is_fast(send_buffer: u32) -> bool {
+    send_buffer >= SEND_BUFFER_NEAR_BYTES_MAX
 }
 
 /// The buffer that a connection keeps which delivered this many bytes in this time: the least that is a
@@ -156,16 +161,8 @@ mod tests {
 
     #[test]
     fn near_connections_have_less_when_they_are_many() {
-        use crate::limits::{SEND_BUFFER_FLOOR_BYTES_MAX, socket_bytes};
-
-        let mut lent = 0;
-        let mut large = 0;
-        for _ in 0..256 {
-            let most = near_most(lent);
-            large += u32::from(most == SEND_BUFFER_NEAR_FEW_BYTES_MAX);
-            lent += socket_bytes(most) - socket_bytes(SEND_BUFFER_FLOOR_BYTES_MAX);
-        }
-        assert!((16..64).contains(&large), "{large}");
-        assert_eq!(near_most(lent), SEND_BUFFER_NEAR_BYTES_MAX);
+        assert_eq!(near_most(1), 2 * near_most(FAST_FEW + 1));
+        assert!(is_fast(near_most(1)) && is_fast(near_most(usize::MAX)));
+        assert!(!is_fast(SEND_BUFFER_BYTES_MIN));
     }
 }

@@ -183,6 +183,7 @@ async fn serve(
         connections: RefCell::new(Slab::new()),
         refusing: Cell::new(0),
         scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
+        fast: Rc::new(Cell::new(0)),
         draining: Cell::new(false),
     });
     core.stats.pool_buffers.set(core.pool.buffers() as u64);
