@@ -324,8 +324,8 @@ pub struct SocketOptions {
 }
 
 /// The congestion control of listeners on loopback addresses: the one that every kernel has and everybody may
-/// choose. There is nothing to be congested, and BBR, the default of many systems, sends each packet by a timer
-/// (`tcp_pacing_check`, net/ipv4/tcp_output.c), at the cost of an interrupt each.
+/// choose. There is nothing to be congested, and BBR, the default of many systems, paces what is sent by a
+/// timer (`tcp_pacing_check`, net/ipv4/tcp_output.c).
 const UNPACED: &[u8] = b"reno";
 
 /// A listener of one core, on its way to that core.

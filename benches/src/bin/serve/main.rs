@@ -6,8 +6,8 @@
 //!
 //! The server runs pinned to one core, the clients to another; everything is in the page cache. Each
 //! measurement starts its server anew, downloads the object once, and takes what happens between the end
-//! of the warm-up and the end of the run; that first download is measured apart. The clients drop what they receive inside the kernel, so that the server's core is
-//! the bottleneck; `--copy` makes them read as usual.
+//! of the warm-up and the end of the run; that first download is measured apart. The clients drop what they
+//! receive inside the kernel, so that the server's core is the bottleneck; `--copy` makes them read as usual.
 //!
 //! Three CPU times are given: the server's own (user and system); all that its core was busy, which
 //! includes the receiving half of TCP wherever softirqs run it on that core, and on a machine that is
