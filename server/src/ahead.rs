@@ -10,8 +10,9 @@
 //! page cache, is not read so; thus what is asked for again comes to be kept there.
 //!
 //! This is the only place where bytes are read before the kernel reports room for them. What that may take is
-//! bounded and planned: the pool. Nobody waits for its buffers; who finds none free goes without. And who keeps a
-//! stretch for longer than [`AHEAD_HOLD`] loses all it has at the next tick.
+//! bounded and planned: the pool. For one of its buffers waits only who has none, and not for long; who finds none free
+//! then goes without. And who keeps a stretch for longer than [`AHEAD_HOLD`] loses all it has at the next
+//! tick.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,10 +28,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::core::{Connection, Core};
-use crate::io::buffer::{Pool, View, Window};
+use crate::io::buffer::{Pool, PoolBuffer, View, Window};
 use crate::limits::{
-    AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD, AHEAD_PROBE_BYTES, AHEAD_PROOF_BYTES,
-    AHEAD_PROOF_WITHIN, AHEAD_READS_AT_ONCE, AHEAD_STRETCHES_MAX, AHEAD_TURN, DIRECT_ALIGN,
+    AHEAD_BUFFER_WAIT, AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD, AHEAD_PROBE_BYTES,
+    AHEAD_PROOF_BYTES, AHEAD_PROOF_WITHIN, AHEAD_READS_AT_ONCE, AHEAD_STRETCHES_MAX, AHEAD_TURN,
+    DIRECT_ALIGN,
 };
 use crate::object::{DirectFile, Object};
 use crate::pass;
@@ -109,6 +111,12 @@ impl ReadAhead {
         read.await
     }
 
+    /// A buffer for a stream that has none. Others may have more than their part until they have sent it, so it is
+    /// waited for: the kernel, which would read instead, reads far more of a file than one stretch.
+    async fn first_buffer(&self) -> Option<PoolBuffer> {
+        timeout(AHEAD_BUFFER_WAIT, self.pool.take()).await.ok()
+    }
+
     /// How many stretches a fast stream may have: all have the same part. Each has one at least, and where that is
     /// all, the disk is busy with others' while one is sent.
     fn stretches(&self) -> usize {
@@ -158,12 +166,15 @@ impl Proof {
 
     /// Whether the peer acknowledged enough, quickly enough. What came too slowly is forgotten.
     fn holds(&mut self, acknowledged: u64, now: Instant) -> bool {
-        if acknowledged.saturating_sub(self.acknowledged) < AHEAD_PROOF_BYTES {
+        let delivered = acknowledged.saturating_sub(self.acknowledged);
+        if delivered < AHEAD_PROOF_BYTES {
             return false;
         }
         let took = now.saturating_duration_since(self.since);
         *self = Proof::new(acknowledged, now);
-        took <= AHEAD_PROOF_WITHIN
+        // Asked once in a while only, where many have their turns: then more was delivered in a longer time.
+        let times = delivered as f64 / AHEAD_PROOF_BYTES as f64;
+        took <= AHEAD_PROOF_WITHIN.mul_f64(times)
     }
 }
 
@@ -223,8 +234,9 @@ impl Stream {
         true
     }
 
-    /// Starts reading what follows in `body`, as much as this connection may have.
-    fn extend(&mut self, core: &Rc<Core>, body: &Range<u64>) {
+    /// Has what follows in `body` read, as much as this connection may have. Returns whether that is anything new.
+    fn extend(&mut self, core: &Rc<Core>, body: &Range<u64>) -> bool {
+        let mut is_longer = false;
         let Room { bytes, align } = self.all.pool.room();
         let (most, longest, end) = match self.proven {
             true => (self.all.stretches(), bytes as u64, body.end),
@@ -233,10 +245,11 @@ impl Stream {
         while self.coming.len() + usize::from(self.present.is_some()) < most {
             let present = self.present.as_ref().map(|present| &present.range);
             let last = self.coming.back().map(|(range, _)| range).or(present);
+            let is_first = last.is_none();
             let start = last.map_or(body.start, |last| last.end);
             let wanted = start..end.min(start.saturating_add(longest));
             if wanted.is_empty() || wanted.start < self.idle_until {
-                return;
+                return is_longer;
             }
             // Nothing is rebuilt here, and what is rebuilt later is never more than what that takes.
             let room = Room {
@@ -244,21 +257,26 @@ impl Stream {
                 align,
             };
             let Ok(plan) = produce::plan(&self.object, wanted, room) else {
-                return;
+                return is_longer;
             };
             let lengths = plan.reads.iter().map(Read::bytes);
             let needed: usize = lengths.map(|length| length.next_multiple_of(align)).sum();
             if needed > bytes || !self.is_worth_it(core, &plan.reads) {
                 self.idle_until = plan.range.end;
-                return;
+                return is_longer;
             }
-            let Some(buffer) = self.all.pool.try_take() else {
-                return;
-            };
+            let buffer = self.all.pool.try_take();
+            if buffer.is_none() && !is_first {
+                return is_longer;
+            }
             let range = plan.range.clone();
             let (core, object) = (Rc::clone(core), Rc::clone(&self.object));
             let all = Rc::clone(&self.all);
             let task = tokio::task::spawn_local(async move {
+                let buffer = match buffer {
+                    Some(buffer) => buffer,
+                    None => all.first_buffer().await?,
+                };
                 let read = async {
                     let editions = produce::editions(&core, &object, &plan);
                     let windows = produce::read_ahead(&core, &object, &plan.reads, buffer).await?;
@@ -277,7 +295,9 @@ impl Stream {
                 })
             });
             self.coming.push_back((range, task));
+            is_longer = true;
         }
+        is_longer
     }
 
     /// Whether this is to be read directly: it can be, not all of it was read before, and not all is in the page
@@ -353,7 +373,10 @@ pub async fn reach(
         },
     };
     stream.advance(body.start);
-    stream.extend(core, body);
+    if stream.extend(core, body) {
+        // The tasks start their reads.
+        tokio::task::yield_now().await;
+    }
     if !Box::pin(stream.arrive()).await {
         // Whether there is something to read is asked anew some way on, not for every piece.
         let some_way_on = body.start.saturating_add(AHEAD_FIRST_BYTES);
@@ -362,6 +385,8 @@ pub async fn reach(
             .set(stream.idle_until.max(some_way_on));
         return Ok(None);
     }
+    // What comes next takes a while: to verify, rebuild and send a piece. The disk is not to rest meanwhile.
+    core.io.submit().await;
     let present = stream.present.clone();
     connection.ahead.set(Some(stream));
     Ok(present)
@@ -417,6 +442,8 @@ mod tests {
         assert!(!proof.holds(2 * enough, at(9)), "too slowly");
         assert!(!proof.holds(3 * enough - 1, at(10)), "counted from there");
         assert!(proof.holds(3 * enough, at(11)));
+        assert!(proof.holds(6 * enough, at(11 + 3 * 4)), "asked seldom");
+        assert!(!proof.holds(9 * enough - 1, at(11 + 6 * 4)), "too slowly");
     }
 
     #[test]
@@ -430,6 +457,16 @@ mod tests {
         assert!(all.streams.try_acquire().is_err());
         places.truncate(2);
         assert_eq!(all.stretches(), AHEAD_STRETCHES_MAX);
+    }
+
+    #[tokio::test]
+    async fn the_first_buffer_is_waited_for_and_not_for_long() {
+        let all = ReadAhead::new(Pool::for_direct_reads(1, 2 * DIRECT_ALIGN));
+        let taken = all.first_buffer().await.unwrap();
+        assert!(all.first_buffer().await.is_none());
+        let give_back = async { drop(taken) };
+        let (buffer, ()) = tokio::join!(all.first_buffer(), give_back);
+        assert!(buffer.is_some());
     }
 
     #[tokio::test]

@@ -59,14 +59,16 @@ pub const AHEAD_READS_AT_ONCE: usize = 4;
 /// A stretch that takes longer to read does not keep others from being read any more. Disks that are far away then have
 /// more under way: no fewer than these 4 MiB each 4 ms are asked for.
 pub const AHEAD_TURN: Duration = Duration::from_millis(4);
+/// So long a stream that has none waits for a buffer: fast ones send what they have in less.
+pub const AHEAD_BUFFER_WAIT: Duration = Duration::from_millis(4);
 /// Stretches are so long while nothing is known of the peer. Shorter bodies are not read ahead at all.
 pub const AHEAD_FIRST_BYTES: u64 = 256 << 10;
 /// A response begins with so many bytes in such stretches at most. Who was not found to be fast by then has the kernel
 /// read ahead for it: an order of magnitude more than that takes on a near network.
 pub const AHEAD_PROBE_BYTES: u64 = 2 << 20;
-/// A connection is fast if its peer acknowledges so many bytes
+/// A connection is fast if its peer acknowledges so many bytes, or a multiple of them,
 pub const AHEAD_PROOF_BYTES: u64 = 64 << 10;
-/// within this time: 32 MB/s, at which a stretch is sent well before it is taken back.
+/// within this time, or the multiple of it: 32 MB/s, at which a stretch is sent well before it is taken back.
 pub const AHEAD_PROOF_WITHIN: Duration = Duration::from_millis(2);
 /// What a connection has had read ahead is taken back once it has had one stretch for this long.
 pub const AHEAD_HOLD: Duration = Duration::from_millis(100);

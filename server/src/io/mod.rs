@@ -194,6 +194,13 @@ impl Io {
         }
     }
 
+    /// Has the kernel get what was started, if anything was, before the caller goes on.
+    pub async fn submit(&self) {
+        if let Disk::Uring(uring) = &self.disk {
+            uring.submit().await;
+        }
+    }
+
     /// Starts filling `window` from `offset` of `file`: from the page cache at once, from the disk later.
     /// Reads that are started together run together.
     pub fn start_read(&self, file: &Arc<File>, mut window: Window, offset: u64) -> Reading<'_> {

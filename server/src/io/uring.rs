@@ -92,6 +92,13 @@ impl Uring {
         self.flush.turn().await;
     }
 
+    /// Has the kernel get what was started.
+    pub(super) async fn submit(&self) {
+        if self.flush.is_due.get() {
+            self.flush.turn().await;
+        }
+    }
+
     /// Starts filling the rest of `target`, whose start is `offset` of `file`.
     pub(super) fn read(
         &self,
