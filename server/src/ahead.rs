@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use decode_kernel::share::BLOCKS_OFFSET;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,9 +30,9 @@ use tokio::time::timeout;
 use crate::core::{Connection, Core};
 use crate::io::buffer::{Pool, PoolBuffer, View, Window};
 use crate::limits::{
-    AHEAD_BUFFER_WAIT, AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD, AHEAD_PROBE_BYTES,
-    AHEAD_PROOF_BYTES, AHEAD_PROOF_WITHIN, AHEAD_READS_AT_ONCE, AHEAD_STRETCHES_MAX, AHEAD_TURN,
-    DIRECT_ALIGN,
+    AHEAD_BUFFER_WAIT, AHEAD_BUFFER_WAIT_FIRST, AHEAD_FILES_MAX, AHEAD_FIRST_BYTES, AHEAD_HOLD,
+    AHEAD_PROBE_BYTES, AHEAD_PROOF_BYTES, AHEAD_PROOF_WITHIN, AHEAD_READS_AT_ONCE,
+    AHEAD_STRETCHES_MAX, AHEAD_TURN, DIRECT_ALIGN,
 };
 use crate::object::{DirectFile, Object};
 use crate::pass;
@@ -113,8 +113,8 @@ impl ReadAhead {
 
     /// A buffer for a stream that has none. Others may have more than their part until they have sent it, so it is
     /// waited for: the kernel, which would read instead, reads far more of a file than one stretch.
-    async fn first_buffer(&self) -> Option<PoolBuffer> {
-        timeout(AHEAD_BUFFER_WAIT, self.pool.take()).await.ok()
+    async fn buffer(&self, within: Duration) -> Option<PoolBuffer> {
+        timeout(within, self.pool.take()).await.ok()
     }
 
     /// How many stretches a fast stream may have: all have the same part. Each has one at least, and where that is
@@ -139,6 +139,8 @@ pub struct Stream {
     probe_end: u64,
     /// Up to this position nothing is read ahead: it need not be, or can't.
     idle_until: u64,
+    /// Whether it has had a stretch.
+    has_had: bool,
     /// The bytes that are being sent.
     present: Option<Rc<Stretch>>,
     /// Since when.
@@ -190,6 +192,7 @@ impl Stream {
             proven,
             probe_end: start.saturating_add(AHEAD_PROBE_BYTES),
             idle_until: start,
+            has_had: false,
             present: None,
             since: Instant::now(),
             coming: VecDeque::with_capacity(AHEAD_STRETCHES_MAX),
@@ -230,6 +233,7 @@ impl Stream {
             return false;
         };
         self.present = Some(Rc::new(stretch));
+        self.has_had = true;
         self.since = Instant::now();
         true
     }
@@ -272,10 +276,14 @@ impl Stream {
             let range = plan.range.clone();
             let (core, object) = (Rc::clone(core), Rc::clone(&self.object));
             let all = Rc::clone(&self.all);
+            let wait = match self.has_had {
+                true => AHEAD_BUFFER_WAIT,
+                false => AHEAD_BUFFER_WAIT_FIRST,
+            };
             let task = tokio::task::spawn_local(async move {
                 let buffer = match buffer {
                     Some(buffer) => buffer,
-                    None => all.first_buffer().await?,
+                    None => all.buffer(wait).await?,
                 };
                 let read = async {
                     let editions = produce::editions(&core, &object, &plan);
@@ -460,12 +468,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_buffer_is_waited_for_and_not_for_long() {
+    async fn a_buffer_is_waited_for_and_not_for_long() {
         let all = ReadAhead::new(Pool::for_direct_reads(1, 2 * DIRECT_ALIGN));
-        let taken = all.first_buffer().await.unwrap();
-        assert!(all.first_buffer().await.is_none());
+        let taken = all.buffer(AHEAD_BUFFER_WAIT_FIRST).await.unwrap();
+        assert!(all.buffer(AHEAD_BUFFER_WAIT_FIRST).await.is_none());
         let give_back = async { drop(taken) };
-        let (buffer, ()) = tokio::join!(all.first_buffer(), give_back);
+        let (buffer, ()) = tokio::join!(all.buffer(AHEAD_BUFFER_WAIT_FIRST), give_back);
         assert!(buffer.is_some());
     }
 

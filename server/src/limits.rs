@@ -59,8 +59,11 @@ pub const AHEAD_READS_AT_ONCE: usize = 4;
 /// A stretch that takes longer to read does not keep others from being read any more. Disks that are far away then have
 /// more under way: no fewer than these 4 MiB each 4 ms are asked for.
 pub const AHEAD_TURN: Duration = Duration::from_millis(4);
-/// So long a stream that has none waits for a buffer: fast ones send what they have in less.
-pub const AHEAD_BUFFER_WAIT: Duration = Duration::from_millis(4);
+/// So long a response that begins waits for a buffer to read ahead of it: fast ones send what they have in less, and
+/// clients that have just stalled are not to be felt.
+pub const AHEAD_BUFFER_WAIT_FIRST: Duration = Duration::from_millis(4);
+/// So long one does that had a buffer before, and has sent what was in it.
+pub const AHEAD_BUFFER_WAIT: Duration = Duration::from_millis(20);
 /// Stretches are so long while nothing is known of the peer. Shorter bodies are not read ahead at all.
 pub const AHEAD_FIRST_BYTES: u64 = 256 << 10;
 /// A response begins with so many bytes in such stretches at most. Who was not found to be fast by then has the kernel
