@@ -10,9 +10,8 @@
 //! page cache, is not read so; thus what is asked for again comes to be kept there.
 //!
 //! This is the only place where bytes are read before the kernel reports room for them. What that may take is
-//! bounded and planned: the pool. For one of its buffers waits only who has none, and not for long; who finds none free
-//! then goes without. And who keeps a stretch for longer than [`AHEAD_HOLD`] loses all it has at the next
-//! tick.
+//! bounded and planned: the pool. Only who has none of its buffers waits for one, and not for long; who gets none then
+//! goes without. And who keeps a stretch for longer than [`AHEAD_HOLD`] loses all it has at the next tick.
 
 use std::collections::VecDeque;
 use std::io;
@@ -238,9 +237,8 @@ impl Stream {
         true
     }
 
-    /// Has what follows in `body` read, as much as this connection may have. Returns whether that is anything new.
-    fn extend(&mut self, core: &Rc<Core>, body: &Range<u64>) -> bool {
-        let mut is_longer = false;
+    /// Has what follows in `body` read, as much as this connection may have.
+    fn extend(&mut self, core: &Rc<Core>, body: &Range<u64>) {
         let Room { bytes, align } = self.all.pool.room();
         let (most, longest, end) = match self.proven {
             true => (self.all.stretches(), bytes as u64, body.end),
@@ -253,7 +251,7 @@ impl Stream {
             let start = last.map_or(body.start, |last| last.end);
             let wanted = start..end.min(start.saturating_add(longest));
             if wanted.is_empty() || wanted.start < self.idle_until {
-                return is_longer;
+                return;
             }
             // Nothing is rebuilt here, and what is rebuilt later is never more than what that takes.
             let room = Room {
@@ -261,17 +259,17 @@ impl Stream {
                 align,
             };
             let Ok(plan) = produce::plan(&self.object, wanted, room) else {
-                return is_longer;
+                return;
             };
             let lengths = plan.reads.iter().map(Read::bytes);
             let needed: usize = lengths.map(|length| length.next_multiple_of(align)).sum();
             if needed > bytes || !self.is_worth_it(core, &plan.reads) {
                 self.idle_until = plan.range.end;
-                return is_longer;
+                return;
             }
             let buffer = self.all.pool.try_take();
             if buffer.is_none() && !is_first {
-                return is_longer;
+                return;
             }
             let range = plan.range.clone();
             let (core, object) = (Rc::clone(core), Rc::clone(&self.object));
@@ -303,9 +301,7 @@ impl Stream {
                 })
             });
             self.coming.push_back((range, task));
-            is_longer = true;
         }
-        is_longer
     }
 
     /// Whether this is to be read directly: it can be, not all of it was read before, and not all is in the page
@@ -381,8 +377,10 @@ pub async fn reach(
         },
     };
     stream.advance(body.start);
-    if stream.extend(core, body) {
-        // The tasks start their reads.
+    let before = stream.coming.len();
+    stream.extend(core, body);
+    if stream.coming.len() > before {
+        // The new tasks start their reads.
         tokio::task::yield_now().await;
     }
     if !Box::pin(stream.arrive()).await {
