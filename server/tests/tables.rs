@@ -65,7 +65,8 @@ fn each_page_is_read_once(io: Backend) {
 fn pages_come_with_the_blocks(io: Backend) {
     let (stores, content, geometry) = put();
     stores.remove_store(5);
-    let server = Server::start(&stores, io, &["--cores", "1"]);
+    // What is read ahead, of a client found fast enough, meets the ends before the pieces do.
+    let server = Server::start(&stores, io, &["--cores", "1", "--read-ahead", "0"]);
     let mut client = begin(&server, &content);
     // Three of five shares end where the leaves of the second page begin: no block from there on is verified.
     let leaf = u64::from(geometry.leaf_bytes());
@@ -76,8 +77,10 @@ fn pages_come_with_the_blocks(io: Backend) {
     assert_eq!(end, End::Reset);
     let got = READ_FIRST + rest.len();
     assert_same(&rest, &content[READ_FIRST..got], "until the reset");
-    // The first pages of the data shares, and the second ones of the two that were read with those that ended.
-    assert_eq!(server.total("table_read_bytes"), (4 + 2) * PAGE);
+    // The first pages of the data shares, and the second ones of those that were read with those that ended: both of
+    // the two that are whole, or one where the piece ended between them, as too few shares were left for another.
+    let pages = server.total("table_read_bytes") / PAGE;
+    assert!((4 + 1..=4 + 2).contains(&pages), "{pages} pages");
 }
 
 fn more_pages_than_are_read_together(io: Backend) {
