@@ -113,6 +113,10 @@ pub struct Options {
     /// most]
     #[arg(long, value_name = "SIZE")]
     pub read_ahead: Option<ByteSize>,
+    /// Memory for blocks rebuilt in place of lost ones that several clients want at about the same time, of all cores
+    /// together; 0 keeps none [default: an eighth of what connections leave, 32MiB per core at most]
+    #[arg(long, value_name = "SIZE")]
+    pub rebuilt_blocks: Option<ByteSize>,
     /// Share files open per core, those of objects being served included [default: 4096, or fewer where the limit on
     /// descriptors is low]
     #[arg(long, value_name = "N")]
@@ -233,6 +237,7 @@ impl Options {
             memory: self.memory.or(file.memory),
             hot_objects: self.hot_objects.or(file.hot_objects),
             read_ahead: self.read_ahead.or(file.read_ahead),
+            rebuilt_blocks: self.rebuilt_blocks.or(file.rebuilt_blocks),
             share_files: self.share_files.or(file.share_files),
             max_connections: self.max_connections.or(file.max_connections),
             max_connections_per_address: self
@@ -279,6 +284,8 @@ pub struct Settings {
     pub hot_bytes: Option<u64>,
     /// Memory for reading ahead, of all cores; `None` is the usual part.
     pub ahead_bytes: Option<u64>,
+    /// Memory for rebuilt blocks, of all cores; `None` is the usual part.
+    pub rebuilt_bytes: Option<u64>,
     /// Share files open per core; `None` is the usual number, or what descriptors allow.
     pub share_files: Option<usize>,
     /// Connections in all; `None` is as many as fit.
@@ -393,6 +400,7 @@ impl Settings {
             memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
             hot_bytes: options.hot_objects.map(|size| size.0),
             ahead_bytes: options.read_ahead.map(|size| size.0),
+            rebuilt_bytes: options.rebuilt_blocks.map(|size| size.0),
             share_files: options
                 .share_files
                 .map(|files| bounded("share-files", files, limits::SHARE_FILES_MIN, 10_000_000))

@@ -27,6 +27,7 @@ use crate::limits::{
 };
 use crate::object::Catalogue;
 use crate::pace::{self, Pace};
+use crate::rebuilt::RebuiltBlocks;
 use crate::stats::CoreStats;
 use crate::tables::TableCache;
 use crate::tahoe::gateway::Gateway;
@@ -53,6 +54,8 @@ pub struct Core {
     pub verified: VerifiedLeaves,
     /// Small objects that are asked for often.
     pub hot: HotObjects,
+    /// Rebuilt blocks that others want soon.
+    pub rebuilt: RebuiltBlocks,
     /// What is read ahead with; `None` if nothing is.
     pub ahead: Option<Rc<ReadAhead>>,
     /// Sends that pin their buffers.

@@ -130,6 +130,14 @@ async fn send(core: &Rc<Core>, connection: &Connection, conn: &mut ResourceConn)
     let message = match out.object().filter(|_| for_body > 0) {
         None => Message::new(head.clone(), Vec::new(), Vec::new()),
         Some(resource) => {
+            if matches!(resource, Resource::Object(object) if object.sharing().is_shared()) {
+                // Those who come after have what is kept, and their turn, first: so they catch up, and stay together.
+                core.io.turn().await;
+                if let Some(taken) = at_hand()? {
+                    sent(core, connection, conn, taken);
+                    return Ok(());
+                }
+            }
             let mut wanted = body.start..body.start + for_body;
             if let Err(error) = resource.prepare(core, wanted.start).await {
                 return give_up(core, connection, conn, error);

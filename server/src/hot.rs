@@ -21,6 +21,7 @@ use crate::io::taken;
 use crate::limits::HOT_OBJECT_BYTES_MAX;
 use crate::object::Object;
 use crate::produce::Piece;
+use crate::ring::Ring;
 
 /// What an object knows of its being kept.
 #[derive(Debug, Default)]
@@ -47,58 +48,18 @@ pub struct HotObjects {
     ring: RefCell<Ring>,
 }
 
-struct Ring {
-    memory: Box<[u8]>,
-    /// Bytes that went into it, those left out at its end included.
-    written: u64,
-}
-
-impl Ring {
-    /// Makes room for `length` bytes in one piece, if there are any and it is as large at all; says what had been
-    /// written before.
-    fn room(&mut self, length: usize) -> Option<u64> {
-        let size = self.memory.len();
-        if length == 0 || length > size {
-            return None;
-        }
-        let start = (self.written % size as u64) as usize;
-        if start + length > size {
-            // Nothing lies partly at the end and partly at the start.
-            self.written += (size - start) as u64;
-        }
-        let at = self.written;
-        self.written += length as u64;
-        Some(at)
-    }
-
-    /// Where what lies at `at` is in the memory, unless it was written over.
-    fn find(&self, at: u64, length: usize) -> Option<Range<usize>> {
-        let size = self.memory.len() as u64;
-        if at + size < self.written {
-            return None;
-        }
-        let start = (at % size) as usize;
-        Some(start..start + length)
-    }
-}
-
 impl HotObjects {
     /// None yet, in a memory of `bytes` bytes; each counts for `age`, `None` keeps nothing.
     pub fn new(bytes: usize, age: Option<Duration>) -> HotObjects {
         HotObjects {
             age,
-            ring: RefCell::new(Ring {
-                // Zeroed and never written: the kernel gives memory to pages that are used.
-                memory: vec![0; bytes].into_boxed_slice(),
-                written: 0,
-            }),
+            ring: RefCell::new(Ring::new(bytes)),
         }
     }
 
     /// Bytes of memory in use.
     pub fn bytes(&self) -> usize {
-        let ring = self.ring.borrow();
-        ring.memory.len().min(ring.written as usize)
+        self.ring.borrow().used()
     }
 
     /// Keeps what was just verified of a small object, if its start was produced before and nothing is left out.
@@ -127,7 +88,7 @@ impl HotObjects {
         let Some(room) = ring.find(place.at + piece.range.start, length) else {
             return;
         };
-        let mut room = &mut ring.memory[room];
+        let mut room = ring.write(room);
         for slice in &piece.slices {
             let bytes = &piece.chunks[slice.window][slice.bytes.clone()];
             let (start, rest) = room.split_at_mut(bytes.len());
@@ -164,7 +125,7 @@ impl HotObjects {
             .checked_sub(start)
             .filter(|&length| length > 0)?;
         let bytes = ring.find(place.at + start, length as usize)?;
-        Some(look(&ring.memory[bytes]))
+        Some(look(ring.read(bytes)))
     }
 }
 
@@ -193,60 +154,4 @@ pub fn send(
         .hot_bytes
         .add(taken.saturating_sub(head.len()) as u64);
     Ok(Some(taken))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn ring(size: usize) -> Ring {
-        Ring {
-            memory: vec![0; size].into_boxed_slice(),
-            written: 0,
-        }
-    }
-
-    #[test]
-    fn what_is_larger_than_the_ring_is_not_kept() {
-        assert!(ring(0).room(0).is_none() && ring(0).room(1).is_none());
-        let mut ring = ring(100);
-        assert_eq!(ring.room(101), None);
-        assert_eq!(ring.room(100), Some(0));
-        assert_eq!(ring.find(0, 100), Some(0..100));
-        assert_eq!(ring.room(1), Some(100));
-        assert_eq!(ring.find(0, 100), None, "written over");
-        assert_eq!(ring.find(100, 1), Some(0..1));
-    }
-
-    proptest! {
-        /// What the ring gives is what was put there, and the latest that together fill half of it are there.
-        #[test]
-        fn nothing_is_given_that_was_written_over(
-            size in 1usize..400,
-            lengths in prop::collection::vec(0usize..300, 1..60),
-        ) {
-            let mut ring = ring(size);
-            let mut kept: Vec<(u64, usize, u8)> = Vec::new();
-            for (length, number) in lengths.into_iter().zip(1u8..) {
-                if let Some(at) = ring.room(length) {
-                    let room = ring.find(at, length).unwrap();
-                    ring.memory[room].fill(number);
-                    kept.push((at, length, number));
-                }
-                let mut newer = 0;
-                for &(at, length, number) in kept.iter().rev() {
-                    newer += length;
-                    match ring.find(at, length) {
-                        Some(place) => {
-                            let bytes = &ring.memory[place];
-                            prop_assert_eq!(bytes.len(), length);
-                            prop_assert!(bytes.iter().all(|&byte| byte == number));
-                        }
-                        None => prop_assert!(2 * newer > size, "{newer} of {size} bytes are newer"),
-                    }
-                }
-            }
-        }
-    }
 }

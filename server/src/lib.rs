@@ -32,6 +32,8 @@ pub mod drive;
 pub mod hot;
 pub mod pass;
 pub mod produce;
+pub mod rebuilt;
+pub mod ring;
 pub mod verified;
 pub mod zero_copy;
 

@@ -190,6 +190,15 @@ pub const HOT_OBJECT_BYTES_MAX: u64 = 64 << 10;
 /// Of what connections leave, one part in this many is for hot objects when the operator does not say. The rest is
 /// lent to connections.
 const HOT_PART: u64 = 8;
+/// What is noted of one rebuilt block: its place in a table and in a queue.
+pub const REBUILT_BLOCK_BYTES: usize = 208;
+/// Of what connections leave, one part in this many is for rebuilt blocks when the operator does not say.
+const REBUILT_PART: u64 = 8;
+/// But no more than this per core. Clients of the same object that are this far apart in it, or up to twice as far, spare
+/// each other the rebuilding.
+const REBUILT_BYTES_MAX_DEFAULT: u64 = 32 << 20;
+/// The least per core that is of any use: some tens of blocks.
+const REBUILT_BYTES_MIN: u64 = 2 << 20;
 /// A verified leaf counts as good for this long when the operator does not say, if its file stays as it is.
 /// What rots on the disk under an unchanged file is noticed after this time at the latest.
 pub const VERIFY_AGE_DEFAULT: Duration = Duration::from_secs(600);

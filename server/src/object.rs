@@ -30,6 +30,7 @@ use crate::limits::{
 };
 use crate::open_files::{Held, OpenFiles};
 use crate::plan::Layout;
+use crate::rebuilt::Sharing;
 
 /// An object with at least k shares open. Its bytes never change: a new put is another object.
 pub struct Object {
@@ -47,6 +48,7 @@ pub struct Object {
     fingerprint: u64,
     checked: Cell<Instant>,
     heat: Heat,
+    sharing: Sharing,
     _files: Held,
 }
 
@@ -212,6 +214,11 @@ impl Object {
     /// Whether it is kept in memory, and where.
     pub fn heat(&self) -> &Heat {
         &self.heat
+    }
+
+    /// Whether what is rebuilt of it is kept.
+    pub fn sharing(&self) -> &Sharing {
+        &self.sharing
     }
 
     /// Tells it apart from every other object this core has opened.
@@ -455,6 +462,7 @@ impl Catalogue {
             fingerprint: opened.fingerprint,
             checked: Cell::new(Instant::now()),
             heat: Heat::default(),
+            sharing: Sharing::default(),
             _files: files,
         });
         let known = Rc::clone(&object);

@@ -13,6 +13,8 @@
 //! everything that uses `sendfile`. Nothing of ours writes to a share in place; where others may,
 //! `--verify always` keeps every piece from going this way.
 
+use std::cell::Ref;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -23,7 +25,7 @@ use decode_kernel::share::BLOCKS_OFFSET;
 
 use crate::core::{Connection, Core};
 use crate::io::file::Gatherer;
-use crate::io::taken;
+use crate::io::{Cut, taken};
 use crate::limits::{PASS_BLOCK_BYTES_MIN, PASS_BYTES_AT_ONCE, PASS_BYTES_LEAST};
 use crate::object::Object;
 use crate::plan::{self, Healthy, Layout, Read};
@@ -50,16 +52,8 @@ pub fn pass(
         return Ok(None);
     }
     let healthy = plan::healthy(object.layout(), body.start..body.start + admitted);
-    let now = Instant::now();
-    let mut at_hand = AtHand::new(core, object, &healthy.reads, now);
-    let mut known = 0;
-    for (at, run) in &healthy.runs {
-        let end = run.end.min(at_hand.until(*at));
-        known += end.saturating_sub(run.start);
-        if end < run.end {
-            break;
-        }
-    }
+    let mut parts = parts(core, object, &healthy);
+    let known: u64 = parts.iter().map(Part::bytes).sum();
     let limit = match known {
         all if all == healthy.range.end - healthy.range.start => {
             admitted - admitted % PASS_BYTES_AT_ONCE.min(admitted)
@@ -67,26 +61,9 @@ pub fn pass(
         few if few < PASS_BYTES_LEAST => return Ok(None),
         part => part,
     };
-    if !gather(core, gatherer, object, &healthy, limit) {
-        return Ok(None);
-    }
-    let socket = &connection.socket;
-    let follow = body.start + (gatherer.held() as u64) < body.end;
-    let cut = connection.cut(follow)?;
-    let mut sent = 0;
-    if !head.is_empty() {
-        // The first bytes of the body go into the same packet.
-        sent = taken(socket.send_ahead(head))?;
-    }
-    let passed = match sent == head.len() {
-        true => taken(gatherer.send(socket, cut))?,
-        false => {
-            gatherer.clear()?;
-            0
-        }
-    };
-    core.stats.passed_bytes.add(passed as u64);
-    Ok(Some(sent + passed))
+    cut_off(&mut parts, limit);
+    let follow = limit < body.end - body.start;
+    send(core, connection, gatherer, object, head, &parts, follow)
 }
 
 /// Whether what lies at this position is in runs long enough: many short ones cost more calls than they save
@@ -95,18 +72,141 @@ pub fn is_worth_it(layout: &Layout, position: u64) -> bool {
     layout.block_len(position / layout.segment_bytes()) >= PASS_BLOCK_BYTES_MIN
 }
 
-/// What of some reads of shares could be left out.
+/// Bytes of a piece that are at hand.
+enum Part<'a> {
+    /// In a share's file.
+    Filed {
+        share: u16,
+        file: &'a File,
+        offset: u64,
+        bytes: u64,
+    },
+    /// In a rebuilt block.
+    Kept(Ref<'a, [u8]>),
+}
+
+impl Part<'_> {
+    fn bytes(&self) -> u64 {
+        match self {
+            Part::Filed { bytes, .. } => *bytes,
+            Part::Kept(bytes) => bytes.len() as u64,
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        matches!(self, Part::Kept(_))
+    }
+}
+
+/// What of a piece is at hand, from its start on.
+fn parts<'a>(core: &'a Core, object: &'a Object, healthy: &'a Healthy) -> Vec<Part<'a>> {
+    let mut at_hand = AtHand::new(core, object, &healthy.reads, Instant::now());
+    let mut parts = Vec::with_capacity(healthy.runs.len());
+    for (at, run) in &healthy.runs {
+        let Some(part) = at_hand.part(*at, run) else {
+            break;
+        };
+        let is_whole = part.bytes() == run.end - run.start;
+        parts.push(part);
+        if !is_whole {
+            break;
+        }
+    }
+    parts
+}
+
+/// Leaves out what is behind the first `limit` bytes.
+fn cut_off(parts: &mut Vec<Part<'_>>, limit: u64) {
+    let mut left = limit;
+    parts.retain_mut(|part| {
+        let length = part.bytes().min(left);
+        match part {
+            Part::Filed { bytes, .. } => *bytes = length,
+            Part::Kept(bytes) => {
+                *bytes = Ref::map(Ref::clone(bytes), |bytes| &bytes[..length as usize]);
+            }
+        }
+        left -= length;
+        length > 0
+    });
+}
+
+/// Sends `head` and these parts in order, until the socket takes no more or a part isn't to be had; `None` if the first
+/// isn't. Whether more of the response is to `follow` decides how it is cut.
+fn send(
+    core: &Core,
+    connection: &Connection,
+    gatherer: &Gatherer,
+    object: &Object,
+    head: &Bytes,
+    parts: &[Part<'_>],
+    follow: bool,
+) -> io::Result<Option<usize>> {
+    let socket = &connection.socket;
+    let cut = connection.cut(follow)?;
+    let mut head = Some(head).filter(|head| !head.is_empty());
+    let mut sent = None;
+    let mut left: u64 = parts.iter().map(Part::bytes).sum();
+    for group in parts.chunk_by(|one, next| one.is_kept() == next.is_kept()) {
+        let bytes: u64 = group.iter().map(Part::bytes).sum();
+        left -= bytes;
+        let (offered, taken) = if group[0].is_kept() {
+            let before = head.take();
+            let kept = group.iter().filter_map(|part| match part {
+                Part::Kept(bytes) => Some(&bytes[..]),
+                Part::Filed { .. } => None,
+            });
+            let all = before.into_iter().map(|head| &head[..]).chain(kept);
+            let taken = taken(match cut {
+                // What follows at once goes into the same packets.
+                Cut::Whole if left > 0 => socket.send_ahead(all),
+                _ => socket.send(all, cut),
+            })?;
+            let before = before.map_or(0, Bytes::len);
+            core.stats
+                .rebuilt_sent_bytes
+                .add(taken.saturating_sub(before) as u64);
+            (before as u64 + bytes, taken)
+        } else {
+            if !gather(core, gatherer, object, group) {
+                break;
+            }
+            let before = head.take().map_or(&[][..], |head| head);
+            // The first bytes of the body go into the same packet.
+            let ahead = match before.is_empty() {
+                true => 0,
+                false => taken(socket.send_ahead([before].into_iter()))?,
+            };
+            let passed = match ahead == before.len() {
+                true => taken(gatherer.send(socket, cut))?,
+                false => {
+                    gatherer.clear()?;
+                    0
+                }
+            };
+            core.stats.passed_bytes.add(passed as u64);
+            (before.len() as u64 + bytes, ahead + passed)
+        };
+        sent = Some(sent.unwrap_or(0) + taken);
+        if (taken as u64) < offered {
+            break;
+        }
+    }
+    Ok(sent)
+}
+
+/// Finds what of a piece is at hand.
 struct AtHand<'a> {
     core: &'a Core,
     object: &'a Object,
     reads: &'a [Read],
     now: Instant,
-    /// Where, as far as that was asked.
+    /// Up to where each read could be left out, as far as that was asked.
     until: Vec<Option<u64>>,
 }
 
-impl AtHand<'_> {
-    fn new<'a>(core: &'a Core, object: &'a Object, reads: &'a [Read], now: Instant) -> AtHand<'a> {
+impl<'a> AtHand<'a> {
+    fn new(core: &'a Core, object: &'a Object, reads: &'a [Read], now: Instant) -> AtHand<'a> {
         AtHand {
             core,
             object,
@@ -114,6 +214,25 @@ impl AtHand<'_> {
             now,
             until: vec![None; reads.len()],
         }
+    }
+
+    /// What is at hand of a run, which belongs to a read, from its start on.
+    fn part(&mut self, at: usize, run: &Range<u64>) -> Option<Part<'a>> {
+        let share = self.reads[at].share;
+        let end = run.end.min(self.until(at));
+        if end > run.start {
+            return Some(Part::Filed {
+                share,
+                file: &self.object.share(share)?.file,
+                offset: BLOCKS_OFFSET + run.start,
+                bytes: end - run.start,
+            });
+        }
+        if self.object.usable(share, run) {
+            return None;
+        }
+        let kept = self.core.rebuilt.find(self.object, share, run, self.now)?;
+        Some(Part::Kept(kept))
     }
 
     /// Up to where in share space a read need not be done: its leaves are known to be good, and in the page cache.
@@ -150,41 +269,40 @@ impl AtHand<'_> {
     }
 }
 
-/// Gathers the first `limit` bytes of the runs in order, until one of them isn't to be had. Returns whether any was.
-fn gather(
-    core: &Core,
-    gatherer: &Gatherer,
-    object: &Object,
-    healthy: &Healthy,
-    limit: u64,
-) -> bool {
+/// Gathers parts of files in order, until one of them isn't to be had. Returns whether any was.
+fn gather(core: &Core, gatherer: &Gatherer, object: &Object, parts: &[Part<'_>]) -> bool {
     // Whatever came of the last piece: nothing of it may go to another client.
     if gatherer.clear().is_err() {
         return false;
     }
-    'runs: for (at, run) in &healthy.runs {
-        let number = healthy.reads[*at].share;
-        let Some(share) = object.share(number) else {
+    'parts: for part in parts {
+        let &Part::Filed {
+            share: number,
+            file,
+            offset,
+            bytes,
+        } = part
+        else {
             break;
         };
-        let left = limit - gatherer.held() as u64;
-        let (mut start, end) = (run.start, run.end.min(run.start + left));
+        let (mut start, end) = (offset, offset + bytes);
         while start < end {
-            let length = (end - start) as usize;
-            match gatherer.add(&share.file, BLOCKS_OFFSET + start, length) {
+            match gatherer.add(file, start, (end - start) as usize) {
                 Ok(0) => {
                     let error = io::Error::other("the file ends early");
                     produce::lose(core, object, number, error);
-                    break 'runs;
+                    break 'parts;
                 }
                 Ok(count) => start += count as u64,
                 // Full: the rest has its turn later.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 'runs,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 'parts,
                 Err(error) => {
                     // What is known of this file is not enough: it is read again, and verified.
                     tracing::debug!(%error, share = number, "a share can't be passed through");
-                    share.forget();
-                    break 'runs;
+                    if let Some(share) = object.share(number) {
+                        share.forget();
+                    }
+                    break 'parts;
                 }
             }
         }

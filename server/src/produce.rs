@@ -132,6 +132,7 @@ pub async fn produce(
         }
         let (code, layout) = (object.code(), object.layout());
         rebuild(core, code, layout, &plan, &chunks, &mut rebuilt)?;
+        core.rebuilt.keep(object, &plan, &rebuilt, Instant::now());
         core.stats.pieces.add(1);
         let rebuilt = rebuilt.into_iter().map(Chunk::Own);
         let piece = Piece {

@@ -55,6 +55,8 @@ pub struct CoreStats {
     pub passed_bytes: Cell,
     /// Of those, bytes of bodies that were sent from what is kept of hot objects.
     pub hot_bytes: Cell,
+    /// Of those, bytes of bodies that were sent from rebuilt blocks that were kept.
+    pub rebuilt_sent_bytes: Cell,
     /// Of those, bytes of bodies that were copied from pool buffers.
     pub copied_bytes: Cell,
     /// Of those, bytes of bodies that the kernel took from pool buffers by reference,
@@ -119,6 +121,8 @@ pub struct CoreStats {
     pub verified_bytes: Cell,
     /// What is in use of the memory for hot objects, as of the last tick.
     pub hot_memory_bytes: Cell,
+    /// What is in use of the memory for rebuilt blocks, as of the last tick.
+    pub rebuilt_memory_bytes: Cell,
     /// What the decoder holds: tables, plans, workspace.
     pub decoder_bytes: Cell,
 }
@@ -203,6 +207,11 @@ pub const SCALARS: &[Scalar] = &[
         "hot_bytes",
         "Bytes of bodies sent from the memory of hot objects",
         |s| &s.hot_bytes,
+    ),
+    counter(
+        "rebuilt_sent_bytes",
+        "Bytes of bodies sent from the memory of rebuilt blocks",
+        |s| &s.rebuilt_sent_bytes,
     ),
     counter(
         "copied_bytes",
@@ -339,6 +348,11 @@ pub const SCALARS: &[Scalar] = &[
         "hot_memory_bytes",
         "Memory that small objects asked for often are kept in",
         |s| &s.hot_memory_bytes,
+    ),
+    gauge(
+        "rebuilt_memory_bytes",
+        "Memory that rebuilt blocks which several clients want are kept in",
+        |s| &s.rebuilt_memory_bytes,
     ),
     gauge("decoder_bytes", "Memory of the decoder", |s| {
         &s.decoder_bytes

@@ -78,6 +78,7 @@ impl Watch {
         stats.ahead_free.set(ahead as u64);
         stats.verified_bytes.set(core.verified.bytes() as u64);
         stats.hot_memory_bytes.set(core.hot.bytes() as u64);
+        stats.rebuilt_memory_bytes.set(core.rebuilt.bytes() as u64);
         let mut health = Health::default();
         core.catalogue.survey(&mut health);
         if let Some(gateway) = &core.gateway {

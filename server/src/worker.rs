@@ -27,6 +27,7 @@ use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::limits::{self, AHEAD_BUFFER_BYTES, REQUEST_HEAD_BYTES_MAX, TICK};
 use crate::object::Catalogue;
 use crate::open_files::OpenFiles;
+use crate::rebuilt::RebuiltBlocks;
 use crate::stats::CoreStats;
 use crate::tables::TableCache;
 use crate::tahoe::gateway::Gateway;
@@ -99,6 +100,8 @@ pub struct Plan {
     pub send_buffer_max: u32,
     /// Memory for small objects that are asked for often.
     pub hot_bytes: usize,
+    /// Memory for rebuilt blocks that others want soon.
+    pub rebuilt_bytes: usize,
     /// Buffers for reading ahead.
     pub ahead_buffers: usize,
     /// How long a verified leaf counts as good; `None` if every read is verified.
@@ -170,6 +173,7 @@ async fn serve(
         tables: TableCache::default(),
         verified: VerifiedLeaves::new(plan.verify_age),
         hot: HotObjects::new(plan.hot_bytes, plan.verify_age),
+        rebuilt: RebuiltBlocks::new(plan.rebuilt_bytes, plan.verify_age),
         ahead: ahead.cloned().map(ReadAhead::new),
         gate: Gate {
             piece_bytes_max: limits::PIECE_BYTES_MAX as u32,

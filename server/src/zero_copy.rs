@@ -190,7 +190,7 @@ impl ZeroCopy {
         let head = message.head().len();
         let ahead = match head {
             0 => Ok(0),
-            _ => socket.send_ahead(message.head()),
+            _ => socket.send_ahead([&message.head()[..]].into_iter()),
         };
         match ahead {
             Ok(sent) if sent == head => {}

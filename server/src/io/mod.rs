@@ -515,9 +515,14 @@ impl Socket {
     }
 
     /// Sends what more bytes will follow at once, without waiting for room: they may share a packet.
-    pub fn send_ahead(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn send_ahead<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> io::Result<usize> {
         let flags = libc::MSG_MORE | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        self.socket.send_with_flags(bytes, flags)
+        let bytes = parts.clone().map(<[u8]>::len).sum();
+        let parts = buffer::within(parts, 0..bytes);
+        self.socket.send_vectored_with_flags(&parts, flags)
     }
 
     /// What the gate needs to know.

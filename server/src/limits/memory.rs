@@ -3,9 +3,9 @@
 use super::{
     AHEAD_BUFFER_BYTES, AHEAD_BUFFERS_MAX_DEFAULT, AHEAD_PART, CONNECTION_KERNEL_BYTES,
     CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES, HOT_PART, LISTEN_BACKLOG, PAGE,
-    RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
-    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
-    connection_bytes, socket_bytes,
+    REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN, REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX,
+    RING_BYTES, SEND_BUFFER_BYTES_MIN, SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES,
+    TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES, connection_bytes, socket_bytes,
 };
 
 /// What the plan starts from.
@@ -23,6 +23,8 @@ pub struct Declared {
     pub hot_bytes: Option<u64>,
     /// Memory for reading ahead, of all cores; `None` is the usual part.
     pub ahead_bytes: Option<u64>,
+    /// Memory for rebuilt blocks, of all cores; `None` is the usual part.
+    pub rebuilt_bytes: Option<u64>,
     /// Share files that one core may have open.
     pub share_files: usize,
     /// Whether files of a Tahoe-LAFS grid are served.
@@ -64,6 +66,8 @@ pub struct MemoryPlan {
     pub hot_bytes: u64,
     /// Per core: buffers for reading ahead.
     pub ahead_bytes: u64,
+    /// Per core: rebuilt blocks that others want soon.
+    pub rebuilt_bytes: u64,
     /// What is left, lent to fast connections.
     pub credit_bytes: u64,
 }
@@ -133,6 +137,22 @@ pub enum PlanRefusal {
         /// What is possible.
         most_bytes: u64,
     },
+    /// Rebuilt blocks would leave too little for connections, or have too little.
+    #[error(
+        "--rebuilt-blocks {}KiB: with --memory {}MiB and these connections it is between {}KiB and {}KiB, or 0; change it, \
+         or raise --memory or lower --max-connections, --hot-objects or --read-ahead",
+        .rebuilt_bytes.div_ceil(1024), .memory_bytes >> 20, .least_bytes >> 10, .most_bytes >> 10
+    )]
+    RebuiltBlocks {
+        /// What was declared.
+        memory_bytes: u64,
+        /// Asked for.
+        rebuilt_bytes: u64,
+        /// The least that works.
+        least_bytes: u64,
+        /// What is possible.
+        most_bytes: u64,
+    },
     /// The limit on descriptors doesn't allow the connections asked for.
     #[error(
         "--max-connections {connections}: the limit on descriptors allows {allowed}; raise it \
@@ -190,6 +210,7 @@ impl MemoryPlan {
             connection_bytes: least_connection,
             hot_bytes: 0,
             ahead_bytes: 0,
+            rebuilt_bytes: 0,
             credit_bytes: 0,
         };
         let base = plan.fixed_bytes + cores as u64 * plan.core_bytes();
@@ -272,7 +293,27 @@ impl MemoryPlan {
             }
             Some(ahead_bytes) => ahead_bytes / all / buffer * buffer,
         };
-        plan.credit_bytes = left - all * (plan.hot_bytes + plan.ahead_bytes);
+        let least_bytes = all * REBUILT_BYTES_MIN;
+        // An eighth at least stays credit.
+        let others = all * (plan.hot_bytes + plan.ahead_bytes);
+        let most_bytes = (left - left / 8).saturating_sub(others);
+        plan.rebuilt_bytes = match declared.rebuilt_bytes {
+            None => match (left / REBUILT_PART).min(most_bytes) / all {
+                few if few < REBUILT_BYTES_MIN => 0,
+                bytes => bytes.min(REBUILT_BYTES_MAX_DEFAULT),
+            },
+            Some(0) => 0,
+            Some(rebuilt_bytes) if rebuilt_bytes < least_bytes || rebuilt_bytes > most_bytes => {
+                return Err(PlanRefusal::RebuiltBlocks {
+                    memory_bytes,
+                    rebuilt_bytes,
+                    least_bytes,
+                    most_bytes,
+                });
+            }
+            Some(rebuilt_bytes) => rebuilt_bytes / all,
+        };
+        plan.credit_bytes = left - all * (plan.hot_bytes + plan.ahead_bytes + plan.rebuilt_bytes);
         Ok(plan)
     }
 
@@ -301,6 +342,7 @@ impl MemoryPlan {
             + self.verified_bytes
             + self.hot_bytes
             + self.ahead_bytes
+            + self.rebuilt_bytes
             + self.waiting_bytes
     }
 }
@@ -318,6 +360,7 @@ impl std::fmt::Display for MemoryPlan {
             ("core: verified leaves", cores, self.verified_bytes),
             ("core: hot objects", cores, self.hot_bytes),
             ("core: reading ahead", cores, self.ahead_bytes),
+            ("core: rebuilt blocks", cores, self.rebuilt_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
         ];
@@ -367,6 +410,7 @@ mod tests {
             pool_buffers: POOL_BUFFERS_DEFAULT,
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
             hot_bytes: None,
+            rebuilt_bytes: None,
             ahead_bytes: None,
             share_files: SHARE_FILES_DEFAULT,
             gateway: false,
@@ -418,7 +462,7 @@ mod tests {
         };
         let (usual, none) = (with(None).unwrap(), with(Some(0)).unwrap());
         assert_eq!(none.hot_bytes, 0);
-        let rest = none.credit_bytes + 2 * none.ahead_bytes;
+        let rest = none.credit_bytes + 2 * (none.ahead_bytes + none.rebuilt_bytes);
         assert_eq!(2 * usual.hot_bytes, rest / 8 / 2 * 2);
         assert_eq!(usual.credit_bytes, none.credit_bytes - 2 * usual.hot_bytes);
         let PlanRefusal::HotObjects { most_bytes, .. } = with(Some(512 << 20)).unwrap_err() else {
@@ -439,7 +483,7 @@ mod tests {
         };
         let (usual, none) = (with(256, None).unwrap(), with(256, Some(0)).unwrap());
         assert_eq!(none.ahead_bytes, 0);
-        let rest = none.credit_bytes + 2 * none.hot_bytes;
+        let rest = none.credit_bytes + 2 * (none.hot_bytes + none.rebuilt_bytes);
         assert_eq!(usual.ahead_bytes, rest / 8 / 2 / BUFFER * BUFFER);
         assert!(usual.ahead_buffers() > 0);
         assert_eq!(with(1 << 20, None).unwrap().ahead_buffers(), 32);
@@ -456,6 +500,41 @@ mod tests {
             assert_eq!(least_bytes, 2 * BUFFER);
             assert!(with(256, Some(least_bytes)).is_ok());
             assert!(with(256, Some(most_bytes)).is_ok());
+            assert!(with(256, Some(most_bytes + 1)).is_err());
+        }
+    }
+
+    #[test]
+    fn rebuilt_blocks_take_an_eighth_of_the_rest_or_what_is_said() {
+        let with = |memory_mib, rebuilt_bytes| {
+            MemoryPlan::new(Declared {
+                rebuilt_bytes,
+                ..declared(memory_mib, Some(2_000))
+            })
+        };
+        let (usual, none) = (with(256, None).unwrap(), with(256, Some(0)).unwrap());
+        assert_eq!(none.rebuilt_bytes, 0);
+        let rest = none.credit_bytes + 2 * (none.hot_bytes + none.ahead_bytes);
+        assert_eq!(usual.rebuilt_bytes, rest / 8 / 2);
+        assert_eq!(with(1 << 20, None).unwrap().rebuilt_bytes, 32 << 20);
+        // Too few to be of use.
+        assert_eq!(
+            MemoryPlan::new(declared(256, None)).unwrap().rebuilt_bytes,
+            0
+        );
+        for wrong in [1, 1 << 30] {
+            let PlanRefusal::RebuiltBlocks {
+                least_bytes,
+                most_bytes,
+                ..
+            } = with(256, Some(wrong)).unwrap_err()
+            else {
+                panic!("some tens of blocks per core, and no more than leaves credit");
+            };
+            assert_eq!(with(256, Some(least_bytes)).unwrap().rebuilt_bytes, 2 << 20);
+            assert!(with(256, Some(least_bytes - 1)).is_err());
+            let most = with(256, Some(most_bytes)).unwrap();
+            assert!(most.credit_bytes >= rest / 8);
             assert!(with(256, Some(most_bytes + 1)).is_err());
         }
     }
@@ -503,6 +582,7 @@ mod tests {
             connections in prop::option::of(1usize..1 << 20),
             hot_bytes in prop::option::of(0u64..1 << 30),
             ahead_bytes in prop::option::of(0u64..1 << 30),
+            rebuilt_bytes in prop::option::of(0u64..1 << 30),
             descriptors_allow in CONNECTIONS_MIN..1 << 20,
         ) {
             let declared = Declared {
@@ -512,6 +592,7 @@ mod tests {
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
                 hot_bytes,
                 ahead_bytes,
+                rebuilt_bytes,
                 share_files: SHARE_FILES_DEFAULT,
                 gateway: cores % 2 == 0,
                 connections,
