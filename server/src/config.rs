@@ -95,10 +95,11 @@ pub struct Options {
     #[arg(long, value_name = "BACKEND")]
     #[serde(deserialize_with = "from_text")]
     pub io: Option<BackendChoice>,
-    /// Segment buffers per core [default: 8]
+    /// Segment buffers per core [default: 5]
     #[arg(long, value_name = "N")]
     pub pool_buffers: Option<usize>,
-    /// Bytes of one segment buffer [default: 512KiB]
+    /// Bytes of one segment buffer. Where a segment (k blocks) and what is rebuilt of it fit none, some is read more than once
+    /// [default: 768KiB]
     #[arg(long, value_name = "SIZE")]
     pub pool_buffer_size: Option<ByteSize>,
     /// Memory that the process and its sockets' kernel memory may use together [default: 512MiB]

@@ -28,14 +28,15 @@ pub const HEADER_FIELDS_MAX: usize = 64;
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
 
 /// Bytes of one pool buffer. It holds everything that one piece needs: the ranges read from each
-/// share, the rebuilt ones, and a page of leaf checksums. Small enough that the buffers of two cores
-/// fit the usual 8 MiB RLIMIT_MEMLOCK and that a piece stays in a core's L2 cache.
-pub const POOL_BUFFER_BYTES_DEFAULT: usize = 512 * 1024;
+/// share, the rebuilt ones, and a page of leaf checksums. Of the usual codes that is a whole segment and four blocks
+/// rebuilt of it (k = 10: 480 and 192 KiB). Small enough that the buffers of two cores fit the usual 8 MiB
+/// RLIMIT_MEMLOCK and that a piece stays in a core's L2 cache.
+pub const POOL_BUFFER_BYTES_DEFAULT: usize = 768 * 1024;
 /// Pool buffers per core: pieces being read from disk at the same time. A piece in the page cache
 /// needs one for some microseconds; the rest is disk queue depth.
-pub const POOL_BUFFERS_DEFAULT: usize = 8;
+pub const POOL_BUFFERS_DEFAULT: usize = 5;
 /// The most pool buffers that a core may have: the kernel's limit on registered buffers is 16,384,
-/// and a pool of this size at the default buffer size is already 512 MiB.
+/// and a pool of this size at the default buffer size is already 768 MiB.
 pub const POOL_BUFFERS_MAX: usize = 1024;
 /// The end of each pool buffer is kept for reading one page of the leaf checksum table. More are read together
 /// into what a piece leaves free.
@@ -224,8 +225,8 @@ pub const PASS_BLOCK_BYTES_MIN: u64 = 8 * 1024;
 /// 10 KB on; ours are three times as long, since each keeps a whole pool buffer.
 pub const ZERO_COPY_BYTES_MIN: usize = 32 * 1024;
 /// A connection is sent to zero-copy if its peer will have acknowledged everything within this time, at the rate
-/// of late. Half of the pool by default is four pieces of up to 256 KiB: in 10 ms that is 100 MB/s for which no
-/// copying is paid. Slower connections would keep the buffers from the fast ones, for little.
+/// of late. Half of the pool by default is two pieces of up to 256 KiB: in 10 ms that is 50 MB/s for which no
+/// copying is paid, and more where peers acknowledge sooner. Slower connections would keep the buffers from the fast ones, for little.
 pub const ZERO_COPY_HOLD: Duration = Duration::from_millis(10);
 /// Pool buffers that one connection may have pinned: one on its way, one being acknowledged.
 pub const ZERO_COPY_PINS_MAX: usize = 2;

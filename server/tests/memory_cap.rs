@@ -91,8 +91,10 @@ fn more_than_the_data_limit(io: Backend) {
     }
     put_through_pipe(bounded(&put_command(&stores)), &noise);
 
-    // The buffers for reading ahead would take most of the limit. The cgroup below bounds them too.
-    let serve = Server::command(&stores, io, &["--read-ahead", "0"]);
+    // More is declared than the limit: the buffers for reading ahead and what keeps rebuilt blocks would take most of it. The
+    // cgroup below bounds the former too, and some of the latter.
+    let options = ["--read-ahead", "0", "--rebuilt-blocks", "0"];
+    let serve = Server::command(&stores, io, &options);
     let server = Server::launch(bounded(&serve))
         .unwrap_or_else(|error| panic!("the server did not start in {limit} KiB: {error}"));
     download(&stores, &server, &noise);
@@ -169,7 +171,8 @@ fn more_than_the_cgroup(io: Backend) {
     assert_eq!(put_group.killed(), 0);
 
     let group = Cgroup::new(&format!("serve-{io}"), LIMIT_BYTES).unwrap();
-    let server = Server::launch(group.bounded(&Server::command(&stores, io, &[])))
+    let serve = Server::command(&stores, io, &["--rebuilt-blocks", "4MiB"]);
+    let server = Server::launch(group.bounded(&serve))
         .unwrap_or_else(|error| panic!("the server did not start in {LIMIT_BYTES} bytes: {error}"));
     let members = fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
     assert_eq!(

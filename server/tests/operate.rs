@@ -43,6 +43,7 @@ fn config(stores: &Stores, io: Backend) -> String {
          pool_buffer_size = \"1MiB\"\n\
          memory = \"300MiB\"\n\
          read_ahead = \"5MiB\"\n\
+         rebuilt_blocks = \"6MiB\"\n\
          max_connections = 77\n\
          max_connections_per_address = 66\n\
          over_limit = \"wait\"\n\

@@ -240,10 +240,15 @@ fn a_degraded_body_is_copied(io: Backend) {
     }
     assert!(server.total("rebuilt_bytes") > 0);
     assert_eq!(
-        ["passed_through_bytes", "copied_bytes", "zero_copy_bytes"]
-            .map(|name| server.total(name))
-            .iter()
-            .sum::<u64>(),
+        [
+            "passed_through_bytes",
+            "copied_bytes",
+            "zero_copy_bytes",
+            "rebuilt_sent_bytes"
+        ]
+        .map(|name| server.total(name))
+        .iter()
+        .sum::<u64>(),
         3 * LARGE as u64
     );
 }

@@ -239,7 +239,9 @@ fn buffers_of_those_who_never_read_again_come_back() {
 }
 
 fn a_stop_with_pinned_buffers() {
-    let Some((_stores, mut server, content)) = served(&["--drain-timeout", "300ms"]) else {
+    let Some((_stores, mut server, content)) =
+        served(&["--pool-buffers", "6", "--drain-timeout", "300ms"])
+    else {
         return;
     };
     let (mut clients, status) = stall(&server, 3, 3);

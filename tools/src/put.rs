@@ -43,14 +43,15 @@ use place::{Step, share_files};
 
 pub(crate) use place::remove_older;
 
-/// Block length unless asked otherwise, in bytes: as long as k of them are at most 320 KiB, from 16 to 64 KiB.
-/// Long blocks are few runs to pass through for the same bytes. A whole segment and what is rebuilt of it should
-/// fit one of the server's pool buffers (512 KiB), or ranges are read again. Measured with k = 10 and 32
-/// connections, CPU s/GB healthy and with four shares lost: blocks of 16 KiB 0.23 and 0.26, of 32 KiB 0.15 and
-/// 0.24, of 64 KiB 0.15 and 0.55.
+/// Block length unless asked otherwise, in bytes: as long as k of them are at most 480 KiB, from 16 to 64 KiB in steps of
+/// 16. Long blocks are few runs to pass through for the same bytes. A whole segment and what is rebuilt of it should
+/// fit one of the server's pool buffers (768 KiB), or ranges are read again; and so they are where what a connection takes
+/// at once (128 KiB and more) is few of the blocks that are lost together. Measured with k = 10 and four shares lost,
+/// no block rebuilt for more than one connection, see ARCHITECTURE.md.
 pub fn default_block_bytes(k: u16) -> u32 {
-    let most = (320 << 10) / u32::from(k.max(1));
-    (1 << most.max(1).ilog2()).clamp(16 << 10, 64 << 10)
+    const STEP: u32 = 16 << 10;
+    let most = (480 << 10) / u32::from(k.max(1));
+    (most / STEP * STEP).clamp(STEP, 4 * STEP)
 }
 /// Longest segment (k blocks) that put takes, in bytes: it holds one whole segment in memory.
 pub const SEGMENT_BYTES_MAX: u64 = 256 << 20;

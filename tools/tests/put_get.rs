@@ -322,7 +322,7 @@ fn the_default_block_keeps_segments_short() {
     use penstock_tools::put::default_block_bytes;
     let kib = |k| default_block_bytes(k) >> 10;
     assert_eq!(
-        [0, 1, 4, 5, 6, 10, 11, 20, 1000].map(kib),
-        [64, 64, 64, 64, 32, 32, 16, 16, 16]
+        [0, 1, 4, 7, 8, 10, 11, 15, 16, 1000].map(kib),
+        [64, 64, 64, 64, 48, 48, 32, 32, 16, 16]
     );
 }

@@ -1,5 +1,5 @@
-//! Who is measured: nginx in two configurations, penstock on each backend, healthy and degraded, and
-//! SeaweedFS, if it is there.
+//! Who is measured: nginx in two configurations, penstock on each backend, healthy and degraded, and degraded with nothing
+//! rebuilt for more than one client; and SeaweedFS, if it is there.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -71,6 +71,13 @@ pub(super) fn all(
                 )?;
             }
         }
+        // All clients walk through the same object: what they spare each other is to be seen.
+        let alone = format!("{serve_args} --rebuilt-blocks 0");
+        let command = launch::serve_command(penstock, "uring", coded.degraded(), &alone);
+        add(
+            format!("penstock {k}+{m} degraded unshared uring"),
+            Kind::Penstock(command),
+        )?;
     }
     if let Some(stored) = stored.map(Rc::new) {
         for (state, copy) in [("", &stored.healthy), (" degraded", &stored.degraded)] {
