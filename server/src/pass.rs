@@ -2,7 +2,8 @@
 //!
 //! Only for pieces that need neither reading nor checking: every leaf was verified lately
 //! ([`VerifiedLeaves`](crate::verified::VerifiedLeaves)), no file changed since, all of it is in the page
-//! cache. Everything else goes the way of [`produce`](mod@crate::produce), which leaves behind what is needed to
+//! cache. Blocks of lost shares that are kept since they were rebuilt for another connection
+//! ([`rebuilt`](crate::rebuilt)) go between, by copy. Everything else goes the way of [`produce`](mod@crate::produce), which leaves behind what is needed to
 //! pass it through the next time. It is plain system calls on the core's thread, the same for both backends.
 //!
 //! # What can happen in between

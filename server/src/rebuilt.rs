@@ -3,7 +3,7 @@
 //! Clients that take the same object at about the same time ask for the same blocks, and each of them would have
 //! a lost one rebuilt: k blocks read and verified for it. So what is rebuilt for the first of them is kept, and the
 //! others are sent it from there, between what [`pass`](mod@crate::pass) finds in share files. The memory is of a
-//! planned size, and a [`Ring`].
+//! planned size: a [`Ring`].
 //!
 //! Keeping a block costs a copy of it, which is in vain where nobody comes after. So every block that is rebuilt
 //! gets a place, but its bytes are put there only if its object is *shared*: a block of it was rebuilt twice while its

@@ -114,7 +114,7 @@ impl Report {
             found.first().map_or(0, |(_, _, values)| values.len())
         );
         println!(
-            "  {:<30} {:>9} {:>5} {:>8} {:>8} {:>5} {:>8}  {:>7} {:>7} {:>7}  busy: server client",
+            "  {:<37} {:>9} {:>5} {:>8} {:>8} {:>5} {:>8}  {:>7} {:>7} {:>7}  busy: server client",
             "",
             if small { "req/s" } else { "GB/s" },
             "+-%",
@@ -180,7 +180,7 @@ impl Report {
             (format!("{:.2}", line.gb_s.median), line.gb_s.spread())
         };
         println!(
-            "  {:<30} {rate:>9} {:>5.1} {:>8.3} {:>8.3} {:>5.1} {:>8.3}  {speed:>7} {core:>7} {both:>7}  {:>12.2} {:>6.2}",
+            "  {:<37} {rate:>9} {:>5.1} {:>8.3} {:>8.3} {:>5.1} {:>8.3}  {speed:>7} {core:>7} {both:>7}  {:>12.2} {:>6.2}",
             line.name,
             100.0 * spread,
             line.process.median * unit,
