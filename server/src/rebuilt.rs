@@ -85,7 +85,7 @@ impl RebuiltBlocks {
         }
     }
 
-    /// Bytes of memory that had a use so far, without what is noted of them.
+    /// Bytes of memory in use, without what is noted of the blocks.
     pub fn bytes(&self) -> usize {
         self.ring.borrow().used()
     }

@@ -8,8 +8,10 @@ use std::ops::Range;
 /// Memory in which the latest is written over the first.
 pub struct Ring {
     memory: Box<[u8]>,
-    /// Bytes that went into it, those left out at its end included.
+    /// Bytes that room was made for, those left out at its end included.
     written: u64,
+    /// Bytes at its start that were ever written to: the kernel gave memory for these.
+    used: usize,
 }
 
 impl Ring {
@@ -19,6 +21,7 @@ impl Ring {
             // Zeroed and never written: the kernel gives memory to pages that are used.
             memory: vec![0; bytes].into_boxed_slice(),
             written: 0,
+            used: 0,
         }
     }
 
@@ -27,11 +30,9 @@ impl Ring {
         self.memory.len()
     }
 
-    /// Bytes that room was made in so far.
+    /// Bytes up to the last one that was ever written to.
     pub fn used(&self) -> usize {
-        self.memory
-            .len()
-            .min(usize::try_from(self.written).unwrap_or(usize::MAX))
+        self.used
     }
 
     /// The bytes at a place that was found.
@@ -41,6 +42,7 @@ impl Ring {
 
     /// The same, to be written to.
     pub fn write(&mut self, place: Range<usize>) -> &mut [u8] {
+        self.used = self.used.max(place.end);
         &mut self.memory[place]
     }
 
@@ -84,6 +86,9 @@ mod tests {
         assert_eq!(ring.room(101), None);
         assert_eq!(ring.room(100), Some(0));
         assert_eq!(ring.find(0, 100), Some(0..100));
+        assert_eq!(ring.used(), 0, "nothing was put there");
+        ring.write(0..60).fill(1);
+        assert_eq!((ring.used(), ring.read(50..60)), (60, &[1; 10][..]));
         assert_eq!(ring.room(1), Some(100));
         assert_eq!(ring.find(0, 100), None, "written over");
         assert_eq!(ring.find(100, 1), Some(0..1));
