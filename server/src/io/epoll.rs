@@ -1,5 +1,6 @@
 //! The epoll twin: for hosts where io_uring is refused. What is not in the page cache is read on the
-//! runtime's helper threads, so that a slow disk stalls one connection and not the core.
+//! runtime's helper threads, so that a slow disk stalls one connection and not the core; direct reads have
+//! [another way](super::aio), where there is one.
 
 use std::fs::File;
 use std::future::Future;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::Target;
+use super::aio::Aio;
 use super::buffer::Window;
 
 /// Helper threads for reads that must wait for a disk, per core.
@@ -20,6 +22,15 @@ const READ_STACK_BYTES: usize = 512 * 1024;
 
 /// A read under way on a helper thread.
 pub(super) type InFlight = JoinHandle<(io::Result<usize>, Window)>;
+
+/// What reads past the page cache without helper threads; `None` where the kernel has no such thing for us.
+pub(super) fn direct_reads() -> Option<Aio> {
+    Aio::new()
+        .inspect_err(|error| {
+            tracing::info!(%error, "no io_setup: what is read ahead is read on helper threads");
+        })
+        .ok()
+}
 
 /// Starts filling the rest of `target`, whose start is `offset` of `file`.
 pub(super) fn read(file: Arc<File>, mut target: Target, offset: u64) -> InFlight {

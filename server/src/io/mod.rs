@@ -22,6 +22,7 @@ use socket2::{Domain, Protocol, Type};
 use crate::gate::SendSpace;
 use crate::limits::{DIRECT_ALIGN, LISTEN_BACKLOG, PIECE_BYTES_MAX};
 
+mod aio;
 pub mod buffer;
 mod epoll;
 pub mod file;
@@ -122,8 +123,8 @@ pub struct Io {
 /// Who reads what is not in the page cache.
 enum Disk {
     Uring(uring::Uring),
-    /// Helper threads.
-    Epoll,
+    /// Helper threads, and what starts direct reads without them, where the kernel has that.
+    Epoll(Option<aio::Aio>),
 }
 
 impl Io {
@@ -134,7 +135,7 @@ impl Io {
                 let (uring, refusal) = uring::Uring::new(pool)?;
                 (Disk::Uring(uring), refusal)
             }
-            Backend::Epoll => (Disk::Epoll, None),
+            Backend::Epoll => (Disk::Epoll(epoll::direct_reads()), None),
         };
         let io = Io {
             poller: Poller::new()?,
@@ -186,18 +187,26 @@ impl Io {
         registration.ready(socket, interest).await
     }
 
-    /// Lets the other tasks have their turn, and the kernel what was started.
+    /// Lets the other tasks have their turn, the kernel what was started, and those that waited for a read what has come.
     pub async fn turn(&self) {
         match &self.disk {
             Disk::Uring(uring) => uring.turn().await,
-            Disk::Epoll => tokio::task::yield_now().await,
+            Disk::Epoll(direct) => {
+                if let Some(aio) = direct {
+                    aio.submit();
+                    aio.reap();
+                }
+                tokio::task::yield_now().await;
+            }
         }
     }
 
     /// Has the kernel get what was started, if anything was, before the caller goes on.
     pub async fn submit(&self) {
-        if let Disk::Uring(uring) = &self.disk {
-            uring.submit().await;
+        match &self.disk {
+            Disk::Uring(uring) => uring.submit().await,
+            Disk::Epoll(Some(aio)) => aio.submit(),
+            Disk::Epoll(None) => {}
         }
     }
 
@@ -228,7 +237,14 @@ impl Io {
             filled: 0,
             padded: true,
         };
-        Reading(self.read_rest(Arc::clone(file), target, offset))
+        let file = Arc::clone(file);
+        Reading(match &self.disk {
+            Disk::Epoll(Some(aio)) => match aio.read(file, target, offset) {
+                Ok(read) => ReadingInner::Aio(read, offset),
+                Err((file, target)) => ReadingInner::Epoll(epoll::read(file, target, offset)),
+            },
+            _ => self.read_rest(file, target, offset),
+        })
     }
 
     fn read_rest(&self, file: Arc<File>, target: Target, offset: u64) -> ReadingInner<'_> {
@@ -238,7 +254,7 @@ impl Io {
                 offset,
                 operation: uring.read(file, target, offset),
             },
-            Disk::Epoll => ReadingInner::Epoll(epoll::read(file, target, offset)),
+            Disk::Epoll(_) => ReadingInner::Epoll(epoll::read(file, target, offset)),
         }
     }
 }
@@ -285,6 +301,15 @@ enum ReadingInner<'a> {
         operation: uring::InFlight<uring::ReadData>,
     },
     Epoll(epoll::InFlight),
+    /// And its offset.
+    Aio(aio::InFlight, u64),
+}
+
+async fn on_a_thread(read: epoll::InFlight) -> (io::Result<usize>, Option<Window>) {
+    match read.await {
+        Ok((result, window)) => (result, Some(window)),
+        Err(error) => (Err(io::Error::other(error)), None),
+    }
 }
 
 impl Reading<'_> {
@@ -293,17 +318,24 @@ impl Reading<'_> {
     pub async fn finish(self) -> (io::Result<usize>, Option<Window>) {
         match self.0 {
             ReadingInner::Done(window) => (Ok(window.len()), Some(window)),
-            ReadingInner::Epoll(read) => match read.await {
-                Ok((result, window)) => (result, Some(window)),
-                Err(error) => (Err(io::Error::other(error)), None),
-            },
+            ReadingInner::Epoll(read) => on_a_thread(read).await,
+            ReadingInner::Aio(read, offset) => {
+                let (result, mut target, file) = read.await;
+                target.filled += result.unwrap_or(0);
+                match target.is_done() {
+                    true => (Ok(target.wanted()), Some(target.window)),
+                    // Not all of it, or nothing: where it would have to be waited for, that can be done. What else is
+                    // wrong is seen there, too.
+                    false => on_a_thread(epoll::read(file, target, offset)).await,
+                }
+            }
             ReadingInner::Uring {
                 uring,
                 offset,
                 mut operation,
             } => {
                 loop {
-                    let (result, (mut target, file)) = operation.await;
+                    let (result, (mut target, file, _)) = operation.await;
                     // A short read is continued until it brings nothing.
                     match result {
                         Ok(0) => return (Ok(target.wanted()), Some(target.window)),

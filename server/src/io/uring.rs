@@ -54,8 +54,24 @@ impl<D: 'static> OneshotOutputTransform for Finish<D> {
     }
 }
 
-/// What a read holds: where it goes and the file it reads.
-pub(super) type ReadData = (Target, Arc<File>);
+/// What a read holds: where it goes, the file it reads, and its part of those under way.
+pub(super) type ReadData = (Target, Arc<File>, UnderWay);
+
+/// One of the reads under way, which it is until the kernel is done with it.
+pub(super) struct UnderWay(Rc<Flush>);
+
+impl UnderWay {
+    fn new(flush: &Rc<Flush>) -> UnderWay {
+        flush.under_way.set(flush.under_way.get() + 1);
+        UnderWay(Rc::clone(flush))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get() - 1);
+    }
+}
 
 fn submit<D: 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
     UnsubmittedOneshot::new(data, Finish(std::marker::PhantomData), entry).submit()
@@ -87,7 +103,7 @@ impl Uring {
         Ok((uring, refusal))
     }
 
-    /// Lets the other tasks have their turn, and the kernel what was started.
+    /// Lets the other tasks have their turn, the kernel what was started, and those that waited what has ended.
     pub(super) async fn turn(&self) {
         self.flush.turn().await;
     }
@@ -122,19 +138,22 @@ impl Uring {
                 .build(),
         };
         self.flush.is_due.set(true);
-        submit((target, file), entry)
+        submit((target, file, UnderWay::new(&self.flush)), entry)
     }
 }
 
-/// Sees to it that a busy core submits its reads.
+/// Sees to it that a busy core submits its reads, and hears of those that have ended.
 ///
 /// tokio-uring submits what was started when no task is ready to run, or when the queue is full; and a task that
 /// yields is ready. While one connection or another has something to send, reads that others wait for would stay in
-/// the queue, with the disk idle. So a task that gives way while there are some does not yield: it waits for a
+/// the queue, with the disk idle; and of reads that ended, after which others can start, it would hear only once in
+/// many turns. So a task that gives way while there are some of either does not yield: it waits for a
 /// descriptor that is readable at once, which leaves no task ready. The runtime submits, asks the kernel for events,
 /// and finds this one.
-struct Flush {
+pub(super) struct Flush {
     event: AsyncFd<OwnedFd>,
+    /// Reads that have not ended, as far as the runtime knows.
+    under_way: Cell<usize>,
     /// Something was started since the event was caused last.
     is_due: Cell<bool>,
     /// The event is on its way.
@@ -149,6 +168,7 @@ impl Flush {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let flush = Rc::new(Flush {
             event: poller::watch(event)?,
+            under_way: Cell::new(0),
             is_due: Cell::new(false),
             is_caused: Cell::new(false),
             events: Cell::new(0),
@@ -174,7 +194,8 @@ impl Flush {
             // Each write is an event of its own, though nobody reads it (eventfd(2), epoll(7)). The counter's end is
             // far away: at a million turns a second it lasts for half a million years.
             let one = 1u64.to_ne_bytes();
-            if !self.is_due.get() || rustix::io::write(&self.event, &one).is_err() {
+            let is_due = self.is_due.get() || self.under_way.get() > 0;
+            if !is_due || rustix::io::write(&self.event, &one).is_err() {
                 return tokio::task::yield_now().await;
             }
             self.is_caused.set(true);
