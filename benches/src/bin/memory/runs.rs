@@ -322,6 +322,8 @@ impl Subject<'_> {
         let (admitted, crowd) = (of("admitted")?, of("crowd")?);
         let bound = peaks.bound + peaks.sockets * STRUCTURES_BYTES;
         let faults = |group: &load::GroupReport| group.faults.iter().map(|f| f.count).sum::<u64>();
+        let first = crowd.faults.first();
+        let first = first.map_or_else(String::new, |fault| format!(": {}", fault.first));
         Ok(vec![
             verdict(
                 &format!("memory within {MIB} MiB"),
@@ -331,7 +333,7 @@ impl Subject<'_> {
             verdict(
                 &format!("{attempts} attempts are answered 503 with Retry-After"),
                 format!(
-                    "{} refused, {} of them with it, {} faults",
+                    "{} refused, {} of them with it, {} faults{first}",
                     crowd.refused,
                     crowd.retry_after,
                     faults(crowd)
