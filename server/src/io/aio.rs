@@ -23,7 +23,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
 
-use super::{Target, poller};
+use super::poller;
+use super::reading::Target;
 use crate::limits::AIO_READS_MAX;
 
 /// `IOCB_CMD_PREAD`.
@@ -237,7 +238,9 @@ impl Inner {
             return;
         }
         read.result = Some(result);
-        if let Some(waker) = read.waker.take() {
+        let waker = read.waker.take();
+        drop(reads);
+        if let Some(waker) = waker {
             waker.wake();
         }
     }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::Target;
 use super::aio::Aio;
 use super::buffer::Window;
+use super::reading::Target;
 
 /// Helper threads for reads that must wait for a disk, per core.
 const READ_THREADS_MAX: usize = 16;

@@ -20,21 +20,24 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Type};
 
 use crate::gate::SendSpace;
-use crate::limits::{DIRECT_ALIGN, LISTEN_BACKLOG, PIECE_BYTES_MAX};
+use crate::limits::{LISTEN_BACKLOG, PIECE_BYTES_MAX};
 
 mod aio;
 pub mod buffer;
 mod epoll;
 pub mod file;
 mod poller;
+mod reading;
 pub mod sys;
 mod uring;
 pub mod zero_copy;
 
+pub use reading::Reading;
 pub use uring::ProbeError;
 
 use buffer::{Pool, Window};
 use poller::{Poller, Registration};
+use reading::{ReadingInner, Target};
 
 /// How a core talks to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,7 +232,7 @@ impl Io {
     }
 
     /// Starts filling `window` from `offset` of a file that [`file::open_direct`] opened, past the page cache. The
-    /// offset must be a multiple of [`DIRECT_ALIGN`], and the window of a pool that is made
+    /// offset must be a multiple of [`DIRECT_ALIGN`](crate::limits::DIRECT_ALIGN), and the window of a pool that is made
     /// [for such reads](Pool::for_direct_reads).
     pub fn start_direct_read(&self, file: &Arc<File>, window: Window, offset: u64) -> Reading<'_> {
         let target = Target {
@@ -255,100 +258,6 @@ impl Io {
                 operation: uring.read(file, target, offset),
             },
             Disk::Epoll(_) => ReadingInner::Epoll(epoll::read(file, target, offset)),
-        }
-    }
-}
-
-/// Where a read goes.
-struct Target {
-    window: Window,
-    /// Bytes of it that are filled.
-    filled: usize,
-    /// Whether it may go on into the window's padding, as reads of whole sectors do.
-    padded: bool,
-}
-
-impl Target {
-    /// What is still to be filled.
-    fn rest(&mut self) -> &mut [u8] {
-        let whole = match self.padded {
-            true => self.window.with_padding(),
-            false => &mut self.window[..],
-        };
-        &mut whole[self.filled..]
-    }
-
-    /// How much of what is wanted is filled.
-    fn wanted(&self) -> usize {
-        self.filled.min(self.window.len())
-    }
-
-    /// Whether nothing more can come: it is all there, or a direct read ended within a sector, as it does at the
-    /// file's end only.
-    fn is_done(&self) -> bool {
-        self.filled >= self.window.len() || self.padded && !self.filled.is_multiple_of(DIRECT_ALIGN)
-    }
-}
-
-/// A read under way.
-pub struct Reading<'a>(ReadingInner<'a>);
-
-enum ReadingInner<'a> {
-    Done(Window),
-    Uring {
-        uring: &'a uring::Uring,
-        offset: u64,
-        operation: uring::InFlight<uring::ReadData>,
-    },
-    Epoll(epoll::InFlight),
-    /// And its offset.
-    Aio(aio::InFlight, u64),
-}
-
-async fn on_a_thread(read: epoll::InFlight) -> (io::Result<usize>, Option<Window>) {
-    match read.await {
-        Ok((result, window)) => (result, Some(window)),
-        Err(error) => (Err(io::Error::other(error)), None),
-    }
-}
-
-impl Reading<'_> {
-    /// Waits until the window is full, the file ended, or reading failed. Gives the window back with
-    /// the count; `None` for it if the runtime is going down.
-    pub async fn finish(self) -> (io::Result<usize>, Option<Window>) {
-        match self.0 {
-            ReadingInner::Done(window) => (Ok(window.len()), Some(window)),
-            ReadingInner::Epoll(read) => on_a_thread(read).await,
-            ReadingInner::Aio(read, offset) => {
-                let (result, mut target, file) = read.await;
-                target.filled += result.unwrap_or(0);
-                match target.is_done() {
-                    true => (Ok(target.wanted()), Some(target.window)),
-                    // Not all of it, or nothing: where it would have to be waited for, that can be done. What else is
-                    // wrong is seen there, too.
-                    false => on_a_thread(epoll::read(file, target, offset)).await,
-                }
-            }
-            ReadingInner::Uring {
-                uring,
-                offset,
-                mut operation,
-            } => {
-                loop {
-                    let (result, (mut target, file, _)) = operation.await;
-                    // A short read is continued until it brings nothing.
-                    match result {
-                        Ok(0) => return (Ok(target.wanted()), Some(target.window)),
-                        Ok(count) => target.filled += count,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return (Err(error), Some(target.window)),
-                    }
-                    if target.is_done() {
-                        return (Ok(target.wanted()), Some(target.window));
-                    }
-                    operation = uring.read(file, target, offset);
-                }
-            }
         }
     }
 }

@@ -20,7 +20,8 @@ use tokio::io::unix::AsyncFd;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::buffer::{Extent, Pool};
-use super::{Target, poller};
+use super::poller;
+use super::reading::Target;
 use crate::limits::{RING_COMPLETIONS, RING_ENTRIES};
 
 /// How often a ring is tried again that RLIMIT_MEMLOCK did not allow, and after which pause.
