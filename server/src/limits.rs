@@ -60,8 +60,8 @@ pub const AHEAD_READS_AT_ONCE: usize = 4;
 /// A stretch that takes longer to read does not keep others from being read any more. Disks that are far away then have
 /// more under way: no fewer than these 4 MiB each 4 ms are asked for.
 pub const AHEAD_TURN: Duration = Duration::from_millis(4);
-/// Direct reads that one core has under way at most by `io_submit`, where io_uring is refused: what is read at one time is
-/// fewer, but of many shares. Those beyond are left to helper threads.
+/// Direct reads that one core has under way at most by `io_submit`, where io_uring is refused: a stretch is as many as there
+/// are data shares. Those beyond are left to helper threads.
 pub const AIO_READS_MAX: u32 = 128;
 /// So long a response that begins waits for a buffer to read ahead of it: fast ones send what they have in less, and
 /// clients that have just stalled are not to be felt.

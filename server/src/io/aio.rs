@@ -4,6 +4,9 @@
 //! Only for direct reads: others would wait for the disk within `io_submit`. They are asked not to wait for anything
 //! else there either (`RWF_NOWAIT`); one that would have to, or that its file system does not take, ends with an error
 //! and is left to a helper thread.
+//!
+//! A read that never ends, as on a network file system whose server is gone, keeps the process from ending: the kernel
+//! waits for it, whether the context is closed before or not (`exit_aio`).
 #![allow(unsafe_code)] // requests that name addresses, events into memory of ours; see each SAFETY remark
 
 use std::cell::{Cell, RefCell};

@@ -62,7 +62,7 @@ pub(super) fn run<F: Future>(work: F) -> io::Result<F::Output> {
         .thread_stack_size(READ_STACK_BYTES)
         .build()?;
     let output = tokio::task::LocalSet::new().block_on(&runtime, work);
-    // A read that hangs on a dead disk must not keep the process.
+    // A read that hangs on a dead disk must not keep the process, as far as the kernel lets that be.
     runtime.shutdown_background();
     Ok(output)
 }

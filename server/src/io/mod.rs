@@ -241,12 +241,12 @@ impl Io {
             padded: true,
         };
         let file = Arc::clone(file);
-        Reading(match &self.disk {
-            Disk::Epoll(Some(aio)) => match aio.read(file, target, offset) {
-                Ok(read) => ReadingInner::Aio(read, offset),
-                Err((file, target)) => ReadingInner::Epoll(epoll::read(file, target, offset)),
-            },
-            _ => self.read_rest(file, target, offset),
+        let Disk::Epoll(Some(aio)) = &self.disk else {
+            return Reading(self.read_rest(file, target, offset));
+        };
+        Reading(match aio.read(file, target, offset) {
+            Ok(read) => ReadingInner::Aio(read, offset),
+            Err((file, target)) => self.read_rest(file, target, offset),
         })
     }
 
