@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::conn::Phase;
-use crate::http::respond::Status;
+use crate::http::head::Status;
+use crate::http::protocol::Phase;
 
 /// A counter or gauge written by one thread. Plain loads and stores: no locked instruction.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ use common::{
 };
 use decode_kernel::share::BLOCKS_OFFSET;
 use penstock::io::sys::cached_pages;
-use penstock::limits::AHEAD_FIRST_BYTES;
+use penstock::memory::limits::AHEAD_FIRST_BYTES;
 use rustix::fs::{Advice, Mode, OFlags, fadvise, open};
 
 on_both_backends! {

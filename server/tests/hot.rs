@@ -7,7 +7,7 @@ use std::fs;
 use common::stores::flip;
 use common::{Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, wait_until};
 use decode_kernel::share::BLOCKS_OFFSET;
-use penstock::limits::HOT_OBJECT_BYTES_MAX;
+use penstock::memory::limits::HOT_OBJECT_BYTES_MAX;
 
 on_both_backends! {
     the_third_get_reads_nothing

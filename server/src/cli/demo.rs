@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use decode_kernel::share::{Digest, Key};
 use penstock::config::{Options, Settings};
-use penstock::serve;
+use penstock::control;
 use penstock_tools::Progress;
 use penstock_tools::put::{self, PutOptions};
 
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         ..Options::default()
     };
     let settings = Settings::new(options, super::serve::cores())?;
-    serve::serve(settings, |addresses| {
+    control::serve(settings, |addresses| {
         let url = format!("http://{}/{OBJECT}", addresses.objects);
         say!();
         say!(

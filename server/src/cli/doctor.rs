@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use decode_kernel::arch::Kernel;
+use penstock::body::zero_copy;
+use penstock::control;
 use penstock::io::{self, Backend, BackendChoice};
-use penstock::{serve, zero_copy};
 
 use super::serve::Arguments;
 
@@ -37,13 +38,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ),
         Err(error) => say(false, error.to_string()),
     }
-    match serve::plan(&settings) {
+    match control::plan(&settings) {
         Ok(plan) => {
             say(true, plan.summary());
-            let locked = serve::locked_memory_advice(&settings, &plan).filter(|_| uring.is_ok());
+            let locked = control::locked_memory_advice(&settings, &plan).filter(|_| uring.is_ok());
             for warning in locked
                 .into_iter()
-                .chain(serve::machine_warnings(&settings, &plan))
+                .chain(control::machine_warnings(&settings, &plan))
             {
                 say(false, warning);
             }

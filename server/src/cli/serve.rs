@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use penstock::config::{Options, Settings};
-use penstock::serve::{self, Addresses};
+use penstock::control::{self, Addresses};
 
 /// The settings of a server, from flags and a file.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,7 @@ impl Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    serve::serve(arguments.settings()?, announce)?;
+    control::serve(arguments.settings()?, announce)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
-//! HTTP/1.1 without I/O: bytes to requests, requests to response heads.
+//! HTTP/1.1 without I/O: bytes to requests, requests to response heads, and the state of one connection.
 
+pub mod head;
 pub mod parse;
+pub mod protocol;
 pub mod range;
-pub mod respond;
 pub mod route;

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use percent_encoding::percent_decode;
 
+use super::head::Status;
 use super::range::{self, RangeSpec};
-use super::respond::Status;
-use crate::limits::{HEADER_FIELDS_MAX, REQUEST_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
+use crate::memory::limits::{HEADER_FIELDS_MAX, REQUEST_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// The methods that are answered with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,25 +19,22 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
-use crate::gate::SendSpace;
-use crate::limits::{LISTEN_BACKLOG, PIECE_BYTES_MAX};
+use crate::connection::gate::SendSpace;
+use crate::memory::limits::{LISTEN_BACKLOG, PIECE_BYTES_MAX};
 
-mod aio;
-pub mod buffer;
-mod epoll;
-pub mod file;
 mod poller;
-mod reading;
+pub mod pool;
+mod read;
+pub mod splice;
 pub mod sys;
-mod uring;
 pub mod zero_copy;
 
-pub use reading::Reading;
-pub use uring::ProbeError;
+pub use read::Reading;
+pub use read::uring::ProbeError;
 
-use buffer::{Pool, Window};
 use poller::{Poller, Registration};
-use reading::{ReadingInner, Target};
+use pool::{Pool, Window};
+use read::{ReadingInner, Target, aio, epoll, uring};
 
 /// How a core talks to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,8 +116,8 @@ pub struct Io {
     /// Sockets wait here on both backends.
     poller: Rc<Poller>,
     disk: Disk,
-    page_cache: file::PageCache,
-    gatherer: Option<file::Gatherer>,
+    page_cache: splice::PageCache,
+    gatherer: Option<splice::Gatherer>,
 }
 
 /// Who reads what is not in the page cache.
@@ -143,8 +140,8 @@ impl Io {
         let io = Io {
             poller: Poller::new()?,
             disk,
-            page_cache: file::PageCache::default(),
-            gatherer: file::Gatherer::new(PIECE_BYTES_MAX)
+            page_cache: splice::PageCache::default(),
+            gatherer: splice::Gatherer::new(PIECE_BYTES_MAX)
                 .inspect_err(
                     |error| tracing::warn!(%error, "no pipe, so nothing is passed through"),
                 )
@@ -154,7 +151,7 @@ impl Io {
     }
 
     /// What passes ranges of files to a socket; `None` if the kernel gave us no pipe.
-    pub fn gatherer(&self) -> Option<&file::Gatherer> {
+    pub fn gatherer(&self) -> Option<&splice::Gatherer> {
         self.gatherer.as_ref()
     }
 
@@ -231,8 +228,8 @@ impl Io {
         })
     }
 
-    /// Starts filling `window` from `offset` of a file that [`file::open_direct`] opened, past the page cache. The
-    /// offset must be a multiple of [`DIRECT_ALIGN`](crate::limits::DIRECT_ALIGN), and the window of a pool that is made
+    /// Starts filling `window` from `offset` of a file that [`splice::open_direct`] opened, past the page cache. The
+    /// offset must be a multiple of [`DIRECT_ALIGN`](crate::memory::limits::DIRECT_ALIGN), and the window of a pool that is made
     /// [for such reads](Pool::for_direct_reads).
     pub fn start_direct_read(&self, file: &Arc<File>, window: Window, offset: u64) -> Reading<'_> {
         let target = Target {
@@ -445,7 +442,7 @@ impl Socket {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let bytes = parts.clone().map(<[u8]>::len).sum();
         cut.send(bytes, |range| {
-            let parts = buffer::within(parts.clone(), range);
+            let parts = pool::within(parts.clone(), range);
             self.socket.send_vectored_with_flags(&parts, flags)
         })
     }
@@ -462,7 +459,7 @@ impl Socket {
     ) -> io::Result<usize> {
         let flags = libc::MSG_MORE | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let bytes = parts.clone().map(<[u8]>::len).sum();
-        let parts = buffer::within(parts, 0..bytes);
+        let parts = pool::within(parts, 0..bytes);
         self.socket.send_vectored_with_flags(&parts, flags)
     }
 

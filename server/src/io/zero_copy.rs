@@ -23,10 +23,10 @@ use slab::Slab;
 use socket2::{Domain, Type};
 use tokio_uring::buf::IoBuf;
 
-use super::buffer::{Message, Pool};
 use super::poller::Registration;
+use super::pool::{Message, Pool};
 use super::{Interest, Socket};
-use crate::limits::ZERO_COPY_RING_ENTRIES;
+use crate::memory::limits::ZERO_COPY_RING_ENTRIES;
 
 // linux/io_uring.h
 /// The bytes lie in a registered buffer, whose index the entry has; messages may since Linux 6.15.
@@ -372,7 +372,7 @@ mod tests {
 
     use super::super::{Backend, Io, run};
     use super::*;
-    use crate::io::buffer::Chunk;
+    use crate::io::pool::Chunk;
 
     const LENGTH: usize = 200_000;
     const POOL: usize = 8;

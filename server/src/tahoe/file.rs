@@ -11,9 +11,9 @@ use decode_kernel::code::Code;
 use decode_kernel::tahoe::{Geometry, Hash, ProvenNodes, Regions, SegmentRecord, StorageIndex};
 use lru::LruCache;
 
-use crate::limits::BAD_LEAVES_MAX;
-use crate::open_files::Held;
-use crate::plan::Layout;
+use crate::engine::plan::Layout;
+use crate::memory::limits::BAD_LEAVES_MAX;
+use crate::objects::open_files::Held;
 
 /// A file with at least k shares, each proven to be the cap's.
 pub struct File {

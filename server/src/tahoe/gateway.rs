@@ -18,16 +18,16 @@ use tokio::sync::{Notify, Semaphore};
 use super::file::{Copy, File};
 use super::record::{self, Records};
 use super::verify;
-use crate::core::Core;
-use crate::http::respond::Status;
-use crate::limits::{
+use crate::body::produce::ProduceError;
+use crate::connection::core::Core;
+use crate::engine::plan::Layout;
+use crate::http::head::Status;
+use crate::memory::limits::{
     LOOKUPS_MAX, TAHOE_RECHECK, TAHOE_RECHECK_WORN, TAHOE_RECORD_BYTES, TAHOE_RECORDS_BYTES,
     TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,
 };
-use crate::object::{Health, OpenFailure};
-use crate::open_files::{Held, OpenFiles};
-use crate::plan::Layout;
-use crate::produce::ProduceError;
+use crate::objects::object::{Health, OpenFailure};
+use crate::objects::open_files::{Held, OpenFiles};
 
 /// Which of a file's hash trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

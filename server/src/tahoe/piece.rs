@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use super::file::File;
 use super::gateway::Gateway;
-use crate::core::Core;
-use crate::io::buffer::Chunk;
-use crate::plan;
-use crate::produce::{self, Piece, ProduceError};
+use crate::body::produce::{self, Piece, ProduceError};
+use crate::connection::core::Core;
+use crate::engine::plan;
+use crate::io::pool::Chunk;
 
 /// Produces the first part of `wanted` that lies in one segment and fits one pool buffer.
 pub async fn produce(

@@ -13,10 +13,10 @@ use decode_kernel::tahoe::{BLOCK_TAG, Hash, NODE_BYTES, ProvenNodes, SEGMENT_TAG
 
 use super::file::File;
 use super::gateway::{Gateway, Tree};
-use crate::core::Core;
-use crate::io::buffer::Window;
-use crate::limits::{BAD_LEAVES_MAX, TABLE_PAGE_BYTES, WINDOW_ALIGN};
-use crate::produce::{ProduceError, short};
+use crate::body::produce::{ProduceError, short};
+use crate::connection::core::Core;
+use crate::io::pool::Window;
+use crate::memory::limits::{BAD_LEAVES_MAX, TABLE_PAGE_BYTES, WINDOW_ALIGN};
 
 /// Why a segment can't be verified.
 #[derive(Debug, thiserror::Error)]

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use clap::Parser;
-use penstock::limits;
+use penstock::memory::limits;
 use penstock_benches::common::sink::{self, Sink};
 use penstock_benches::common::{interleave, launch, machine, object, scratch, usage};
 use socket2::{Domain, SockRef, Socket, Type};

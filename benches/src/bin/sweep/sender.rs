@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use core_affinity::CoreId;
 use decode_kernel::share::{BLOCKS_OFFSET, Key, PAGE_BYTES, TablePage};
-use penstock::gate::{Admission, Gate, SendSpace};
+use penstock::connection::gate::{Admission, Gate, SendSpace};
 use penstock::io::sys::socket_memory;
 use penstock_benches::common::cpu::thread_time;
 use penstock_benches::common::sink::PATIENCE;

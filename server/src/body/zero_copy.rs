@@ -1,0 +1,342 @@
+//! Which pieces are sent zero-copy, and where that was found to be no gain.
+//!
+//! A zero-copy send keeps its piece's pool buffer until the peer has acknowledged it, and nobody can take that
+//! back. So it is for those who give it back soon: the rate at which a peer acknowledged lately says how
+//! soon. One that stops just then keeps two buffers at most until its send timeout, and all such together
+//! half of the pool; the other half is for everybody, so that no piece waits for another's peer. What may
+//! not be sent so now is copied: no connection waits for a notification either.
+//!
+//! Some routes copy in the end, to a socket of this machine (loopback, veth), under a packet capture, or on a
+//! device that can't gather; then pinning was for nothing. The kernel says so with the notification, and that
+//! peer's network is sent to by copy from then on, for [`ZERO_COPY_RETRY`].
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lru::LruCache;
+
+use crate::connection::core::Connection;
+use crate::io::pool::{Message, Pool};
+use crate::io::zero_copy::{self, Pins};
+use crate::io::{Backend, Io};
+use crate::memory::limits::{
+    ZERO_COPY_BYTES_MIN, ZERO_COPY_HOLD, ZERO_COPY_PINS_MAX, ZERO_COPY_POOL_PART, ZERO_COPY_RETRY,
+    ZERO_COPY_ROUTES_MAX,
+};
+use crate::stats::CoreStats;
+
+/// When pieces are sent zero-copy (`--zero-copy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum When {
+    /// To peers that are fast, on routes where the kernel does not copy.
+    #[default]
+    Auto,
+    /// To all peers, whatever the kernel reports: for trying it out. The bounds on pinned buffers hold.
+    Always,
+    /// Never.
+    Off,
+}
+
+impl FromStr for When {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(When::Auto),
+            "always" => Ok(When::Always),
+            "off" => Ok(When::Off),
+            _ => Err(format!("`{text}`: use auto, always or off")),
+        }
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            When::Auto => "auto",
+            When::Always => "always",
+            When::Off => "off",
+        })
+    }
+}
+
+/// Whether it can be done as asked: when it will be, and if that is never, why. The error is why not, where
+/// it was insisted on.
+pub fn choose(when: When, backend: Backend) -> Result<(When, Option<String>), String> {
+    let possible = match (when, backend) {
+        (When::Off, _) => return Ok((When::Off, None)),
+        (_, Backend::Epoll) => Err("it takes io_uring, which is not used".to_owned()),
+        (_, Backend::Uring) => zero_copy::probe(),
+    };
+    match possible {
+        Ok(()) => Ok((when, None)),
+        Err(why) if when == When::Always => Err(why),
+        Err(why) => Ok((When::Off, Some(why))),
+    }
+}
+
+/// A network of peers that are reached by the same way, as far as can be told: a /24 of IPv4, a /48 of IPv6,
+/// of which the other bits are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route(IpAddr);
+
+impl Route {
+    /// The network of a peer.
+    pub fn to(peer: IpAddr) -> Route {
+        Route(match peer.to_canonical() {
+            IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & !0 << 8).into()),
+            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !0 << 80).into()),
+        })
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0, if self.0.is_ipv4() { 24 } else { 48 })
+    }
+}
+
+/// The routes on which the kernel copied lately. Of very many, those found last.
+struct Copying(LruCache<Route, Instant>);
+
+impl Copying {
+    fn new() -> Copying {
+        const MOST: NonZeroUsize = NonZeroUsize::new(ZERO_COPY_ROUTES_MAX).unwrap();
+        Copying(LruCache::new(MOST))
+    }
+
+    /// The kernel reported a copy. Returns whether that is news.
+    fn note(&mut self, route: Route, now: Instant) -> bool {
+        self.0.put(route, now + ZERO_COPY_RETRY).is_none()
+    }
+
+    fn holds(&mut self, route: Route, now: Instant) -> bool {
+        let until = self.0.peek(&route).copied();
+        if until.is_some_and(|until| now >= until) {
+            self.0.pop(&route);
+            return false;
+        }
+        until.is_some()
+    }
+}
+
+/// Whether a peer that acknowledges `rate` bytes a second will soon have acknowledged this many.
+fn gives_back_soon(bytes: u64, rate: u64) -> bool {
+    u128::from(bytes) * 1000 <= u128::from(rate) * ZERO_COPY_HOLD.as_millis()
+}
+
+/// What is remembered of a send until its buffer is back.
+struct Sent {
+    to: SocketAddr,
+    at: Instant,
+}
+
+/// One core's zero-copy sends.
+pub struct ZeroCopy {
+    when: When,
+    /// Made for the first send that is to go this way; `None` if that failed.
+    pins: OnceCell<Option<Rc<Pins<Sent>>>>,
+    /// The kernel refused a send for a reason of its own.
+    refused: Cell<bool>,
+    copying: RefCell<Copying>,
+    /// Buffers that may be pinned.
+    pins_max: usize,
+    stats: Arc<CoreStats>,
+}
+
+impl ZeroCopy {
+    /// For a core with this pool. `when` is [`When::Off`] where the kernel can't.
+    pub fn new(when: When, pool: &Pool, stats: Arc<CoreStats>) -> Rc<ZeroCopy> {
+        Rc::new(ZeroCopy {
+            when,
+            pins: OnceCell::new(),
+            refused: Cell::new(false),
+            copying: RefCell::new(Copying::new()),
+            pins_max: pool.buffers() / ZERO_COPY_POOL_PART,
+            stats,
+        })
+    }
+
+    /// Offers a message to a socket without waiting for room, if it is to go this way; else gives it back.
+    /// The count is what was taken, of the head and then of the slices.
+    pub fn send(
+        self: &Rc<Self>,
+        io: &Io,
+        pool: &Pool,
+        connection: &Connection,
+        message: Message,
+    ) -> Result<io::Result<usize>, Message> {
+        if self.when == When::Off
+            || message.bytes() - message.head().len() < ZERO_COPY_BYTES_MIN
+            || self.refused.get()
+        {
+            return Err(message);
+        }
+        let now = Instant::now();
+        if !self.may_pin(connection, message.bytes() as u64, now) {
+            return Err(message);
+        }
+        let Some(pins) = self.pins(io, pool) else {
+            return Err(message);
+        };
+        let socket = &connection.socket;
+        // It goes into the same packet as the beginning of the slices.
+        let head = message.head().len();
+        let ahead = match head {
+            0 => Ok(0),
+            _ => socket.send_ahead([&message.head()[..]].into_iter()),
+        };
+        match ahead {
+            Ok(sent) if sent == head => {}
+            short => return Ok(short),
+        }
+        let tag = Sent {
+            to: connection.peer,
+            at: now,
+        };
+        let result = pins.send(socket, message.without_head(), tag);
+        self.settle(pins);
+        match result {
+            Ok(taken) => Ok(Ok(head + taken)),
+            Err(error) if is_refusal(&error) || !pins.is_usable() => {
+                self.refused.set(true);
+                let advice = match error.raw_os_error() {
+                    Some(libc::ENOMEM) => "; raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=)",
+                    _ => "",
+                };
+                tracing::warn!("zero-copy sends are off on this core: {error}{advice}");
+                // The slices are produced again, and copied.
+                Ok(Ok(head))
+            }
+            Err(_) if head > 0 => Ok(Ok(head)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Whether a piece of this many bytes may keep its buffer until the connection's peer has it.
+    fn may_pin(&self, connection: &Connection, bytes: u64, now: Instant) -> bool {
+        if let Some(Some(pins)) = self.pins.get() {
+            self.settle(pins);
+            if pins.pinned() >= self.pins_max {
+                return false;
+            }
+            let age = |sent: &Sent| now.saturating_duration_since(sent.at);
+            let (its, late) = pins.with_tags(|tags| {
+                tags.filter(|sent| sent.to == connection.peer)
+                    .fold((0, false), |(its, late), sent| {
+                        (its + 1, late || age(sent) > ZERO_COPY_HOLD)
+                    })
+            });
+            if its >= ZERO_COPY_PINS_MAX || late && self.when == When::Auto {
+                return false;
+            }
+        }
+        let queued = || connection.socket.unacknowledged_bytes().map(u64::from);
+        self.pins_max > 0
+            && (self.when == When::Always
+                || gives_back_soon(bytes, connection.rate.get())
+                    && !self.copies(connection, now)
+                    && queued()
+                        .is_ok_and(|queued| gives_back_soon(queued + bytes, connection.rate.get())))
+    }
+
+    fn copies(&self, connection: &Connection, now: Instant) -> bool {
+        let route = Route::to(connection.peer.ip());
+        self.copying.borrow_mut().holds(route, now)
+    }
+
+    /// The ring, made when it is needed for the first time: where no client is fast enough, or the kernel
+    /// copies everywhere, none is.
+    fn pins(self: &Rc<Self>, io: &Io, pool: &Pool) -> Option<&Rc<Pins<Sent>>> {
+        let made = self.pins.get_or_init(|| match io.zero_copy(pool) {
+            Ok(pins) => {
+                let pins = Rc::new(pins);
+                tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&pins)));
+                Some(pins)
+            }
+            Err(error) => {
+                tracing::warn!("zero-copy sends are off on this core: {error}");
+                None
+            }
+        });
+        made.as_ref()
+    }
+
+    async fn watch(self: Rc<Self>, pins: Rc<Pins<Sent>>) {
+        loop {
+            pins.wait().await;
+            self.settle(&pins);
+        }
+    }
+
+    /// Takes note of the sends that ended.
+    fn settle(&self, pins: &Pins<Sent>) {
+        for sent in pins.returned() {
+            if !sent.copied {
+                continue;
+            }
+            self.stats.zero_copy_copied_bytes.add(sent.bytes as u64);
+            let route = Route::to(sent.tag.to.ip());
+            if self.when == When::Auto && self.copying.borrow_mut().note(route, Instant::now()) {
+                tracing::info!(%route, "zero-copy sends are off there: the kernel copies");
+            }
+        }
+        self.stats.pinned_buffers.set(pins.pinned() as u64);
+        let copying = self.copying.borrow().0.len();
+        self.stats.zero_copy_routes_off.set(copying as u64);
+    }
+}
+
+/// Whether an error is the kernel's own trouble, not the connection's.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOMEM | libc::ENOBUFS | libc::EINVAL | libc::EOPNOTSUPP | libc::EFAULT)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_a_network_of_peers() {
+        let route = |text: &str| Route::to(text.parse().unwrap()).to_string();
+        assert_eq!(route("192.0.2.77"), "192.0.2.0/24");
+        assert_eq!(route("::ffff:192.0.2.77"), "192.0.2.0/24");
+        assert_eq!(route("2001:db8:1:2::3"), "2001:db8:1::/48");
+    }
+
+    #[test]
+    fn copying_is_remembered_for_a_time_and_not_of_all() {
+        let mut copying = Copying::new();
+        let route = |n: u32| Route::to(IpAddr::V4((n << 8).into()));
+        let now = Instant::now();
+        assert!(!copying.holds(route(1), now));
+        assert!(copying.note(route(1), now));
+        assert!(!copying.note(route(1), now), "known already");
+        assert!(copying.holds(route(1), now + ZERO_COPY_RETRY / 2));
+        assert!(!copying.holds(route(1), now + ZERO_COPY_RETRY));
+        assert_eq!(copying.0.len(), 0);
+        for n in 0..2 * ZERO_COPY_ROUTES_MAX as u32 {
+            copying.note(route(n), now);
+        }
+        assert_eq!(copying.0.len(), ZERO_COPY_ROUTES_MAX);
+        assert!(!copying.holds(route(0), now));
+    }
+
+    #[test]
+    fn slow_peers_do_not_give_back_soon() {
+        assert!(!gives_back_soon(1, 0));
+        assert!(!gives_back_soon(256 << 10, 10 << 20));
+        assert!(gives_back_soon(256 << 10, 100 << 20));
+        assert!(!gives_back_soon(2 << 20, 100 << 20), "much is queued");
+        assert!(gives_back_soon(u64::MAX / 2000, u64::MAX));
+    }
+}

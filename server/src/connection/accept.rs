@@ -1,0 +1,141 @@
+//! Takes connections from a core's listener: to serve them, or to say that there is no place.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::connection::core::{Connection, Core};
+use crate::connection::driver::drive;
+use crate::connection::seats::{Full, Seat, Seats};
+use crate::http::head::{self, Answer, Status};
+use crate::io::{Interest, Socket};
+use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
+
+/// How long accepting pauses when there is no place, or no descriptor.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What happens to a connection for which there is no place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverLimit {
+    /// It is answered 503 with Retry-After.
+    #[default]
+    Refuse,
+    /// It waits in the backlog until there is one.
+    Wait,
+}
+
+impl FromStr for OverLimit {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "refuse" => Ok(OverLimit::Refuse),
+            "wait" => Ok(OverLimit::Wait),
+            _ => Err(format!(
+                "`{text}`: use refuse (503) or wait (in the backlog)"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for OverLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OverLimit::Refuse => "refuse",
+            OverLimit::Wait => "wait",
+        })
+    }
+}
+
+/// Accepts connections and starts a task for each, until the core drains.
+pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, over: OverLimit) {
+    loop {
+        let ready = core.io.ready(&listener, Interest::Read).await;
+        if core.draining.get() {
+            return;
+        }
+        if let Err(error) = ready {
+            tracing::error!(%error, "waiting for connections failed");
+            tokio::time::sleep(PAUSE).await;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            let reserved = match over {
+                // Reserved first: between a look and the accept, another core could take the last seat.
+                OverLimit::Wait => seats.reserve(),
+                // Not so here: a seat held for nobody would make another core refuse somebody.
+                OverLimit::Refuse => None,
+            };
+            let full = match over {
+                OverLimit::Wait => reserved.is_none(),
+                OverLimit::Refuse => {
+                    seats.taken() >= seats.seats() && core.refusing.get() >= REFUSALS_MAX
+                }
+            };
+            if full {
+                // Others wait in the backlog, which is short and part of the plan.
+                tokio::time::sleep(PAUSE).await;
+                break;
+            }
+            match listener.accept() {
+                Ok((socket, peer)) => {
+                    let seat = match reserved {
+                        Some(seat) => seat.assign(peer.ip()),
+                        None => seats.take(peer.ip()),
+                    };
+                    admit(&core, socket, peer, seat);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The peer was gone before we looked.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::error!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    break;
+                }
+            }
+        }
+        // There may be more: the others have their turn first.
+        core.io.turn().await;
+    }
+}
+
+/// Starts serving a connection, or refusing it. Those being refused have no seat: a crowd that keeps
+/// coming back doesn't keep others out.
+fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, Full>) {
+    let (seat, refusal) = match seat {
+        Ok(seat) => {
+            core.stats.accepted.add(1);
+            (Some(seat), None)
+        }
+        Err(full) => {
+            core.stats.refused.add(1);
+            if core.refusing.get() >= REFUSALS_MAX {
+                return;
+            }
+            core.refusing.set(core.refusing.get() + 1);
+            (None, Some(refusal(full)))
+        }
+    };
+    tracing::debug!(%peer, refused = refusal.is_some(), "accepted");
+    let refused = refusal.is_some();
+    let connection = Rc::new(Connection::new(core, Rc::new(socket), peer, seat));
+    let slot = core.connections.borrow_mut().insert(Rc::clone(&connection));
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        drive(Rc::clone(&core), connection, refusal).await;
+        core.connections.borrow_mut().remove(slot);
+        core.refusing
+            .set(core.refusing.get() - usize::from(refused));
+    });
+}
+
+fn refusal(full: Full) -> Answer {
+    let reason = match full {
+        Full::Server => "this server holds as many connections as it may",
+        Full::Address => "this client holds as many connections as one may",
+    };
+    head::error(Status::Unavailable, reason, None, SystemTime::now(), true)
+}

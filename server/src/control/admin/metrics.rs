@@ -1,0 +1,138 @@
+//! The cores' counters in the Prometheus text format (OpenMetrics).
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::{Shared, memory};
+use crate::http::head::Status;
+use crate::stats::{CoreStats, Kind, PHASES, SCALARS};
+
+/// The media type of the text.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics as text.
+pub(super) fn encode(shared: Arc<Shared>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("penstock");
+    registry.register_collector(Box::new(Cores(shared)));
+    let mut output = String::new();
+    text::encode(&mut output, &registry)?;
+    Ok(output)
+}
+
+struct Cores(Arc<Shared>);
+
+impl fmt::Debug for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cores").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Cores {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let cores = &self.0.cores;
+        for scalar in SCALARS {
+            family(
+                &mut encoder,
+                cores,
+                scalar.name,
+                scalar.help,
+                scalar.kind,
+                |stats| vec![(None, (scalar.cell)(stats).get())],
+            )?;
+        }
+        family(
+            &mut encoder,
+            cores,
+            "connections",
+            "Open connections by what they are doing",
+            Kind::Gauge,
+            |stats| {
+                let cells = stats.connections.iter();
+                PHASES
+                    .iter()
+                    .zip(cells)
+                    .map(|((_, name), cell)| (Some(("phase", (*name).to_owned())), cell.get()))
+                    .collect()
+            },
+        )?;
+        family(
+            &mut encoder,
+            cores,
+            "responses",
+            "Finished responses by status",
+            Kind::Counter,
+            |stats| {
+                let cells = stats.responses.iter();
+                Status::ALL
+                    .iter()
+                    .zip(cells)
+                    .map(|(status, cell)| (Some(("status", status.code().to_string())), cell.get()))
+                    .collect()
+            },
+        )?;
+        let info = ConstGauge::new(1i64);
+        let mut metric = encoder.encode_descriptor(
+            "io_backend",
+            "How the cores talk to the kernel",
+            None,
+            MetricType::Gauge,
+        )?;
+        info.encode(metric.encode_family(&[("backend", self.0.backend.to_string())])?)?;
+        let mut metric = encoder.encode_descriptor(
+            "zero_copy",
+            "When pieces are sent zero-copy",
+            None,
+            MetricType::Gauge,
+        )?;
+        info.encode(metric.encode_family(&[("when", self.0.zero_copy.to_string())])?)?;
+        let up = ConstGauge::new(self.0.started.elapsed().as_secs() as i64);
+        up.encode(encoder.encode_descriptor(
+            "uptime_seconds",
+            "Seconds since the server started",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        for (name, help, value) in memory::gauges(&self.0) {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
+}
+
+type Label = Option<(&'static str, String)>;
+
+/// One family with a sample per core and label.
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    cores: &[Arc<CoreStats>],
+    name: &str,
+    help: &str,
+    kind: Kind,
+    samples: impl Fn(&CoreStats) -> Vec<(Label, u64)>,
+) -> fmt::Result {
+    let metric_type = match kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+    };
+    let mut metrics = encoder.encode_descriptor(name, help, None, metric_type)?;
+    for (number, stats) in cores.iter().enumerate() {
+        for (label, value) in samples(stats) {
+            let mut labels = vec![("core", number.to_string())];
+            labels.extend(label);
+            let metric = metrics.encode_family(&labels)?;
+            match kind {
+                Kind::Counter => ConstCounter::new(value).encode(metric)?,
+                Kind::Gauge => ConstGauge::new(value as i64).encode(metric)?,
+            }
+        }
+    }
+    Ok(())
+}

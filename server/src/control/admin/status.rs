@@ -1,0 +1,95 @@
+//! The cores' numbers summed up, as JSON for people and scripts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use serde::Serialize;
+
+use super::{Shared, memory};
+use crate::connection::deadlines::Listed;
+use crate::control::worker::Order;
+use crate::http::head::Status;
+use crate::stats::{PHASES, SCALARS};
+
+/// The answer of `/status`.
+#[derive(Debug, Serialize)]
+pub(super) struct StatusReport {
+    version: &'static str,
+    ready: bool,
+    io_backend: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not_uring: Option<String>,
+    zero_copy: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not_zero_copy: Option<String>,
+    cores: usize,
+    uptime_seconds: u64,
+    memory: BTreeMap<&'static str, u64>,
+    connections: BTreeMap<&'static str, u64>,
+    responses: BTreeMap<u16, u64>,
+    totals: BTreeMap<&'static str, u64>,
+    /// The connections that hold the most and the slowest ones, of each core.
+    standing_out: Vec<Listed>,
+}
+
+/// How long the cores have to list their connections: they look for orders once a tick.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Asks every core which of its connections stand out.
+pub(super) fn ask_cores(shared: &Shared) -> Vec<Listed> {
+    let (reply, replies) = bounded(shared.orders.len().max(1));
+    let asked = shared
+        .orders
+        .iter()
+        .filter(|orders| {
+            orders
+                .try_send(Order::List {
+                    reply: reply.clone(),
+                })
+                .is_ok()
+        })
+        .count();
+    let deadline = Instant::now() + PATIENCE;
+    (0..asked)
+        .filter_map(|_| replies.recv_deadline(deadline).ok())
+        .flatten()
+        .collect()
+}
+
+/// Sums over all cores.
+pub(super) fn status(shared: &Shared, standing_out: Vec<Listed>) -> StatusReport {
+    let sum = |get: &dyn Fn(&crate::stats::CoreStats) -> u64| -> u64 {
+        shared.cores.iter().map(|stats| get(stats)).sum()
+    };
+    StatusReport {
+        version: env!("CARGO_PKG_VERSION"),
+        ready: shared.is_ready(),
+        io_backend: shared.backend.to_string(),
+        why_not_uring: shared.why_not_uring.clone(),
+        zero_copy: shared.zero_copy.to_string(),
+        why_not_zero_copy: shared.why_not_zero_copy.clone(),
+        cores: shared.cores.len(),
+        uptime_seconds: shared.started.elapsed().as_secs(),
+        memory: memory::gauges(shared)
+            .into_iter()
+            .map(|(name, _, value)| (name, value))
+            .collect(),
+        connections: PHASES
+            .iter()
+            .enumerate()
+            .map(|(at, &(_, name))| (name, sum(&|stats| stats.connections[at].get())))
+            .collect(),
+        responses: Status::ALL
+            .iter()
+            .enumerate()
+            .map(|(at, status)| (status.code(), sum(&|stats| stats.responses[at].get())))
+            .filter(|&(_, count)| count > 0)
+            .collect(),
+        totals: SCALARS
+            .iter()
+            .map(|scalar| (scalar.name, sum(&|stats| (scalar.cell)(stats).get())))
+            .collect(),
+        standing_out,
+    }
+}

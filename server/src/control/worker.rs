@@ -1,0 +1,236 @@
+//! One core: a pinned thread with its runtime, listener, pool, decoder and connections.
+//!
+//! It talks to the control thread through two channels only: orders in, reports out. A request never
+//! leaves the core that accepted it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use decode_kernel::code::Coder;
+use slab::Slab;
+use tokio::sync::Semaphore;
+
+use crate::body::hot::HotObjects;
+use crate::body::readahead::ReadAhead;
+use crate::body::rebuilt::RebuiltBlocks;
+use crate::body::zero_copy::{self, ZeroCopy};
+use crate::connection::accept::{OverLimit, accept};
+use crate::connection::core::Core;
+use crate::connection::deadlines::{self, Listed, Timeouts, Watch};
+use crate::connection::gate::Gate;
+use crate::connection::seats::Seats;
+use crate::io::pool::Pool;
+use crate::io::{self as kernel, Backend, Io, Listener, Socket};
+use crate::memory::budget::Budget;
+use crate::memory::limits::{self, AHEAD_BUFFER_BYTES, REQUEST_HEAD_BYTES_MAX, TICK};
+use crate::objects::checksums::TableCache;
+use crate::objects::object::Catalogue;
+use crate::objects::open_files::OpenFiles;
+use crate::objects::verified::VerifiedLeaves;
+use crate::stats::CoreStats;
+use crate::tahoe::gateway::Gateway;
+
+/// What the control thread tells a core.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Stop accepting; let bodies finish until the deadline, then close.
+    Drain {
+        /// When to stop waiting.
+        deadline: Instant,
+    },
+    /// List the connections that stand out, for the status.
+    List {
+        /// Where to.
+        reply: Sender<Vec<Listed>>,
+    },
+}
+
+/// What a core tells the control thread.
+#[derive(Debug)]
+pub enum Report {
+    /// Its runtime is there. It waits for the others.
+    Begun,
+    /// It serves. The text says why its pool is not registered with the ring, if it isn't.
+    Ready(Option<String>),
+    /// It has stopped, with this many connections cut off.
+    Stopped {
+        /// Connections that did not finish in time.
+        cut: usize,
+    },
+    /// It can't go on.
+    Failed(io::Error),
+}
+
+/// What a core is made of.
+pub struct Plan {
+    /// Disconnected when every core has begun.
+    pub go: Receiver<std::convert::Infallible>,
+    /// Its number, from 0.
+    pub number: usize,
+    /// How it talks to the kernel.
+    pub backend: Backend,
+    /// Its listener.
+    pub listener: Listener,
+    /// Store directories.
+    pub stores: Arc<[PathBuf]>,
+    /// Share files that may be open.
+    pub share_files: usize,
+    /// Directories of Tahoe-LAFS storage nodes; with none there is no gateway.
+    pub tahoe_nodes: Arc<[PathBuf]>,
+    /// The longest segment of a Tahoe-LAFS file.
+    pub tahoe_segment_bytes_max: u64,
+    /// Segment buffers.
+    pub pool_buffers: usize,
+    /// Bytes of one.
+    pub pool_buffer_bytes: usize,
+    /// Memory to lend, shared by the cores.
+    pub budget: Arc<Budget>,
+    /// Places for connections, shared by the cores.
+    pub seats: Arc<Seats>,
+    /// What happens when there is no place.
+    pub over_limit: OverLimit,
+    /// `SO_SNDBUF` that every connection has.
+    pub send_buffer_floor: u32,
+    /// The most it may become.
+    pub send_buffer_max: u32,
+    /// Memory for small objects that are asked for often.
+    pub hot_bytes: usize,
+    /// Memory for rebuilt blocks that others want soon.
+    pub rebuilt_bytes: usize,
+    /// Buffers for reading ahead.
+    pub ahead_buffers: usize,
+    /// How long a verified leaf counts as good; `None` if every read is verified.
+    pub verify_age: Option<Duration>,
+    /// When pieces are sent zero-copy.
+    pub zero_copy: zero_copy::When,
+    /// What connections are held to.
+    pub timeouts: Timeouts,
+    /// Where it counts.
+    pub stats: Arc<CoreStats>,
+}
+
+/// Runs a core on the calling thread until it is told to stop.
+pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report)>) {
+    if let Some(cores) = core_affinity::get_core_ids().filter(|cores| !cores.is_empty()) {
+        let core = cores[plan.number % cores.len()];
+        if !core_affinity::set_for_current(core) {
+            tracing::warn!(
+                core = plan.number,
+                "the thread could not be pinned to a core"
+            );
+        }
+    }
+    let number = plan.number;
+    let say = |report| {
+        // The control thread outlives the cores; if it is gone there is nobody to tell.
+        let _ = reports.send((number, report));
+    };
+    // Held until the ring has ended. When it ends, tokio-uring forgets what its reads hold, and only then cancels
+    // them and waits for the last: until then they may write to the pool.
+    let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
+    let ahead = (plan.ahead_buffers > 0)
+        .then(|| Pool::for_direct_reads(plan.ahead_buffers, AHEAD_BUFFER_BYTES));
+    match kernel::run(
+        plan.backend,
+        serve(plan, &pool, ahead.as_ref(), orders, &say),
+    ) {
+        Ok(Ok(cut)) => say(Report::Stopped { cut }),
+        Ok(Err(error)) | Err(error) => say(Report::Failed(error)),
+    }
+}
+
+async fn serve(
+    plan: Plan,
+    pool: &Pool,
+    ahead: Option<&Pool>,
+    orders: &Receiver<Order>,
+    say: &dyn Fn(Report),
+) -> io::Result<usize> {
+    say(Report::Begun);
+    // Blocks the thread, which has nothing else to do yet.
+    let _ = plan.go.recv();
+    let (io, unregistered) = Io::new(plan.backend, pool)?;
+    let files = OpenFiles::new(plan.share_files);
+    let core = Rc::new(Core {
+        io,
+        coder: RefCell::new(Coder::new(limits::REBUILD_PLANS_MAX)),
+        gateway: (!plan.tahoe_nodes.is_empty()).then(|| {
+            Gateway::new(
+                plan.tahoe_nodes,
+                plan.tahoe_segment_bytes_max,
+                Rc::clone(&files),
+            )
+        }),
+        catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), files, &plan.budget),
+        producing: Semaphore::new(pool.buffers()),
+        zero_copy: ZeroCopy::new(plan.zero_copy, pool, Arc::clone(&plan.stats)),
+        pool: pool.clone(),
+        tables: TableCache::default(),
+        verified: VerifiedLeaves::new(plan.verify_age),
+        hot: HotObjects::new(plan.hot_bytes, plan.verify_age),
+        rebuilt: RebuiltBlocks::new(plan.rebuilt_bytes, plan.verify_age),
+        ahead: ahead.cloned().map(ReadAhead::new),
+        gate: Gate {
+            piece_bytes_max: limits::PIECE_BYTES_MAX as u32,
+            credit_bytes_min: limits::CREDIT_BYTES_MIN,
+        },
+        budget: plan.budget,
+        send_buffer_floor: plan.send_buffer_floor,
+        send_buffer_max: plan.send_buffer_max,
+        send_timeout: plan.timeouts.send,
+        stats: plan.stats,
+        connections: RefCell::new(Slab::new()),
+        refusing: Cell::new(0),
+        scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
+        fast: Rc::new(Cell::new(0)),
+        draining: Cell::new(false),
+    });
+    core.stats.pool_buffers.set(core.pool.buffers() as u64);
+    core.stats
+        .ahead_buffers
+        .set(ahead.map_or(0, |pool| pool.buffers() as u64));
+    let listener = Rc::new(Socket::from(plan.listener));
+    tokio::task::spawn_local(accept(
+        Rc::clone(&core),
+        Rc::clone(&listener),
+        plan.seats,
+        plan.over_limit,
+    ));
+    say(Report::Ready(unregistered));
+
+    let mut deadline: Option<Instant> = None;
+    let mut watch = Watch::new(plan.timeouts);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match orders.try_recv() {
+            Ok(Order::Drain { deadline: until }) => {
+                core.draining.set(true);
+                listener.stop_listening();
+                deadline = Some(until);
+            }
+            Ok(Order::List { reply }) => {
+                // Nobody waits any more if the admin's patience is over.
+                let _ = reply.try_send(deadlines::list(&core));
+            }
+            Err(TryRecvError::Empty) => {}
+            // Without a control thread there is nobody to serve for.
+            Err(TryRecvError::Disconnected) => deadline = Some(Instant::now()),
+        }
+        watch.tick(&core);
+        let Some(deadline) = deadline else { continue };
+        let left = core.connections.borrow().len();
+        if left == 0 || Instant::now() >= deadline {
+            for (_, connection) in core.connections.borrow().iter() {
+                connection.socket.abort();
+            }
+            return Ok(left);
+        }
+    }
+}

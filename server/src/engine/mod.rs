@@ -1,0 +1,3 @@
+//! What producing bytes takes.
+
+pub mod plan;

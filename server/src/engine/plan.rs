@@ -1,0 +1,653 @@
+//! The plan of one piece: which ranges of which shares to read, what to rebuild from them, and in
+//! which order the bytes are sent.
+//!
+//! Pure: a request's range, the object's layout, which shares are usable, and how large the piece
+//! may be. A healthy piece touches only the data shares that hold its bytes. Where one of those is
+//! missing, the same range of k others is read and only that range is rebuilt.
+
+use std::ops::Range;
+
+use decode_kernel::share::Geometry;
+
+use crate::memory::limits::SLICES_MAX;
+
+/// How an object lies in its shares, whatever their format: segments of k blocks, one per share, and a
+/// share's blocks one after another in *share space*. Blocks are verified leaf by leaf, beginning anew in
+/// each block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes of the object.
+    pub size: u64,
+    /// Data shares.
+    pub k: u16,
+    /// Shares.
+    pub n: u16,
+    /// Bytes of one share's block of every segment but the last.
+    pub block_bytes: u64,
+    /// Bytes of its block of the last one; k of them may be more than is left of the object.
+    pub tail_block_bytes: u64,
+    /// Bytes of a leaf; a block's last one may be shorter.
+    pub leaf_bytes: u64,
+}
+
+impl From<&Geometry> for Layout {
+    fn from(geometry: &Geometry) -> Layout {
+        let tail = geometry.segments().checked_sub(1);
+        Layout {
+            size: geometry.size(),
+            k: geometry.k(),
+            n: geometry.n(),
+            block_bytes: u64::from(geometry.block_bytes()),
+            tail_block_bytes: tail.map_or(0, |tail| u64::from(geometry.block_len(tail))),
+            leaf_bytes: u64::from(geometry.leaf_bytes()),
+        }
+    }
+}
+
+impl Layout {
+    /// Bytes of the object in one segment, the last one perhaps excepted.
+    pub fn segment_bytes(&self) -> u64 {
+        self.block_bytes * u64::from(self.k)
+    }
+
+    /// Segments of the object.
+    pub fn segments(&self) -> u64 {
+        self.size.div_ceil(self.segment_bytes())
+    }
+
+    /// Bytes of one share's block of a segment.
+    pub fn block_len(&self, segment: u64) -> u64 {
+        match segment + 1 < self.segments() {
+            true => self.block_bytes,
+            false => self.tail_block_bytes,
+        }
+    }
+
+    /// Widens a range of share space to whole leaves.
+    pub fn whole_leaves(&self, range: &Range<u64>) -> Range<u64> {
+        let first = range.start / self.block_bytes;
+        let last = (range.end - 1) / self.block_bytes;
+        let (first_start, last_start) = (first * self.block_bytes, last * self.block_bytes);
+        let start = (range.start - first_start) / self.leaf_bytes * self.leaf_bytes;
+        let end = (range.end - last_start).next_multiple_of(self.leaf_bytes);
+        first_start + start..last_start + end.min(self.block_len(last))
+    }
+}
+
+/// One contiguous read of a share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The share's number.
+    pub share: u16,
+    /// What to read, in share space (the share's blocks concatenated), whole leaves.
+    pub window: Range<u64>,
+}
+
+impl Read {
+    /// How many bytes it brings.
+    pub fn bytes(&self) -> usize {
+        (self.window.end - self.window.start) as usize
+    }
+}
+
+/// A run of the object's bytes inside one window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Index of the window: first the reads in order, then the rebuilt ones.
+    pub window: usize,
+    /// Bytes of that window.
+    pub bytes: Range<usize>,
+}
+
+/// What one turn does for one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PiecePlan {
+    /// The object's bytes that this piece delivers; starts where asked, may end earlier.
+    pub range: Range<u64>,
+    /// Reads, one per share that takes part.
+    pub reads: Vec<Read>,
+    /// Data shares to rebuild, all over `rebuilt_window`.
+    pub rebuilt: Vec<u16>,
+    /// In share space; empty when nothing is rebuilt.
+    pub rebuilt_window: Range<u64>,
+    /// The k reads (as indices) to rebuild from; each covers `rebuilt_window`.
+    pub sources: Vec<usize>,
+    /// The piece in the order of its bytes.
+    pub slices: Vec<Slice>,
+}
+
+/// Why a range can't be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Too few usable shares for this range. `range` is the smallest part that was tried.
+    #[error("bytes {}..{}: {have} usable shares, {need} are needed", range.start, range.end)]
+    TooFewShares {
+        /// Usable shares for the range.
+        have: usize,
+        /// k.
+        need: usize,
+        /// Bytes of the object.
+        range: Range<u64>,
+    },
+    /// Even one leaf of each share that takes part does not fit a pool buffer.
+    #[error(
+        "one leaf of each of k shares takes {need} bytes, a pool buffer has {have}: raise --pool-buffer-size"
+    )]
+    BufferTooSmall {
+        /// Bytes of a pool buffer that pieces may use.
+        have: usize,
+        /// Bytes needed.
+        need: usize,
+    },
+}
+
+impl PiecePlan {
+    /// The window lengths in bytes: the reads' in order, then the rebuilt ones'.
+    pub fn window_lengths(&self) -> impl Iterator<Item = usize> + '_ {
+        let rebuilt = length(&self.rebuilt_window);
+        self.reads
+            .iter()
+            .map(|read| length(&read.window))
+            .chain(self.rebuilt.iter().map(move |_| rebuilt))
+    }
+
+    /// Bytes that all windows take in a pool buffer which aligns them so.
+    pub fn bytes(&self, align: usize) -> usize {
+        self.window_lengths()
+            .map(|length| length.next_multiple_of(align))
+            .sum()
+    }
+}
+
+fn length(range: &Range<u64>) -> usize {
+    (range.end - range.start) as usize
+}
+
+/// What a piece's windows must fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes for all windows.
+    pub bytes: usize,
+    /// What the start of each is a multiple of.
+    pub align: usize,
+}
+
+/// Plans a piece of `wanted`, starting at its start and as long as its windows fit the `room`.
+/// `usable` says whether a share can serve a range of its space.
+///
+/// `wanted` must not be empty and must lie inside the object.
+pub fn plan(
+    layout: &Layout,
+    wanted: Range<u64>,
+    room: Room,
+    usable: impl Fn(u16, &Range<u64>) -> bool,
+) -> Result<PiecePlan, PlanError> {
+    debug_assert!(wanted.start < wanted.end && wanted.end <= layout.size);
+    let mut range = wanted.start..preferred_end(layout, &wanted);
+    loop {
+        let attempt = plan_exactly(layout, range.clone(), &usable);
+        let failure = match attempt {
+            Ok(plan) if plan.bytes(room.align) <= room.bytes => {
+                // Where two blocks are rebuilt, the one over a part and the other over another, both are over
+                // the hull of them. A piece of whole blocks wastes nothing, and the next one can be whole too.
+                match block_end(layout, &plan.range).filter(|_| !plan.rebuilt.is_empty()) {
+                    Some(end) => range.end = end,
+                    None => return Ok(plan),
+                }
+                continue;
+            }
+            Ok(plan) => PlanError::BufferTooSmall {
+                have: room.bytes,
+                need: plan.bytes(room.align),
+            },
+            Err(error) => error,
+        };
+        // A smaller piece needs less memory, and damage elsewhere in its window does not count.
+        match shorter(layout, &range) {
+            Some(end) => range.end = end,
+            None => return Err(failure),
+        }
+    }
+}
+
+/// Where a piece that may end at `wanted.end` best ends: at a segment's end, so that the next one
+/// starts whole, or at least at a leaf's, so that no leaf is verified twice.
+fn preferred_end(layout: &Layout, wanted: &Range<u64>) -> u64 {
+    let Range { start, end } = *wanted;
+    let segment_end = end - end % layout.segment_bytes();
+    if segment_end > start && segment_end - start >= (end - start) / 2 {
+        return segment_end;
+    }
+    let leaf_end = last_leaf_end(layout, end);
+    if end < layout.size && leaf_end > start {
+        leaf_end
+    } else {
+        end
+    }
+}
+
+/// The last block boundary before the end of a piece that ends inside a block, unless most of it lies behind, or
+/// the object ends there.
+fn block_end(layout: &Layout, piece: &Range<u64>) -> Option<u64> {
+    if piece.end == layout.size {
+        return None;
+    }
+    let last = locate(layout, piece.end - 1);
+    let after = last.in_block + 1;
+    let before = (piece.end - piece.start).checked_sub(after)?;
+    (after < last.block_len && before >= after).then(|| piece.end - after)
+}
+
+/// The last leaf boundary at or before `position`, inside the block that holds it.
+fn last_leaf_end(layout: &Layout, position: u64) -> u64 {
+    let at = locate(layout, position.saturating_sub(1));
+    let in_block = at.in_block + 1;
+    if in_block == at.block_len {
+        return position;
+    }
+    position - in_block % layout.leaf_bytes
+}
+
+/// A shorter end for a piece that did not fit or could not be read; `None` at a single leaf.
+fn shorter(layout: &Layout, range: &Range<u64>) -> Option<u64> {
+    let (first, last) = (locate(layout, range.start), locate(layout, range.end - 1));
+    let segments = last.segment - first.segment;
+    if segments > 0 {
+        return Some((first.segment + segments.div_ceil(2)) * layout.segment_bytes());
+    }
+    if last.block != first.block {
+        return Some(range.start + (first.block_len - first.in_block));
+    }
+    let leaf = layout.leaf_bytes;
+    let (from, to) = (first.in_block, last.in_block + 1);
+    let middle = (from + (to - from) / 2) / leaf * leaf;
+    let next_leaf = (from / leaf + 1) * leaf;
+    let end = if middle > from { middle } else { next_leaf };
+    (end < to).then(|| range.start + (end - from))
+}
+
+/// Where a byte of the object lies.
+struct Place {
+    segment: u64,
+    block: u64,
+    in_block: u64,
+    block_len: u64,
+}
+
+fn locate(layout: &Layout, position: u64) -> Place {
+    let segment = position / layout.segment_bytes();
+    let in_segment = position % layout.segment_bytes();
+    let block_len = layout.block_len(segment);
+    Place {
+        segment,
+        block: in_segment / block_len,
+        in_block: in_segment % block_len,
+        block_len,
+    }
+}
+
+/// Where a range of the object lies when no share is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Healthy {
+    /// What is described: starts where asked, and ends earlier where the limit on slices wants it.
+    pub range: Range<u64>,
+    /// The data shares that hold it, each with the hull of what is wanted from it, in whole leaves.
+    pub reads: Vec<Read>,
+    /// The object's bytes in order: the index of a read, and a range of its share's space.
+    pub runs: Vec<(usize, Range<u64>)>,
+}
+
+/// Says where `range` lies. It must not be empty and must lie inside the object.
+pub fn healthy(layout: &Layout, mut range: Range<u64>) -> Healthy {
+    let mut needed: Vec<Read> = Vec::with_capacity(usize::from(layout.k));
+    let mut runs: Vec<(usize, Range<u64>)> = Vec::with_capacity(16);
+    let mut position = range.start;
+    while position < range.end && runs.len() < SLICES_MAX {
+        let place = locate(layout, position);
+        let take = (place.block_len - place.in_block).min(range.end - position);
+        let start = place.segment * layout.block_bytes + place.in_block;
+        let share = place.block as u16;
+        let at = match needed.iter().position(|read| read.share == share) {
+            Some(at) => at,
+            None => {
+                needed.push(Read {
+                    share,
+                    window: start..start,
+                });
+                needed.len() - 1
+            }
+        };
+        needed[at].window.end = start + take;
+        runs.push((at, start..start + take));
+        position += take;
+    }
+    range.end = position;
+    for read in &mut needed {
+        read.window = layout.whole_leaves(&read.window);
+    }
+    Healthy {
+        range,
+        reads: needed,
+        runs,
+    }
+}
+
+/// Plans all of `range`, or as much of it as the limit on slices allows.
+fn plan_exactly(
+    layout: &Layout,
+    range: Range<u64>,
+    usable: &impl Fn(u16, &Range<u64>) -> bool,
+) -> Result<PiecePlan, PlanError> {
+    let Healthy {
+        range,
+        reads: needed,
+        runs,
+    } = healthy(layout, range);
+    let missing: Vec<usize> = (0..needed.len())
+        .filter(|&i| !usable(needed[i].share, &needed[i].window))
+        .collect();
+    if missing.is_empty() {
+        let slices = slices(&runs, |at| (at, needed[at].window.start));
+        return Ok(PiecePlan {
+            range,
+            reads: needed,
+            rebuilt: Vec::new(),
+            rebuilt_window: 0..0,
+            sources: Vec::new(),
+            slices,
+        });
+    }
+
+    let hull = |a: &Range<u64>, b: &Range<u64>| a.start.min(b.start)..a.end.max(b.end);
+    let rebuilt_window = missing
+        .iter()
+        .map(|&i| needed[i].window.clone())
+        .reduce(|a, b| hull(&a, &b))
+        .unwrap_or_default();
+    let k = usize::from(layout.k);
+    let mut reads: Vec<Read> = Vec::with_capacity(k);
+    let mut sources = Vec::with_capacity(k);
+    // Where each needed share's window ended up: a read, or (after all reads) a rebuilt one.
+    let mut windows = vec![usize::MAX; needed.len()];
+    for (i, read) in needed
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| !missing.contains(i))
+    {
+        windows[i] = reads.len();
+        let widened = hull(&read.window, &rebuilt_window);
+        if sources.len() < k && usable(read.share, &widened) {
+            sources.push(reads.len());
+            reads.push(Read {
+                share: read.share,
+                window: widened,
+            });
+        } else {
+            reads.push(read.clone());
+        }
+    }
+    for share in 0..layout.n {
+        if sources.len() == k {
+            break;
+        }
+        if !needed.iter().any(|read| read.share == share) && usable(share, &rebuilt_window) {
+            sources.push(reads.len());
+            reads.push(Read {
+                share,
+                window: rebuilt_window.clone(),
+            });
+        }
+    }
+    if sources.len() < k {
+        return Err(PlanError::TooFewShares {
+            have: sources.len(),
+            need: k,
+            range,
+        });
+    }
+    for (output, &i) in missing.iter().enumerate() {
+        windows[i] = reads.len() + output;
+    }
+    let slices = slices(&runs, |at| {
+        let window = windows[at];
+        (
+            window,
+            reads
+                .get(window)
+                .map_or(rebuilt_window.start, |read| read.window.start),
+        )
+    });
+    let rebuilt = missing.iter().map(|&i| needed[i].share).collect();
+    Ok(PiecePlan {
+        range,
+        reads,
+        rebuilt,
+        rebuilt_window,
+        sources,
+        slices,
+    })
+}
+
+fn slices(runs: &[(usize, Range<u64>)], window_of: impl Fn(usize) -> (usize, u64)) -> Vec<Slice> {
+    runs.iter()
+        .map(|(at, run)| {
+            let (window, start) = window_of(*at);
+            Slice {
+                window,
+                bytes: (run.start - start) as usize..(run.end - start) as usize,
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::limits::{DIRECT_ALIGN, WINDOW_ALIGN};
+    use proptest::prelude::*;
+
+    fn room(bytes: usize) -> Room {
+        let align = WINDOW_ALIGN;
+        Room { bytes, align }
+    }
+
+    fn layout(size: u64, k: u16, n: u16, block_bytes: u32, leaf_bytes: u32) -> Layout {
+        Layout::from(&Geometry::new(size, k, n, block_bytes, leaf_bytes).unwrap())
+    }
+
+    /// The bytes of data share `share` in share space, where byte i of the object is `i * 31 + i / 256`.
+    fn share_bytes(layout: &Layout, share: u16, window: &Range<u64>) -> Vec<u8> {
+        window
+            .clone()
+            .map(|at| {
+                let segment = at / layout.block_bytes;
+                let in_block = at % layout.block_bytes;
+                let block_len = layout.block_len(segment);
+                let position =
+                    segment * layout.segment_bytes() + u64::from(share) * block_len + in_block;
+                if position < layout.size {
+                    object_byte(position)
+                } else {
+                    0
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_piece_with_something_to_rebuild_ends_at_a_block() {
+        const KIB: u64 = 1024;
+        let layout = layout(1 << 20, 4, 6, 64 << 10, 4096);
+        let end = |range: Range<u64>, lost: &[u16]| {
+            let usable = |share: u16, _: &Range<u64>| !lost.contains(&share);
+            let plan = plan(&layout, range.clone(), room(1 << 20), usable).unwrap();
+            check(&layout, &range, &plan, lost);
+            plan.range.end / KIB
+        };
+        assert_eq!(end(0..150 * KIB, &[]), 148, "a leaf's end");
+        assert_eq!(end(0..150 * KIB, &[0, 1]), 128);
+        assert_eq!(end(0..150 * KIB, &[3]), 148, "nothing is rebuilt");
+        assert_eq!(end(0..100 * KIB, &[0]), 64);
+        assert_eq!(end(0..130 * KIB, &[0]), 128);
+        assert_eq!(end(0..60 * KIB, &[0]), 60, "within a block");
+        let late = end(60 * KIB..128 * KIB, &[0, 1]);
+        assert_eq!(late, 128, "most of it lies behind the boundary");
+    }
+
+    fn object_byte(position: u64) -> u8 {
+        (position.wrapping_mul(31) ^ (position >> 8)) as u8
+    }
+
+    /// Checks that a plan is what it must be, and that it delivers the object's bytes.
+    fn check(layout: &Layout, wanted: &Range<u64>, plan: &PiecePlan, lost: &[u16]) {
+        assert_eq!(plan.range.start, wanted.start);
+        assert!(plan.range.end > wanted.start && plan.range.end <= wanted.end);
+        for read in &plan.reads {
+            assert!(!lost.contains(&read.share), "a lost share is read");
+            assert!(read.window.start < read.window.end);
+            let start = read.window.start % layout.block_bytes;
+            assert_eq!(start % layout.leaf_bytes, 0);
+            let last = (read.window.end - 1) / layout.block_bytes;
+            let end = read.window.end - last * layout.block_bytes;
+            assert!(
+                end.is_multiple_of(layout.leaf_bytes) || end == layout.block_len(last),
+                "{read:?}"
+            );
+        }
+        if plan.rebuilt.is_empty() {
+            assert!(plan.sources.is_empty());
+        } else {
+            assert_eq!(plan.sources.len(), usize::from(layout.k));
+            for &source in &plan.sources {
+                let window = &plan.reads[source].window;
+                assert!(window.start <= plan.rebuilt_window.start);
+                assert!(window.end >= plan.rebuilt_window.end);
+            }
+        }
+        let mut windows: Vec<Vec<u8>> = plan
+            .reads
+            .iter()
+            .map(|read| share_bytes(layout, read.share, &read.window))
+            .collect();
+        windows.extend(
+            plan.rebuilt
+                .iter()
+                .map(|&share| share_bytes(layout, share, &plan.rebuilt_window)),
+        );
+        let sent: Vec<u8> = plan
+            .slices
+            .iter()
+            .flat_map(|slice| windows[slice.window][slice.bytes.clone()].to_vec())
+            .collect();
+        let expected: Vec<u8> = plan.range.clone().map(object_byte).collect();
+        assert!(
+            sent == expected,
+            "the slices do not give the object's bytes {:?}",
+            plan.range
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn plans_deliver_the_range_from_the_shares_that_are_left(
+            k in 1u16..8,
+            m in 0u16..4,
+            blocks in 1u32..4,
+            leaf_power in 9u32..13,
+            size in 1u64..300_000,
+            at in any::<prop::sample::Index>(),
+            length in 1u64..200_000,
+            lost in prop::collection::vec(0u16..12, 0..4),
+            leaves in 1usize..40,
+            align in prop_oneof![Just(WINDOW_ALIGN), Just(DIRECT_ALIGN)],
+            odd in prop_oneof![Just(0), 1u64..20_000],
+        ) {
+            let mut layout = layout(size, k, k + m, blocks * 4096, 1 << leaf_power);
+            if odd > 0 {
+                // Blocks that leaves don't divide, and a tail cut exactly.
+                layout.block_bytes = odd;
+                let tail = (size - 1) % layout.segment_bytes() + 1;
+                layout.tail_block_bytes = tail.div_ceil(u64::from(k));
+            }
+            let start = at.index(size as usize) as u64;
+            let wanted = start..(start + length).min(size);
+            let mut lost: Vec<u16> = lost.into_iter().filter(|&share| share < k + m).collect();
+            lost.sort_unstable();
+            lost.dedup();
+            let capacity = (usize::from(k) + 1) * (1usize << leaf_power).next_multiple_of(align) * leaves;
+            let usable = |share: u16, _: &Range<u64>| !lost.contains(&share);
+            match plan(&layout, wanted.clone(), Room { bytes: capacity, align }, usable) {
+                Ok(plan) => {
+                    prop_assert!(plan.bytes(align) <= capacity);
+                    check(&layout, &wanted, &plan, &lost);
+                }
+                Err(PlanError::TooFewShares { have, need, .. }) => {
+                    prop_assert!(have < need && lost.len() > usize::from(m));
+                }
+                Err(error) => prop_assert!(false, "{error}"),
+            }
+        }
+
+        #[test]
+        fn pieces_make_a_whole_body(
+            size in 1u64..400_000,
+            credit in 1u64..100_000,
+            bad in prop::collection::vec((0u16..5, 0u64..25), 0..20),
+        ) {
+            // 3+2; every leaf row keeps at least three good shares, else the body can't be whole.
+            let layout = layout(size, 3, 5, 8192, 4096);
+            let rows = size.div_ceil(layout.segment_bytes()) * 2;
+            let readable = (0..rows)
+                .all(|row| (0..5).filter(|&share| bad.contains(&(share, row))).count() <= 2);
+            let usable = |share: u16, window: &Range<u64>| {
+                !(window.start / 4096..window.end.div_ceil(4096)).any(|row| bad.contains(&(share, row)))
+            };
+            let mut position = 0;
+            while position < size {
+                let wanted = position..(position + credit).min(size);
+                match plan(&layout, wanted.clone(), room(200_000), usable) {
+                    Ok(plan) => {
+                        check(&layout, &wanted, &plan, &[]);
+                        position = plan.range.end;
+                    }
+                    Err(_) => {
+                        prop_assert!(!readable);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_healthy_piece_reads_only_what_it_sends() {
+        let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
+        let plan = plan(&layout, 0..128 << 10, room(1 << 20), |_, _| true).unwrap();
+        assert_eq!(plan.range, 0..128 << 10);
+        assert_eq!(plan.bytes(WINDOW_ALIGN), 128 << 10);
+        assert_eq!(plan.reads.len(), 4);
+        let plan = super::plan(&layout, 5000..5001, room(1 << 20), |_, _| true).unwrap();
+        assert_eq!((plan.reads.len(), plan.bytes(WINDOW_ALIGN)), (1, 4096));
+    }
+
+    #[test]
+    fn a_small_degraded_range_is_small_work() {
+        let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
+        let plan = plan(&layout, 0..100, room(1 << 20), |share, _| share != 0).unwrap();
+        assert_eq!((plan.reads.len(), plan.bytes(WINDOW_ALIGN)), (4, 5 * 4096));
+        assert_eq!(plan.rebuilt, [0]);
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_small_says_what_it_takes() {
+        let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
+        let error = plan(&layout, 0..1, room(4 * 4096), |share, _| share != 0).unwrap_err();
+        assert_eq!(
+            error,
+            PlanError::BufferTooSmall {
+                have: 4 * 4096,
+                need: 5 * 4096
+            }
+        );
+    }
+}

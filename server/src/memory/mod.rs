@@ -1,0 +1,5 @@
+//! The declared memory: its bounds, its plan, and the account of what is lent.
+
+pub mod budget;
+pub mod limits;
+pub mod plan;

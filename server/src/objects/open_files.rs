@@ -1,0 +1,108 @@
+//! How many share files one core has open, those of objects that only clients still hold included.
+//!
+//! Descriptors and memory for this many are part of the plan. What is open and in use by nobody gives way to
+//! what is asked for; when all of it is in use, a request for yet another object is refused.
+
+use std::cell::Cell;
+use std::hash::Hash;
+use std::rc::Rc;
+
+use lru::LruCache;
+
+use crate::http::head::Status;
+use crate::memory::limits::OBJECT_FILES_EXTRA;
+use crate::objects::object::OpenFailure;
+
+/// One core's count.
+pub struct OpenFiles {
+    used: Cell<usize>,
+    most: usize,
+}
+
+/// The files of one object; counted until this is dropped.
+pub struct Held {
+    all: Rc<OpenFiles>,
+    files: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.used.set(self.all.used.get() - self.files);
+    }
+}
+
+impl OpenFiles {
+    /// None open, `most` at most.
+    pub fn new(most: usize) -> Rc<OpenFiles> {
+        Rc::new(OpenFiles {
+            used: Cell::new(0),
+            most,
+        })
+    }
+
+    /// Counts an object with so many share files. Makes room by dropping the least used of those `known` ones
+    /// that nobody uses.
+    pub fn hold<K: Hash + Eq + Clone, V>(
+        self: &Rc<Self>,
+        share_files: usize,
+        known: &mut LruCache<K, Rc<V>>,
+    ) -> Result<Held, OpenFailure> {
+        let files = share_files + OBJECT_FILES_EXTRA;
+        while self.used.get() + files > self.most {
+            let mut from_the_oldest = known.iter().rev();
+            let unused = from_the_oldest.find(|(_, value)| Rc::strong_count(value) == 1);
+            let Some(key) = unused.map(|(key, _)| key.clone()) else {
+                tracing::warn!(
+                    open = self.used.get(),
+                    most = self.most,
+                    "clients use as many share files as may be open: raise --share-files"
+                );
+                return Err(OpenFailure {
+                    status: Status::Unavailable,
+                    reason: "too many different objects are being served",
+                });
+            };
+            known.pop(&key);
+        }
+        self.used.set(self.used.get() + files);
+        Ok(Held {
+            all: Rc::clone(self),
+            files,
+        })
+    }
+
+    /// How many are counted.
+    pub fn used(&self) -> usize {
+        self.used.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_uses_gives_way_and_what_is_used_stays() {
+        let each = 6 + OBJECT_FILES_EXTRA;
+        let all = OpenFiles::new(3 * each);
+        let mut known: LruCache<u32, Rc<Held>> = LruCache::unbounded();
+        let mut open = |key: u32| {
+            let held = Rc::new(all.hold(6, &mut known)?);
+            known.put(key, Rc::clone(&held));
+            Ok::<_, OpenFailure>(held)
+        };
+        let used = open(1).unwrap();
+        open(2).map(drop).unwrap();
+        open(3).map(drop).unwrap();
+        assert_eq!(all.used(), 3 * each);
+        let other = open(4).unwrap();
+        let third = open(5).unwrap();
+        assert_eq!(open(6).err().unwrap().status, Status::Unavailable);
+        drop(other);
+        open(6).map(drop).unwrap();
+        let keys: Vec<u32> = known.iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys, [6, 5, 1]);
+        drop((used, third, known));
+        assert_eq!(all.used(), 0);
+    }
+}

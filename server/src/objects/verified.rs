@@ -1,0 +1,303 @@
+//! Which leaves one core has verified, so that it need not do so again: a bounded memory.
+//!
+//! A bit per leaf of a data share, kept by runs of [`PAGE_LEAVES`] leaves, the least lately used run
+//! forgotten first. A bit says: this leaf was read and matched its checksum while its file was in this
+//! *edition* ([`crate::objects::object::Share::look`] tells editions apart), less than the re-verification age ago.
+//! What is forgotten, or was never known, is read and verified as always.
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use crate::memory::limits::{RESIDENT_FOR, VERIFIED_PAGE_BYTES, VERIFIED_PAGES_MAX};
+
+/// Leaves in one run: 4 MiB of a share at the usual leaf length.
+pub const PAGE_LEAVES: u64 = 1024;
+const WORDS: usize = (PAGE_LEAVES / 64) as usize;
+
+/// An object's id, a share's number, the number of a run of leaves in it.
+type PageId = (u64, u16, u64);
+
+/// What is remembered of one run of leaves.
+struct Page {
+    edition: u32,
+    leaves: [u64; WORDS],
+    /// When the first of them was verified: the run is forgotten as a whole.
+    since: Instant,
+    /// When the page cache was asked for the whole run, and whether it had that.
+    asked: Option<(Instant, bool)>,
+}
+
+// The key, this, two links; a slot of the map of at most twice as many slots as entries, and its tag.
+const _: () = assert!(
+    size_of::<(PageId, Page)>() + 2 * size_of::<usize>() + 2 * (2 * size_of::<usize>() + 1)
+        <= VERIFIED_PAGE_BYTES
+);
+
+/// One core's memory of verified leaves.
+pub struct VerifiedLeaves {
+    /// How long a verification counts; `None` if never.
+    age: Option<Duration>,
+    pages: RefCell<LruCache<PageId, Page>>,
+}
+
+/// A range of leaves inside one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    page: u64,
+    first: u32,
+    count: u32,
+}
+
+/// A range of leaves, run by run.
+fn parts(leaves: Range<u64>) -> impl Iterator<Item = Part> {
+    let mut at = leaves.start;
+    std::iter::from_fn(move || {
+        let page = at / PAGE_LEAVES;
+        let end = leaves.end.min((page + 1) * PAGE_LEAVES);
+        let part = Part {
+            page,
+            first: (at % PAGE_LEAVES) as u32,
+            count: end.checked_sub(at).filter(|&count| count > 0)? as u32,
+        };
+        at = end;
+        Some(part)
+    })
+}
+
+/// The words of a run that a part touches, each with its bits.
+fn masks(part: Part) -> impl Iterator<Item = (usize, u64)> {
+    let (first, end) = (part.first, part.first + part.count);
+    (first / 64..end.div_ceil(64)).map(move |word| {
+        let (from, to) = (
+            first.max(word * 64) - word * 64,
+            end.min(word * 64 + 64) - word * 64,
+        );
+        (word as usize, u64::MAX >> (64 - (to - from)) << from)
+    })
+}
+
+impl VerifiedLeaves {
+    /// An empty memory in which a verification counts for `age`; `None` remembers nothing.
+    pub fn new(age: Option<Duration>) -> VerifiedLeaves {
+        let pages = NonZeroUsize::new(VERIFIED_PAGES_MAX).unwrap_or(NonZeroUsize::MIN);
+        VerifiedLeaves {
+            age,
+            pages: RefCell::new(LruCache::new(pages)),
+        }
+    }
+
+    /// Whether anything is remembered at all.
+    pub fn is_kept(&self) -> bool {
+        self.age.is_some()
+    }
+
+    /// Bytes that the memory holds.
+    pub fn bytes(&self) -> usize {
+        self.pages.borrow().len() * VERIFIED_PAGE_BYTES
+    }
+
+    /// These leaves of a share matched. `edition` is its file's as of before they were read.
+    pub fn note(&self, object: u64, share: u16, edition: u32, leaves: Range<u64>, now: Instant) {
+        let Some(age) = self.age else { return };
+        let mut pages = self.pages.borrow_mut();
+        for part in parts(leaves) {
+            let fresh = || Page {
+                edition,
+                leaves: [0; WORDS],
+                since: now,
+                asked: None,
+            };
+            let page = pages.get_or_insert_mut((object, share, part.page), fresh);
+            if page.edition != edition || page.is_old(now, age) {
+                *page = fresh();
+            }
+            for (word, mask) in masks(part) {
+                page.leaves[word] |= mask;
+            }
+        }
+    }
+
+    /// Whether all these leaves of a share, whose file is in this edition, are remembered.
+    pub fn knows(
+        &self,
+        (object, share, edition): (u64, u16, u32),
+        leaves: Range<u64>,
+        now: Instant,
+    ) -> bool {
+        let Some(age) = self.age else { return false };
+        let mut pages = self.pages.borrow_mut();
+        parts(leaves).all(|part| {
+            pages
+                .get(&(object, share, part.page))
+                .is_some_and(|page| page.known(edition, part, now, age) == part.count)
+        })
+    }
+
+    /// How many of these leaves of a share, whose file is in this edition, are remembered, and in the page cache,
+    /// from the first on without a gap. `find` asks the cache for some leaves: for a whole run now and then, which
+    /// costs more but holds for [`RESIDENT_FOR`]; while not all of that is there, each time for those that are wanted.
+    pub fn covered(
+        &self,
+        (object, share, edition): (u64, u16, u32),
+        leaves: Range<u64>,
+        now: Instant,
+        find: impl Fn(Range<u64>) -> bool,
+    ) -> u64 {
+        let Some(age) = self.age else { return 0 };
+        let mut pages = self.pages.borrow_mut();
+        let mut covered = 0;
+        for part in parts(leaves) {
+            let Some(page) = pages.get_mut(&(object, share, part.page)) else {
+                break;
+            };
+            let known = page.known(edition, part, now, age);
+            if known == 0 {
+                break;
+            }
+            let start = part.page * PAGE_LEAVES;
+            let (at, whole) = match page.asked {
+                Some((at, whole)) if now.saturating_duration_since(at) < RESIDENT_FOR => {
+                    (at, whole)
+                }
+                _ => (now, find(start..start + PAGE_LEAVES)),
+            };
+            page.asked = Some((at, whole));
+            let first = start + u64::from(part.first);
+            if !whole && !find(first..first + u64::from(known)) {
+                break;
+            }
+            covered += u64::from(known);
+            if known < part.count {
+                break;
+            }
+        }
+        covered
+    }
+}
+
+impl Page {
+    /// How many leaves of a part, from its first on without a gap, are known to be good, in a file of this edition.
+    fn known(&self, edition: u32, part: Part, now: Instant, age: Duration) -> u32 {
+        if self.edition != edition || self.is_old(now, age) {
+            return 0;
+        }
+        let gap = masks(part).find_map(|(word, mask)| {
+            let unknown = !self.leaves[word] & mask;
+            (unknown != 0).then(|| word as u32 * 64 + unknown.trailing_zeros())
+        });
+        gap.map_or(part.count, |gap| gap - part.first)
+    }
+
+    fn is_old(&self, now: Instant, age: Duration) -> bool {
+        now.saturating_duration_since(self.since) >= age
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    const AGE: Duration = Duration::from_secs(60);
+
+    fn memory() -> VerifiedLeaves {
+        VerifiedLeaves::new(Some(AGE))
+    }
+
+    #[test]
+    fn what_was_verified_is_known_until_it_is_too_old_or_the_file_changes() {
+        let (memory, now) = (memory(), Instant::now());
+        let covers = |edition, leaves: Range<u64>, now| {
+            let all = leaves.end - leaves.start;
+            memory.covered((1, 2, edition), leaves, now, |_| true) == all
+        };
+        assert!(!covers(0, 0..1, now));
+        memory.note(1, 2, 0, 3..1400, now);
+        assert!(covers(0, 3..1400, now) && covers(0, 1200..1201, now));
+        assert!(!covers(0, 2..4, now) && !covers(0, 1399..1401, now));
+        for (name, what) in [((1, 3, 0), "another share"), ((2, 2, 0), "another object")] {
+            assert_eq!(memory.covered(name, 3..4, now, |_| true), 0, "{what}");
+        }
+        assert!(!covers(1, 3..4, now), "another edition");
+        let almost = now + AGE - Duration::from_millis(1);
+        assert!(covers(0, 3..4, almost));
+        // Verified again later: what was verified first decides.
+        memory.note(1, 2, 0, 0..2, almost);
+        assert!(!covers(0, 0..1, now + AGE));
+        memory.note(1, 2, 0, 0..2, now + AGE);
+        assert!(covers(0, 0..2, now + AGE) && !covers(0, 3..4, now + AGE));
+        // A new edition forgets the old one.
+        memory.note(1, 2, 1, 5..6, now + AGE);
+        assert!(covers(1, 5..6, now + AGE) && !covers(1, 0..1, now + AGE));
+    }
+
+    #[test]
+    fn the_page_cache_is_asked_now_and_then() {
+        let (memory, now) = (memory(), Instant::now());
+        memory.note(1, 0, 0, 0..2048, now);
+        let asked = Cell::new(0);
+        let covered = |leaves, now, there: fn(Range<u64>) -> bool| {
+            asked.set(0);
+            let covered = memory.covered((1, 0, 0), leaves, now, |leaves| {
+                asked.set(asked.get() + 1);
+                there(leaves)
+            });
+            (covered, asked.get())
+        };
+        // Not all of the run is there: the leaves that are wanted count, each time anew.
+        let a_part = |leaves: Range<u64>| leaves.end <= 100;
+        assert_eq!(covered(0..100, now, a_part), (100, 2));
+        assert_eq!(covered(0..101, now, a_part), (0, 1));
+        assert_eq!(covered(0..100, now, a_part), (100, 1));
+        let now = now + RESIDENT_FOR;
+        assert_eq!(covered(0..1100, now, |_| true), (1100, 2));
+        assert_eq!(covered(1023..1100, now, |_| false), (77, 0));
+        assert_eq!(covered(0..1, now + RESIDENT_FOR, |_| false), (0, 2));
+    }
+
+    #[test]
+    fn nothing_is_remembered_where_every_read_is_to_be_verified() {
+        let (memory, now) = (VerifiedLeaves::new(None), Instant::now());
+        memory.note(1, 0, 0, 0..512, now);
+        assert_eq!(memory.covered((1, 0, 0), 0..1, now, |_| true), 0);
+        assert_eq!((memory.bytes(), memory.is_kept()), (0, false));
+    }
+
+    #[test]
+    fn it_does_not_grow_beyond_its_bound() {
+        let (memory, now) = (memory(), Instant::now());
+        let pages = VERIFIED_PAGES_MAX as u64;
+        for object in 0..3 * pages {
+            memory.note(object, 0, 0, 0..1, now);
+            assert!(memory.bytes() <= VERIFIED_PAGES_MAX * VERIFIED_PAGE_BYTES);
+        }
+        let known = |object| memory.covered((object, 0, 0), 0..1, now, |_| true) == 1;
+        assert!(known(3 * pages - 1) && known(2 * pages) && !known(2 * pages - 1));
+    }
+
+    proptest! {
+        #[test]
+        fn it_knows_what_a_set_of_leaves_knows(
+            noted in prop::collection::vec((0u64..4000, 1u64..1400), 0..6),
+            asked in prop::collection::vec((0u64..4000, 1u64..1400), 1..20),
+        ) {
+            let (memory, now) = (memory(), Instant::now());
+            let mut model = std::collections::HashSet::new();
+            for (start, count) in noted {
+                memory.note(7, 1, 0, start..start + count, now);
+                model.extend(start..start + count);
+            }
+            for (start, count) in asked {
+                let leaves = start..start + count;
+                let known = leaves.clone().take_while(|leaf| model.contains(leaf)).count() as u64;
+                prop_assert_eq!(memory.covered((7, 1, 0), leaves.clone(), now, |_| true), known);
+                prop_assert_eq!(memory.knows((7, 1, 0), leaves, now), known == count);
+            }
+        }
+    }
+}
