@@ -108,9 +108,9 @@ pub struct CoreStats {
     /// Pool buffers that nobody holds, as of the last tick.
     pub pool_free: Cell,
     /// Buffers for reading ahead.
-    pub ahead_buffers: Cell,
+    pub readahead_buffers: Cell,
     /// Those of them that nobody holds, as of the last tick.
-    pub ahead_free: Cell,
+    pub readahead_free: Cell,
     /// Kernel send queues of all connections, overhead included, as of the last sample.
     pub send_queue_bytes: Cell,
     /// Kernel memory of all connections' sockets, as of the last sample.
@@ -317,12 +317,12 @@ pub const SCALARS: &[Scalar] = &[
         &s.pool_free
     }),
     gauge("ahead_buffers", "Buffers for reading ahead", |s| {
-        &s.ahead_buffers
+        &s.readahead_buffers
     }),
     gauge(
         "ahead_buffers_free",
         "Buffers for reading ahead that nobody holds",
-        |s| &s.ahead_free,
+        |s| &s.readahead_free,
     ),
     gauge(
         "send_queue_bytes",

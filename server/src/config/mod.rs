@@ -284,7 +284,7 @@ pub struct Settings {
     /// Memory for hot objects, of all cores; `None` is the usual part.
     pub hot_bytes: Option<u64>,
     /// Memory for reading ahead, of all cores; `None` is the usual part.
-    pub ahead_bytes: Option<u64>,
+    pub readahead_bytes: Option<u64>,
     /// Memory for rebuilt blocks, of all cores; `None` is the usual part.
     pub rebuilt_bytes: Option<u64>,
     /// Share files open per core; `None` is the usual number, or what descriptors allow.
@@ -400,7 +400,7 @@ impl Settings {
             pool_buffer_bytes: size.0 as usize,
             memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
             hot_bytes: options.hot_objects.map(|size| size.0),
-            ahead_bytes: options.read_ahead.map(|size| size.0),
+            readahead_bytes: options.read_ahead.map(|size| size.0),
             rebuilt_bytes: options.rebuilt_blocks.map(|size| size.0),
             share_files: options
                 .share_files

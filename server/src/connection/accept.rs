@@ -8,9 +8,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::connection::core::{Connection, Core};
-use crate::connection::driver::drive;
-use crate::connection::seats::{Full, Seat, Seats};
+use super::connection::Connection;
+use super::core::Core;
+use super::driver::drive;
+use super::seats::{Full, Seat, Seats};
 use crate::http::head::{self, Answer, Status};
 use crate::io::{Interest, Socket};
 use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
@@ -53,7 +54,12 @@ impl fmt::Display for OverLimit {
 /// Accepts connections and starts a task for each, until the core drains.
 pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, over: OverLimit) {
     loop {
-        let ready = core.io.ready(&listener, Interest::Read).await;
+        let ready = core
+            .sources
+            .engine
+            .io
+            .ready(&listener, Interest::Read)
+            .await;
         if core.draining.get() {
             return;
         }
@@ -98,7 +104,7 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
             }
         }
         // There may be more: the others have their turn first.
-        core.io.turn().await;
+        core.sources.engine.io.turn().await;
     }
 }
 
@@ -107,11 +113,11 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
 fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, Full>) {
     let (seat, refusal) = match seat {
         Ok(seat) => {
-            core.stats.accepted.add(1);
+            core.stats().accepted.add(1);
             (Some(seat), None)
         }
         Err(full) => {
-            core.stats.refused.add(1);
+            core.stats().refused.add(1);
             if core.refusing.get() >= REFUSALS_MAX {
                 return;
             }
@@ -121,7 +127,7 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     };
     tracing::debug!(%peer, refused = refusal.is_some(), "accepted");
     let refused = refusal.is_some();
-    let connection = Rc::new(Connection::new(core, Rc::new(socket), peer, seat));
+    let connection = Rc::new(Connection::new(&core.lender, Rc::new(socket), peer, seat));
     let slot = core.connections.borrow_mut().insert(Rc::clone(&connection));
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {

@@ -223,7 +223,7 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
         hot_bytes: settings.hot_bytes,
-        ahead_bytes: settings.ahead_bytes,
+        readahead_bytes: settings.readahead_bytes,
         rebuilt_bytes: settings.rebuilt_bytes,
         share_files,
         gateway,
@@ -369,7 +369,7 @@ impl Cores {
                 send_buffer_max: send_buffer_max(settings.send_buffer_max),
                 hot_bytes: usize::try_from(shared.plan.hot_bytes).unwrap_or(0),
                 rebuilt_bytes: usize::try_from(shared.plan.rebuilt_bytes).unwrap_or(0),
-                ahead_buffers: shared.plan.ahead_buffers(),
+                readahead_buffers: shared.plan.readahead_buffers(),
                 verify_age: settings.verify_age,
                 zero_copy: shared.zero_copy,
                 timeouts: Timeouts {

@@ -42,42 +42,42 @@ pub const WINDOW_ALIGN: usize = 64;
 /// Bytes of one buffer for reading ahead: a stretch of 1 MiB, and the page at the end that all pool buffers have. Of a
 /// code with four data shares that is 256 KiB of each. Stretches twice as long serve half as many connections with the
 /// same memory, and no connection better (see ARCHITECTURE.md).
-pub const AHEAD_BUFFER_BYTES: usize = (1 << 20) + TABLE_PAGE_BYTES;
+pub const READAHEAD_BUFFER_BYTES: usize = (1 << 20) + TABLE_PAGE_BYTES;
 /// Buffers for reading ahead that a core has at most when the operator does not say.
-pub const AHEAD_BUFFERS_MAX_DEFAULT: u64 = 32;
+pub const READAHEAD_BUFFERS_MAX_DEFAULT: u64 = 32;
 /// Of what connections leave, one part in this many is for reading ahead when the operator does not say.
-pub(super) const AHEAD_PART: u64 = 8;
+pub(super) const READAHEAD_PART: u64 = 8;
 /// Stretches that one connection has at most: one being sent, and one more on their way than are read at one time.
-pub const AHEAD_STRETCHES_MAX: usize = AHEAD_READS_AT_ONCE + 2;
+pub const READAHEAD_BATCHES_MAX: usize = READAHEAD_READS_AT_ONCE + 2;
 /// Stretches that a core reads at one time, whoever they are for: 4 MiB under way keep a disk busy. With many more, a
 /// disk may answer all at once (a virtual one whose host looks for requests until there are none, and reports then),
 /// and rest while what came is sent (see ARCHITECTURE.md).
-pub const AHEAD_READS_AT_ONCE: usize = 4;
+pub const READAHEAD_READS_AT_ONCE: usize = 4;
 /// A stretch that takes longer to read does not keep others from being read any more. Disks that are far away then have
 /// more under way: no fewer than these 4 MiB each 4 ms are asked for.
-pub const AHEAD_TURN: Duration = Duration::from_millis(4);
+pub const READAHEAD_TURN: Duration = Duration::from_millis(4);
 /// Direct reads that one core has under way at most by `io_submit`, where io_uring is refused: a stretch is as many as there
 /// are data shares. Those beyond are left to helper threads.
 pub const AIO_READS_MAX: u32 = 128;
 /// So long a response that begins waits for a buffer to read ahead of it: fast ones send what they have in less, and
 /// clients that have just stalled are not to be felt.
-pub const AHEAD_BUFFER_WAIT_FIRST: Duration = Duration::from_millis(4);
+pub const READAHEAD_BUFFER_WAIT_FIRST: Duration = Duration::from_millis(4);
 /// So long one does that had a buffer before, and has sent what was in it.
-pub const AHEAD_BUFFER_WAIT: Duration = Duration::from_millis(20);
+pub const READAHEAD_BUFFER_WAIT: Duration = Duration::from_millis(20);
 /// Stretches are so long while nothing is known of the peer. Shorter bodies are not read ahead at all.
-pub const AHEAD_FIRST_BYTES: u64 = 256 << 10;
+pub const READAHEAD_FIRST_BYTES: u64 = 256 << 10;
 /// A response begins with so many bytes in such stretches at most. Who was not found to be fast by then has the kernel
 /// read ahead for it: an order of magnitude more than that takes on a near network.
-pub const AHEAD_PROBE_BYTES: u64 = 2 << 20;
+pub const READAHEAD_PROBE_BYTES: u64 = 2 << 20;
 /// A connection is fast if its peer acknowledges so many bytes, or a multiple of them,
-pub const AHEAD_PROOF_BYTES: u64 = 64 << 10;
+pub const FAST_BYTES: u64 = 64 << 10;
 /// within this time, or the multiple of it: 32 MB/s, at which a stretch is sent well before it is taken back.
-pub const AHEAD_PROOF_WITHIN: Duration = Duration::from_millis(2);
+pub const FAST_WITHIN: Duration = Duration::from_millis(2);
 /// What a connection has had read ahead is taken back once it has had one stretch for this long.
-pub const AHEAD_HOLD: Duration = Duration::from_millis(100);
+pub const READAHEAD_HOLD: Duration = Duration::from_millis(100);
 /// Share files that one core may have open once more, for direct reads: those of sixteen objects with four data
 /// shares each, or of six with ten.
-pub const AHEAD_FILES_MAX: usize = 64;
+pub const READAHEAD_FILES_MAX: usize = 64;
 /// What direct reads are aligned to, in the file and in memory: the logical sector of most disks, or a multiple
 /// of it.
 pub const DIRECT_ALIGN: usize = 4096;
@@ -100,14 +100,14 @@ pub const SEND_BUFFER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 pub const SEND_BUFFER_BYTES_MAX_DEFAULT: u32 = 1024 * 1024;
 /// The most that a near connection is lent while there are many. More only drives data out of the cache between
 /// sender and receiver: CPU per byte and throughput on loopback are best from 64 to 256 KiB.
-pub const SEND_BUFFER_NEAR_BYTES_MAX: u32 = 128 * 1024;
+pub const SEND_BUFFER_LOW_LATENCY_BYTES_MAX: u32 = 128 * 1024;
 /// The most that a near connection is lent while hardly any other is fast. Server and client of a single one wait for each
 /// other; it is twice as fast with this as with half of it. With more of them there is always one to serve.
-pub const SEND_BUFFER_NEAR_FEW_BYTES_MAX: u32 = 256 * 1024;
+pub const SEND_BUFFER_LOW_LATENCY_FEW_BYTES_MAX: u32 = 256 * 1024;
 /// So many fast connections of one core are hardly any.
 pub const FAST_FEW: usize = 2;
 /// A connection is near below this round-trip time.
-pub const NEAR_ROUND_TRIP: Duration = Duration::from_millis(2);
+pub const LOW_LATENCY_RTT: Duration = Duration::from_millis(2);
 /// The longest segments that there are, those of loopback (MTU 65,536). A send buffer of fewer bytes than its
 /// connection's segments are long is sent in parts, each shorter than the one before: a receiver acknowledges at
 /// once what is shorter than usual, and waits up to 40 ms with the rest (RFC 9293 section 3.8.6.3, Linux's
@@ -166,8 +166,10 @@ pub const SHARE_FILES_DEFAULT: usize = 4096;
 pub const SHARE_FILES_MIN: usize = 64;
 /// An object counts as so many files more than it has: its header, its names, its place in the catalogue.
 pub const OBJECT_FILES_EXTRA: usize = 2;
-/// What each of them is planned with: the kernel's side of the descriptor, its path and state.
+/// What each of them is planned with: the kernel's side of the descriptor, its path and state, its part of what is noted
+/// of its object.
 pub(super) const SHARE_FILE_BYTES: u64 = 512;
+
 /// An open object is checked against its directories when a request comes this long after the last
 /// check, so that a new put or a repair is seen.
 pub const OBJECT_RECHECK: Duration = Duration::from_secs(1);
@@ -187,11 +189,15 @@ pub const VERIFIED_PAGE_BYTES: usize = 272;
 /// Objects up to this length are kept in memory if they are asked for often: what a fast connection takes at once.
 /// Longer ones cost less per byte in the other ways.
 pub const HOT_OBJECT_BYTES_MAX: u64 = 64 << 10;
+/// What is noted of an object whose start was produced, hot or not: part of what its share files are planned with.
+pub const HOT_RECORD_BYTES: usize = 128;
 /// Of what connections leave, one part in this many is for hot objects when the operator does not say. The rest is
 /// lent to connections.
 pub(super) const HOT_PART: u64 = 8;
 /// What is noted of one rebuilt block: its place in a table and in a queue.
 pub const REBUILT_BLOCK_BYTES: usize = 208;
+/// Objects whose rebuilt blocks a core keeps at one time.
+pub const REBUILT_OBJECTS_MAX: usize = 256;
 /// Of what connections leave, one part in this many is for rebuilt blocks when the operator does not say.
 pub(super) const REBUILT_PART: u64 = 8;
 /// But no more than this per core. Clients of the same object that are this far apart in it, or up to twice as far, spare
@@ -207,19 +213,19 @@ pub const VERIFY_AGE_DEFAULT: Duration = Duration::from_secs(600);
 pub const RESIDENT_FOR: Duration = Duration::from_secs(1);
 /// What was found of a share's file counts for this long: it is not looked at for every piece that is passed
 /// through. What changes in that time changes what is sent, as it does while it waits in a socket.
-pub const LOOK_FOR: Duration = Duration::from_millis(1);
+pub const REVALIDATE_AFTER: Duration = Duration::from_millis(1);
 /// A file whose times are younger than this may change again without showing it: many kernels take them
 /// from a clock that advances every 10 ms or less.
-pub const FILE_RESTS: Duration = Duration::from_millis(50);
+pub const FILE_SETTLES: Duration = Duration::from_millis(50);
 /// Bytes that are passed to a socket with one call: fifteen pages, which fit a packet of 64 KiB with its headers.
 /// Sixteen would leave a rest that goes alone, and wakes the peer a second time.
-pub const PASS_BYTES_AT_ONCE: u64 = 15 * 4096;
+pub const SPLICE_BYTES_AT_ONCE: u64 = 15 * 4096;
 /// The beginning of a piece is passed through by itself, before the rest is read, if it has this many bytes. Clients
 /// side by side in an object come so upon what the first of them verified.
-pub const PASS_BYTES_LEAST: u64 = 4096;
+pub const SPLICE_BYTES_MIN: u64 = 4096;
 /// A piece is passed through, block by block, if its blocks have this many bytes: shorter ones (of small
 /// objects, of an object's tail) are copied for less than the calls cost.
-pub const PASS_BLOCK_BYTES_MIN: u64 = 8 * 1024;
+pub const SPLICE_BLOCK_BYTES_MIN: u64 = 8 * 1024;
 /// Pieces shorter than this are not sent zero-copy. The kernel's documentation (msg_zerocopy) has it pay from about
 /// 10 KB on; ours are three times as long, since each keeps a whole pool buffer.
 pub const ZERO_COPY_BYTES_MIN: usize = 32 * 1024;
@@ -251,7 +257,7 @@ pub const TAHOE_SHARE_FILES_MAX: usize = 512;
 /// never change, but they come and go.
 pub const TAHOE_RECHECK: Duration = Duration::from_secs(60);
 /// The same for a file of which a share failed.
-pub const TAHOE_RECHECK_WORN: Duration = Duration::from_secs(1);
+pub const TAHOE_RECHECK_DAMAGED: Duration = Duration::from_secs(1);
 /// Records of verified segments kept per core: some thousand segments of the usual lengths. A client of
 /// a segment whose record was dropped costs its verification again.
 pub const TAHOE_RECORDS_BYTES: usize = 4 << 20;
@@ -298,16 +304,16 @@ const _: () = {
     );
     assert!(SEND_BUFFER_BYTES_MIN <= SEND_BUFFER_START_BYTES);
     assert!(SEND_BUFFER_START_BYTES <= SEND_BUFFER_FLOOR_BYTES_MAX);
-    assert!(SEND_BUFFER_FLOOR_BYTES_MAX <= SEND_BUFFER_NEAR_BYTES_MAX);
-    assert!(SEND_BUFFER_NEAR_BYTES_MAX <= SEND_BUFFER_NEAR_FEW_BYTES_MAX);
-    assert!(SEND_BUFFER_NEAR_FEW_BYTES_MAX <= SEND_BUFFER_BYTES_MAX_DEFAULT);
+    assert!(SEND_BUFFER_FLOOR_BYTES_MAX <= SEND_BUFFER_LOW_LATENCY_BYTES_MAX);
+    assert!(SEND_BUFFER_LOW_LATENCY_BYTES_MAX <= SEND_BUFFER_LOW_LATENCY_FEW_BYTES_MAX);
+    assert!(SEND_BUFFER_LOW_LATENCY_FEW_BYTES_MAX <= SEND_BUFFER_BYTES_MAX_DEFAULT);
     assert!(SEND_BUFFER_BYTES_MAX_DEFAULT <= SEND_BUFFER_BYTES_MAX);
     assert!(PENDING_BYTES_FREE < REQUEST_HEAD_BYTES_MAX);
     assert!(PIECE_BYTES_MAX + TABLE_PAGE_BYTES < POOL_BUFFER_BYTES_DEFAULT);
     assert!(POOL_BUFFERS_DEFAULT <= POOL_BUFFERS_MAX);
-    assert!(AHEAD_FIRST_BYTES < AHEAD_BUFFER_BYTES as u64);
-    assert!(AHEAD_FIRST_BYTES < AHEAD_PROBE_BYTES);
-    assert!(AHEAD_BUFFER_BYTES.is_multiple_of(DIRECT_ALIGN));
+    assert!(READAHEAD_FIRST_BYTES < READAHEAD_BUFFER_BYTES as u64);
+    assert!(READAHEAD_FIRST_BYTES < READAHEAD_PROBE_BYTES);
+    assert!(READAHEAD_BUFFER_BYTES.is_multiple_of(DIRECT_ALIGN));
     assert!(TABLE_PAGES_AT_ONCE * POOL_BUFFERS_DEFAULT <= TABLE_PAGES_MAX);
     assert!(RING_COMPLETIONS >= 2 * RING_ENTRIES);
 };
@@ -359,7 +365,7 @@ pub const fn connection_bytes(send_buffer_bytes: u32) -> u64 {
 /// Descriptors that the server needs beside its connections': per core a listener, ring or epoll instance, the
 /// runtime's own, refusals being sent, share files, some of them twice.
 pub fn descriptors_own(cores: usize, share_files: usize) -> usize {
-    64 + cores * (64 + REFUSALS_MAX + AHEAD_FILES_MAX + share_files)
+    64 + cores * (64 + REFUSALS_MAX + READAHEAD_FILES_MAX + share_files)
 }
 
 /// Share files per core when the operator does not say: fewer than usual where they would take more than half of

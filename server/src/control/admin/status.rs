@@ -7,7 +7,7 @@ use crossbeam_channel::bounded;
 use serde::Serialize;
 
 use super::{Shared, memory};
-use crate::connection::deadlines::Listed;
+use crate::connection::list::Listed;
 use crate::control::worker::Order;
 use crate::http::head::Status;
 use crate::stats::{PHASES, SCALARS};
