@@ -103,7 +103,7 @@ fn assert_serves(server: &Server, path: &str, bytes: &[u8]) {
 }
 
 fn the_fixtures_of_a_real_grid(io: Backend) {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/tests/data/tahoe");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/store/tests/data/tahoe");
     assert!(vectors(&data, io) >= 5, "there are some");
 }
 
