@@ -12,7 +12,7 @@ use common::{
     Backend, Client, Noise, Server, assert_same, get, penstock, sha256, skip, together, wait_until,
 };
 use decode_kernel::tahoe::ChkCap;
-use penstock_tools::tahoe::write::{Upload, content, on_nodes};
+use penstock_store::tahoe::write::{Upload, content, on_nodes};
 use serde_json::Value;
 
 on_both_backends! {

@@ -181,7 +181,7 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
 /// Some store or node must be readable; those that are not count as lost.
 fn check_directories(settings: &Settings) -> Result<(), ServeError> {
     let all = [&settings.stores[..], &settings.tahoe_nodes].concat();
-    penstock_tools::store::check_stores(&all).map_err(ServeError::Stores)?;
+    penstock_store::check_stores(&all).map_err(ServeError::Stores)?;
     for store in settings.stores.iter().filter(|store| !store.is_dir()) {
         tracing::warn!(store = %store.display(), "store missing; its shares count as lost");
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use decode_kernel::share::Key;
 use lru::LruCache;
-use penstock_tools::store::{self, OpenError, OpenObject};
+use penstock_store::{self as store, OpenError, OpenObject};
 use tokio::sync::Semaphore;
 
 use super::codes::Codes;

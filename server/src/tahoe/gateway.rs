@@ -12,7 +12,7 @@ use decode_kernel::aes::Aes128Ctr;
 use decode_kernel::code::CodeKind;
 use decode_kernel::tahoe::{ChkCap, Hash, ProvenNodes, SegmentRecord, StorageIndex};
 use lru::LruCache;
-use penstock_tools::tahoe::{self, OpenError};
+use penstock_store::tahoe::{self, OpenError};
 use tokio::sync::{Notify, Semaphore};
 
 use super::file::{Copy, File};

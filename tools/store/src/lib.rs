@@ -2,8 +2,8 @@
 //! [`repair`], [`inspect`]; and Tahoe-LAFS files in the directories of storage nodes ([`tahoe`]).
 //!
 //! The formats, codes and checksums are `decode_kernel`'s; arguments, output and exit status are the
-//! command line's. Everything here blocks. The server opens objects with [`store`], on a thread that
-//! may block, and reads shares and verifies leaves by itself.
+//! command line's. Everything here blocks. The server opens objects with [`open_object`], on a thread
+//! that may block, and reads shares and verifies leaves by itself.
 
 mod check;
 mod error;
@@ -15,7 +15,7 @@ mod progress;
 pub mod put;
 pub mod repair;
 mod rows;
-pub mod store;
+mod store;
 pub mod tahoe;
 mod temp;
 pub mod verify;
@@ -25,3 +25,7 @@ pub use check::Finding;
 pub use error::FileError;
 pub use progress::Progress;
 pub use rows::{ReadStats, RowError};
+pub use store::{
+    OpenError, OpenObject, OpenShare, RejectReason, Rejected, check_stores, fingerprint,
+    open_object,
+};

@@ -132,17 +132,17 @@ pub enum RejectReason {
 
 /// The shares of one put that were found.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     /// What they say; the number is that of the first found.
-    pub header: Header,
+    pub(crate) header: Header,
     /// All files found, sorted by number; the same number may occur twice, the one in the store at
     /// that position first.
-    pub shares: Vec<OpenShare>,
+    pub(crate) shares: Vec<OpenShare>,
 }
 
 impl Group {
     /// How many different shares there are.
-    pub fn distinct(&self) -> usize {
+    pub(crate) fn distinct(&self) -> usize {
         self.shares
             .iter()
             .map(|share| share.number)
@@ -151,28 +151,28 @@ impl Group {
     }
 
     /// Whether the object can be read from this group, damaged leaves aside.
-    pub fn readable(&self) -> bool {
+    pub(crate) fn readable(&self) -> bool {
         self.distinct() >= usize::from(self.header.geometry.k())
     }
 
     /// Whether every share is there, damaged leaves aside.
-    pub fn complete(&self) -> bool {
+    pub(crate) fn complete(&self) -> bool {
         self.distinct() == usize::from(self.header.geometry.n())
     }
 }
 
 /// What one look through the stores found of one object.
 #[derive(Debug, Default)]
-pub struct Scan {
+pub(crate) struct Scan {
     /// Puts, the newest first.
-    pub groups: Vec<Group>,
+    pub(crate) groups: Vec<Group>,
     /// Files and stores that could not be used.
-    pub rejected: Vec<Rejected>,
+    pub(crate) rejected: Vec<Rejected>,
 }
 
 impl Scan {
     /// Index in [`Scan::groups`] of the one a reader uses: the newest with k shares.
-    pub fn chosen(&self) -> Option<usize> {
+    pub(crate) fn chosen(&self) -> Option<usize> {
         self.groups.iter().position(Group::readable)
     }
 
@@ -233,7 +233,7 @@ pub fn open_object(stores: &[PathBuf], key: &Key) -> Result<OpenObject, OpenErro
 }
 
 /// The group that [`open_object`] opens, with all copies of shares of which there are several.
-pub fn choose(stores: &[PathBuf], key: &Key) -> Result<Group, OpenError> {
+pub(crate) fn choose(stores: &[PathBuf], key: &Key) -> Result<Group, OpenError> {
     let mut scan = scan(stores, key);
     for rejected in &scan.rejected {
         tracing::warn!(key = %key, store = rejected.store, "share not used: {rejected}");
@@ -300,7 +300,7 @@ pub fn fingerprint(stores: &[PathBuf], key: &Key) -> u64 {
 const OPENED_TOGETHER: usize = 64;
 
 /// Looks for all shares of `key` in all `stores`, reading headers only.
-pub fn scan(stores: &[PathBuf], key: &Key) -> Scan {
+pub(crate) fn scan(stores: &[PathBuf], key: &Key) -> Scan {
     let mut scan = scan_dir(stores, &object_dir(key), Some(key));
     // A put or repair may have replaced files between listing and opening them.
     for _ in 0..3 {
@@ -318,7 +318,7 @@ pub fn scan(stores: &[PathBuf], key: &Key) -> Scan {
 
 /// As [`scan`], for one object's directory (`ab/cdef…`), whatever its key is. Shares whose key does
 /// not belong in `dir` are rejected, so all groups have the same key.
-pub fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
+pub(crate) fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
     let mut scan = Scan::default();
     let mut found = Vec::new();
     for (store, root) in stores.iter().enumerate() {
@@ -374,7 +374,7 @@ pub fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
 }
 
 /// Opens a share file: its header must read, and its length be what the header says.
-pub fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
+pub(crate) fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
     let file = open_file(path)?;
     Ok((read_header(&file)?, file))
 }
@@ -409,7 +409,7 @@ fn read_header(file: &File) -> Result<Header, RejectReason> {
 /// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the
 /// names of one `ab` directory at a time. Stores that cannot be read are passed over; see
 /// [`check_stores`].
-pub fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + '_ {
+pub(crate) fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + '_ {
     (0..=255u8).flat_map(move |first| {
         let first = format!("{first:02x}");
         let mut names = BTreeSet::new();

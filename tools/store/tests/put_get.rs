@@ -9,10 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use common::{CODES, Stores, header, key, noise};
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::Key;
+use penstock_store::OpenError;
 use penstock_store::Progress;
 use penstock_store::get::{GetError, GetOptions, get_file};
 use penstock_store::put::{PutError, PutOptions, put};
-use penstock_store::store::OpenError;
 use proptest::prelude::*;
 
 fn put_bytes(bytes: &[u8], options: &PutOptions) {
