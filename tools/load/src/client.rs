@@ -1,62 +1,25 @@
 //! One client: asks, reads at its class's pace, counts. Nothing here decides when the run ends: the
 //! event loop drops its clients at the deadline, and guards count what was under way.
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::check::{Check, Expected};
+use crate::check::Check;
 use crate::connect::{Connection, Dial, source};
 use crate::pace::Pacer;
-use crate::plan::{ByteSpan, Class, Group, Plan};
+use crate::plan::{ByteSpan, Class};
 use crate::reading::{Ended, wait_for};
-use crate::response::{Body, Head};
+use crate::response::{Body, Framing, Head};
+use crate::shared::{Local, Member};
 use crate::tally::{Counters, Failure, FaultKind, Tally, record};
-use crate::target::Target;
 
 /// How long a client waits for the server's close after `Connection: close`.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
-
-/// What all threads share.
-pub(crate) struct Shared {
-    pub(crate) plan: Plan,
-    pub(crate) target: Target,
-    pub(crate) sources: usize,
-    pub(crate) groups: Vec<Prepared>,
-    pub(crate) counters: Arc<Counters>,
-    /// Set once the run shall end before its duration is over.
-    pub(crate) stop: AtomicBool,
-}
-
-/// A group with what was found out about it before the start.
-pub(crate) struct Prepared {
-    pub(crate) group: Group,
-    pub(crate) expected: Expected,
-    /// The object's size, known when ranges are asked for.
-    pub(crate) size: u64,
-}
-
-/// What the clients of one thread share.
-pub(crate) struct Local {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) tallies: RefCell<Vec<Tally>>,
-    pub(crate) scratch: RefCell<Scratch>,
-    /// Clients that panicked: a mistake of ours, which the event loop would swallow.
-    pub(crate) panics: Cell<u64>,
-}
-
-#[derive(Default)]
-pub(crate) struct Scratch {
-    pub(crate) read: Vec<u8>,
-    pub(crate) compare: Vec<u8>,
-}
 
 /// Which client this is.
 #[derive(Clone, Copy)]
@@ -71,28 +34,31 @@ pub(crate) struct Place {
 pub(crate) async fn client(local: Rc<Local>, place: Place, start: Instant) {
     let _note = PanicNote(&local);
     sleep_until(start).await;
-    let prepared = &local.shared.groups[place.group];
+    let member = Member {
+        local: &local,
+        prepared: &local.shared.groups[place.group],
+        group: place.group,
+    };
     // Each client has its own sequence; the multiplier keeps neighbours apart.
     let seed = local.shared.plan.seed ^ (place.ordinal + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut client = Client {
-        local: &local,
-        prepared,
-        place,
+        member,
+        ordinal: place.ordinal,
         random: fastrand::Rng::with_seed(seed),
         connection: None,
     };
-    for _ in 0..prepared.group.requests.unwrap_or(u64::MAX) {
-        client.tally(|tally| tally.touch(Instant::now()));
+    for _ in 0..member.prepared.group.requests.unwrap_or(u64::MAX) {
+        client.member.tally(|tally| tally.touch(Instant::now()));
         let pause = match client.turn().await {
             Ok(pause) => pause,
             Err(failure) => {
                 client.connection = None;
-                client.tally(|tally| tally.fault(failure));
+                client.member.tally(|tally| tally.fault(failure));
                 Counters::add(&local.shared.counters.faults, 1);
                 Some(local.shared.plan.backoff)
             }
         };
-        client.tally(|tally| tally.touch(Instant::now()));
+        client.member.tally(|tally| tally.touch(Instant::now()));
         if let Some(pause) = pause {
             sleep(pause).await;
         }
@@ -110,18 +76,16 @@ impl Drop for PanicNote<'_> {
 }
 
 /// One client at work.
-pub(crate) struct Client<'a> {
-    pub(crate) local: &'a Local,
-    pub(crate) prepared: &'a Prepared,
-    place: Place,
+struct Client<'a> {
+    member: Member<'a>,
+    ordinal: u64,
     random: fastrand::Rng,
     connection: Option<Connection>,
 }
 
 /// Counts on drop what was begun and not settled: the deadline came first.
 struct UnderWay<'a> {
-    local: &'a Local,
-    group: usize,
+    member: Member<'a>,
     count: fn(&mut Tally),
     settled: bool,
 }
@@ -129,26 +93,18 @@ struct UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if !self.settled {
-            let tally = &mut self.local.tallies.borrow_mut()[self.group];
-            tally.touch(Instant::now());
-            (self.count)(tally);
+            self.member.tally(|tally| {
+                tally.touch(Instant::now());
+                (self.count)(tally);
+            });
         }
     }
 }
 
 impl<'a> Client<'a> {
-    pub(crate) fn tally<R>(&self, change: impl FnOnce(&mut Tally) -> R) -> R {
-        change(&mut self.local.tallies.borrow_mut()[self.place.group])
-    }
-
-    pub(crate) fn plan(&self) -> &'a Plan {
-        &self.local.shared.plan
-    }
-
     fn under_way(&self, count: fn(&mut Tally)) -> UnderWay<'a> {
         UnderWay {
-            local: self.local,
-            group: self.place.group,
+            member: self.member,
             count,
             settled: false,
         }
@@ -168,14 +124,14 @@ impl<'a> Client<'a> {
             let asked = Instant::now();
             match self.exchange(&connection.stream, asked, under_way).await {
                 Err(failure) if matches!(failure.kind, FaultKind::HeadClosed | FaultKind::Send) => {
-                    self.tally(|tally| tally.stale += 1);
+                    self.member.tally(|tally| tally.stale += 1);
                 }
                 other => return self.after(connection, other?).await,
             }
         }
         let asked = Instant::now();
         let connection = self.connect().await?;
-        match self.prepared.group.class {
+        match self.member.prepared.group.class {
             Class::Connect => {
                 // A reset: closing tens of thousands a second would use up the ports in TIME_WAIT.
                 let _ = connection.stream.set_zero_linger();
@@ -190,16 +146,16 @@ impl<'a> Client<'a> {
     }
 
     async fn connect(&mut self) -> Result<Connection, Failure> {
-        let shared = &self.local.shared;
+        let shared = &self.member.local.shared;
         let begun = Instant::now();
         let dial = Dial {
             address: shared.target.address,
-            source: source(self.place.ordinal, shared.sources),
-            receive_buffer: self.prepared.group.receive_buffer,
+            source: source(self.ordinal, shared.sources),
+            receive_buffer: self.member.prepared.group.receive_buffer,
             timeout: shared.plan.timeout,
         };
         let connection = dial.connect(&shared.counters).await?;
-        self.tally(|tally| {
+        self.member.tally(|tally| {
             tally.connects += 1;
             record(&mut tally.connect_time, begun.elapsed());
         });
@@ -240,26 +196,26 @@ impl<'a> Client<'a> {
         begun: Instant,
         under_way: &mut UnderWay<'_>,
     ) -> Result<Next, Failure> {
-        let group = &self.prepared.group;
-        let plan = self.plan();
+        let group = &self.member.prepared.group;
+        let plan = self.member.plan();
         let range = group.range.map(|lengths| self.draw_range(lengths));
         let request = self.request(range);
         self.send(stream, &request).await?;
         drop(request);
-        self.tally(|tally| tally.requests += 1);
+        self.member.tally(|tally| tally.requests += 1);
 
-        let awaited = timeout(plan.timeout, self.read_head(stream, begun)).await;
+        let awaited = timeout(plan.timeout, self.member.read_head(stream, begun)).await;
         let (head, rest) = awaited.map_err(|_| {
             Failure::new(
                 FaultKind::HeadTimeout,
                 format!("no response head within {:?}", plan.timeout),
             )
         })??;
-        self.tally(|tally| {
+        self.member.tally(|tally| {
             tally.responses += 1;
             *tally.statuses.entry(head.status).or_default() += 1;
         });
-        Counters::add(&self.local.shared.counters.responses, 1);
+        Counters::add(&self.member.local.shared.counters.responses, 1);
 
         let mut body = Body::new(head.framing);
         if !matches!(head.status, 200 | 206) {
@@ -276,6 +232,7 @@ impl<'a> Client<'a> {
             _ => None,
         };
         let ended = self
+            .member
             .read_body(
                 stream,
                 &mut body,
@@ -292,7 +249,7 @@ impl<'a> Client<'a> {
             return Ok(Next::Pause(pause));
         }
         if ended == Ended::Enough {
-            self.tally(|tally| tally.aborted += 1);
+            self.member.tally(|tally| tally.aborted += 1);
             if self.random.bool() {
                 let _ = stream.set_zero_linger();
             }
@@ -301,11 +258,11 @@ impl<'a> Client<'a> {
         check
             .finish()
             .map_err(|detail| Failure::new(FaultKind::WrongBytes, detail))?;
-        self.tally(|tally| {
+        self.member.tally(|tally| {
             tally.completed += 1;
             record(&mut tally.total_time, begun.elapsed());
         });
-        Counters::add(&self.local.shared.counters.completed, 1);
+        Counters::add(&self.member.local.shared.counters.completed, 1);
         Ok(match (head.close, group.keep_alive) {
             (false, true) => Next::Keep,
             _ => Next::AwaitClose,
@@ -314,15 +271,17 @@ impl<'a> Client<'a> {
 
     /// A random range of the object, as long as `lengths` or the object allow: first and last byte.
     fn draw_range(&mut self, lengths: ByteSpan) -> (u64, u64) {
-        let length = lengths.draw(&mut self.random).min(self.prepared.size);
-        let first = self.random.u64(0..=self.prepared.size - length);
+        let length = lengths
+            .draw(&mut self.random)
+            .min(self.member.prepared.size);
+        let first = self.random.u64(0..=self.member.prepared.size - length);
         (first, first + length - 1)
     }
 
     fn request(&mut self, range: Option<(u64, u64)>) -> Vec<u8> {
         use std::fmt::Write;
-        let shared = &self.local.shared;
-        let group = &self.prepared.group;
+        let shared = &self.member.local.shared;
+        let group = &self.member.prepared.group;
         let mut text = String::with_capacity(256);
         text.push_str("GET ");
         push_path(
@@ -349,7 +308,7 @@ impl<'a> Client<'a> {
     }
 
     async fn send(&mut self, stream: &TcpStream, mut request: &[u8]) -> Result<(), Failure> {
-        let group = &self.prepared.group;
+        let group = &self.member.prepared.group;
         let mut pacer = match (group.class, group.rate) {
             (Class::Drip, Some(rate)) => Some(Pacer::new(rate, Instant::now())),
             _ => None,
@@ -368,7 +327,7 @@ impl<'a> Client<'a> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let wait = timeout(self.plan().timeout, stream.writable()).await;
+                    let wait = timeout(self.member.plan().timeout, stream.writable()).await;
                     let ready = wait
                         .map_err(|_| Failure::new(FaultKind::Send, "the request is not taken"))?;
                     ready.map_err(|error| Failure::new(FaultKind::Send, error))?;
@@ -387,8 +346,9 @@ impl<'a> Client<'a> {
         body: &mut Body,
         rest: &[u8],
     ) -> Result<Next, Failure> {
-        let plan = self.plan();
-        self.read_body(stream, body, &mut Check::Nothing, rest, None, None)
+        let plan = self.member.plan();
+        self.member
+            .read_body(stream, body, &mut Check::Nothing, rest, None, None)
             .await?;
         if head.status != 503 {
             return Err(Failure::new(
@@ -396,9 +356,9 @@ impl<'a> Client<'a> {
                 format!("status {}", head.status),
             ));
         }
-        Counters::add(&self.local.shared.counters.refused, 1);
+        Counters::add(&self.member.local.shared.counters.refused, 1);
         let asked = head.retry_after.flatten().unwrap_or_default();
-        self.tally(|tally| {
+        self.member.tally(|tally| {
             tally.refused += 1;
             tally.retry_after += u64::from(head.retry_after.is_some());
             tally.retry_after_most = tally.retry_after_most.max(asked);
@@ -410,9 +370,9 @@ impl<'a> Client<'a> {
 
     /// Whether the head promises what was asked for, and how its body is to be compared.
     fn judge(&self, head: &Head, range: Option<(u64, u64)>) -> Result<Check<'a>, Failure> {
-        let expected = &self.prepared.expected;
+        let expected = &self.member.prepared.expected;
         let length = match head.framing {
-            crate::response::Framing::Length(length) => Some(length),
+            Framing::Length(length) => Some(length),
             _ => None,
         };
         let Some((first, last)) = range else {
@@ -446,10 +406,10 @@ impl<'a> Client<'a> {
 
     /// Keeps the connection without reading until the server ends it; the pause to make then.
     async fn hold(&self, stream: &TcpStream, under_way: &mut UnderWay<'_>) -> Duration {
-        self.tally(|tally| tally.stalls += 1);
+        self.member.tally(|tally| tally.stalls += 1);
         under_way.settled = true;
         let mut held = self.under_way(|tally| tally.held += 1);
-        let holding = &self.local.shared.counters.holding;
+        let holding = &self.member.local.shared.counters.holding;
         Counters::add(holding, 1);
         // Data makes the socket readable too. Denying that we could read waits for the next event, which
         // is more data (rare: the buffer is small) or the end of the connection.
@@ -463,8 +423,8 @@ impl<'a> Client<'a> {
         }
         held.settled = true;
         Counters::subtract(holding, 1);
-        self.tally(|tally| tally.closed_by_server += 1);
-        self.plan().backoff
+        self.member.tally(|tally| tally.closed_by_server += 1);
+        self.member.plan().backoff
     }
 }
 

@@ -4,12 +4,13 @@
 //! A [`Plan`] names the target and its [`Group`]s of clients; [`run`] plays it and returns a
 //! [`Report`]. Any server will do; nothing here knows Penstock. What the server costs is seen from
 //! outside only: `/proc` for the process, `sock_diag` for the kernel memory of its sockets, so the
-//! server's own counters cannot flatter it.
+//! server's own counters cannot flatter it. Starting that server, and judging what a run found, are
+//! left to the caller; `penstock-load` is a command line around [`run_with`].
 //!
-//! The way of one client: `connect` opens, `client` asks and reads at its class's pace,
-//! `response` takes the answer apart, `check` compares the bytes, `tally` counts. Clients are
-//! tasks on one or two event loops; they share one read buffer per thread, so a stalled client costs
-//! its socket and about a KiB.
+//! The way of one client: `connect` opens, `client` asks, `reading` takes the answer at its class's
+//! pace, `response` takes it apart, `check` compares the bytes, `tally` counts. Clients are tasks on
+//! one or two event loops; they share one read buffer per thread, so a stalled client costs its
+//! socket and about a KiB.
 //!
 //! Every run ends by itself: a plan has a duration, and everything still open then is dropped. The
 //! target must be this machine unless the plan says otherwise. Choices (ranges, cut points) come from
@@ -29,6 +30,7 @@ mod reading;
 mod report;
 mod response;
 mod run;
+mod shared;
 mod sockets;
 mod spec;
 mod tally;

@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::check::Check;
-use crate::client::Client;
 use crate::pace::Pacer;
 use crate::plan::{Class, Reading};
 use crate::response::{Body, Head};
+use crate::shared::Member;
 use crate::tally::{Counters, Failure, FaultKind, record};
 
 /// Bytes of one read; one buffer of this size serves all clients of a thread.
@@ -22,6 +22,7 @@ pub(crate) const READ_BYTES: usize = 256 * 1024;
 const HEAD_READ_BYTES: usize = 1024;
 /// Bytes one client takes before the others get their turn.
 const TURN_BYTES: u64 = 1 << 20;
+
 /// How reading a body ended well.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -30,7 +31,7 @@ pub(crate) enum Ended {
     Enough,
 }
 
-impl Client<'_> {
+impl Member<'_> {
     /// The head, and what came behind it. Notes the time of the first byte.
     pub(crate) async fn read_head(
         &self,

@@ -12,13 +12,14 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
 use crate::check::Expected;
-use crate::client::{Local, Place, Prepared, Scratch, Shared, client};
+use crate::client::{Place, client};
 use crate::connect::{claim_descriptors, claim_sources};
 use crate::error::LoadError;
-use crate::plan::{Plan, Verify};
+use crate::plan::{Plan, Reading, Verify};
 use crate::reading::READ_BYTES;
 use crate::report::{Report, ServerReport};
 use crate::response::{HEAD_BYTES_MAX, Head};
+use crate::shared::{Local, Prepared, Scratch, Shared};
 use crate::tally::{Counters, Tally};
 use crate::target::Target;
 use crate::watch::{Watcher, settle};
@@ -200,7 +201,7 @@ fn prepare(plan: &Plan, target: &Target) -> Result<Vec<Prepared>, LoadError> {
             (None, Some(_)) => &Verify::No,
         };
         let mut expected = Expected::open(verify)?;
-        if group.reading == crate::plan::Reading::Discard {
+        if group.reading == Reading::Discard {
             expected = Expected::Nothing;
         }
         let size = match (group.range, expected.size()) {

@@ -15,7 +15,8 @@ use decode_kernel::tahoe::{
 
 use super::blocks::{Job, check_block, hash_blocks};
 use super::nodes::share_number;
-use super::open::{OpenShare, RejectReason, open_container, read, read_layout};
+use super::open::{OpenShare, open_container, read, read_layout};
+use super::rejected::RejectReason;
 use crate::open::open_regular;
 use crate::progress::Progress;
 

@@ -18,12 +18,12 @@ pub mod inspect;
 mod nodes;
 mod open;
 mod reader;
+mod rejected;
 pub mod verify;
 #[cfg(feature = "test-writer")]
 pub mod write;
 
 pub use nodes::share_root;
-pub use open::{
-    Limits, OpenError, OpenFile, OpenShare, RejectReason, Rejected, SEGMENT_MAX_DEFAULT, open,
-};
+pub use open::{Limits, OpenError, OpenFile, OpenShare, SEGMENT_MAX_DEFAULT, open};
 pub use reader::{ReadError, ReadStats, Reader};
+pub use rejected::{RejectReason, Rejected};

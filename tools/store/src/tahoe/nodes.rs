@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use decode_kernel::tahoe::ChkCap;
 
-use super::open::{RejectReason, Rejected};
+use super::rejected::{RejectReason, Rejected};
 
 /// The directory of shares that `dir` means: a node's directory, its `storage`, or the directory of
 /// shares itself.

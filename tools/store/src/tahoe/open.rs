@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use decode_kernel::tahoe::{
-    CONTAINER_HEADER_BYTES, ChainError, ChkCap, Container, ContainerError, Geometry, Hash,
-    LAYOUT_BYTES_MAX, Layout, LayoutError, Regions, StorageIndex, Ueb, UebError, verify_chain,
+    CONTAINER_HEADER_BYTES, ChkCap, Container, Geometry, Hash, LAYOUT_BYTES_MAX, Layout, Regions,
+    StorageIndex, Ueb, UebError, verify_chain,
 };
 
 use super::nodes::{self, Candidate};
+use super::rejected::{RejectReason, Rejected};
 use crate::open::open_regular;
 
-/// The longest segment that the tools read unless told otherwise: 1 GiB. They read segments of any
+/// The longest segment that get and verify read unless told otherwise: 1 GiB. They read segments of any
 /// length in the same memory, save for a checksum per leaf; what a longer one costs is time, before
 /// its first byte is known to be good.
 pub const SEGMENT_MAX_DEFAULT: u64 = 1 << 30;
@@ -112,55 +113,6 @@ pub enum OpenError {
         storage_index: StorageIndex,
         /// Why.
         reason: UebError,
-    },
-}
-
-/// A share file or node that could not be used, and why.
-#[derive(Debug)]
-pub struct Rejected {
-    /// Index of the node in the list given.
-    pub node: usize,
-    /// The file, or the directory that could not be listed.
-    pub path: PathBuf,
-    /// What is wrong.
-    pub reason: RejectReason,
-}
-
-impl std::fmt::Display for Rejected {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.reason)
-    }
-}
-
-/// Why a share file or a node is not used.
-#[derive(Debug, thiserror::Error)]
-pub enum RejectReason {
-    /// It could not be opened, listed or read.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The node's directory does not exist: a lost or unmounted disk.
-    #[error("the node's directory is missing")]
-    NodeMissing,
-    /// A directory or special file with the name of a share.
-    #[error("not a regular file")]
-    NotAFile,
-    /// No container of an immutable share.
-    #[error("{0}")]
-    Container(#[from] ContainerError),
-    /// Its offset table cannot be used.
-    #[error("{0}")]
-    Layout(#[from] LayoutError),
-    /// Not of this file, or damaged.
-    #[error("{0}")]
-    Ueb(#[from] UebError),
-    /// Not of this number, or damaged.
-    #[error("{0}")]
-    Chain(#[from] ChainError),
-    /// A good copy of a share, but enough files are open.
-    #[error("not opened: {files_max} files of this file's shares are open already")]
-    TooMany {
-        /// The limit.
-        files_max: usize,
     },
 }
 

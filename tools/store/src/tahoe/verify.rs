@@ -11,8 +11,9 @@ use decode_kernel::tahoe::{Cap, Hash, ProvenNodes};
 
 use super::blocks::{Fault, Job, check_block, check_ciphertext, hash_blocks};
 use super::get::open_allowed;
-use super::open::{Limits, OpenError, OpenShare, RejectReason, Rejected, quietly};
+use super::open::{Limits, OpenError, OpenShare, quietly};
 use super::reader::Reader;
+use super::rejected::{RejectReason, Rejected};
 use crate::progress::Progress;
 use crate::verify::Health;
 
