@@ -93,7 +93,7 @@ fn shares_of(name: &str, options: &PutOptions) -> Vec<Vec<u8>> {
 }
 
 /// For each row, the different numbers good in it, by a plain reading of all files that knows
-/// nothing of the tools' code.
+/// nothing of the crate's code.
 fn good_by_row(paths: &[PathBuf], right: &Header) -> Vec<usize> {
     let geometry = right.geometry;
     let mut rows = vec![BTreeMap::new(); geometry.leaves() as usize];
