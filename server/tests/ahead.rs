@@ -92,8 +92,8 @@ fn direct(server: &Server) -> u64 {
 
 fn wait_for_buffers(server: &Server) {
     server.wait_for_status("all buffers for reading ahead are free", |status| {
-        let [all, free] = ["ahead_buffers", "ahead_buffers_free"]
-            .map(|name| number(status, &["totals", name]));
+        let [all, free] =
+            ["ahead_buffers", "ahead_buffers_free"].map(|name| number(status, &["totals", name]));
         all > 0 && all == free
     });
 }

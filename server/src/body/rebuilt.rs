@@ -237,7 +237,7 @@ mod tests {
                 .into_iter()
                 .all(|segment| found(segment).is_some())
         );
-        // Four more, of which nobody takes any: 3, 9 and 10 have gone, and the next is not kept.
+        // Four more, and none is used: 3, 9 and 10 have gone, and the next is not kept.
         (20..24).for_each(keep);
         assert!(!rebuilt.is_shared(7));
         keep(24);

@@ -83,7 +83,7 @@ pub fn choose(when: When, backend: Backend) -> Result<(When, Option<String>), St
 }
 
 /// A network of peers that are reached by the same way, as far as can be told: a /24 of IPv4, a /48 of IPv6,
-/// of which the other bits are zero.
+/// with the other bits zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route(IpAddr);
 

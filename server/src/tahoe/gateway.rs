@@ -137,7 +137,7 @@ impl Gateway {
         Ok(file)
     }
 
-    /// A file that was opened lately enough to be used as it is.
+    /// An open file that need not be looked up again yet.
     fn fresh(&self, name: &Name) -> Option<Rc<File>> {
         let file = self.known.borrow_mut().get(name).cloned()?;
         let recheck = match file.is_damaged() {

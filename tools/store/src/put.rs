@@ -47,7 +47,7 @@ pub(crate) use place::remove_older;
 /// 16. Long blocks are few runs to pass through for the same bytes. A whole segment and what is rebuilt of it should
 /// fit one of the server's pool buffers (768 KiB), or ranges are read again; and so they are where what a connection takes
 /// at once (128 KiB and more) is few of the blocks that are lost together. Measured with k = 10 and four shares lost,
-/// no block rebuilt for more than one connection, see ARCHITECTURE.md.
+/// no block rebuilt for more than one connection, see docs/decisions/0014.
 pub fn default_block_bytes(k: u16) -> u32 {
     const STEP: u32 = 16 << 10;
     let most = (480 << 10) / u32::from(k.max(1));
