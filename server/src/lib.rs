@@ -25,3 +25,5 @@ pub mod io;
 pub mod memory;
 
 pub mod stats;
+
+pub mod units;

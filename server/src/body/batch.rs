@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use crate::engine::plan::Read;
 use crate::io::pool::{View, Window};
+use crate::units::ObjectOffset;
 
 /// A range of an object whose shares were read ahead.
 pub struct Batch {
     /// Bytes of the object.
-    pub range: Range<u64>,
+    pub range: Range<ObjectOffset>,
     reads: Vec<Held>,
 }
 
@@ -24,7 +25,7 @@ struct Held {
 impl Batch {
     /// A batch of these reads, each with its file's version from before it was read, and what it brought.
     pub fn new(
-        range: Range<u64>,
+        range: Range<ObjectOffset>,
         reads: impl Iterator<Item = (Read, Option<u32>, Window)>,
     ) -> Batch {
         let held = reads.map(|(read, version, window)| Held {
@@ -45,11 +46,11 @@ impl Batch {
             .reads
             .iter()
             .find(|held| held.read.share == read.share)?;
-        let start = read.window.start.checked_sub(held.read.window.start)?;
-        let end = read.window.end.checked_sub(held.read.window.start)?;
-        if end > held.window.len() as u64 {
+        let (wanted, all) = (&read.window, &held.read.window);
+        if wanted.start < all.start || wanted.end > all.end {
             return None;
         }
+        let (start, end) = (wanted.start - all.start, wanted.end - all.start);
         let view = View::new(Arc::clone(&held.window), start as usize..end as usize);
         Some((view, held.version))
     }
@@ -60,6 +61,7 @@ mod tests {
     use super::*;
     use crate::io::pool::Pool;
     use crate::memory::limits::DIRECT_ALIGN;
+    use crate::units::{ShareNumber, ShareOffset};
 
     #[tokio::test]
     async fn a_batch_gives_what_lies_in_it_with_the_version_before_it_was_read() {
@@ -67,7 +69,10 @@ mod tests {
         let lengths = [8000, 4000];
         let (windows, _) = pool.try_take().unwrap().carve(lengths.into_iter());
         let shares = [(1, 16 << 10, Some(7)), (4, 20 << 10, None)];
-        let read = |share, window: Range<u64>| Read { share, window };
+        let read = |share, window: Range<u64>| Read {
+            share: ShareNumber(share),
+            window: ShareOffset(window.start)..ShareOffset(window.end),
+        };
         let reads = shares
             .iter()
             .zip(windows)
@@ -78,7 +83,7 @@ mod tests {
                 let read = read(share, start..start + window.len() as u64);
                 (read, version, window)
             });
-        let batch = Batch::new(0..1, reads);
+        let batch = Batch::new(Range::default(), reads);
         for ((share, start, version), length) in shares.into_iter().zip(lengths) {
             let end = start + length as u64;
             for part in [start..end, start + 1..end - 1, end - 1..end] {

@@ -20,6 +20,7 @@ use crate::engine::{Engine, Piece};
 use crate::io::taken;
 use crate::memory::limits::{HOT_OBJECT_BYTES_MAX, HOT_RECORD_BYTES};
 use crate::objects::Object;
+use crate::units::{Length, ObjectId};
 
 /// Where an object is kept.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +38,14 @@ pub struct HotObjects {
     age: Option<Duration>,
     ring: RefCell<Ring>,
     /// Objects whose start was produced, by id, and where those are that are kept.
-    records: RefCell<LruCache<u64, Option<Place>>>,
+    records: RefCell<LruCache<ObjectId, Option<Place>>>,
     records_max: usize,
 }
 
 // An entry of the list with its links and what the allocator adds, and its slot in the map, which has 16/7 as many
 // slots at most, with its tag.
 const _: () = assert!(
-    size_of::<(u64, Option<Place>)>()
+    size_of::<(ObjectId, Option<Place>)>()
         + 2 * size_of::<usize>()
         + 16
         + (2 * size_of::<usize>() + 1) * 16 / 7
@@ -81,7 +82,7 @@ impl HotObjects {
         let mut ring = self.ring.borrow_mut();
         let mut place = match self.place(&ring, object, now) {
             Some(place) => place,
-            None if piece.range.start == 0 && self.record(object) => {
+            None if piece.range.start.0 == 0 && self.record(object) => {
                 let Some(at) = ring.room(object.layout().size as usize) else {
                     return;
                 };
@@ -90,11 +91,11 @@ impl HotObjects {
             }
             None => return,
         };
-        if piece.range.start > place.filled {
+        if piece.range.start.0 > place.filled {
             return;
         }
-        let length = (piece.range.end - piece.range.start) as usize;
-        let Some(room) = ring.find(place.at + piece.range.start, length) else {
+        let length = piece.range.length() as usize;
+        let Some(room) = ring.find(place.at + piece.range.start.0, length) else {
             return;
         };
         let mut room = ring.write(room);
@@ -103,7 +104,7 @@ impl HotObjects {
             start.copy_from_slice(bytes);
             room = rest;
         }
-        place.filled = place.filled.max(piece.range.end);
+        place.filled = place.filled.max(piece.range.end.0);
         self.records.borrow_mut().put(object.id(), Some(place));
     }
 
@@ -147,7 +148,7 @@ impl HotObjects {
             return Ok(None);
         }
         let ring = self.ring.borrow();
-        let start = turn.body.start;
+        let start = turn.body.start.0;
         let place = self.place(&ring, object, Instant::now());
         let Some(place) = place.filter(|place| place.filled > start) else {
             return Ok(None);

@@ -8,8 +8,6 @@ use std::iter;
 use std::ops::Range;
 use std::time::Instant;
 
-use decode_kernel::share::BLOCKS_OFFSET;
-
 use super::batch::Batch;
 use crate::engine::plan::{self, PiecePlan, Read};
 use crate::engine::read::fill;
@@ -17,6 +15,7 @@ use crate::engine::{Engine, Piece, PieceError};
 use crate::io::pool::{Chunk, PoolBuffer, Room, View, Window};
 use crate::memory::limits::TABLE_PAGE_BYTES;
 use crate::objects::Object;
+use crate::units::ObjectOffset;
 
 /// Produces the first part of `wanted` that fits one pool buffer, from the `batch` that was read ahead as far as that
 /// holds it.
@@ -26,7 +25,7 @@ use crate::objects::Object;
 pub async fn produce(
     engine: &Engine,
     object: &Object,
-    wanted: Range<u64>,
+    wanted: Range<ObjectOffset>,
     batch: Option<&Batch>,
 ) -> Result<Piece, PieceError> {
     let geometry = object.geometry();
@@ -66,12 +65,9 @@ pub async fn produce(
             page = page_back;
             verified &= matched;
             if let Some(version) = version.filter(|_| matched) {
-                let leaf = u64::from(geometry.leaf_bytes());
-                let leaves = read.window.start / leaf..read.window.end.div_ceil(leaf);
-                let now = Instant::now();
-                engine
-                    .verified
-                    .note(object.id(), read.share, version, leaves, now);
+                let file = (object.id(), read.share, version);
+                let leaves = object.layout().leaves(&read.window);
+                engine.verified.note(file, leaves, Instant::now());
             }
         }
         if !verified {
@@ -95,7 +91,7 @@ pub async fn produce(
 /// Plans a piece with the shares that are usable as far as is known.
 pub fn plan_piece(
     object: &Object,
-    wanted: Range<u64>,
+    wanted: Range<ObjectOffset>,
     room: Room,
 ) -> Result<PiecePlan, PieceError> {
     plan::plan(object.layout(), wanted, room, |share, window| {
@@ -108,7 +104,7 @@ pub fn plan_piece(
 /// version.
 pub fn versions(engine: &Engine, object: &Object, plan: &PiecePlan) -> Vec<Option<u32>> {
     let kept = engine.verified.is_kept() && object.layout().is_splice_worthwhile(plan.range.start);
-    let remembered = |read: &&Read| kept && read.share < object.geometry().k();
+    let remembered = |read: &&Read| kept && read.share.is_data(object.geometry().k());
     let reads = plan.reads.iter();
     reads
         .map(|read| {
@@ -131,7 +127,7 @@ async fn read(
         || iter::zip(reads, &found).filter_map(|(read, view)| view.is_none().then_some(read));
     let (windows, failures) = fill(missing(), windows, |read, window| {
         let share = object.share(read.share)?;
-        let offset = BLOCKS_OFFSET + read.window.start;
+        let offset = read.window.start.in_file().0;
         Some(engine.io.start_read(&share.file, window, offset))
     })
     .await?;
@@ -152,7 +148,7 @@ async fn read(
 }
 
 fn count_read(engine: &Engine, object: &Object, read: &Read) {
-    let counter = match read.share < object.geometry().k() {
+    let counter = match read.share.is_data(object.geometry().k()) {
         true => &engine.stats.data_read_bytes,
         false => &engine.stats.parity_read_bytes,
     };
@@ -178,7 +174,7 @@ pub async fn read_direct(
     let pages = engine.start_pages(object, missing, pages);
     let filled = fill(reads.iter(), windows, |read, window| {
         let file = object.share(read.share)?.direct_file()?;
-        let offset = BLOCKS_OFFSET + read.window.start;
+        let offset = read.window.start.in_file().0;
         Some(engine.io.start_direct_read(&file, window, offset))
     });
     let (windows, failures) = filled.await.ok()?;

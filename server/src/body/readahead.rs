@@ -22,7 +22,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use decode_kernel::share::BLOCKS_OFFSET;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -40,6 +39,7 @@ use crate::memory::limits::{
     READAHEAD_PROBE_BYTES, READAHEAD_READS_AT_ONCE, READAHEAD_TURN,
 };
 use crate::objects::{DirectFile, Object};
+use crate::units::{Length, ObjectOffset, ShareNumber, in_file};
 
 /// What one core reads ahead with.
 pub struct Readahead {
@@ -113,14 +113,14 @@ pub struct Cursor {
     /// Whether nothing of the response was produced yet.
     is_first: Cell<bool>,
     /// The position in the object from which on a stream may begin again.
-    resume_at: Cell<u64>,
+    resume_at: Cell<ObjectOffset>,
 }
 
 impl Default for Cursor {
     fn default() -> Cursor {
         Cursor {
             is_first: Cell::new(true),
-            resume_at: Cell::new(0),
+            resume_at: Cell::new(ObjectOffset(0)),
         }
     }
 }
@@ -131,13 +131,13 @@ struct Stream {
     _place: OwnedSemaphorePermit,
     object: Rc<Object>,
     /// The share files that it reads, by number. They stay open from one batch to the next.
-    files: Vec<(u16, Rc<DirectFile>)>,
+    files: Vec<(ShareNumber, Rc<DirectFile>)>,
     /// Whether its peer was found to be fast.
     is_fast: bool,
     /// Until then it has one short batch at a time, and none behind this position in the object.
-    probe_end: u64,
+    probe_end: ObjectOffset,
     /// Up to this position nothing is read ahead: it need not be, or can't.
-    idle_until: u64,
+    idle_until: ObjectOffset,
     /// Whether it has had a batch.
     has_had: bool,
     /// The batch that is being sent.
@@ -146,7 +146,7 @@ struct Stream {
     since: Instant,
     /// The batches that follow, without gaps, with the tasks that read them. A task ends by itself, whatever becomes of
     /// the connection.
-    coming: VecDeque<(Range<u64>, JoinHandle<Option<Batch>>)>,
+    coming: VecDeque<(Range<ObjectOffset>, JoinHandle<Option<Batch>>)>,
 }
 
 /// Whether a peer is fast: it acknowledged [`FAST_BYTES`] within [`FAST_WITHIN`], or a multiple of both where it is
@@ -176,7 +176,7 @@ impl Stream {
     fn new(
         readahead: &Rc<Readahead>,
         object: &Rc<Object>,
-        start: u64,
+        start: ObjectOffset,
         is_fast: bool,
     ) -> Option<Stream> {
         let place = Arc::clone(&readahead.streams).try_acquire_owned().ok()?;
@@ -186,7 +186,7 @@ impl Stream {
             object: Rc::clone(object),
             files: Vec::new(),
             is_fast,
-            probe_end: start.saturating_add(READAHEAD_PROBE_BYTES),
+            probe_end: start + READAHEAD_PROBE_BYTES,
             idle_until: start,
             has_had: false,
             present: None,
@@ -201,7 +201,7 @@ impl Stream {
     }
 
     /// Drops batches until the first one holds `position`.
-    fn advance(&mut self, position: u64) {
+    fn advance(&mut self, position: ObjectOffset) {
         if let Some(present) = &self.present {
             if present.range.contains(&position) {
                 return;
@@ -235,7 +235,7 @@ impl Stream {
     }
 
     /// Starts reading what follows in `body`, as much as this connection may have.
-    fn extend(&mut self, engine: &Rc<Engine>, body: &Range<u64>) {
+    fn extend(&mut self, engine: &Rc<Engine>, body: &Range<ObjectOffset>) {
         let Room { bytes, align } = self.readahead.pool.room();
         let (most, longest, end) = match self.is_fast {
             true => (self.readahead.batches_max(), bytes as u64, body.end),
@@ -246,7 +246,7 @@ impl Stream {
             let last = self.coming.back().map(|(range, _)| range).or(present);
             let is_first = last.is_none();
             let start = last.map_or(body.start, |last| last.end);
-            let wanted = start..end.min(start.saturating_add(longest));
+            let wanted = start..end.min(start + longest);
             if wanted.is_empty() || wanted.start < self.idle_until {
                 return;
             }
@@ -299,33 +299,33 @@ impl Stream {
     /// cache.
     fn is_worthwhile(&mut self, engine: &Engine, reads: &[Read]) -> bool {
         let object = Rc::clone(&self.object);
-        let leaf = object.layout().leaf_bytes;
         let (mut cached, mut known) = (true, true);
         for read in reads {
             let Some(share) = object.share(read.share) else {
                 return false;
             };
-            if !read.window.start.is_multiple_of(DIRECT_ALIGN as u64) {
+            if !read.window.start.0.is_multiple_of(DIRECT_ALIGN as u64) {
                 return false;
             }
-            let blocks = BLOCKS_OFFSET + read.window.start..BLOCKS_OFFSET + read.window.end;
+            let blocks = in_file(&read.window);
+            let blocks = blocks.start.0..blocks.end.0;
             match engine.io.knows_cached(&share.file, &blocks) {
                 None => return false,
                 Some(all) => cached &= all,
             }
-            let leaves = read.window.start / leaf..read.window.end.div_ceil(leaf);
+            let leaves = object.layout().leaves(&read.window);
             // Of parity shares nothing is remembered.
-            known &= read.share >= object.layout().k
+            known &= !read.share.is_data(object.layout().k)
                 || share.version().is_some_and(|version| {
-                    let name = (object.id(), read.share, version);
-                    engine.verified.knows(name, leaves, Instant::now())
+                    let file = (object.id(), read.share, version);
+                    engine.verified.knows(file, leaves, Instant::now())
                 });
         }
         !cached && !known && reads.iter().all(|read| self.open(&object, read.share))
     }
 
     /// Opens a share's file for direct reads, unless they are refused or too many are open.
-    fn open(&mut self, object: &Object, number: u16) -> bool {
+    fn open(&mut self, object: &Object, number: ShareNumber) -> bool {
         if self.files.iter().any(|(open, _)| *open == number) {
             return true;
         }
@@ -376,7 +376,7 @@ impl Readahead {
         }
         if !stream.arrive().await {
             // Whether there is something to read is asked again some way on, not for every piece.
-            let some_way_on = turn.body.start.saturating_add(READAHEAD_FIRST_BYTES);
+            let some_way_on = turn.body.start + READAHEAD_FIRST_BYTES;
             cursor.resume_at.set(stream.idle_until.max(some_way_on));
             return Ok(None);
         }
@@ -397,7 +397,7 @@ impl Readahead {
         cursor: &Cursor,
     ) -> io::Result<Option<Stream>> {
         let body = &turn.body;
-        if body.end - body.start < READAHEAD_FIRST_BYTES
+        if body.length() < READAHEAD_FIRST_BYTES
             || body.start < cursor.resume_at.get()
             || !engine.verified.is_kept()
             || !object.layout().is_splice_worthwhile(body.start)

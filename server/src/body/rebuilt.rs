@@ -25,10 +25,11 @@ use lru::LruCache;
 use super::ring::Ring;
 use crate::engine::Piece;
 use crate::memory::limits::{REBUILT_BLOCK_BYTES, REBUILT_OBJECTS_MAX, SPLICE_BLOCK_BYTES_MIN};
-use crate::objects::{Layout, Object};
+use crate::objects::Object;
+use crate::units::{Length, ObjectId, ShareNumber, ShareOffset};
 
 /// An object's id, a share's number, a segment's.
-type BlockId = (u64, u16, u64);
+type BlockId = (ObjectId, ShareNumber, u64);
 
 /// The place of a rebuilt block.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +47,7 @@ pub struct RebuiltBlocks {
     ring: RefCell<Ring>,
     places: RefCell<Places>,
     /// Shared objects, each with the bytes kept of it since one of its blocks was used.
-    shared: RefCell<LruCache<u64, usize>>,
+    shared: RefCell<LruCache<ObjectId, usize>>,
 }
 
 #[derive(Default)]
@@ -65,7 +66,7 @@ const _: () = assert!(
 /// The list of shared objects. Of each an entry with its links and what the allocator adds, and a slot of the map, which
 /// has 16/7 as many slots at most, with its tag.
 const REBUILT_OBJECTS_BYTES: usize = REBUILT_OBJECTS_MAX
-    * (size_of::<(u64, usize)>()
+    * (size_of::<(ObjectId, usize)>()
         + 2 * size_of::<usize>()
         + 16
         + (2 * size_of::<usize>() + 1) * 16 / 7);
@@ -89,14 +90,14 @@ impl RebuiltBlocks {
     }
 
     /// Whether the rebuilt blocks of an object are kept, because several clients want them.
-    pub fn is_shared(&self, object: u64) -> bool {
+    pub fn is_shared(&self, object: ObjectId) -> bool {
         self.shared.borrow().contains(&object)
     }
 
     /// Keeps the whole blocks among what was just rebuilt for a piece, if other clients are likely to want them.
     pub fn keep(&self, object: &Object, piece: &Piece, now: Instant) {
         let chunks = piece.rebuilt_chunks();
-        for (segment, part) in whole_blocks(object.layout(), &piece.rebuilt_window) {
+        for (segment, part) in object.layout().whole_blocks(&piece.rebuilt_window) {
             for (&share, bytes) in iter::zip(&piece.rebuilt, chunks) {
                 self.keep_block((object.id(), share, segment), &bytes[part.clone()], now);
             }
@@ -154,15 +155,15 @@ impl RebuiltBlocks {
     pub fn find(
         &self,
         object: &Object,
-        share: u16,
-        run: &Range<u64>,
+        share: ShareNumber,
+        run: &Range<ShareOffset>,
         now: Instant,
     ) -> Option<Ref<'_, [u8]>> {
-        let block_bytes = object.layout().block_bytes;
-        let id = (object.id(), share, run.start / block_bytes);
-        let start = (run.start % block_bytes) as usize;
-        let part = start..start + (run.end - run.start) as usize;
-        self.find_part(id, part, now)
+        let layout = object.layout();
+        let segment = layout.block_of(run.start);
+        let start = (run.start - layout.block_start(segment)) as usize;
+        let part = start..start + run.length() as usize;
+        self.find_part((object.id(), share, segment), part, now)
     }
 
     fn find_part(&self, id: BlockId, part: Range<usize>, now: Instant) -> Option<Ref<'_, [u8]>> {
@@ -180,22 +181,6 @@ impl RebuiltBlocks {
     }
 }
 
-/// The segments whose whole blocks lie in a window of share space, each with where its block lies in the window.
-fn whole_blocks(layout: &Layout, window: &Range<u64>) -> impl Iterator<Item = (u64, Range<usize>)> {
-    let segments = window.start / layout.block_bytes..window.end.div_ceil(layout.block_bytes);
-    segments.filter_map(|segment| {
-        let start = segment * layout.block_bytes;
-        let end = start + layout.block_len(segment);
-        let is_whole = start >= window.start && end <= window.end;
-        is_whole.then(|| {
-            (
-                segment,
-                (start - window.start) as usize..(end - window.start) as usize,
-            )
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +196,7 @@ mod tests {
     }
 
     fn id(segment: u64) -> BlockId {
-        (7, 0, segment)
+        (ObjectId(7), ShareNumber(0), segment)
     }
 
     #[test]
@@ -227,9 +212,9 @@ mod tests {
         for _ in 0..3 {
             (0..5).for_each(keep);
         }
-        assert!(!rebuilt.is_shared(7) && (0..5).all(|segment| found(segment).is_none()));
+        assert!(!rebuilt.is_shared(ObjectId(7)) && (0..5).all(|segment| found(segment).is_none()));
         keep(3);
-        assert!(rebuilt.is_shared(7) && found(3).is_some() && found(4).is_none());
+        assert!(rebuilt.is_shared(ObjectId(7)) && found(3).is_some() && found(4).is_none());
         keep(9);
         keep(10);
         assert!(
@@ -239,7 +224,7 @@ mod tests {
         );
         // Four more, and none is used: 3, 9 and 10 have gone, and the next is not kept.
         (20..24).for_each(keep);
-        assert!(!rebuilt.is_shared(7));
+        assert!(!rebuilt.is_shared(ObjectId(7)));
         keep(24);
         assert!(found(3).is_none() && found(24).is_none() && found(23).is_some());
     }
@@ -264,12 +249,15 @@ mod tests {
                 rebuilt.keep_block(id(1), &vec![1; bytes], now);
             }
         }
-        assert_eq!((rebuilt.is_shared(7), rebuilt.bytes()), (false, 0));
+        assert_eq!(
+            (rebuilt.is_shared(ObjectId(7)), rebuilt.bytes()),
+            (false, 0)
+        );
         let none = RebuiltBlocks::new(1 << 20, None);
         for _ in 0..3 {
             none.keep_block(id(1), &[1; BLOCK], now);
         }
-        assert_eq!((rebuilt.is_shared(7), none.bytes()), (false, 0));
+        assert_eq!((rebuilt.is_shared(ObjectId(7)), none.bytes()), (false, 0));
     }
 
     proptest! {

@@ -12,6 +12,7 @@ use super::produce;
 use crate::engine::{Engine, Piece, PieceError};
 use crate::objects::{Catalogue, LookupError, Object};
 use crate::tahoe::{self, Gateway};
+use crate::units::ObjectOffset;
 
 /// Where the bytes of a body come from.
 pub enum Resource {
@@ -91,10 +92,10 @@ impl Resources {
         &self,
         engine: &Engine,
         resource: &Resource,
-        start: u64,
+        start: ObjectOffset,
     ) -> Result<(), PieceError> {
         if let (Resource::File(file), Some(gateway)) = (resource, &self.gateway) {
-            let segment = file.geometry.segment_of(start);
+            let segment = file.geometry.segment_of(start.0);
             gateway.record(engine, file, segment).await?;
         }
         Ok(())
@@ -106,7 +107,7 @@ impl Resources {
         &self,
         engine: &Engine,
         resource: &Resource,
-        wanted: Range<u64>,
+        wanted: Range<ObjectOffset>,
         batch: Option<&Batch>,
     ) -> Result<Piece, PieceError> {
         match (resource, &self.gateway) {
@@ -116,7 +117,7 @@ impl Resources {
             }
             (Resource::File(_), None) => Err(PieceError::Bug("a file without a gateway")),
             (Resource::Literal(bytes), _) => {
-                let part = &bytes[wanted.start as usize..wanted.end as usize];
+                let part = &bytes[wanted.start.0 as usize..wanted.end.0 as usize];
                 Ok(Piece::literal(&engine.pool, wanted.start, part).await)
             }
         }

@@ -20,8 +20,6 @@ use std::io;
 use std::ops::Range;
 use std::time::Instant;
 
-use decode_kernel::share::BLOCKS_OFFSET;
-
 use super::rebuilt::RebuiltBlocks;
 use super::turn::Turn;
 use crate::engine::Engine;
@@ -30,6 +28,7 @@ use crate::io::splice::Gatherer;
 use crate::io::{Cut, taken};
 use crate::memory::limits::{SPLICE_BYTES_AT_ONCE, SPLICE_BYTES_MIN};
 use crate::objects::Object;
+use crate::units::{Length, ShareNumber, ShareOffset, in_file};
 
 /// Splices what the socket takes of the turn's head and body, up to where something is not at hand; `None` if the
 /// body's beginning has to be produced. The count may be short: the socket is full then, or the next attempt meets what
@@ -53,7 +52,7 @@ pub fn send(
     let mut parts = parts(engine, rebuilt, object, &healthy);
     let known: u64 = parts.iter().map(Part::bytes).sum();
     let limit = match known {
-        all if all == healthy.range.end - healthy.range.start => {
+        all if all == healthy.range.length() => {
             turn.admitted - turn.admitted % SPLICE_BYTES_AT_ONCE.min(turn.admitted)
         }
         few if few < SPLICE_BYTES_MIN => return Ok(None),
@@ -67,7 +66,7 @@ pub fn send(
 enum Part<'a> {
     /// In a share's file.
     Filed {
-        share: u16,
+        share: ShareNumber,
         file: &'a File,
         offset: u64,
         bytes: u64,
@@ -109,7 +108,7 @@ fn parts<'a>(
         let Some(part) = at_hand.part(*at, run) else {
             break;
         };
-        let is_whole = part.bytes() == run.end - run.start;
+        let is_whole = part.bytes() == run.length();
         parts.push(part);
         if !is_whole {
             break;
@@ -205,19 +204,19 @@ struct AtHand<'a> {
     reads: &'a [Read],
     now: Instant,
     /// Up to where each read could be left out, as far as that was asked.
-    until: Vec<Option<u64>>,
+    until: Vec<Option<ShareOffset>>,
 }
 
 impl<'a> AtHand<'a> {
     /// What is at hand of a run, which belongs to a read, from its start on.
-    fn part(&mut self, at: usize, run: &Range<u64>) -> Option<Part<'a>> {
+    fn part(&mut self, at: usize, run: &Range<ShareOffset>) -> Option<Part<'a>> {
         let share = self.reads[at].share;
         let end = run.end.min(self.until(at));
         if end > run.start {
             return Some(Part::Filed {
                 share,
                 file: &self.object.share(share)?.file,
-                offset: BLOCKS_OFFSET + run.start,
+                offset: run.start.in_file().0,
                 bytes: end - run.start,
             });
         }
@@ -229,7 +228,7 @@ impl<'a> AtHand<'a> {
     }
 
     /// Up to where in share space a read need not be done: its leaves are known to be good, and in the page cache.
-    fn until(&mut self, at: usize) -> u64 {
+    fn until(&mut self, at: usize) -> ShareOffset {
         if let Some(until) = self.until[at] {
             return until;
         }
@@ -249,15 +248,15 @@ impl<'a> AtHand<'a> {
         }
         let share = object.share(read.share)?;
         let version = share.revalidate(self.now)?;
-        let leaf = object.layout().leaf_bytes;
-        let share_bytes = object.geometry().share_bytes();
-        let leaves = read.window.start / leaf..read.window.end.div_ceil(leaf);
-        let name = (object.id(), read.share, version);
-        let covered = engine.verified.covered(name, leaves, self.now, |leaves| {
-            let (start, end) = (leaves.start * leaf, (leaves.end * leaf).min(share_bytes));
-            engine
-                .io
-                .is_cached(&share.file, BLOCKS_OFFSET + start..BLOCKS_OFFSET + end)
+        let layout = object.layout();
+        let share_end = ShareOffset(object.geometry().share_bytes());
+        let leaves = layout.leaves(&read.window);
+        let file = (object.id(), read.share, version);
+        let covered = engine.verified.covered(file, leaves, self.now, |leaves| {
+            let mut range = layout.leaf_range(&leaves);
+            range.end = range.end.min(share_end);
+            let range = in_file(&range);
+            engine.io.is_cached(&share.file, range.start.0..range.end.0)
         });
         Some(covered)
     }
@@ -292,7 +291,7 @@ fn fill_pipe(engine: &Engine, pipe: &Gatherer, object: &Object, parts: &[Part<'_
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 'parts,
                 Err(error) => {
                     // What is known of this file is not enough: it is read again, and verified.
-                    tracing::debug!(%error, share = number, "a share can't be spliced");
+                    tracing::debug!(%error, share = %number, "a share can't be spliced");
                     if let Some(share) = object.share(number) {
                         share.invalidate();
                     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::ack_meter::AckMeter;
 use crate::io::{Cut, Socket};
 use crate::memory::limits::SEGMENT_BYTES_MAX;
+use crate::units::ObjectOffset;
 
 /// One connection's turn to send.
 pub struct Turn<'a> {
@@ -23,7 +24,7 @@ pub struct Turn<'a> {
     /// What of the response's head is to be sent now.
     pub head: Bytes,
     /// The unsent range of the object.
-    pub body: Range<u64>,
+    pub body: Range<ObjectOffset>,
     /// How many bytes of it the gate admitted; 0 while the head alone is sent.
     pub admitted: u64,
     /// Unsent bytes of the response, head included.
@@ -32,7 +33,7 @@ pub struct Turn<'a> {
 
 impl Turn<'_> {
     /// What of the object may be sent now.
-    pub fn wanted(&self) -> Range<u64> {
+    pub fn wanted(&self) -> Range<ObjectOffset> {
         self.body.start..self.body.start + self.admitted
     }
 

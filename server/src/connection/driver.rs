@@ -23,6 +23,7 @@ use crate::io::{Interest, is_retry};
 use crate::memory::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
 };
+use crate::units::{Length, ObjectOffset};
 
 type ResponseConn = Conn<Body>;
 
@@ -114,12 +115,13 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResponseConn) -> 
     let admitted = wait_for_credit(core, connection, out.remaining()).await?;
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
+    let body = ObjectOffset(body.start)..ObjectOffset(body.end);
     let turn = Turn {
         socket: &connection.socket,
         peer: connection.peer,
         meter: &connection.meter,
         send_buffer: connection.send_buffer.bytes(),
-        admitted: (body.end - body.start).min((admitted - head.len()) as u64),
+        admitted: body.length().min((admitted - head.len()) as u64),
         head,
         body,
         remaining: out.remaining(),

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use decode_kernel::CodeError;
 
+use crate::units::ObjectOffset;
+
 /// Why a piece can't be produced.
 #[derive(Debug, thiserror::Error)]
 pub enum PieceError {
@@ -15,7 +17,7 @@ pub enum PieceError {
         /// k.
         need: usize,
         /// Bytes of the object.
-        range: Range<u64>,
+        range: Range<ObjectOffset>,
     },
     /// Shares kept failing in new ways. The bound keeps a hostile disk from holding the connection.
     #[error("gave up after {attempts} attempts to read good shares")]

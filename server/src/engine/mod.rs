@@ -17,6 +17,7 @@ use crate::objects::Object;
 use crate::objects::checksums::ChecksumCache;
 use crate::objects::verified::VerifiedLeaves;
 use crate::stats::CoreStats;
+use crate::units::ShareNumber;
 
 pub mod error;
 pub mod piece;
@@ -58,11 +59,11 @@ impl Engine {
     }
 
     /// Gives a share of an object up, since it can't be read: from now on others take its place.
-    pub fn give_up(&self, object: &Object, number: u16, error: &io::Error) {
+    pub fn give_up(&self, object: &Object, number: ShareNumber, error: &io::Error) {
         if object.mark_lost(number) {
             self.stats.lost_shares.add(1);
             tracing::warn!(
-                key = %object.header().key, share = number, path = %object.share_path(number),
+                key = %object.header().key, share = %number, path = %object.share_path(number),
                 live = object.live_shares(), "share given up: {error}"
             );
         }

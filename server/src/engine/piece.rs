@@ -4,25 +4,26 @@ use std::ops::Range;
 
 use crate::engine::plan::Slice;
 use crate::io::pool::{Chunk, Message, Pool};
+use crate::units::{ObjectOffset, ShareNumber, ShareOffset};
 
 /// A piece ready to be sent.
 pub struct Piece {
     /// The object's bytes that it holds.
-    pub range: Range<u64>,
+    pub range: Range<ObjectOffset>,
     /// What was read for it, and then what was rebuilt.
     pub chunks: Vec<Chunk>,
     /// Its bytes in order.
     pub slices: Vec<Slice>,
     /// The shares that were rebuilt, in the order of the last chunks.
-    pub rebuilt: Vec<u16>,
+    pub rebuilt: Vec<ShareNumber>,
     /// The range of share space that was rebuilt of each of them.
-    pub rebuilt_window: Range<u64>,
+    pub rebuilt_window: Range<ShareOffset>,
 }
 
 impl Piece {
     /// A piece of bytes that no share holds: as much of `bytes`, which begin at `start` of the object, as fits one
     /// pool buffer.
-    pub async fn literal(pool: &Pool, start: u64, bytes: &[u8]) -> Piece {
+    pub async fn literal(pool: &Pool, start: ObjectOffset, bytes: &[u8]) -> Piece {
         let part = &bytes[..bytes.len().min(pool.piece_capacity())];
         let (mut windows, _) = pool.take().await.carve(std::iter::once(part.len()));
         windows[0].copy_from_slice(part);
@@ -34,7 +35,7 @@ impl Piece {
                 bytes: 0..part.len(),
             }],
             rebuilt: Vec::new(),
-            rebuilt_window: 0..0,
+            rebuilt_window: Range::default(),
         }
     }
 

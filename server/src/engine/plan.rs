@@ -11,20 +11,21 @@ use super::PieceError;
 use crate::io::pool::Room;
 use crate::memory::limits::SLICES_MAX;
 use crate::objects::Layout;
+use crate::units::{Length, ObjectOffset, ShareNumber, ShareOffset};
 
 /// One contiguous read of a share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// The share's number.
-    pub share: u16,
-    /// What to read, in share space (the share's blocks concatenated), whole leaves.
-    pub window: Range<u64>,
+    pub share: ShareNumber,
+    /// What to read: whole leaves.
+    pub window: Range<ShareOffset>,
 }
 
 impl Read {
     /// How many bytes it brings.
     pub fn bytes(&self) -> usize {
-        (self.window.end - self.window.start) as usize
+        self.window.length() as usize
     }
 }
 
@@ -41,13 +42,13 @@ pub struct Slice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PiecePlan {
     /// The object's bytes that this piece delivers; starts where asked, may end earlier.
-    pub range: Range<u64>,
+    pub range: Range<ObjectOffset>,
     /// Reads, one per share that takes part.
     pub reads: Vec<Read>,
     /// Data shares to rebuild, all over `rebuilt_window`.
-    pub rebuilt: Vec<u16>,
-    /// In share space; empty when nothing is rebuilt.
-    pub rebuilt_window: Range<u64>,
+    pub rebuilt: Vec<ShareNumber>,
+    /// Empty when nothing is rebuilt.
+    pub rebuilt_window: Range<ShareOffset>,
     /// The k reads (as indices) to rebuild from; each covers `rebuilt_window`.
     pub sources: Vec<usize>,
     /// The piece in the order of its bytes.
@@ -57,10 +58,10 @@ pub struct PiecePlan {
 impl PiecePlan {
     /// The window lengths in bytes: the reads' in order, then the rebuilt ones'.
     pub fn window_lengths(&self) -> impl Iterator<Item = usize> + '_ {
-        let rebuilt = length(&self.rebuilt_window);
+        let rebuilt = self.rebuilt_window.length() as usize;
         self.reads
             .iter()
-            .map(|read| length(&read.window))
+            .map(Read::bytes)
             .chain(self.rebuilt.iter().map(move |_| rebuilt))
     }
 
@@ -72,10 +73,6 @@ impl PiecePlan {
     }
 }
 
-fn length(range: &Range<u64>) -> usize {
-    (range.end - range.start) as usize
-}
-
 /// Plans a piece of `wanted`: it starts where that starts, and is as long as its windows fit the `room`.
 /// `usable` says whether a share can serve a range of its space.
 ///
@@ -85,11 +82,11 @@ fn length(range: &Range<u64>) -> usize {
 /// [`PieceError::TooFewShares`] or [`PieceError::BufferTooSmall`], of the shortest piece that was tried.
 pub fn plan(
     layout: &Layout,
-    wanted: Range<u64>,
+    wanted: Range<ObjectOffset>,
     room: Room,
-    usable: impl Fn(u16, &Range<u64>) -> bool,
+    usable: impl Fn(ShareNumber, &Range<ShareOffset>) -> bool,
 ) -> Result<PiecePlan, PieceError> {
-    debug_assert!(wanted.start < wanted.end && wanted.end <= layout.size);
+    debug_assert!(wanted.start < wanted.end && wanted.end <= layout.end());
     let mut range = wanted.start..preferred_end(layout, &wanted);
     loop {
         let attempt = plan_exactly(layout, range.clone(), &usable);
@@ -119,14 +116,14 @@ pub fn plan(
 
 /// Where a piece that may end at `wanted.end` best ends: at a segment's end, so that the next one
 /// starts whole, or at least at a leaf's, so that no leaf is verified twice.
-fn preferred_end(layout: &Layout, wanted: &Range<u64>) -> u64 {
+fn preferred_end(layout: &Layout, wanted: &Range<ObjectOffset>) -> ObjectOffset {
     let Range { start, end } = *wanted;
-    let segment_end = end - end % layout.segment_bytes();
+    let segment_end = end - end.0 % layout.segment_bytes();
     if segment_end > start && segment_end - start >= (end - start) / 2 {
         return segment_end;
     }
     let leaf_end = last_leaf_end(layout, end);
-    if end < layout.size && leaf_end > start {
+    if end < layout.end() && leaf_end > start {
         leaf_end
     } else {
         end
@@ -135,19 +132,19 @@ fn preferred_end(layout: &Layout, wanted: &Range<u64>) -> u64 {
 
 /// The last block boundary before the end of a piece that ends inside a block, unless most of it lies behind, or
 /// the object ends there.
-fn block_end(layout: &Layout, piece: &Range<u64>) -> Option<u64> {
-    if piece.end == layout.size {
+fn block_end(layout: &Layout, piece: &Range<ObjectOffset>) -> Option<ObjectOffset> {
+    if piece.end == layout.end() {
         return None;
     }
     let last = layout.locate(piece.end - 1);
     let after = last.in_block + 1;
-    let before = (piece.end - piece.start).checked_sub(after)?;
+    let before = piece.length().checked_sub(after)?;
     (after < last.block_len && before >= after).then(|| piece.end - after)
 }
 
 /// The last leaf boundary at or before `position`, inside the block that holds it.
-fn last_leaf_end(layout: &Layout, position: u64) -> u64 {
-    let at = layout.locate(position.saturating_sub(1));
+fn last_leaf_end(layout: &Layout, position: ObjectOffset) -> ObjectOffset {
+    let at = layout.locate(ObjectOffset(position.0.saturating_sub(1)));
     let in_block = at.in_block + 1;
     if in_block == at.block_len {
         return position;
@@ -156,13 +153,14 @@ fn last_leaf_end(layout: &Layout, position: u64) -> u64 {
 }
 
 /// A shorter end for a piece that did not fit or could not be read; `None` at a single leaf.
-fn shorter(layout: &Layout, range: &Range<u64>) -> Option<u64> {
+fn shorter(layout: &Layout, range: &Range<ObjectOffset>) -> Option<ObjectOffset> {
     let (first, last) = (layout.locate(range.start), layout.locate(range.end - 1));
     let segments = last.segment - first.segment;
     if segments > 0 {
-        return Some((first.segment + segments.div_ceil(2)) * layout.segment_bytes());
+        let end = (first.segment + segments.div_ceil(2)) * layout.segment_bytes();
+        return Some(ObjectOffset(end));
     }
-    if last.block != first.block {
+    if last.share != first.share {
         return Some(range.start + (first.block_len - first.in_block));
     }
     let leaf = layout.leaf_bytes;
@@ -177,23 +175,23 @@ fn shorter(layout: &Layout, range: &Range<u64>) -> Option<u64> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Healthy {
     /// What is described: starts where asked, and ends earlier where the limit on slices wants it.
-    pub range: Range<u64>,
-    /// The data shares that hold it, each with the hull of what is wanted from it, in whole leaves.
+    pub range: Range<ObjectOffset>,
+    /// The data shares that hold it, each with the whole leaves around all that is wanted from it.
     pub reads: Vec<Read>,
     /// The object's bytes in order: the index of a read, and a range of its share's space.
-    pub runs: Vec<(usize, Range<u64>)>,
+    pub runs: Vec<(usize, Range<ShareOffset>)>,
 }
 
 /// Says where `range` lies. It must not be empty and must lie inside the object.
-pub fn healthy(layout: &Layout, mut range: Range<u64>) -> Healthy {
+pub fn healthy(layout: &Layout, mut range: Range<ObjectOffset>) -> Healthy {
     let mut needed: Vec<Read> = Vec::with_capacity(usize::from(layout.k));
-    let mut runs: Vec<(usize, Range<u64>)> = Vec::with_capacity(16);
+    let mut runs: Vec<(usize, Range<ShareOffset>)> = Vec::with_capacity(16);
     let mut position = range.start;
     while position < range.end && runs.len() < SLICES_MAX {
         let place = layout.locate(position);
         let take = (place.block_len - place.in_block).min(range.end - position);
-        let start = place.segment * layout.block_bytes + place.in_block;
-        let share = place.block as u16;
+        let start = layout.block_start(place.segment) + place.in_block;
+        let share = place.share;
         let at = match needed.iter().position(|read| read.share == share) {
             Some(at) => at,
             None => {
@@ -222,8 +220,8 @@ pub fn healthy(layout: &Layout, mut range: Range<u64>) -> Healthy {
 /// Plans all of `range`, or as much of it as the limit on slices allows.
 fn plan_exactly(
     layout: &Layout,
-    range: Range<u64>,
-    usable: &impl Fn(u16, &Range<u64>) -> bool,
+    range: Range<ObjectOffset>,
+    usable: &impl Fn(ShareNumber, &Range<ShareOffset>) -> bool,
 ) -> Result<PiecePlan, PieceError> {
     let Healthy {
         range,
@@ -239,13 +237,14 @@ fn plan_exactly(
             range,
             reads: needed,
             rebuilt: Vec::new(),
-            rebuilt_window: 0..0,
+            rebuilt_window: Range::default(),
             sources: Vec::new(),
             slices,
         });
     }
 
-    let hull = |a: &Range<u64>, b: &Range<u64>| a.start.min(b.start)..a.end.max(b.end);
+    type Window = Range<ShareOffset>;
+    let hull = |a: &Window, b: &Window| a.start.min(b.start)..a.end.max(b.end);
     let rebuilt_window = missing
         .iter()
         .map(|&i| needed[i].window.clone())
@@ -273,7 +272,7 @@ fn plan_exactly(
             reads.push(read.clone());
         }
     }
-    for share in 0..layout.n {
+    for share in (0..layout.n).map(ShareNumber) {
         if sources.len() == k {
             break;
         }
@@ -315,7 +314,10 @@ fn plan_exactly(
     })
 }
 
-fn slices(runs: &[(usize, Range<u64>)], window_of: impl Fn(usize) -> (usize, u64)) -> Vec<Slice> {
+fn slices(
+    runs: &[(usize, Range<ShareOffset>)],
+    window_of: impl Fn(usize) -> (usize, ShareOffset),
+) -> Vec<Slice> {
     runs.iter()
         .map(|(at, run)| {
             let (window, start) = window_of(*at);
@@ -343,16 +345,28 @@ mod tests {
         Layout::from(&Geometry::new(size, k, n, block_bytes, leaf_bytes).unwrap())
     }
 
+    /// Plans with plain numbers.
+    fn plan(
+        layout: &Layout,
+        wanted: Range<u64>,
+        room: Room,
+        usable: impl Fn(u16, &Range<u64>) -> bool,
+    ) -> Result<PiecePlan, PieceError> {
+        let wanted = ObjectOffset(wanted.start)..ObjectOffset(wanted.end);
+        super::plan(layout, wanted, room, |share, window| {
+            usable(share.0, &(window.start.0..window.end.0))
+        })
+    }
+
     /// The bytes of data share `share` in share space, where byte i of the object is `i * 31 + i / 256`.
-    fn share_bytes(layout: &Layout, share: u16, window: &Range<u64>) -> Vec<u8> {
-        window
-            .clone()
+    fn share_bytes(layout: &Layout, share: ShareNumber, window: &Range<ShareOffset>) -> Vec<u8> {
+        (window.start.0..window.end.0)
             .map(|at| {
                 let segment = at / layout.block_bytes;
                 let in_block = at % layout.block_bytes;
                 let block_len = layout.block_len(segment);
                 let position =
-                    segment * layout.segment_bytes() + u64::from(share) * block_len + in_block;
+                    segment * layout.segment_bytes() + u64::from(share.0) * block_len + in_block;
                 if position < layout.size {
                     object_byte(position)
                 } else {
@@ -370,7 +384,7 @@ mod tests {
             let usable = |share: u16, _: &Range<u64>| !lost.contains(&share);
             let plan = plan(&layout, range.clone(), room(1 << 20), usable).unwrap();
             check(&layout, &range, &plan, lost);
-            plan.range.end / KIB
+            plan.range.end.0 / KIB
         };
         assert_eq!(end(0..150 * KIB, &[]), 148, "a leaf's end");
         assert_eq!(end(0..150 * KIB, &[0, 1]), 128);
@@ -388,15 +402,16 @@ mod tests {
 
     /// Checks that a plan is what it must be, and that it delivers the object's bytes.
     fn check(layout: &Layout, wanted: &Range<u64>, plan: &PiecePlan, lost: &[u16]) {
-        assert_eq!(plan.range.start, wanted.start);
-        assert!(plan.range.end > wanted.start && plan.range.end <= wanted.end);
+        let range = plan.range.start.0..plan.range.end.0;
+        assert_eq!(range.start, wanted.start);
+        assert!(range.end > wanted.start && range.end <= wanted.end);
         for read in &plan.reads {
-            assert!(!lost.contains(&read.share), "a lost share is read");
+            assert!(!lost.contains(&read.share.0), "a lost share is read");
             assert!(read.window.start < read.window.end);
-            let start = read.window.start % layout.block_bytes;
+            let start = read.window.start.0 % layout.block_bytes;
             assert_eq!(start % layout.leaf_bytes, 0);
-            let last = (read.window.end - 1) / layout.block_bytes;
-            let end = read.window.end - last * layout.block_bytes;
+            let last = layout.block_of(read.window.end - 1);
+            let end = read.window.end - layout.block_start(last);
             assert!(
                 end.is_multiple_of(layout.leaf_bytes) || end == layout.block_len(last),
                 "{read:?}"
@@ -427,7 +442,7 @@ mod tests {
             .iter()
             .flat_map(|slice| windows[slice.window][slice.bytes.clone()].to_vec())
             .collect();
-        let expected: Vec<u8> = plan.range.clone().map(object_byte).collect();
+        let expected: Vec<u8> = range.map(object_byte).collect();
         assert!(
             sent == expected,
             "the slices do not give the object's bytes {:?}",
@@ -496,7 +511,7 @@ mod tests {
                 match plan(&layout, wanted.clone(), room(200_000), usable) {
                     Ok(plan) => {
                         check(&layout, &wanted, &plan, &[]);
-                        position = plan.range.end;
+                        position = plan.range.end.0;
                     }
                     Err(_) => {
                         prop_assert!(!readable);
@@ -510,11 +525,12 @@ mod tests {
     #[test]
     fn a_healthy_piece_reads_only_what_it_sends() {
         let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
-        let plan = plan(&layout, 0..128 << 10, room(1 << 20), |_, _| true).unwrap();
-        assert_eq!(plan.range, 0..128 << 10);
+        let planned = |wanted| plan(&layout, wanted, room(1 << 20), |_, _| true).unwrap();
+        let plan = planned(0..128 << 10);
+        assert_eq!(plan.range.end, ObjectOffset(128 << 10));
         assert_eq!(plan.bytes(WINDOW_ALIGN), 128 << 10);
         assert_eq!(plan.reads.len(), 4);
-        let plan = super::plan(&layout, 5000..5001, room(1 << 20), |_, _| true).unwrap();
+        let plan = planned(5000..5001);
         assert_eq!((plan.reads.len(), plan.bytes(WINDOW_ALIGN)), (1, 4096));
     }
 
@@ -523,7 +539,7 @@ mod tests {
         let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
         let plan = plan(&layout, 0..100, room(1 << 20), |share, _| share != 0).unwrap();
         assert_eq!((plan.reads.len(), plan.bytes(WINDOW_ALIGN)), (4, 5 * 4096));
-        assert_eq!(plan.rebuilt, [0]);
+        assert_eq!(plan.rebuilt, [ShareNumber(0)]);
     }
 
     #[test]

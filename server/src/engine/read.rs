@@ -6,9 +6,10 @@ use super::PieceError;
 use super::plan::Read;
 use crate::io::Reading;
 use crate::io::pool::Window;
+use crate::units::ShareNumber;
 
 /// A share that did not give what was asked, and why.
-pub type Failure = (u16, io::Error);
+pub type Failure = (ShareNumber, io::Error);
 
 /// Fills a window for each of these reads, all of them together, as `start` starts them; `None` from it is a share that
 /// is not open. Gives the windows back in order, with the shares that failed. Windows beyond the reads stay as they are.

@@ -8,6 +8,7 @@ use super::plan::PiecePlan;
 use super::{Engine, PieceError};
 use crate::io::pool::Window;
 use crate::objects::Layout;
+use crate::units::Length;
 
 impl Engine {
     /// Rebuilds what a plan rebuilds from what it `read`, into the `rebuilt` windows.
@@ -31,23 +32,22 @@ impl Engine {
         for &source in &plan.sources {
             let at = &plan.reads[source];
             let start = (wanted.start - at.window.start) as usize;
-            sources.push(usize::from(at.share));
-            inputs.push(&read[source][start..start + (wanted.end - wanted.start) as usize]);
+            sources.push(at.share.index());
+            inputs.push(&read[source][start..start + wanted.length() as usize]);
         }
-        let numbers: Vec<usize> = plan.rebuilt.iter().copied().map(usize::from).collect();
+        let numbers: Vec<usize> = plan.rebuilt.iter().map(|share| share.index()).collect();
         let mut outputs: Vec<&mut [u8]> =
             rebuilt.iter_mut().map(|window| &mut window[..]).collect();
         self.coder
             .borrow_mut()
             .rebuild(code, &sources, &inputs, &numbers, &mut outputs)?;
 
-        let block = layout.block_bytes;
         self.stats
             .rebuilt_segments
-            .add((wanted.end - 1) / block - wanted.start / block + 1);
+            .add(layout.block_of(wanted.end - 1) - layout.block_of(wanted.start) + 1);
         self.stats
             .rebuilt_bytes
-            .add((wanted.end - wanted.start) * plan.rebuilt.len() as u64);
+            .add(wanted.length() * plan.rebuilt.len() as u64);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::iter;
 
-use decode_kernel::share::{BLOCKS_OFFSET, TABLE_PAGE_ENTRIES};
+use decode_kernel::share::TABLE_PAGE_ENTRIES;
 
 use super::plan::Read;
 use super::read::shortfall;
@@ -12,6 +12,7 @@ use crate::io::pool::Window;
 use crate::memory::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};
 use crate::objects::Object;
 use crate::objects::checksums::PageId;
+use crate::units::ShareNumber;
 
 /// A page of a share's checksum table on its way.
 pub struct PageRead<'a> {
@@ -24,15 +25,12 @@ impl Engine {
     /// and than are read together. Read one after the other, each page would cost a disk's latency.
     pub fn missing_pages(&self, object: &Object, reads: &[Read], room: usize) -> Vec<PageId> {
         let geometry = object.geometry();
-        let page_of = |at: u64| {
-            geometry
-                .table_page_of(at / u64::from(geometry.leaf_bytes()))
-                .0
-        };
+        let page_of = |leaf| geometry.table_page_of(leaf).0;
         reads
             .iter()
             .flat_map(|read| {
-                let pages = page_of(read.window.start)..=page_of(read.window.end - 1);
+                let leaves = object.layout().leaves(&read.window);
+                let pages = page_of(leaves.start)..=page_of(leaves.end - 1);
                 pages.map(|index| (object.id(), read.share, index))
             })
             .filter(|&id| !self.checksums.has(id))
@@ -97,7 +95,7 @@ impl Engine {
         let kept = self.checksums.insert(object, number, index, &window);
         if let Err(error) = &kept {
             tracing::warn!(
-                key = %object.header().key, share = number, path = %object.share_path(number),
+                key = %object.header().key, share = %number, path = %object.share_path(number),
                 "leaf checksums can't be used: {error}"
             );
         }
@@ -121,7 +119,7 @@ impl Engine {
         let leaf_bytes = geometry.leaf_bytes() as usize;
         let checksum = object.header().leaf_checksum;
         let number = read.share;
-        let mut leaf = read.window.start / leaf_bytes as u64;
+        let mut leaf = object.layout().leaves(&read.window).start;
         let mut rest = bytes;
         let (mut matched, mut failed) = (0, 0);
         while !rest.is_empty() {
@@ -158,11 +156,12 @@ impl Engine {
 }
 
 /// Marks a leaf that does not match its checksum.
-fn mark_bad_leaf(object: &Object, number: u16, leaf: u64) {
+fn mark_bad_leaf(object: &Object, number: ShareNumber, leaf: u64) {
     if object.mark_bad(number, leaf) {
+        let bad = object.layout().leaf_range(&(leaf..leaf + 1));
         tracing::warn!(
-            key = %object.header().key, share = number, path = %object.share_path(number),
-            offset = BLOCKS_OFFSET + leaf * u64::from(object.geometry().leaf_bytes()),
+            key = %object.header().key, share = %number, path = %object.share_path(number),
+            offset = %bad.start.in_file(),
             "bad leaf: its checksum does not match"
         );
     }

@@ -17,6 +17,7 @@ use super::codes::Codes;
 use super::open_files::OpenFiles;
 use super::{Layout, LookupError, Object, Share};
 use crate::memory::limits::{LOOKUPS_MAX, OBJECT_RECHECK, TABLE_PAGE_BYTES};
+use crate::units::ObjectId;
 
 /// Health of the objects that a core has open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub struct Catalogue {
     files: Rc<OpenFiles>,
     codes: Rc<Codes>,
     lookups: Semaphore,
-    next_id: Cell<u64>,
+    next_id: Cell<ObjectId>,
 }
 
 impl Catalogue {
@@ -65,7 +66,7 @@ impl Catalogue {
             files,
             codes,
             lookups: Semaphore::new(LOOKUPS_MAX),
-            next_id: Cell::new(1),
+            next_id: Cell::new(ObjectId::FIRST),
         }
     }
 
@@ -175,7 +176,7 @@ impl Catalogue {
             }
         }
         let id = self.next_id.get();
-        self.next_id.set(id + 1);
+        self.next_id.set(id.next());
         Ok(Object {
             id,
             etag: format!("\"{}\"", header.digest),

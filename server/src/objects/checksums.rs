@@ -10,9 +10,10 @@ use decode_kernel::share::{TABLE_PAGE_ENTRIES, TablePage, TablePageError};
 
 use super::Object;
 use crate::memory::limits::TABLE_PAGES_MAX;
+use crate::units::{ObjectId, ShareNumber};
 
 /// Object, share number, page index.
-pub type PageId = (u64, u16, u64);
+pub type PageId = (ObjectId, ShareNumber, u64);
 
 /// Pages of leaf checksums. The one that was not used for longest makes room for another, by second chance.
 pub struct ChecksumCache(RefCell<Pages>);
@@ -68,11 +69,11 @@ impl ChecksumCache {
     pub fn insert(
         &self,
         object: &Object,
-        number: u16,
+        number: ShareNumber,
         index: u64,
         bytes: &[u8],
     ) -> Result<(), TablePageError> {
-        let page = TablePage::decode(&object.header().generation, number, index, bytes)?;
+        let page = TablePage::decode(&object.header().generation, number.0, index, bytes)?;
         let mut pages = self.0.borrow_mut();
         let place = pages.place((object.id(), number, index));
         for (at, entry) in pages.entries[span(place)].iter_mut().enumerate() {
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     fn id(page: u64) -> PageId {
-        (1, 2, page)
+        (ObjectId(1), ShareNumber(2), page)
     }
 
     /// Puts a page whose entries all are `value`.

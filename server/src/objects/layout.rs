@@ -5,6 +5,7 @@ use std::ops::Range;
 use decode_kernel::share::Geometry;
 
 use crate::memory::limits::SPLICE_BLOCK_BYTES_MIN;
+use crate::units::{Length, ObjectOffset, ShareNumber, ShareOffset};
 
 /// How an object lies in its shares, whatever their format: segments of k blocks, one per share, and a
 /// share's blocks one after another in *share space*. Blocks are verified leaf by leaf, beginning anew in
@@ -59,23 +60,73 @@ impl Layout {
     }
 
     /// Widens a range of share space to whole leaves.
-    pub fn whole_leaves(&self, range: &Range<u64>) -> Range<u64> {
-        let first = range.start / self.block_bytes;
-        let last = (range.end - 1) / self.block_bytes;
+    ///
+    /// The range must not be empty.
+    pub fn whole_leaves(&self, range: &Range<ShareOffset>) -> Range<ShareOffset> {
+        let (from, to) = (range.start.0, range.end.0);
+        let first = from / self.block_bytes;
+        let last = (to - 1) / self.block_bytes;
         let (first_start, last_start) = (first * self.block_bytes, last * self.block_bytes);
-        let start = (range.start - first_start) / self.leaf_bytes * self.leaf_bytes;
-        let end = (range.end - last_start).next_multiple_of(self.leaf_bytes);
-        first_start + start..last_start + end.min(self.block_len(last))
+        let start = (from - first_start) / self.leaf_bytes * self.leaf_bytes;
+        let end = (to - last_start).next_multiple_of(self.leaf_bytes);
+        ShareOffset(first_start + start)..ShareOffset(last_start + end.min(self.block_len(last)))
+    }
+
+    /// The segment that holds a byte of the object.
+    pub fn segment_of(&self, position: ObjectOffset) -> u64 {
+        position.0 / self.segment_bytes()
+    }
+
+    /// The object's end.
+    pub fn end(&self) -> ObjectOffset {
+        ObjectOffset(self.size)
+    }
+
+    /// Where a segment begins in share space.
+    pub fn block_start(&self, segment: u64) -> ShareOffset {
+        ShareOffset(segment * self.block_bytes)
+    }
+
+    /// The block of a segment that holds a byte of share space.
+    pub fn block_of(&self, offset: ShareOffset) -> u64 {
+        offset.0 / self.block_bytes
+    }
+
+    /// The leaves that a range of share space touches, counted through the share.
+    pub fn leaves(&self, range: &Range<ShareOffset>) -> Range<u64> {
+        range.start.0 / self.leaf_bytes..range.end.0.div_ceil(self.leaf_bytes)
+    }
+
+    /// The range of share space that leaves take.
+    pub fn leaf_range(&self, leaves: &Range<u64>) -> Range<ShareOffset> {
+        ShareOffset(leaves.start * self.leaf_bytes)..ShareOffset(leaves.end * self.leaf_bytes)
+    }
+
+    /// Whole blocks in a range of share space: of each its segment, and its bytes in that range.
+    pub fn whole_blocks(
+        &self,
+        range: &Range<ShareOffset>,
+    ) -> impl Iterator<Item = (u64, Range<usize>)> {
+        let segments = range.start.0 / self.block_bytes..range.end.0.div_ceil(self.block_bytes);
+        segments.filter_map(|segment| {
+            let block = self.block_start(segment);
+            let block = block..block + self.block_len(segment);
+            let is_whole = block.start >= range.start && block.end <= range.end;
+            let start = || (block.start - range.start) as usize;
+            is_whole
+                .then(|| start()..start() + block.length() as usize)
+                .map(|bytes| (segment, bytes))
+        })
     }
 
     /// Where the byte at `position` of the object lies.
-    pub fn locate(&self, position: u64) -> Place {
-        let segment = position / self.segment_bytes();
-        let in_segment = position % self.segment_bytes();
+    pub fn locate(&self, position: ObjectOffset) -> Place {
+        let segment = self.segment_of(position);
+        let in_segment = position.0 % self.segment_bytes();
         let block_len = self.block_len(segment);
         Place {
             segment,
-            block: in_segment / block_len,
+            share: ShareNumber((in_segment / block_len) as u16),
             in_block: in_segment % block_len,
             block_len,
         }
@@ -83,8 +134,8 @@ impl Layout {
 
     /// Whether the blocks around `position` are long enough to be spliced: a run of the page cache costs a call, and
     /// many short ones cost more than copying them.
-    pub fn is_splice_worthwhile(&self, position: u64) -> bool {
-        self.block_len(position / self.segment_bytes()) >= SPLICE_BLOCK_BYTES_MIN
+    pub fn is_splice_worthwhile(&self, position: ObjectOffset) -> bool {
+        self.block_len(self.segment_of(position)) >= SPLICE_BLOCK_BYTES_MIN
     }
 }
 
@@ -93,8 +144,8 @@ impl Layout {
 pub struct Place {
     /// The segment's number.
     pub segment: u64,
-    /// The block's number in its segment, which is its data share's.
-    pub block: u64,
+    /// The data share that holds it.
+    pub share: ShareNumber,
     /// The byte's offset in that block.
     pub in_block: u64,
     /// Bytes of the block.

@@ -13,10 +13,11 @@ use lru::LruCache;
 use super::open_files::Held;
 use super::{Layout, Share};
 use crate::memory::limits::BAD_LEAVES_MAX;
+use crate::units::{ObjectId, ShareNumber, ShareOffset};
 
 /// An object with at least k shares open. Its bytes never change: a new put is another object.
 pub struct Object {
-    pub(super) id: u64,
+    pub(super) id: ObjectId,
     pub(super) header: Header,
     pub(super) layout: Layout,
     pub(super) etag: String,
@@ -25,7 +26,7 @@ pub struct Object {
     pub(super) shares: Vec<Option<Share>>,
     /// Leaves that did not match their checksum, so that they aren't read again for every client. Bounded where leaves
     /// are marked: what falls out is found again.
-    pub(super) bad_leaves: RefCell<LruCache<(u16, u64), ()>>,
+    pub(super) bad_leaves: RefCell<LruCache<(ShareNumber, u64), ()>>,
     /// What the stores' directories said when it was looked up.
     pub(super) fingerprint: u64,
     /// When they were asked last.
@@ -60,17 +61,17 @@ impl Object {
     }
 
     /// Tells it apart from every other object that this core has opened.
-    pub fn id(&self) -> u64 {
+    pub fn id(&self) -> ObjectId {
         self.id
     }
 
     /// A share by its number, if it is open.
-    pub fn share(&self, number: u16) -> Option<&Share> {
-        self.shares.get(usize::from(number))?.as_ref()
+    pub fn share(&self, number: ShareNumber) -> Option<&Share> {
+        self.shares.get(number.index())?.as_ref()
     }
 
     /// The path of a share's file, for the log; empty if it is not open.
-    pub fn share_path(&self, number: u16) -> std::path::Display<'_> {
+    pub fn share_path(&self, number: ShareNumber) -> std::path::Display<'_> {
         let path = self
             .share(number)
             .map_or(Path::new(""), |share| &share.path);
@@ -78,7 +79,7 @@ impl Object {
     }
 
     /// Whether a share can serve a range of its space, as far as is known.
-    pub fn is_usable(&self, number: u16, window: &Range<u64>) -> bool {
+    pub fn is_usable(&self, number: ShareNumber, window: &Range<ShareOffset>) -> bool {
         if self.share(number).is_none_or(Share::is_lost) {
             return false;
         }
@@ -86,12 +87,12 @@ impl Object {
         if bad.is_empty() {
             return true;
         }
-        let leaf = u64::from(self.geometry().leaf_bytes());
-        !(window.start / leaf..window.end.div_ceil(leaf)).any(|i| bad.contains(&(number, i)))
+        let mut leaves = self.layout.leaves(window);
+        !leaves.any(|leaf| bad.contains(&(number, leaf)))
     }
 
     /// Marks a leaf that did not match its checksum. Returns whether that is news.
-    pub fn mark_bad(&self, number: u16, leaf: u64) -> bool {
+    pub fn mark_bad(&self, number: ShareNumber, leaf: u64) -> bool {
         let mut bad = self.bad_leaves.borrow_mut();
         let news = bad.put((number, leaf), ()).is_none();
         if bad.len() > BAD_LEAVES_MAX {
@@ -101,7 +102,7 @@ impl Object {
     }
 
     /// Marks a share that could not be read. Returns whether that is news.
-    pub fn mark_lost(&self, number: u16) -> bool {
+    pub fn mark_lost(&self, number: ShareNumber) -> bool {
         self.share(number).is_some_and(Share::mark_lost)
     }
 

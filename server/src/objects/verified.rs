@@ -13,13 +13,17 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use crate::memory::limits::{RESIDENT_FOR, VERIFIED_PAGE_BYTES, VERIFIED_PAGES_MAX};
+use crate::units::{ObjectId, ShareNumber};
 
 /// Leaves in one run: 4 MiB of a share at the usual leaf length.
 pub const PAGE_LEAVES: u64 = 1024;
 const WORDS: usize = (PAGE_LEAVES / 64) as usize;
 
 /// An object's id, a share's number, the number of a run of leaves in it.
-type PageId = (u64, u16, u64);
+type PageId = (ObjectId, ShareNumber, u64);
+
+/// A share's file in one version.
+pub type FileVersion = (ObjectId, ShareNumber, u32);
 
 /// What is remembered of one run of leaves.
 struct Page {
@@ -100,8 +104,8 @@ impl VerifiedLeaves {
         self.pages.borrow().len() * VERIFIED_PAGE_BYTES
     }
 
-    /// These leaves of a share matched. `version` is its file's as of before they were read.
-    pub fn note(&self, object: u64, share: u16, version: u32, leaves: Range<u64>, now: Instant) {
+    /// These leaves of a share matched. The version is that of its file before they were read.
+    pub fn note(&self, (object, share, version): FileVersion, leaves: Range<u64>, now: Instant) {
         let Some(age) = self.age else { return };
         let mut pages = self.pages.borrow_mut();
         for part in parts(leaves) {
@@ -124,7 +128,7 @@ impl VerifiedLeaves {
     /// Whether all these leaves of a share, whose file is in this version, are remembered.
     pub fn knows(
         &self,
-        (object, share, version): (u64, u16, u32),
+        (object, share, version): FileVersion,
         leaves: Range<u64>,
         now: Instant,
     ) -> bool {
@@ -142,7 +146,7 @@ impl VerifiedLeaves {
     /// costs more but holds for [`RESIDENT_FOR`]; while not all of that is there, each time for those that are wanted.
     pub fn covered(
         &self,
-        (object, share, version): (u64, u16, u32),
+        (object, share, version): FileVersion,
         leaves: Range<u64>,
         now: Instant,
         find: impl Fn(Range<u64>) -> bool,
@@ -205,6 +209,10 @@ mod tests {
 
     const AGE: Duration = Duration::from_secs(60);
 
+    fn file(object: u64, share: u16, version: u32) -> FileVersion {
+        (ObjectId(object), ShareNumber(share), version)
+    }
+
     fn memory() -> VerifiedLeaves {
         VerifiedLeaves::new(Some(AGE))
     }
@@ -214,36 +222,39 @@ mod tests {
         let (memory, now) = (memory(), Instant::now());
         let covers = |version, leaves: Range<u64>, now| {
             let all = leaves.end - leaves.start;
-            memory.covered((1, 2, version), leaves, now, |_| true) == all
+            memory.covered(file(1, 2, version), leaves, now, |_| true) == all
         };
         assert!(!covers(0, 0..1, now));
-        memory.note(1, 2, 0, 3..1400, now);
+        memory.note(file(1, 2, 0), 3..1400, now);
         assert!(covers(0, 3..1400, now) && covers(0, 1200..1201, now));
         assert!(!covers(0, 2..4, now) && !covers(0, 1399..1401, now));
-        for (name, what) in [((1, 3, 0), "another share"), ((2, 2, 0), "another object")] {
+        for (name, what) in [
+            (file(1, 3, 0), "another share"),
+            (file(2, 2, 0), "another object"),
+        ] {
             assert_eq!(memory.covered(name, 3..4, now, |_| true), 0, "{what}");
         }
         assert!(!covers(1, 3..4, now), "another version");
         let almost = now + AGE - Duration::from_millis(1);
         assert!(covers(0, 3..4, almost));
         // Verified again later: what was verified first decides.
-        memory.note(1, 2, 0, 0..2, almost);
+        memory.note(file(1, 2, 0), 0..2, almost);
         assert!(!covers(0, 0..1, now + AGE));
-        memory.note(1, 2, 0, 0..2, now + AGE);
+        memory.note(file(1, 2, 0), 0..2, now + AGE);
         assert!(covers(0, 0..2, now + AGE) && !covers(0, 3..4, now + AGE));
         // A new version forgets the old one.
-        memory.note(1, 2, 1, 5..6, now + AGE);
+        memory.note(file(1, 2, 1), 5..6, now + AGE);
         assert!(covers(1, 5..6, now + AGE) && !covers(1, 0..1, now + AGE));
     }
 
     #[test]
     fn the_page_cache_is_asked_now_and_then() {
         let (memory, now) = (memory(), Instant::now());
-        memory.note(1, 0, 0, 0..2048, now);
+        memory.note(file(1, 0, 0), 0..2048, now);
         let asked = Cell::new(0);
         let covered = |leaves, now, there: fn(Range<u64>) -> bool| {
             asked.set(0);
-            let covered = memory.covered((1, 0, 0), leaves, now, |leaves| {
+            let covered = memory.covered(file(1, 0, 0), leaves, now, |leaves| {
                 asked.set(asked.get() + 1);
                 there(leaves)
             });
@@ -263,8 +274,8 @@ mod tests {
     #[test]
     fn nothing_is_remembered_where_every_read_is_to_be_verified() {
         let (memory, now) = (VerifiedLeaves::new(None), Instant::now());
-        memory.note(1, 0, 0, 0..512, now);
-        assert_eq!(memory.covered((1, 0, 0), 0..1, now, |_| true), 0);
+        memory.note(file(1, 0, 0), 0..512, now);
+        assert_eq!(memory.covered(file(1, 0, 0), 0..1, now, |_| true), 0);
         assert_eq!((memory.bytes(), memory.is_kept()), (0, false));
     }
 
@@ -273,10 +284,10 @@ mod tests {
         let (memory, now) = (memory(), Instant::now());
         let pages = VERIFIED_PAGES_MAX as u64;
         for object in 0..3 * pages {
-            memory.note(object, 0, 0, 0..1, now);
+            memory.note(file(object, 0, 0), 0..1, now);
             assert!(memory.bytes() <= VERIFIED_PAGES_MAX * VERIFIED_PAGE_BYTES);
         }
-        let known = |object| memory.covered((object, 0, 0), 0..1, now, |_| true) == 1;
+        let known = |object| memory.covered(file(object, 0, 0), 0..1, now, |_| true) == 1;
         assert!(known(3 * pages - 1) && known(2 * pages) && !known(2 * pages - 1));
     }
 
@@ -289,14 +300,14 @@ mod tests {
             let (memory, now) = (memory(), Instant::now());
             let mut model = std::collections::HashSet::new();
             for (start, count) in noted {
-                memory.note(7, 1, 0, start..start + count, now);
+                memory.note(file(7, 1, 0), start..start + count, now);
                 model.extend(start..start + count);
             }
             for (start, count) in asked {
                 let leaves = start..start + count;
                 let known = leaves.clone().take_while(|leaf| model.contains(leaf)).count() as u64;
-                prop_assert_eq!(memory.covered((7, 1, 0), leaves.clone(), now, |_| true), known);
-                prop_assert_eq!(memory.knows((7, 1, 0), leaves, now), known == count);
+                prop_assert_eq!(memory.covered(file(7, 1, 0), leaves.clone(), now, |_| true), known);
+                prop_assert_eq!(memory.knows(file(7, 1, 0), leaves, now), known == count);
             }
         }
     }

@@ -14,11 +14,12 @@ use lru::LruCache;
 use crate::memory::limits::BAD_LEAVES_MAX;
 use crate::objects::Layout;
 use crate::objects::open_files::Held;
+use crate::units::{ObjectId, ShareNumber};
 
 /// A file with at least k shares, each proven to be the cap's.
 pub struct File {
     /// Tells it apart from every other file this core has opened.
-    pub id: u64,
+    pub id: ObjectId,
     /// What may be said of it in a log; the cap may not.
     pub storage_index: StorageIndex,
     /// Segments, blocks, trees.
@@ -47,7 +48,7 @@ pub struct File {
 /// One share file.
 pub struct Copy {
     /// The share's number.
-    pub number: u16,
+    pub number: ShareNumber,
     /// Where it was found.
     pub path: PathBuf,
     /// Shared with reads under way.
@@ -90,7 +91,7 @@ impl File {
     }
 
     /// Which slot of a record has share `number`.
-    pub fn slot(&self, record: &SegmentRecord, number: u16) -> Option<usize> {
+    pub fn slot(&self, record: &SegmentRecord, number: ShareNumber) -> Option<usize> {
         let mut copies = record.sources().iter();
         copies.position(|&at| self.copies[at].number == number)
     }
@@ -105,7 +106,7 @@ impl File {
             }
             let copy = &self.copies[at];
             tracing::warn!(
-                storage_index = %self.storage_index, share = copy.number,
+                storage_index = %self.storage_index, share = %copy.number,
                 path = %copy.path.display(), segment, "bad block: its hash is not the proven one"
             );
         }
@@ -116,7 +117,7 @@ impl File {
         let copy = &self.copies[at];
         if !copy.lost.replace(true) {
             tracing::warn!(
-                storage_index = %self.storage_index, share = copy.number,
+                storage_index = %self.storage_index, share = %copy.number,
                 path = %copy.path.display(), "share given up: {error}"
             );
         }
@@ -126,8 +127,8 @@ impl File {
     pub fn live_shares(&self) -> usize {
         // Sorted by number.
         let good = self.copies.iter().filter(|copy| !copy.lost.get());
-        let numbers: Vec<u16> = good.map(|copy| copy.number).collect();
-        numbers.chunk_by(u16::eq).count()
+        let numbers: Vec<ShareNumber> = good.map(|copy| copy.number).collect();
+        numbers.chunk_by(ShareNumber::eq).count()
     }
 
     /// Whether any copy failed since it was opened: then opening it again may find it well.

@@ -26,6 +26,7 @@ use crate::memory::limits::{
 use crate::objects::codes::Codes;
 use crate::objects::open_files::{Held, OpenFiles};
 use crate::objects::{Health, Layout, LookupError};
+use crate::units::{ObjectId, ShareNumber};
 
 /// Which of a file's hash trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,12 +48,12 @@ pub struct Gateway {
     files: Rc<OpenFiles>,
     codes: Rc<Codes>,
     records: Records,
-    trees: RefCell<LruCache<(u64, Tree), ProvenNodes>>,
+    trees: RefCell<LruCache<(ObjectId, Tree), ProvenNodes>>,
     /// Segments being verified, with those that wait for it.
-    under_way: RefCell<HashMap<(u64, u64), Rc<Notify>>>,
+    under_way: RefCell<HashMap<(ObjectId, u64), Rc<Notify>>>,
     lookups: Semaphore,
     verifications: Semaphore,
-    next_id: Cell<u64>,
+    next_id: Cell<ObjectId>,
 }
 
 fn size(entries: usize) -> NonZeroUsize {
@@ -78,7 +79,7 @@ impl Gateway {
             under_way: RefCell::new(HashMap::new()),
             lookups: Semaphore::new(LOOKUPS_MAX),
             verifications: Semaphore::new(TAHOE_VERIFICATIONS_MAX),
-            next_id: Cell::new(1),
+            next_id: Cell::new(ObjectId::FIRST),
         }
     }
 
@@ -159,7 +160,7 @@ impl Gateway {
         let storage_index = cap.storage_index();
         let code = self.codes.get(CodeKind::Rs8, k, n, &storage_index)?;
         let id = self.next_id.get();
-        self.next_id.set(id + 1);
+        self.next_id.set(id.next());
         let room = engine.pool.piece_capacity();
         let leaf_bytes = SegmentRecord::leaf_bytes_for(&geometry, TAHOE_RECORD_BYTES, room as u64);
         let least_room = (usize::from(k) + 1) * leaf_bytes as usize;
@@ -173,7 +174,7 @@ impl Gateway {
             return Err(error);
         }
         let copies = opened.shares.into_iter().map(|share| Copy {
-            number: share.number,
+            number: ShareNumber(share.number),
             path: share.path,
             file: Arc::new(share.file),
             regions: share.regions,
@@ -243,12 +244,12 @@ impl Gateway {
     }
 
     /// What is proven of a tree, taken out.
-    pub fn tree(&self, file: u64, tree: Tree) -> Option<ProvenNodes> {
+    pub fn tree(&self, file: ObjectId, tree: Tree) -> Option<ProvenNodes> {
         self.trees.borrow_mut().pop(&(file, tree))
     }
 
     /// Keeps what is proven of a tree.
-    pub fn keep_tree(&self, file: u64, tree: Tree, proven: ProvenNodes) {
+    pub fn keep_tree(&self, file: ObjectId, tree: Tree, proven: ProvenNodes) {
         self.trees.borrow_mut().put((file, tree), proven);
     }
 }
@@ -256,12 +257,12 @@ impl Gateway {
 /// The right to verify a segment; dropped, it wakes those that wait for the outcome.
 struct Turn<'a> {
     gateway: &'a Gateway,
-    segment: (u64, u64),
+    segment: (ObjectId, u64),
 }
 
 impl Turn<'_> {
     /// Takes it, or gives what to wait on if another has it.
-    fn take(gateway: &Gateway, segment: (u64, u64)) -> Result<Turn<'_>, Rc<Notify>> {
+    fn take(gateway: &Gateway, segment: (ObjectId, u64)) -> Result<Turn<'_>, Rc<Notify>> {
         let mut under_way = gateway.under_way.borrow_mut();
         if let Some(others) = under_way.get(&segment) {
             return Err(Rc::clone(others));

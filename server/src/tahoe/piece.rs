@@ -9,18 +9,20 @@ use super::gateway::Gateway;
 use crate::engine::read::fill;
 use crate::engine::{Engine, Piece, PieceError, plan};
 use crate::io::pool::Chunk;
+use crate::units::ObjectOffset;
 
 /// Produces the first part of `wanted` that lies in one segment and fits one pool buffer.
 pub async fn produce(
     engine: &Engine,
     gateway: &Gateway,
     file: &Rc<File>,
-    wanted: Range<u64>,
+    wanted: Range<ObjectOffset>,
 ) -> Result<Piece, PieceError> {
     let layout = &file.layout;
-    let segment = file.geometry.segment_of(wanted.start);
-    let end = wanted.end.min(file.geometry.segment_range(segment).end);
-    let first_byte = segment * layout.block_bytes;
+    let segment = file.geometry.segment_of(wanted.start.0);
+    let end = ObjectOffset(file.geometry.segment_range(segment).end);
+    let end = wanted.end.min(end);
+    let first_byte = layout.block_start(segment);
     // A record that does not match any more is dropped and made again from what is good then.
     let attempts = 2 * file.copies.len() + 8;
     for _ in 0..attempts {
@@ -38,7 +40,7 @@ pub async fn produce(
         let (mut windows, failures) = fill(plan.reads.iter(), windows, |read, window| {
             let copy = &file.copies[copy(read.share)?];
             let blocks = copy.regions.block_range(0).start;
-            let offset = blocks + read.window.start;
+            let offset = blocks + read.window.start.0;
             Some(engine.io.start_read(&copy.file, window, offset))
         })
         .await?;
@@ -61,7 +63,7 @@ pub async fn produce(
         let mut position = plan.range.start;
         for slice in &plan.slices {
             let bytes = &mut windows[slice.window][slice.bytes.clone()];
-            file.cipher.apply(position, bytes);
+            file.cipher.apply(position.0, bytes);
             position += bytes.len() as u64;
         }
         engine.stats.pieces.add(1);

@@ -7,9 +7,11 @@ use std::rc::Rc;
 use decode_kernel::tahoe::{Geometry, SegmentRecord};
 use lru::LruCache;
 
+use crate::units::ObjectId;
+
 /// The latest used, up to a number of bytes.
 pub struct Records {
-    known: RefCell<LruCache<(u64, u64), Rc<SegmentRecord>>>,
+    known: RefCell<LruCache<(ObjectId, u64), Rc<SegmentRecord>>>,
     bytes: Cell<usize>,
     bytes_max: usize,
 }
@@ -33,12 +35,12 @@ impl Records {
     }
 
     /// That of a segment of a file.
-    pub fn get(&self, file: u64, segment: u64) -> Option<Rc<SegmentRecord>> {
+    pub fn get(&self, file: ObjectId, segment: u64) -> Option<Rc<SegmentRecord>> {
         self.known.borrow_mut().get(&(file, segment)).cloned()
     }
 
     /// Keeps one, and drops those that were not used for longest.
-    pub fn insert(&self, file: u64, segment: u64, record: &Rc<SegmentRecord>) {
+    pub fn insert(&self, file: ObjectId, segment: u64, record: &Rc<SegmentRecord>) {
         self.remove(file, segment);
         let mut known = self.known.borrow_mut();
         let mut bytes = self.bytes.get() + held(record);
@@ -53,7 +55,7 @@ impl Records {
     }
 
     /// Forgets one.
-    pub fn remove(&self, file: u64, segment: u64) {
+    pub fn remove(&self, file: ObjectId, segment: u64) {
         if let Some(dropped) = self.known.borrow_mut().pop(&(file, segment)) {
             self.bytes.set(self.bytes.get() - held(&dropped));
         }
@@ -80,18 +82,18 @@ mod tests {
         assert!(held(&record) <= bytes_of(&geometry, 4096));
         let records = Records::new(10 * held(&record));
         for segment in 0..100 {
-            records.insert(1, segment, &record);
-            records.insert(1, segment, &record);
+            records.insert(ObjectId(1), segment, &record);
+            records.insert(ObjectId(1), segment, &record);
         }
         assert_eq!(records.bytes(), 10 * held(&record));
-        assert!(records.get(1, 89).is_none() && records.get(1, 90).is_some());
+        assert!(records.get(ObjectId(1), 89).is_none() && records.get(ObjectId(1), 90).is_some());
         // What was used last is kept.
-        records.insert(2, 0, &record);
-        assert!(records.get(1, 90).is_some() && records.get(1, 91).is_none());
+        records.insert(ObjectId(2), 0, &record);
+        assert!(records.get(ObjectId(1), 90).is_some() && records.get(ObjectId(1), 91).is_none());
         for segment in 0..100 {
-            records.remove(1, segment);
+            records.remove(ObjectId(1), segment);
         }
-        records.remove(2, 0);
+        records.remove(ObjectId(2), 0);
         assert_eq!(records.bytes(), 0);
     }
 }

@@ -17,6 +17,7 @@ use crate::engine::read::shortfall;
 use crate::engine::{Engine, PieceError};
 use crate::io::pool::Window;
 use crate::memory::limits::{BAD_LEAVES_MAX, TABLE_PAGE_BYTES, WINDOW_ALIGN};
+use crate::units::ShareNumber;
 
 /// Nodes of a hash tree in one page.
 const PAGE_NODES: u64 = TABLE_PAGE_BYTES as u64 / NODE_BYTES;
@@ -110,8 +111,9 @@ impl Pass<'_> {
     }
 
     /// The data shares that the record has no copy of.
-    fn missing(&self, record: &SegmentRecord) -> Vec<u16> {
+    fn missing(&self, record: &SegmentRecord) -> Vec<ShareNumber> {
         (0..self.file.geometry.k())
+            .map(ShareNumber)
             .filter(|&number| self.file.slot(record, number).is_none())
             .collect()
     }
@@ -234,7 +236,7 @@ impl Pass<'_> {
         let mut lane = Lanes::new(1);
         lane.restart(1, SEGMENT_TAG);
         let mut left = self.file.geometry.segment_len(self.segment);
-        for number in 0..self.file.geometry.k() {
+        for number in (0..self.file.geometry.k()).map(ShareNumber) {
             let window = self.file.slot(record, number).unwrap_or_else(|| {
                 let before = missing.iter().take_while(|&&other| other < number);
                 record.sources().len() + before.count()
@@ -255,7 +257,7 @@ impl Pass<'_> {
         let mut lane = Lanes::new(1);
         lane.restart(1, SEGMENT_TAG);
         let mut left = self.file.geometry.segment_len(self.segment);
-        for number in 0..self.file.geometry.k() {
+        for number in (0..self.file.geometry.k()).map(ShareNumber) {
             let own = self.file.slot(record, number);
             let (slots, more) = match own {
                 Some(slot) => (slot..slot + 1, 0),
@@ -308,7 +310,7 @@ impl Pass<'_> {
     fn rebuild(
         &self,
         record: &SegmentRecord,
-        wanted: &[u16],
+        wanted: &[ShareNumber],
         windows: &mut [Window],
     ) -> Result<(), PieceError> {
         if wanted.is_empty() {
@@ -316,9 +318,9 @@ impl Pass<'_> {
         }
         let copies = record.sources().iter();
         let sources: Vec<usize> = copies
-            .map(|&at| usize::from(self.file.copies[at].number))
+            .map(|&at| self.file.copies[at].number.index())
             .collect();
-        let wanted: Vec<usize> = wanted.iter().map(|&number| usize::from(number)).collect();
+        let wanted: Vec<usize> = wanted.iter().map(|number| number.index()).collect();
         let (read, rebuilt) = windows.split_at_mut(sources.len());
         let inputs: Vec<&[u8]> = read.iter().map(|window| &window[..]).collect();
         let mut outputs: Vec<&mut [u8]> =
