@@ -19,7 +19,6 @@ use slab::Slab;
 use tokio::io::Interest as TokioInterest;
 use tokio::io::unix::AsyncFd;
 
-use super::Interest;
 use super::sys::{Epoll, Event};
 
 /// Events taken from the instance at once.
@@ -81,6 +80,15 @@ impl Slots {
             waker.wake();
         }
     }
+}
+
+/// What a wait is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Bytes to receive, a connection to accept, or the end of the stream.
+    Read,
+    /// Room to send: for TCP, unsent bytes under half of LOWAT and a third of the buffer free.
+    Write,
 }
 
 /// Has the current runtime watch a descriptor for becoming readable.

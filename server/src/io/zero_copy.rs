@@ -23,9 +23,10 @@ use slab::Slab;
 use socket2::{Domain, Type};
 use tokio_uring::buf::IoBuf;
 
-use super::poller::Registration;
-use super::pool::{Message, Pool};
-use super::{Interest, Socket};
+use super::message::Message;
+use super::poller::{Interest, Registration};
+use super::pool::Pool;
+use super::socket::Socket;
 use crate::memory::limits::ZERO_COPY_RING_ENTRIES;
 
 // linux/io_uring.h
@@ -372,7 +373,7 @@ mod tests {
 
     use super::super::{Backend, Io, run};
     use super::*;
-    use crate::io::pool::Chunk;
+    use crate::io::message::Chunk;
 
     const LENGTH: usize = 200_000;
     const POOL: usize = 8;

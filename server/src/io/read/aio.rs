@@ -26,7 +26,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
 
-use super::Target;
+use super::target::Target;
 use crate::io::poller;
 use crate::memory::limits::AIO_READS_MAX;
 
@@ -79,6 +79,15 @@ struct RingHead {
     head: AtomicU32,
     tail: AtomicU32,
     magic: u32,
+}
+
+/// What reads past the page cache without helper threads; `None` where the kernel has no such thing for us.
+pub(in crate::io) fn direct_reads() -> Option<Aio> {
+    Aio::new()
+        .inspect_err(|error| {
+            tracing::info!(%error, "no io_setup: what is read ahead is read on helper threads");
+        })
+        .ok()
 }
 
 /// A core's context for direct reads.
@@ -399,8 +408,7 @@ mod tests {
 
     use super::*;
     use crate::io::pool::Pool;
-    use crate::io::read::epoll;
-    use crate::io::{Backend, Io, splice};
+    use crate::io::{Backend, Io, page_cache, run};
     use crate::memory::limits::DIRECT_ALIGN;
 
     const BYTES: usize = 10 * DIRECT_ALIGN + 100;
@@ -419,7 +427,7 @@ mod tests {
 
     /// Runs a test with a context; not where there is none.
     fn with_aio(test: impl AsyncFnOnce(&Aio)) {
-        epoll::run(async {
+        run(Backend::Epoll, async {
             match Aio::new() {
                 Ok(aio) => test(&aio).await,
                 Err(error) => println!("skipped: io_setup: {error}"),
@@ -524,7 +532,7 @@ mod tests {
     #[test]
     fn what_would_wait_or_ends_early_is_left_to_a_thread() {
         let pool = Pool::for_direct_reads(3, 16 * DIRECT_ALIGN);
-        let run = epoll::run(async {
+        let done = run(Backend::Epoll, async {
             let (io, _) = Io::new(Backend::Epoll, &pool).unwrap();
             let window = |bytes| {
                 let buffer = pool.try_take().unwrap();
@@ -539,7 +547,7 @@ mod tests {
             assert!(window_back.is_some());
 
             let file = some_file();
-            let file = match splice::open_direct(&file) {
+            let file = match page_cache::open_direct(&file) {
                 Ok(direct) => {
                     file.sync_all().unwrap();
                     direct
@@ -558,7 +566,7 @@ mod tests {
                 assert!(window.unwrap()[..there].iter().enumerate().all(right));
             }
         });
-        run.unwrap();
+        done.unwrap();
         assert_eq!(pool.free(), 3);
     }
 }

@@ -3,34 +3,17 @@
 //! [another way](super::aio), where there is one.
 
 use std::fs::File;
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::Target;
-use super::aio::Aio;
+use super::target::Target;
 use crate::io::pool::Window;
-
-/// Helper threads for reads that must wait for a disk, per core.
-const READ_THREADS_MAX: usize = 16;
-/// The stack of each; files are looked up there too. It counts as a whole where address space is bounded
-/// (RLIMIT_DATA), used or not, and the usual 2 MiB of sixteen threads would be a good part of a small bound.
-const READ_STACK_BYTES: usize = 512 * 1024;
 
 /// A read under way on a helper thread.
 pub(in crate::io) type InFlight = JoinHandle<(io::Result<usize>, Window)>;
-
-/// What reads past the page cache without helper threads; `None` where the kernel has no such thing for us.
-pub(in crate::io) fn direct_reads() -> Option<Aio> {
-    Aio::new()
-        .inspect_err(|error| {
-            tracing::info!(%error, "no io_setup: what is read ahead is read on helper threads");
-        })
-        .ok()
-}
 
 /// Starts filling the rest of `target`, whose start is `offset` of `file`.
 pub(in crate::io) fn read(file: Arc<File>, mut target: Target, offset: u64) -> InFlight {
@@ -52,17 +35,4 @@ fn read_whole(file: &File, target: &mut Target, offset: u64) -> io::Result<usize
         }
     }
     Ok(target.wanted())
-}
-
-/// Runs a core's work on a runtime of its own, until it is done.
-pub(in crate::io) fn run<F: Future>(work: F) -> io::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(READ_THREADS_MAX)
-        .thread_stack_size(READ_STACK_BYTES)
-        .build()?;
-    let output = tokio::task::LocalSet::new().block_on(&runtime, work);
-    // A read that hangs on a dead disk must not keep the process, as far as the kernel lets that be.
-    runtime.shutdown_background();
-    Ok(output)
 }

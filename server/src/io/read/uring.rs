@@ -6,27 +6,21 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::unix::AsyncFd;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
-use super::Target;
+use super::target::Target;
 use crate::io::poller;
 use crate::io::pool::{Extent, Pool};
-use crate::memory::limits::{RING_COMPLETIONS, RING_ENTRIES};
-
-/// How often a ring is tried again that RLIMIT_MEMLOCK did not allow, and after which pause.
-const RING_ATTEMPTS: usize = 10;
-const RING_PAUSE: Duration = Duration::from_millis(20);
 
 /// One core's ring, as far as it needs state of ours.
 pub(in crate::io) struct Uring {
@@ -214,120 +208,13 @@ impl Flush {
     }
 }
 
-/// Runs a core's work on a ring of its own, until it is done.
-pub(in crate::io) fn run<F: Future>(work: F) -> io::Result<F::Output> {
-    let runtime = set_up(|ring| {
-        let mut builder = tokio_uring::builder();
-        tokio_uring::Runtime::new(builder.entries(RING_ENTRIES).uring_builder(ring))
-    })
-    .map_err(|error| {
-        let advice = match error.raw_os_error() {
-            Some(libc::ENOMEM) => "; raise RLIMIT_MEMLOCK (`ulimit -l`) or use --io epoll",
-            _ => "",
-        };
-        io::Error::new(error.kind(), format!("io_uring_setup: {error}{advice}"))
-    })?;
-    Ok(runtime.block_on(work))
-}
-
-/// Makes a ring, with the flags that its kernel knows: COOP_TASKRUN (Linux 5.19) and SINGLE_ISSUER (6.0), with which
-/// completions wait for the next system call in place of interrupting the core. DEFER_TASKRUN would keep them
-/// until a call that tokio-uring never makes, as it waits by epoll.
-fn set_up<T>(make: impl Fn(&io_uring::Builder) -> io::Result<T>) -> io::Result<T> {
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_cqsize(RING_COMPLETIONS).setup_clamp();
-    let mut cooperative = ring.clone();
-    cooperative.setup_coop_taskrun();
-    let mut alone = cooperative.clone();
-    alone.setup_single_issuer();
-    for ring in [alone, cooperative] {
-        match patiently(|| make(&ring)) {
-            // A flag that this kernel doesn't know.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            result => return result,
-        }
-    }
-    patiently(|| make(&ring))
-}
-
-/// Tries again for a short time when RLIMIT_MEMLOCK seems to be used up: the kernel counts the rings of
-/// all processes of a user, and gives a ring's memory back only some time after it was closed.
-fn patiently<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    for _ in 0..RING_ATTEMPTS {
-        match make() {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
-                std::thread::sleep(RING_PAUSE);
-            }
-            result => return result,
-        }
-    }
-    make()
-}
-
-/// Why io_uring can't be used here.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProbeError {
-    /// The system call is refused.
-    #[error("io_uring_setup: {error}; {advice}")]
-    Refused {
-        /// The kernel's word.
-        error: String,
-        /// What an operator can do.
-        advice: &'static str,
-    },
-    /// The kernel is too old for an operation that we need.
-    #[error("this kernel's io_uring has no {0}; Linux 5.19 or newer is needed")]
-    Lacks(&'static str),
-}
-
-/// Tries to set up as many rings as there will be cores and asks it for the operations that we use.
-pub(in crate::io) fn probe(cores: usize) -> Result<(), ProbeError> {
-    let refused = |error: io::Error| {
-        let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
-            .is_ok_and(|value| value.trim() != "0");
-        let advice = match error.raw_os_error() {
-            Some(libc::EPERM) if disabled => "set it free with `sysctl kernel.io_uring_disabled=0`",
-            Some(libc::EPERM) => {
-                "a seccomp filter refuses it: allow io_uring_setup, io_uring_enter and \
-                 io_uring_register in the container's seccomp profile"
-            }
-            Some(libc::ENOSYS) => "the kernel was built without it or is older than 5.1",
-            Some(libc::ENOMEM) => "raise RLIMIT_MEMLOCK (`ulimit -l`)",
-            _ => "see io_uring_setup(2)",
-        };
-        ProbeError::Refused {
-            error: error.to_string(),
-            advice,
-        }
-    };
-    // As large and as many as the real ones: their memory counts against RLIMIT_MEMLOCK, of which containers
-    // often have 64 KiB.
-    let rings: Vec<io_uring::IoUring> = (0..cores.max(1))
-        .map(|_| set_up(|ring| ring.build(RING_ENTRIES)))
-        .collect::<Result<_, _>>()
-        .map_err(refused)?;
-    let mut probe = io_uring::Probe::new();
-    rings[0]
-        .submitter()
-        .register_probe(&mut probe)
-        .map_err(refused)?;
-    for (code, name) in [
-        (opcode::ReadFixed::CODE, "IORING_OP_READ_FIXED"),
-        (opcode::Read::CODE, "IORING_OP_READ"),
-    ] {
-        if !probe.is_supported(code) {
-            return Err(ProbeError::Lacks(name));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{PipeWriter, Write};
 
     use super::*;
-    use crate::io::{Backend, Io, Reading};
+    use crate::io::backend::probe;
+    use crate::io::{Backend, Io, Reading, run};
 
     /// Runs a test with a pool of one buffer and a read into it that lasts until something is written: its file
     /// is a pipe. Gives the pool and what the test gives, after the ring has ended.
@@ -339,7 +226,7 @@ mod tests {
             return None;
         }
         let pool = Pool::new(1, 16 << 10);
-        let given = run(async {
+        let given = run(Backend::Uring, async {
             let (io, _) = Io::new(Backend::Uring, &pool).unwrap();
             let (reading, writing) = io::pipe().unwrap();
             let file = Arc::new(File::from(OwnedFd::from(reading)));
@@ -386,7 +273,7 @@ mod tests {
             return;
         }
         let pool = Pool::new(1, 16 << 10);
-        let submitted = run(async {
+        let submitted = run(Backend::Uring, async {
             let (io, _) = Io::new(Backend::Uring, &pool).unwrap();
             let (reading, mut writing) = io::pipe().unwrap();
             writing.write_all(&[7; 4096]).unwrap();
@@ -405,29 +292,5 @@ mod tests {
             }
         });
         assert_eq!(submitted.unwrap(), Some(4096));
-    }
-
-    #[test]
-    fn an_older_kernel_gets_fewer_flags() {
-        for known in 0..3 {
-            let asked = std::cell::Cell::new(0);
-            let made = set_up(|_| {
-                asked.set(asked.get() + 1);
-                match asked.get() < 3 - known {
-                    true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
-                    false => Ok(()),
-                }
-            });
-            assert!(made.is_ok());
-            assert_eq!(asked.get(), 3 - known);
-        }
-        // What is no question of flags is not asked again.
-        let asked = std::cell::Cell::new(0);
-        let refused = set_up(|_| {
-            asked.set(asked.get() + 1);
-            io::Result::<()>::Err(io::Error::from_raw_os_error(libc::EPERM))
-        });
-        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
-        assert_eq!(asked.get(), 1);
     }
 }
