@@ -14,7 +14,7 @@ use common::{
     wait_until,
 };
 use decode_kernel::share::BLOCKS_OFFSET;
-use penstock::io::sys::cached_pages;
+use penstock::io::cached_pages;
 use penstock::memory::limits::READAHEAD_FIRST_BYTES;
 use rustix::fs::{Advice, Mode, OFlags, fadvise, open};
 

@@ -11,7 +11,7 @@ use common::{
     Backend, Client, PATH, Server, Stores, assert_same, get, number, penstock, program, run,
     served, sha256, skip,
 };
-use penstock::io::sys::{Resource, raise_limit};
+use penstock::io::{Resource, raise_resource_limit};
 
 on_both_backends! {
     every_option_is_a_key_of_the_file
@@ -207,7 +207,7 @@ fn a_pool_that_cannot_be_registered(io: Backend) {
         server.wait_for_log("pool buffers are not registered with io_uring");
         server.wait_for_log("RLIMIT_MEMLOCK");
     }
-    if io == Backend::Uring && penstock::io::zero_copy::probe().is_ok() {
+    if io == Backend::Uring && penstock::io::probe_zero_copy().is_ok() {
         // Then what is sent zero-copy is pinned message by message, as far as that is allowed.
         let options = ["--zero-copy", "always", "--verify", "always"];
         let options = [&options[..], &["--max-connections", "100"]].concat();
@@ -253,7 +253,7 @@ fn memory_for_no_ring(io: Backend) {
 /// As many as a login often may open. The server once kept twice as many for share files and refused to start.
 fn few_descriptors(io: Backend) {
     let (stores, _, content) = served(io);
-    if raise_limit(Resource::Descriptors).unwrap() < 1024 {
+    if raise_resource_limit(Resource::Descriptors).unwrap() < 1024 {
         return skip("fewer than 1024 descriptors are allowed here");
     }
     let limited = |options: &[&str]| {

@@ -10,7 +10,7 @@ use common::{
     BLOCK, Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, number, skip,
     together, wait_until,
 };
-use penstock::io::sys::{Resource, raise_limit};
+use penstock::io::{Resource, raise_resource_limit};
 use serde_json::Value;
 
 on_both_backends! {
@@ -104,7 +104,7 @@ const GROWTH_BYTES_MAX: u64 = 8 << 20;
 
 fn a_thousand_stalled_clients_cost_little_memory(io: Backend) {
     const CLIENTS: usize = 1000;
-    let descriptors = raise_limit(Resource::Descriptors).unwrap();
+    let descriptors = raise_resource_limit(Resource::Descriptors).unwrap();
     // Two such tests may run at once.
     if descriptors < 2 * CLIENTS as u64 + 200 {
         return skip(&format!(

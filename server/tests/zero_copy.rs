@@ -9,7 +9,7 @@ use common::{
     Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, number, skip, together,
     wait_until,
 };
-use penstock::io::zero_copy::probe;
+use penstock::io::probe_zero_copy;
 use serde_json::Value;
 
 /// Without io_uring there are none, which is said.
@@ -47,7 +47,7 @@ const FEW: [&str; 2] = ["--max-connections", "100"];
 
 /// A server whose every piece is sent zero-copy; `None` where that can't be.
 fn served(options: &[&str]) -> Option<(Stores, Server, Vec<u8>)> {
-    if let Err(why) = probe() {
+    if let Err(why) = probe_zero_copy() {
         skip(&why);
         return None;
     }
@@ -73,7 +73,7 @@ fn what_can_be_had_is_said(io: Backend) {
     stores.put(KEY, &mut &b"value"[..], 1, 4096);
     let why = match io {
         Backend::Epoll => Some("it takes io_uring, which is not used".to_owned()),
-        Backend::Uring => probe().err(),
+        Backend::Uring => probe_zero_copy().err(),
     };
     let insisted = Server::launch(Server::command(&stores, io, &["--zero-copy", "always"]));
     let server = Server::start(&stores, io, &[]);

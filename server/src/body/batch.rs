@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::engine::plan::Read;
-use crate::io::pool::{View, Window};
+use crate::io::{View, Window};
 use crate::units::ObjectOffset;
 
 /// A range of an object whose shares were read ahead.
@@ -59,7 +59,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::pool::Pool;
+    use crate::io::Pool;
     use crate::memory::limits::DIRECT_ALIGN;
     use crate::units::{ShareNumber, ShareOffset};
 
@@ -97,11 +97,11 @@ mod tests {
             }
             assert!(batch.find(&read(share + 1, start..end)).is_none());
         }
-        assert_eq!(pool.free(), 0);
+        assert_eq!(pool.free_buffers(), 0);
         let (view, _) = batch.find(&read(1, 16 << 10..17 << 10)).unwrap();
         drop(batch);
-        assert_eq!(pool.free(), 0, "what is being sent stays");
+        assert_eq!(pool.free_buffers(), 0, "what is being sent stays");
         drop(view);
-        assert_eq!(pool.free(), 1);
+        assert_eq!(pool.free_buffers(), 1);
     }
 }

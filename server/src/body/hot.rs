@@ -17,7 +17,7 @@ use lru::LruCache;
 use super::ring::Ring;
 use super::turn::Turn;
 use crate::engine::{Engine, Piece};
-use crate::io::taken;
+use crate::io::sent_or_zero;
 use crate::memory::limits::{HOT_OBJECT_BYTES_MAX, HOT_RECORD_BYTES};
 use crate::objects::Object;
 use crate::units::{Length, ObjectId};
@@ -159,7 +159,7 @@ impl HotObjects {
         };
         let (head, bytes) = (&turn.head[..], ring.read(bytes));
         let cut = turn.cut(head.len() + bytes.len())?;
-        let sent = taken(turn.socket.send([head, bytes].into_iter(), cut))?;
+        let sent = sent_or_zero(turn.socket.send([head, bytes].into_iter(), cut))?;
         let of_body = sent.saturating_sub(head.len());
         engine.stats.hot_bytes.add(of_body as u64);
         Ok(Some(sent))

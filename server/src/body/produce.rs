@@ -12,7 +12,7 @@ use super::batch::Batch;
 use crate::engine::plan::{self, PiecePlan, Read};
 use crate::engine::read::fill;
 use crate::engine::{Engine, Piece, PieceError};
-use crate::io::pool::{Chunk, PoolBuffer, Room, View, Window};
+use crate::io::{Chunk, PoolBuffer, Room, View, Window};
 use crate::memory::limits::TABLE_PAGE_BYTES;
 use crate::objects::Object;
 use crate::units::ObjectOffset;
@@ -76,7 +76,7 @@ pub async fn produce(
         let (code, layout) = (object.code(), object.layout());
         engine.rebuild(code, layout, &plan, &chunks, &mut rebuilt)?;
         engine.stats.pieces.add(1);
-        let rebuilt = rebuilt.into_iter().map(Chunk::Own);
+        let rebuilt = rebuilt.into_iter().map(Chunk::Window);
         return Ok(Piece {
             range: plan.range,
             chunks: chunks.into_iter().chain(rebuilt).collect(),
@@ -141,8 +141,8 @@ async fn read(
     }
     let mut windows = windows.into_iter();
     let chunks = found.into_iter().filter_map(|view| match view {
-        Some(view) => Some(Chunk::Ahead(view)),
-        None => windows.next().map(Chunk::Own),
+        Some(view) => Some(Chunk::View(view)),
+        None => windows.next().map(Chunk::Window),
     });
     Ok((chunks.collect(), failures.is_empty()))
 }

@@ -32,7 +32,7 @@ use super::produce;
 use super::turn::Turn;
 use crate::engine::Engine;
 use crate::engine::plan::Read;
-use crate::io::pool::{Pool, PoolBuffer, Room};
+use crate::io::{Pool, PoolBuffer, Room};
 use crate::memory::limits::{
     DIRECT_ALIGN, FAST_BYTES, FAST_WITHIN, READAHEAD_BATCHES_MAX, READAHEAD_BUFFER_WAIT,
     READAHEAD_BUFFER_WAIT_FIRST, READAHEAD_FILES_MAX, READAHEAD_FIRST_BYTES, READAHEAD_HOLD,
@@ -309,7 +309,7 @@ impl Stream {
             }
             let blocks = in_file(&read.window);
             let blocks = blocks.start.0..blocks.end.0;
-            match engine.io.knows_cached(&share.file, &blocks) {
+            match engine.io.cachestat(&share.file, &blocks) {
                 None => return false,
                 Some(all) => cached &= all,
             }
@@ -381,7 +381,7 @@ impl Readahead {
             return Ok(None);
         }
         // To verify, rebuild and send a piece takes a while. The disk is not to rest meanwhile.
-        engine.io.submit().await;
+        engine.io.submit_reads().await;
         let present = stream.present.clone();
         slot.0.set(Some(stream));
         Ok(present)

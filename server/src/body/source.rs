@@ -25,7 +25,7 @@ use super::splice;
 use super::turn::Turn;
 use super::zero_copy::ZeroCopy;
 use crate::engine::{Engine, PieceError};
-use crate::io::{Cut, taken};
+use crate::io::{Segmentation, sent_or_zero};
 
 /// One core's sources of bodies.
 pub struct Sources {
@@ -106,7 +106,7 @@ impl Sources {
         let Some(body) = body.filter(|_| turn.admitted > 0) else {
             let head = [&turn.head[..]].into_iter();
             let cut = turn.cut(turn.head.len())?;
-            return Ok(taken(turn.socket.send(head, cut))?);
+            return Ok(sent_or_zero(turn.socket.send(head, cut))?);
         };
         let mut ready = Ready::default();
         loop {
@@ -145,7 +145,7 @@ impl Sources {
         if !std::mem::replace(&mut ready.has_yielded, true)
             && matches!(resource, Resource::Object(object) if self.rebuilt.is_shared(object.id()))
         {
-            self.engine.io.turn().await;
+            self.engine.io.yield_now().await;
             return Ok(false);
         }
         if !ready.is_prepared {
@@ -199,17 +199,19 @@ impl Sources {
         let cut = turn.cut(offered)?;
         let by_reference = match cut {
             // What was read ahead is of another pool, and no peer may pin anything of that.
-            Cut::Whole if message.is_own() => self.zero_copy.send(engine, turn, message),
+            Segmentation::ByKernel if message.is_owned() => {
+                self.zero_copy.send(engine, turn, message)
+            }
             _ => Err(message),
         };
         let (counter, result) = match by_reference {
             Ok(result) => (&engine.stats.zero_copy_bytes, result),
             Err(message) => {
-                let result = turn.socket.send(message.whole(), cut);
+                let result = turn.socket.send(message.parts(), cut);
                 (&engine.stats.copied_bytes, result)
             }
         };
-        let sent = taken(result)?;
+        let sent = sent_or_zero(result)?;
         counter.add(sent.saturating_sub(head_bytes) as u64);
         engine.stats.unsent_again_bytes.add((offered - sent) as u64);
         Ok(sent)

@@ -24,8 +24,8 @@ use super::rebuilt::RebuiltBlocks;
 use super::turn::Turn;
 use crate::engine::Engine;
 use crate::engine::plan::{self, Healthy, Read};
-use crate::io::splice::Gatherer;
-use crate::io::{Cut, taken};
+use crate::io::SplicePipe;
+use crate::io::{Segmentation, sent_or_zero};
 use crate::memory::limits::{SPLICE_BYTES_AT_ONCE, SPLICE_BYTES_MIN};
 use crate::objects::Object;
 use crate::units::{Length, ShareNumber, ShareOffset, in_file};
@@ -42,7 +42,11 @@ pub fn send(
     turn: &Turn<'_>,
     object: &Object,
 ) -> io::Result<Option<usize>> {
-    let Some(pipe) = engine.io.gatherer().filter(|_| engine.verified.is_kept()) else {
+    let Some(pipe) = engine
+        .io
+        .splice_pipe()
+        .filter(|_| engine.verified.is_kept())
+    else {
         return Ok(None);
     };
     if !object.layout().is_splice_worthwhile(turn.body.start) {
@@ -138,7 +142,7 @@ fn truncate(parts: &mut Vec<Part<'_>>, limit: u64) {
 fn send_parts(
     engine: &Engine,
     turn: &Turn<'_>,
-    pipe: &Gatherer,
+    pipe: &SplicePipe,
     object: &Object,
     parts: &[Part<'_>],
 ) -> io::Result<Option<usize>> {
@@ -157,9 +161,9 @@ fn send_parts(
                 Part::Filed { .. } => None,
             });
             let all = before.into_iter().chain(kept);
-            let accepted = taken(match cut {
+            let accepted = sent_or_zero(match cut {
                 // What follows at once goes into the same packets.
-                Cut::Whole if left > 0 => socket.send_ahead(all),
+                Segmentation::ByKernel if left > 0 => socket.send_more(all),
                 _ => socket.send(all, cut),
             })?;
             let before = before.map_or(0, <[u8]>::len);
@@ -176,12 +180,12 @@ fn send_parts(
             // The first bytes of the body go into the same packet.
             let ahead = match before.is_empty() {
                 true => 0,
-                false => taken(socket.send_ahead([before].into_iter()))?,
+                false => sent_or_zero(socket.send_more([before].into_iter()))?,
             };
             let spliced = match ahead == before.len() {
-                true => taken(pipe.send(socket, cut))?,
+                true => sent_or_zero(pipe.splice_to(socket, cut))?,
                 false => {
-                    pipe.clear()?;
+                    pipe.discard()?;
                     0
                 }
             };
@@ -263,9 +267,9 @@ impl<'a> AtHand<'a> {
 }
 
 /// Fills the pipe with parts of files in order, until one of them isn't to be had. Returns whether any was.
-fn fill_pipe(engine: &Engine, pipe: &Gatherer, object: &Object, parts: &[Part<'_>]) -> bool {
+fn fill_pipe(engine: &Engine, pipe: &SplicePipe, object: &Object, parts: &[Part<'_>]) -> bool {
     // Whatever came of the last piece: nothing of it may go to another client.
-    if pipe.clear().is_err() {
+    if pipe.discard().is_err() {
         return false;
     }
     'parts: for part in parts {
@@ -280,7 +284,7 @@ fn fill_pipe(engine: &Engine, pipe: &Gatherer, object: &Object, parts: &[Part<'_
         };
         let (mut start, end) = (offset, offset + bytes);
         while start < end {
-            match pipe.add(file, start, (end - start) as usize) {
+            match pipe.splice_from(file, start, (end - start) as usize) {
                 Ok(0) => {
                     let error = io::Error::other("the file ends early");
                     engine.give_up(object, number, &error);
@@ -300,5 +304,5 @@ fn fill_pipe(engine: &Engine, pipe: &Gatherer, object: &Object, parts: &[Part<'_
             }
         }
     }
-    pipe.held() > 0
+    pipe.held_bytes() > 0
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::ack_meter::AckMeter;
-use crate::io::{Cut, Socket};
+use crate::io::{Segmentation, Socket};
 use crate::memory::limits::SEGMENT_BYTES_MAX;
 use crate::units::ObjectOffset;
 
@@ -39,11 +39,15 @@ impl Turn<'_> {
 
     /// How to cut a send of so many bytes, head included, into segments. The end of a response needs no
     /// acknowledgement for anything to go on.
-    pub fn cut(&self, offered: usize) -> io::Result<Cut> {
+    pub fn cut(&self, offered: usize) -> io::Result<Segmentation> {
         let buffer = self.send_buffer;
         let is_small = (offered as u64) < self.remaining
             && buffer < SEGMENT_BYTES_MAX
-            && buffer < self.socket.segment_bytes()?;
-        Ok(if is_small { Cut::Shrinking } else { Cut::Whole })
+            && buffer < self.socket.max_segment_bytes()?;
+        Ok(if is_small {
+            Segmentation::Decreasing
+        } else {
+            Segmentation::ByKernel
+        })
     }
 }

@@ -24,9 +24,7 @@ use lru::LruCache;
 
 use super::turn::Turn;
 use crate::engine::Engine;
-use crate::io::Backend;
-use crate::io::pool::{Message, Pool};
-use crate::io::zero_copy::{self, Pins};
+use crate::io::{Backend, Message, Pool, ZeroCopyRing, probe_zero_copy};
 use crate::memory::limits::{
     ZERO_COPY_BYTES_MIN, ZERO_COPY_HOLD, ZERO_COPY_PINS_MAX, ZERO_COPY_POOL_PART, ZERO_COPY_RETRY,
     ZERO_COPY_ROUTES_MAX,
@@ -73,7 +71,7 @@ pub fn choose(when: When, backend: Backend) -> Result<(When, Option<String>), St
     let possible = match (when, backend) {
         (When::Off, _) => return Ok((When::Off, None)),
         (_, Backend::Epoll) => Err("it takes io_uring, which is not used".to_owned()),
-        (_, Backend::Uring) => zero_copy::probe(),
+        (_, Backend::Uring) => probe_zero_copy(),
     };
     match possible {
         Ok(()) => Ok((when, None)),
@@ -142,7 +140,7 @@ struct Sent {
 pub struct ZeroCopy {
     when: When,
     /// Made for the first send that is to go this way; `None` if that failed.
-    pins: OnceCell<Option<Rc<Pins<Sent>>>>,
+    pins: OnceCell<Option<Rc<ZeroCopyRing<Sent>>>>,
     /// The kernel refused a send for a reason of its own.
     refused: Cell<bool>,
     copying: RefCell<Copying>,
@@ -190,7 +188,7 @@ impl ZeroCopy {
         let head = message.head().len();
         let ahead = match head {
             0 => Ok(0),
-            _ => socket.send_ahead([&message.head()[..]].into_iter()),
+            _ => socket.send_more([&message.head()[..]].into_iter()),
         };
         match ahead {
             Ok(sent) if sent == head => {}
@@ -223,7 +221,7 @@ impl ZeroCopy {
     fn may_pin(&self, turn: &Turn<'_>, bytes: u64, now: Instant) -> bool {
         if let Some(Some(pins)) = self.pins.get() {
             self.settle(pins);
-            if pins.pinned() >= self.pins_max {
+            if pins.pinned_sends() >= self.pins_max {
                 return false;
             }
             let age = |sent: &Sent| now.saturating_duration_since(sent.at);
@@ -253,10 +251,10 @@ impl ZeroCopy {
 
     /// The ring, made when it is needed for the first time: where no client is fast enough, or the kernel
     /// copies everywhere, none is.
-    fn pins(self: &Rc<Self>, engine: &Engine) -> Option<&Rc<Pins<Sent>>> {
+    fn pins(self: &Rc<Self>, engine: &Engine) -> Option<&Rc<ZeroCopyRing<Sent>>> {
         let made = self
             .pins
-            .get_or_init(|| match engine.io.zero_copy(&engine.pool) {
+            .get_or_init(|| match engine.io.zero_copy_ring(&engine.pool) {
                 Ok(pins) => {
                     let pins = Rc::new(pins);
                     tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&pins)));
@@ -270,16 +268,16 @@ impl ZeroCopy {
         made.as_ref()
     }
 
-    async fn watch(self: Rc<Self>, pins: Rc<Pins<Sent>>) {
+    async fn watch(self: Rc<Self>, pins: Rc<ZeroCopyRing<Sent>>) {
         loop {
-            pins.wait().await;
+            pins.wait_for_completion().await;
             self.settle(&pins);
         }
     }
 
     /// Takes note of the sends that ended.
-    fn settle(&self, pins: &Pins<Sent>) {
-        for sent in pins.returned() {
+    fn settle(&self, pins: &ZeroCopyRing<Sent>) {
+        for sent in pins.take_completed() {
             if !sent.copied {
                 continue;
             }
@@ -289,7 +287,7 @@ impl ZeroCopy {
                 tracing::info!(%route, "zero-copy sends are off there: the kernel copies");
             }
         }
-        self.stats.pinned_buffers.set(pins.pinned() as u64);
+        self.stats.pinned_buffers.set(pins.pinned_sends() as u64);
         let copying = self.copying.borrow().0.len();
         self.stats.zero_copy_routes_off.set(copying as u64);
     }

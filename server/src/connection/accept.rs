@@ -104,7 +104,7 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
             }
         }
         // There may be more: the others have their turn first.
-        core.sources.engine.io.turn().await;
+        core.sources.engine.io.yield_now().await;
     }
 }
 

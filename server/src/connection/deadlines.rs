@@ -41,7 +41,7 @@ impl Timeouts {
             Phase::Head => {
                 if since > self.head {
                     end(CloseReason::HeadTimeout);
-                    connection.socket.finish_receiving();
+                    connection.socket.shutdown_receive();
                 }
             }
             // Looking up is our own time, and bounded by the stores.
@@ -57,25 +57,25 @@ impl Timeouts {
                 }
                 if quiet() > self.send || self.is_too_slow(connection, now) {
                     end(CloseReason::Closed);
-                    connection.socket.abort();
+                    connection.socket.reset();
                 }
             }
             // Nothing is outstanding: what is waited for is a disk.
             Phase::Sending => {}
             Phase::Idle if core.draining.get() => {
                 connection.close_reason.set(Some(CloseReason::Closed));
-                connection.socket.finish_receiving();
+                connection.socket.shutdown_receive();
             }
             Phase::Idle => {
                 if quiet() > self.idle {
                     end(CloseReason::Closed);
-                    connection.socket.finish_receiving();
+                    connection.socket.shutdown_receive();
                 }
             }
             Phase::Lingering => {
                 if quiet() > LINGER_TIMEOUT {
                     end(CloseReason::Closed);
-                    connection.socket.abort();
+                    connection.socket.reset();
                 }
             }
         }

@@ -19,7 +19,7 @@ use crate::body::{Body, Turn};
 use crate::engine::PieceError;
 use crate::http::head::Answer;
 use crate::http::protocol::{Action, Conn};
-use crate::io::{Interest, is_retry};
+use crate::io::{Interest, is_transient};
 use crate::memory::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
 };
@@ -51,7 +51,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
             }
             Action::Send => send(&core, &connection, &mut conn).await,
             Action::Linger => linger(&core, &connection, &mut conn).await,
-            Action::Close => return connection.socket.leave(core.send_timeout),
+            Action::Close => return connection.socket.set_close_timeout(core.send_timeout),
         };
         if let Err(error) = result {
             // The peer is gone, or a deadline ended the connection.
@@ -60,7 +60,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
         }
         if action == Action::Send && matches!(conn.next(), Action::Send | Action::Open) {
             // Perhaps nothing waited: the others get their turn by hand.
-            core.sources.engine.io.turn().await;
+            core.sources.engine.io.yield_now().await;
         }
     }
 }
@@ -86,7 +86,7 @@ async fn receive(core: &Core, connection: &Connection, conn: &mut ResponseConn) 
         Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => conn.see_out(),
         Ok(0) => conn.peer_closed(),
         Ok(count) => conn.received(&scratch[..count], SystemTime::now()),
-        Err(error) if is_retry(&error) => {}
+        Err(error) if is_transient(&error) => {}
         Err(error) => return Err(error),
     }
     Ok(())
@@ -195,7 +195,7 @@ fn give_up(core: &Core, connection: &Connection, conn: &mut ResponseConn, error:
     let (status, reason) = answers::for_piece(error);
     if conn.produce_failed(status, reason, SystemTime::now()) {
         core.stats().resets.add(1);
-        connection.socket.abort();
+        connection.socket.reset();
     }
 }
 
@@ -206,7 +206,7 @@ fn give_up(core: &Core, connection: &Connection, conn: &mut ResponseConn, error:
 /// still has queued is memory that no connection would account for.
 async fn linger(core: &Core, connection: &Connection, conn: &mut ResponseConn) -> io::Result<()> {
     let socket = &connection.socket;
-    socket.finish_sending();
+    socket.shutdown_send();
     let mut thrown_away = 0;
     loop {
         core.sources.engine.io.ready(socket, Interest::Read).await?;
@@ -214,10 +214,10 @@ async fn linger(core: &Core, connection: &Connection, conn: &mut ResponseConn) -
         match received {
             Ok(0) => break,
             Ok(count) if thrown_away < LINGER_BYTES_MAX => thrown_away += count,
-            Err(error) if is_retry(&error) && connection.close_reason.get().is_none() => {}
+            Err(error) if is_transient(&error) && connection.close_reason.get().is_none() => {}
             // Too much, or too late.
             _ => {
-                socket.abort();
+                socket.reset();
                 break;
             }
         }
@@ -226,7 +226,7 @@ async fn linger(core: &Core, connection: &Connection, conn: &mut ResponseConn) -
     let mut pause = LINGER_PAUSE_LEAST;
     while connection.close_reason.get().is_none()
         && socket.unacknowledged_bytes()? > 0
-        && !socket.is_gone()
+        && !socket.is_closed()
     {
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(LINGER_PAUSE_MOST);

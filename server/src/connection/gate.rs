@@ -4,14 +4,7 @@
 //! never larger than the credit, so nothing is read or decoded that the socket will not take, and
 //! what a connection has queued never passes its buffer's bound by more than an skb's overhead.
 
-/// What the kernel says about one socket's send side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SendSpace {
-    /// Memory charged to the send queue, skb overhead included (`SK_MEMINFO_WMEM_QUEUED`).
-    pub queued_bytes: u32,
-    /// The bound on `queued_bytes`: twice what was set with `SO_SNDBUF` (`SK_MEMINFO_SNDBUF`).
-    pub buffer_bytes: u32,
-}
+use crate::io::SendSpace;
 
 /// How much is admitted at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -104,7 +104,7 @@ impl SendBuffer {
         }
         let earned = present.saturating_mul(2).min(self.lender.most);
         if earned > send_window::low_latency_max(self.lender.fast.get())
-            && socket.round_trip()? < LOW_LATENCY_RTT
+            && socket.round_trip_time()? < LOW_LATENCY_RTT
         {
             self.is_low_latency.set(true);
             return Ok(false);

@@ -62,9 +62,9 @@ impl Ticks {
 fn set_gauges(core: &Core) {
     let (stats, sources) = (core.stats(), &core.sources);
     let engine = &sources.engine;
-    stats.pool_free.set(engine.pool.free() as u64);
+    stats.pool_free.set(engine.pool.free_buffers() as u64);
     let readahead = sources.readahead.as_ref();
-    let free = readahead.map_or(0, |readahead| readahead.pool().free());
+    let free = readahead.map_or(0, |readahead| readahead.pool().free_buffers());
     stats.readahead_free.set(free as u64);
     stats.verified_bytes.set(engine.verified.bytes() as u64);
     stats.hot_memory_bytes.set(sources.hot.bytes() as u64);

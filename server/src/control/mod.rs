@@ -15,7 +15,7 @@ use crate::body::zero_copy;
 use crate::config::Settings;
 use crate::connection::deadlines::Timeouts;
 use crate::connection::seats::Seats;
-use crate::io::sys::{self, Resource};
+use crate::io::Resource;
 use crate::io::{self as kernel, Backend, Listener, SocketOptions};
 use crate::memory::budget::Budget;
 use crate::memory::limits;
@@ -206,11 +206,12 @@ fn choose_backend(settings: &Settings) -> Result<(Backend, Option<String>), Serv
 
 /// Divides the declared memory for this machine.
 pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
-    let descriptors =
-        sys::raise_limit(Resource::Descriptors).map_err(|error| ServeError::System {
+    let descriptors = kernel::raise_resource_limit(Resource::Descriptors).map_err(|error| {
+        ServeError::System {
             what: "RLIMIT_NOFILE",
             error,
-        })?;
+        }
+    })?;
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let gateway = !settings.tahoe_nodes.is_empty();
     let share_files = settings
@@ -241,8 +242,8 @@ pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<St
         _ => (2, ", and send by copy"),
     };
     let wanted = (limits::RING_LOCKED_BYTES + times * plan.pool_bytes) * plan.declared.cores as u64;
-    let (_, locked) = sys::limit(Resource::LockedMemory).ok()?;
-    (locked < wanted && !sys::may_lock_memory()).then(|| {
+    let (_, locked) = kernel::resource_limit(Resource::LockedMemory);
+    (locked < wanted && !kernel::may_lock_memory()).then(|| {
         let kib = wanted.div_ceil(1024);
         format!(
             "RLIMIT_MEMLOCK is {} KiB, rings and registered pool buffers take {kib} KiB: `ulimit -l {kib}` or \

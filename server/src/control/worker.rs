@@ -26,7 +26,7 @@ use crate::connection::list::{self, Listed};
 use crate::connection::seats::Seats;
 use crate::connection::tick::Ticks;
 use crate::engine::Engine;
-use crate::io::pool::Pool;
+use crate::io::Pool;
 use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::memory::budget::Budget;
 use crate::memory::limits::{self, READAHEAD_BUFFER_BYTES, TICK};
@@ -228,7 +228,7 @@ async fn serve(
         let left = core.connections.borrow().len();
         if left == 0 || Instant::now() >= deadline {
             for (_, connection) in core.connections.borrow().iter() {
-                connection.socket.abort();
+                connection.socket.reset();
             }
             return Ok(left);
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use decode_kernel::code::Coder;
 
 use crate::io::Io;
-use crate::io::pool::Pool;
+use crate::io::Pool;
 use crate::memory::limits::REBUILD_PLANS_MAX;
 use crate::objects::Object;
 use crate::objects::checksums::ChecksumCache;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::engine::plan::Slice;
-use crate::io::pool::{Chunk, Message, Pool};
+use crate::io::{Chunk, Message, Pool};
 use crate::units::{ObjectOffset, ShareNumber, ShareOffset};
 
 /// A piece ready to be sent.
@@ -29,7 +29,7 @@ impl Piece {
         windows[0].copy_from_slice(part);
         Piece {
             range: start..start + part.len() as u64,
-            chunks: windows.into_iter().map(Chunk::Own).collect(),
+            chunks: windows.into_iter().map(Chunk::Window).collect(),
             slices: vec![Slice {
                 window: 0,
                 bytes: 0..part.len(),

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::PieceError;
-use crate::io::pool::Room;
+use crate::io::Room;
 use crate::memory::limits::SLICES_MAX;
 use crate::objects::Layout;
 use crate::units::{Length, ObjectOffset, ShareNumber, ShareOffset};

@@ -4,8 +4,8 @@ use std::io;
 
 use super::PieceError;
 use super::plan::Read;
-use crate::io::Reading;
-use crate::io::pool::Window;
+use crate::io::PendingRead;
+use crate::io::Window;
 use crate::units::ShareNumber;
 
 /// A share that did not give what was asked, and why.
@@ -19,7 +19,7 @@ pub type Failure = (ShareNumber, io::Error);
 pub async fn fill<'a, 'b>(
     reads: impl Iterator<Item = &'b Read> + Clone,
     windows: Vec<Window>,
-    start: impl Fn(&Read, Window) -> Option<Reading<'a>>,
+    start: impl Fn(&Read, Window) -> Option<PendingRead<'a>>,
 ) -> Result<(Vec<Window>, Vec<Failure>), PieceError> {
     let mut windows = windows.into_iter();
     let mut readings = Vec::with_capacity(windows.len());

@@ -6,7 +6,7 @@ use decode_kernel::code::Code;
 
 use super::plan::PiecePlan;
 use super::{Engine, PieceError};
-use crate::io::pool::Window;
+use crate::io::Window;
 use crate::objects::Layout;
 use crate::units::Length;
 

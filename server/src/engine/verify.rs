@@ -7,8 +7,8 @@ use decode_kernel::share::TABLE_PAGE_ENTRIES;
 use super::plan::Read;
 use super::read::shortfall;
 use super::{Engine, PieceError};
-use crate::io::Reading;
-use crate::io::pool::Window;
+use crate::io::PendingRead;
+use crate::io::Window;
 use crate::memory::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};
 use crate::objects::Object;
 use crate::objects::checksums::PageId;
@@ -17,7 +17,7 @@ use crate::units::ShareNumber;
 /// A page of a share's checksum table on its way.
 pub struct PageRead<'a> {
     id: PageId,
-    reading: Reading<'a>,
+    reading: PendingRead<'a>,
 }
 
 impl Engine {

@@ -1,4 +1,4 @@
-//! The two backends: which the kernel allows, and the runtime that a core has on each.
+//! The two backends: probing what the kernel allows, and the runtime that a core runs on.
 
 use std::fmt;
 use std::future::Future;
@@ -10,22 +10,22 @@ use io_uring::opcode;
 
 use crate::memory::limits::{RING_COMPLETIONS, RING_ENTRIES};
 
-/// Helper threads for reads that must wait for a disk, per core.
+/// Helper threads per core, for look-ups and for reads that wait for a disk.
 const READ_THREADS_MAX: usize = 16;
-/// The stack of each; files are looked up there too. It counts as a whole where address space is bounded
-/// (RLIMIT_DATA), used or not, and the usual 2 MiB of sixteen threads would be a good part of a small bound.
+/// The stack of each. A limit on address space (RLIMIT_DATA) counts all of it, used or not, and the usual 2 MiB of
+/// sixteen threads would be a good part of a small limit.
 const READ_STACK_BYTES: usize = 512 * 1024;
 
-/// How often a ring is tried again that RLIMIT_MEMLOCK did not allow, and after which pause.
+/// How often a ring that RLIMIT_MEMLOCK did not allow is tried again, and after which pause.
 const RING_ATTEMPTS: usize = 10;
 const RING_PAUSE: Duration = Duration::from_millis(20);
 
-/// How a core talks to the kernel.
+/// How a core reads files, and the runtime it has for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// io_uring, through tokio-uring.
     Uring,
-    /// Readiness by epoll and plain system calls.
+    /// Plain system calls and helper threads, on a tokio runtime.
     Epoll,
 }
 
@@ -38,7 +38,37 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Runs one core's work on a runtime of its own.
+/// Tells whether the kernel allows a backend on this many cores.
+///
+/// # Errors
+/// Why it does not, and what an operator can do.
+pub fn probe(backend: Backend, cores: usize) -> Result<(), ProbeError> {
+    match backend {
+        Backend::Uring => probe_uring(cores),
+        Backend::Epoll => Ok(()),
+    }
+}
+
+/// Why a backend can't be used here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// The system call is refused.
+    #[error("io_uring_setup: {error}; {advice}")]
+    Refused {
+        /// The kernel's error.
+        error: String,
+        /// What an operator can do.
+        advice: &'static str,
+    },
+    /// The kernel is too old for an operation that is needed.
+    #[error("this kernel's io_uring has no {0}; Linux 5.19 or newer is needed")]
+    Lacks(&'static str),
+}
+
+/// Runs one core's work on a runtime of its own, until the work is done.
+///
+/// # Errors
+/// The kernel's, if it refuses the runtime.
 pub fn run<F: Future>(backend: Backend, work: F) -> io::Result<F::Output> {
     match backend {
         Backend::Uring => run_on_uring(work),
@@ -46,7 +76,6 @@ pub fn run<F: Future>(backend: Backend, work: F) -> io::Result<F::Output> {
     }
 }
 
-/// Runs a core's work on a runtime of its own, until it is done.
 fn run_on_epoll<F: Future>(work: F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -54,14 +83,13 @@ fn run_on_epoll<F: Future>(work: F) -> io::Result<F::Output> {
         .thread_stack_size(READ_STACK_BYTES)
         .build()?;
     let output = tokio::task::LocalSet::new().block_on(&runtime, work);
-    // A read that hangs on a dead disk must not keep the process, as far as the kernel lets that be.
+    // A read that hangs on a dead disk must not keep the process from ending.
     runtime.shutdown_background();
     Ok(output)
 }
 
-/// Runs a core's work on a ring of its own, until it is done.
 fn run_on_uring<F: Future>(work: F) -> io::Result<F::Output> {
-    let runtime = set_up(|ring| {
+    let runtime = set_up_ring(|ring| {
         let mut builder = tokio_uring::builder();
         tokio_uring::Runtime::new(builder.entries(RING_ENTRIES).uring_builder(ring))
     })
@@ -75,58 +103,8 @@ fn run_on_uring<F: Future>(work: F) -> io::Result<F::Output> {
     Ok(runtime.block_on(work))
 }
 
-/// Makes a ring, with the flags that its kernel knows: COOP_TASKRUN (Linux 5.19) and SINGLE_ISSUER (6.0), with which
-/// completions wait for the next system call in place of interrupting the core. DEFER_TASKRUN would keep them
-/// until a call that tokio-uring never makes, as it waits by epoll.
-fn set_up<T>(make: impl Fn(&io_uring::Builder) -> io::Result<T>) -> io::Result<T> {
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_cqsize(RING_COMPLETIONS).setup_clamp();
-    let mut cooperative = ring.clone();
-    cooperative.setup_coop_taskrun();
-    let mut alone = cooperative.clone();
-    alone.setup_single_issuer();
-    for ring in [alone, cooperative] {
-        match patiently(|| make(&ring)) {
-            // A flag that this kernel doesn't know.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            result => return result,
-        }
-    }
-    patiently(|| make(&ring))
-}
-
-/// Tries again for a short time when RLIMIT_MEMLOCK seems to be used up: the kernel counts the rings of
-/// all processes of a user, and gives a ring's memory back only some time after it was closed.
-fn patiently<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    for _ in 0..RING_ATTEMPTS {
-        match make() {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
-                std::thread::sleep(RING_PAUSE);
-            }
-            result => return result,
-        }
-    }
-    make()
-}
-
-/// Why io_uring can't be used here.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProbeError {
-    /// The system call is refused.
-    #[error("io_uring_setup: {error}; {advice}")]
-    Refused {
-        /// The kernel's word.
-        error: String,
-        /// What an operator can do.
-        advice: &'static str,
-    },
-    /// The kernel is too old for an operation that we need.
-    #[error("this kernel's io_uring has no {0}; Linux 5.19 or newer is needed")]
-    Lacks(&'static str),
-}
-
-/// Tries to set up as many rings as there will be cores and asks it for the operations that we use.
-pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
+/// Sets up as many rings as there are cores, and asks the kernel for the operations that are used.
+fn probe_uring(cores: usize) -> Result<(), ProbeError> {
     let refused = |error: io::Error| {
         let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
             .is_ok_and(|value| value.trim() != "0");
@@ -145,10 +123,10 @@ pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
             advice,
         }
     };
-    // As large and as many as the real ones: their memory counts against RLIMIT_MEMLOCK, of which containers
-    // often have 64 KiB.
+    // As large and as many as the real ones, because their memory counts against RLIMIT_MEMLOCK, which is often
+    // 64 KiB in containers.
     let rings: Vec<io_uring::IoUring> = (0..cores.max(1))
-        .map(|_| set_up(|ring| ring.build(RING_ENTRIES)))
+        .map(|_| set_up_ring(|ring| ring.build(RING_ENTRIES)))
         .collect::<Result<_, _>>()
         .map_err(refused)?;
     let mut probe = io_uring::Probe::new();
@@ -167,13 +145,47 @@ pub(super) fn probe(cores: usize) -> Result<(), ProbeError> {
     Ok(())
 }
 
+/// Makes a ring with the flags that the kernel knows. COOP_TASKRUN (Linux 5.19) and SINGLE_ISSUER (6.0) let
+/// completions wait for the next system call, so that they do not interrupt the core. DEFER_TASKRUN would keep them
+/// until a call that tokio-uring, which waits by epoll, never makes.
+fn set_up_ring<T>(make: impl Fn(&io_uring::Builder) -> io::Result<T>) -> io::Result<T> {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_cqsize(RING_COMPLETIONS).setup_clamp();
+    let mut cooperative = ring.clone();
+    cooperative.setup_coop_taskrun();
+    let mut single_issuer = cooperative.clone();
+    single_issuer.setup_single_issuer();
+    for ring in [single_issuer, cooperative] {
+        match retry_on_enomem(|| make(&ring)) {
+            // The kernel does not know a flag.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            result => return result,
+        }
+    }
+    retry_on_enomem(|| make(&ring))
+}
+
+/// Tries again for a short time if RLIMIT_MEMLOCK seems to be used up. The kernel counts the rings of all processes
+/// of a user, and gives a ring's memory back only some time after it was closed.
+fn retry_on_enomem<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..RING_ATTEMPTS {
+        match make() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                std::thread::sleep(RING_PAUSE);
+            }
+            result => return result,
+        }
+    }
+    make()
+}
+
 /// What the operator asks for (`--io`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// io_uring where the kernel lets us, else epoll.
+    /// io_uring if the kernel allows it, else epoll.
     #[default]
     Auto,
-    /// This one or none.
+    /// This one; if the kernel does not allow it, the server does not start.
     Only(Backend),
 }
 
@@ -191,16 +203,18 @@ impl FromStr for BackendChoice {
     }
 }
 
-/// Chooses the backend: the kernel is asked before anything depends on the answer. With `Auto`, the
-/// second value says why io_uring is not used.
+/// Chooses the backend. The kernel is asked before anything depends on the answer. With `Auto`, the second value says
+/// why io_uring is not used.
+///
+/// # Errors
+/// Why the one that was asked for can't be used.
 pub fn choose(
     choice: BackendChoice,
     cores: usize,
 ) -> Result<(Backend, Option<ProbeError>), ProbeError> {
     match choice {
-        BackendChoice::Only(Backend::Epoll) => Ok((Backend::Epoll, None)),
-        BackendChoice::Only(Backend::Uring) => probe(cores).map(|()| (Backend::Uring, None)),
-        BackendChoice::Auto => Ok(match probe(cores) {
+        BackendChoice::Only(backend) => probe(backend, cores).map(|()| (backend, None)),
+        BackendChoice::Auto => Ok(match probe(Backend::Uring, cores) {
             Ok(()) => (Backend::Uring, None),
             Err(error) => (Backend::Epoll, Some(error)),
         }),
@@ -214,7 +228,7 @@ mod tests {
     fn an_older_kernel_gets_fewer_flags() {
         for known in 0..3 {
             let asked = std::cell::Cell::new(0);
-            let made = set_up(|_| {
+            let made = set_up_ring(|_| {
                 asked.set(asked.get() + 1);
                 match asked.get() < 3 - known {
                     true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
@@ -224,9 +238,9 @@ mod tests {
             assert!(made.is_ok());
             assert_eq!(asked.get(), 3 - known);
         }
-        // What is no question of flags is not asked again.
+        // Other errors end it at once.
         let asked = std::cell::Cell::new(0);
-        let refused = set_up(|_| {
+        let refused = set_up_ring(|_| {
             asked.set(asked.get() + 1);
             io::Result::<()>::Err(io::Error::from_raw_os_error(libc::EPERM))
         });

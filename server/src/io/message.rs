@@ -1,4 +1,4 @@
-//! A message to a socket: parts of windows and views, after a head.
+//! Messages: a head and parts of pool buffers, sent to a socket together.
 
 use std::io::IoSlice;
 use std::ops::{Deref, Range};
@@ -7,25 +7,25 @@ use bytes::Bytes;
 
 use super::pool::{View, Window};
 
-/// What a piece is made of.
+/// One contiguous part of memory that a message is sent from.
 pub enum Chunk {
-    /// What was read or rebuilt for it.
-    Own(Window),
-    /// What was read ahead.
-    Ahead(View),
+    /// Owned by this message alone.
+    Window(Window),
+    /// Shared with other readers.
+    View(View),
 }
 
 impl Deref for Chunk {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match self {
-            Chunk::Own(window) => window,
-            Chunk::Ahead(view) => view,
+            Chunk::Window(window) => window,
+            Chunk::View(view) => view,
         }
     }
 }
 
-/// What one `sendmsg` sends: the rest of a head, then parts of chunks.
+/// The bytes of one `sendmsg`: the rest of a head, then slices of chunks.
 pub struct Message {
     head: Bytes,
     chunks: Vec<Chunk>,
@@ -33,7 +33,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of `head` and then `slices` (of the chunk with that index, these bytes), in order.
+    /// Makes a message of `head` and then `slices`, in order. A slice is the index of a chunk and bytes of it.
     pub fn new(head: Bytes, chunks: Vec<Chunk>, slices: Vec<(usize, Range<usize>)>) -> Message {
         Message {
             head,
@@ -42,12 +42,12 @@ impl Message {
         }
     }
 
-    /// What goes before the slices.
+    /// The bytes before the slices.
     pub fn head(&self) -> &Bytes {
         &self.head
     }
 
-    /// The slices alone.
+    /// The same message without its head.
     #[must_use]
     pub fn without_head(self) -> Message {
         Message {
@@ -56,48 +56,48 @@ impl Message {
         }
     }
 
-    /// Whether all of it lies in windows of its own, and so in one buffer.
-    pub fn is_own(&self) -> bool {
+    /// Whether the message owns all its chunks. They are of one buffer then.
+    pub fn is_owned(&self) -> bool {
         self.chunks
             .iter()
-            .all(|chunk| matches!(chunk, Chunk::Own(_)))
+            .all(|chunk| matches!(chunk, Chunk::Window(_)))
     }
 
-    /// The index under which the buffer of its own windows is registered, if there are some, and it is.
-    pub fn buffer_index(&self) -> Option<u16> {
+    /// The [index](Window::buffer_index) of the buffer that its own windows lie in, if there are any.
+    pub(super) fn buffer_index(&self) -> Option<u16> {
         self.chunks.iter().find_map(|chunk| match chunk {
-            Chunk::Own(window) => window.buffer_index(),
-            Chunk::Ahead(_) => None,
+            Chunk::Window(window) => window.buffer_index(),
+            Chunk::View(_) => None,
         })
     }
 
-    /// Bytes in all.
+    /// The number of bytes, head and slices.
     pub fn bytes(&self) -> usize {
         let slices = self.slices.iter().map(|(_, bytes)| bytes.len());
         self.head.len() + slices.sum::<usize>()
     }
 
-    /// The parts in order, as far as they lie in `range` of the message.
+    /// The bytes in `range` of the message, as a list for the kernel.
     ///
     /// # Panics
-    /// If a slice lies outside its window: plans make them.
-    pub fn parts(&self, range: Range<usize>) -> Vec<IoSlice<'_>> {
-        within(self.whole(), range)
+    /// If a slice lies outside its chunk.
+    pub fn io_slices(&self, range: Range<usize>) -> Vec<IoSlice<'_>> {
+        io_slices(self.parts(), range)
     }
 
-    /// All parts in order.
+    /// Head and slices in order.
     ///
     /// # Panics
-    /// As [`Message::parts`].
-    pub fn whole(&self) -> impl Iterator<Item = &[u8]> + Clone {
+    /// As [`Message::io_slices`].
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let slices = self.slices.iter();
         std::iter::once(&self.head[..])
             .chain(slices.map(|(at, bytes)| &self.chunks[*at][bytes.clone()]))
     }
 }
 
-/// Of parts that follow one another, what lies in `range`, counted from the first one's start.
-pub(super) fn within<'a>(
+/// Lists the bytes in `range` of parts that follow one another, counted from the start of the first.
+pub(super) fn io_slices<'a>(
     parts: impl Iterator<Item = &'a [u8]>,
     range: Range<usize>,
 ) -> Vec<IoSlice<'a>> {
@@ -125,11 +125,11 @@ mod tests {
         windows[1].copy_from_slice(b"efgh");
         let message = Message::new(
             Bytes::from_static(b"head"),
-            windows.into_iter().map(Chunk::Own).collect(),
+            windows.into_iter().map(Chunk::Window).collect(),
             vec![(1, 1..3), (0, 0..4)],
         );
         let text = |range: Range<usize>| -> Vec<u8> {
-            let parts = message.parts(range);
+            let parts = message.io_slices(range);
             assert!(parts.iter().all(|part| !part.is_empty()));
             parts.iter().flat_map(|part| part.to_vec()).collect()
         };

@@ -1,4 +1,4 @@
-//! What share files are asked beyond being read: whether they changed, and what of them is in the page cache.
+//! Share files beyond reading them: their versions, and what the page cache holds of them.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -10,28 +10,30 @@ use std::os::unix::fs::OpenOptionsExt;
 use rustix::fs::{Advice, fadvise};
 
 use super::sys;
-pub use super::sys::FileStamp;
+pub use super::sys::FileVersion;
 
-/// What a file is now.
-pub fn stamp(file: &File) -> io::Result<FileStamp> {
-    sys::file_stamp(file.as_fd())
+/// Reads a file's version.
+///
+/// # Errors
+/// The kernel's.
+pub fn file_version(file: &File) -> io::Result<FileVersion> {
+    sys::file_version(file.as_fd())
 }
 
-/// Tells the kernel that a file is mostly read from some place on: it reads twice as far ahead then (mm/fadvise.c).
-/// Where it refuses, files are read all the same.
-pub fn expect_streams(file: &File) {
+/// Tells the kernel that a file is mostly read in sequence, so that it doubles its readahead (mm/fadvise.c). A refusal
+/// changes nothing but speed.
+pub fn advise_sequential(file: &File) {
     if let Err(error) = fadvise(file, 0, None, Advice::Sequential) {
-        tracing::debug!(%error, "no advice is taken here");
+        tracing::debug!(%error, "fadvise is refused");
     }
 }
 
-/// Opens a file once more, for direct reads: past the page cache, from the disk to where they are wanted (`O_DIRECT`,
-/// open(2)).
+/// Opens a file once more, for direct reads past the page cache (`O_DIRECT`, open(2)).
 ///
 /// # Errors
-/// Where its file system can't do that, or there is no `/proc`.
+/// If its file system has no direct reads, or there is no `/proc`.
 pub fn open_direct(file: &File) -> io::Result<File> {
-    // The same file, whatever its name stands for by now.
+    // The same file, whatever its name refers to by now.
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
     File::options()
         .read(true)
@@ -39,61 +41,59 @@ pub fn open_direct(file: &File) -> io::Result<File> {
         .open(again)
 }
 
-/// A way to learn what is in the page cache.
+/// A way to ask the kernel about the page cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Way {
-    /// `cachestat`, Linux 6.5. Later kernels allow it only for files that one owns or may write.
+enum Method {
+    /// `cachestat` (Linux 6.5). Later kernels allow it only for files that the caller owns or may write.
     #[default]
-    Count,
-    /// A look at the first and the last byte, by a read that does not wait for the disk.
-    Touch,
-    /// Neither works here, so nothing counts as there.
+    Cachestat,
+    /// Reads of the first and the last byte that do not wait for the disk.
+    ProbeEnds,
+    /// Neither works here, so nothing counts as cached.
     None,
 }
 
-/// Asks the kernel what is in the page cache, in the best way that works.
+/// Asks the kernel what is in the page cache, by the best method that works.
 #[derive(Debug, Default)]
-pub(super) struct PageCache(Cell<Way>);
+pub(super) struct PageCache(Cell<Method>);
 
 impl PageCache {
-    /// Whether a range of a file, which is not empty, is in the page cache; `None` if the kernel does not say. To
-    /// look for it would have what is missing read in.
-    pub(super) fn knows(&self, file: &File, range: &Range<u64>) -> Option<bool> {
-        if self.0.get() != Way::Count {
+    /// See [`Io::cachestat`](super::Io::cachestat).
+    pub(super) fn cachestat(&self, file: &File, range: &Range<u64>) -> Option<bool> {
+        if self.0.get() != Method::Cachestat {
             return None;
         }
         match sys::cached_pages(file.as_fd(), range) {
             Ok((cached, all)) => Some(cached >= all),
             Err(_) => {
-                self.0.set(Way::Touch);
+                self.0.set(Method::ProbeEnds);
                 None
             }
         }
     }
 
-    /// Whether a range of a file is in the page cache, as far as can be told without waiting. It may leave
-    /// it at any time.
-    pub(super) fn holds(&self, file: &File, range: Range<u64>) -> bool {
+    /// Whether a range of a file is in the page cache now. It may leave at any time.
+    pub(super) fn is_cached(&self, file: &File, range: Range<u64>) -> bool {
         if range.is_empty() {
             return true;
         }
-        if let Some(holds) = self.knows(file, &range) {
-            return holds;
+        if let Some(is_cached) = self.cachestat(file, &range) {
+            return is_cached;
         }
-        if self.0.get() == Way::None {
+        if self.0.get() == Method::None {
             return false;
         }
-        let touch = |at| match sys::read_cached_at(file.as_fd(), &mut [0], at) {
+        let probe = |at| match sys::read_cached_at(file.as_fd(), &mut [0], at) {
             Ok(count) => count == 1,
             Err(error) => {
-                // Files of other file systems may be different, but stores are usually alike.
+                // Other file systems may differ, but the stores of one server are usually alike.
                 if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
-                    self.0.set(Way::None);
+                    self.0.set(Method::None);
                 }
                 false
             }
         };
-        touch(range.start) && touch(range.end - 1)
+        probe(range.start) && probe(range.end - 1)
     }
 }
 
@@ -111,29 +111,29 @@ mod tests {
     }
 
     #[test]
-    fn what_was_just_written_is_in_the_page_cache_and_what_is_past_the_end_is_not() {
+    fn just_written_bytes_are_cached_and_bytes_past_the_end_are_not() {
         let (file, bytes) = file();
-        for way in [Way::Count, Way::Touch] {
-            let cache = PageCache(Cell::new(way));
-            assert!(cache.holds(&file, 0..bytes.len() as u64), "{way:?}");
-            assert!(cache.holds(&file, 5000..5001), "{way:?}");
-            assert!(cache.holds(&file, 5000..5000), "{way:?}");
-            assert!(!cache.holds(&file, 90_000..200_000), "{way:?}");
+        for method in [Method::Cachestat, Method::ProbeEnds] {
+            let cache = PageCache(Cell::new(method));
+            assert!(cache.is_cached(&file, 0..bytes.len() as u64), "{method:?}");
+            assert!(cache.is_cached(&file, 5000..5001), "{method:?}");
+            assert!(cache.is_cached(&file, 5000..5000), "{method:?}");
+            assert!(!cache.is_cached(&file, 90_000..200_000), "{method:?}");
         }
-        assert!(!PageCache(Cell::new(Way::None)).holds(&file, 0..1));
+        assert!(!PageCache(Cell::new(Method::None)).is_cached(&file, 0..1));
     }
 
     #[test]
-    fn a_stamp_shows_changes() {
+    fn a_version_shows_changes() {
         let (mut file, _) = file();
-        let before = stamp(&file).unwrap();
-        assert_eq!(before, stamp(&file).unwrap());
+        let before = file_version(&file).unwrap();
+        assert_eq!(before, file_version(&file).unwrap());
         assert_eq!(before.size, 100_000);
         file.set_len(5).unwrap();
-        let cut = stamp(&file).unwrap();
+        let cut = file_version(&file).unwrap();
         assert_eq!(cut.size, 5);
         // Another length each time, whatever the clock does.
         file.write_all(b"more").unwrap();
-        assert_ne!(stamp(&file).unwrap(), cut);
+        assert_ne!(file_version(&file).unwrap(), cut);
     }
 }

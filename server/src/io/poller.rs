@@ -1,11 +1,10 @@
-//! Readiness of sockets, on both backends: one epoll instance per core, which the runtime watches as one
-//! descriptor.
+//! Readiness of sockets, on both backends: one epoll instance per core. The runtime watches it as one descriptor.
 //!
-//! A socket is registered once, edge-triggered, when it must wait for the first time. From then on a wait
-//! for bytes costs no system call: events set a flag, and a receive that found nothing more clears it. A
-//! wait for room changes the registration, which asks the socket again: an edge alone would come only
-//! after a send that failed, and can't express "until the unsent bytes fall below LOWAT".
-#![allow(unsafe_code)] // registering descriptors with the runtime; see the SAFETY remarks
+//! A socket is registered once, edge-triggered, when it first has to wait. From then on a wait for bytes costs no
+//! system call: events set a flag, and a receive that found nothing more clears it. A wait for room modifies the
+//! registration, so that the kernel checks the socket again. An edge alone would come only after a send that failed,
+//! and it can't express "until the unsent bytes fall below LOWAT".
+#![allow(unsafe_code)] // registering descriptors with the runtime
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -21,13 +20,13 @@ use tokio::io::unix::AsyncFd;
 
 use super::sys::{Epoll, Event};
 
-/// Events taken from the instance at once.
+/// Events taken from the kernel by one call.
 const EVENTS_MAX: usize = 256;
-/// What makes a socket readable for good: the end of its stream, or of the connection.
-const OVER: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
-const READ: u32 = libc::EPOLLIN as u32 | OVER;
+/// Events that leave a socket readable for good: the end of its stream, or of the connection.
+const HUNG_UP: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
+const READ: u32 = libc::EPOLLIN as u32 | HUNG_UP;
 const WRITE: u32 = (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR) as u32;
-/// What every registration asks for.
+/// Events that every registration asks for.
 const BASE: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
 
 /// One core's epoll instance and the sockets registered with it.
@@ -39,22 +38,22 @@ pub(super) struct Poller {
 #[derive(Default)]
 struct Slots {
     slots: Slab<Slot>,
-    /// Tells a slot's present use from its earlier ones: an event for an earlier one is stale.
-    turn: u32,
+    /// Counts registrations. A slot is used again, and an event for its earlier use is stale.
+    epoch: u32,
 }
 
-/// What is known of one socket. At most one task waits for it.
+/// The known readiness of one socket. At most one task waits for it.
 struct Slot {
-    turn: u32,
+    epoch: u32,
     readable: bool,
-    /// The end of the stream, or of the connection, was reported: it stays readable.
-    over: bool,
+    /// The end of the stream, or of the connection, was reported, so the socket stays readable.
+    hung_up: bool,
     writable: bool,
     waiter: Option<(Interest, Waker)>,
 }
 
 impl Slot {
-    fn is(&self, interest: Interest) -> bool {
+    fn is_ready(&self, interest: Interest) -> bool {
         match interest {
             Interest::Read => self.readable,
             Interest::Write => self.writable,
@@ -63,18 +62,21 @@ impl Slot {
 }
 
 impl Slots {
-    fn fire(&mut self, event: &Event) {
-        let (slot, turn) = (event.u64 as u32, (event.u64 >> 32) as u32);
+    fn deliver(&mut self, event: &Event) {
+        let (slot, epoch) = (event.u64 as u32, (event.u64 >> 32) as u32);
         let Some(slot) = self.slots.get_mut(slot as usize) else {
             return;
         };
-        if slot.turn != turn {
+        if slot.epoch != epoch {
             return;
         }
         slot.readable |= event.events & READ != 0;
-        slot.over |= event.events & OVER != 0;
+        slot.hung_up |= event.events & HUNG_UP != 0;
         slot.writable |= event.events & WRITE != 0;
-        if slot.waiter.as_ref().is_some_and(|(what, _)| slot.is(*what))
+        if slot
+            .waiter
+            .as_ref()
+            .is_some_and(|(what, _)| slot.is_ready(*what))
             && let Some((_, waker)) = slot.waiter.take()
         {
             waker.wake();
@@ -82,7 +84,7 @@ impl Slots {
     }
 }
 
-/// What a wait is for.
+/// What a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Bytes to receive, a connection to accept, or the end of the stream.
@@ -91,14 +93,14 @@ pub enum Interest {
     Write,
 }
 
-/// Has the current runtime watch a descriptor for becoming readable.
-pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Makes the current runtime watch a descriptor for becoming readable.
+pub(super) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the AsyncFd owns the descriptor, which stays open and the same until it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(fd, TokioInterest::READABLE) }?)
 }
 
 impl Poller {
-    /// An instance watched by the current runtime.
+    /// Makes an instance that the current runtime watches.
     pub(super) fn new() -> io::Result<Rc<Poller>> {
         let epoll = Epoll::new()?;
         // SAFETY: the AsyncFd owns the Epoll, whose descriptor stays open and the same until it is dropped.
@@ -118,12 +120,12 @@ impl Poller {
                 return;
             };
             match self.epoll.get_ref().wait(&mut events) {
-                Ok(fired) => {
+                Ok(ready) => {
                     let mut slots = self.slots.borrow_mut();
-                    for event in fired {
-                        slots.fire(event);
+                    for event in ready {
+                        slots.deliver(event);
                     }
-                    if fired.len() < EVENTS_MAX {
+                    if ready.len() < EVENTS_MAX {
                         guard.clear_ready();
                     }
                 }
@@ -136,24 +138,24 @@ impl Poller {
         }
     }
 
-    /// Registers a socket that nobody has waited for yet.
+    /// Registers a socket that no task has waited for yet.
     pub(super) fn register(self: &Rc<Self>, fd: BorrowedFd<'_>) -> io::Result<Registration> {
         let mut slots = self.slots.borrow_mut();
-        slots.turn = slots.turn.wrapping_add(1);
-        let turn = slots.turn;
+        slots.epoch = slots.epoch.wrapping_add(1);
+        let epoch = slots.epoch;
         let slot = slots.slots.insert(Slot {
-            turn,
+            epoch,
             readable: false,
-            over: false,
+            hung_up: false,
             writable: false,
             waiter: None,
         });
         drop(slots);
-        // Made before the call that can fail, so that the slot is given back in any case.
+        // Made before the call that can fail, so that the slot is given back either way.
         let registration = Registration {
             poller: Rc::clone(self),
             slot,
-            token: slot as u64 | u64::from(turn) << 32,
+            token: slot as u64 | u64::from(epoch) << 32,
         };
         self.epoll.get_ref().add(fd, BASE, registration.token)?;
         Ok(registration)
@@ -168,8 +170,7 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Waits until the socket is ready, as far as is known: for reading, until [`Registration::drained`]
-    /// it stays so.
+    /// Waits until the socket is ready. Readable it stays until [`Registration::clear_readable`].
     pub(super) async fn ready(&self, fd: impl AsFd, interest: Interest) -> io::Result<()> {
         if interest == Interest::Write {
             self.poller.slots.borrow_mut().slots[self.slot].writable = false;
@@ -183,7 +184,7 @@ impl Registration {
 
     fn poll(&self, context: &mut Context<'_>, interest: Interest) -> Poll<()> {
         let slot = &mut self.poller.slots.borrow_mut().slots[self.slot];
-        if slot.is(interest) {
+        if slot.is_ready(interest) {
             slot.waiter = None;
             return Poll::Ready(());
         }
@@ -191,10 +192,10 @@ impl Registration {
         Poll::Pending
     }
 
-    /// A receive (or accept) took all there was: the next bytes come with an event.
-    pub(super) fn drained(&self) {
+    /// Notes that a receive (or accept) took all there was. The next bytes come with an event.
+    pub(super) fn clear_readable(&self) {
         let slot = &mut self.poller.slots.borrow_mut().slots[self.slot];
-        slot.readable = slot.over;
+        slot.readable = slot.hung_up;
     }
 }
 

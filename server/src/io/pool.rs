@@ -1,11 +1,10 @@
-//! The pool of segment buffers, the windows a piece carves from one, and the message that sends them.
+//! The pool of buffers that pieces are made in, and the windows of one buffer.
 //!
-//! One buffer serves one piece at a time: everything the piece reads and rebuilds lies in it. A
-//! buffer is taken by a [`PoolBuffer`], carved into [`Window`]s that own disjoint parts of it, and goes
-//! back when the last window is dropped. Windows are moved into the operations that fill or send them,
-//! so a buffer that the kernel still uses can't be handed to anybody else, even if the task that asked
-//! was dropped.
-#![allow(unsafe_code)]
+//! One buffer serves one piece at a time: all that the piece reads and rebuilds lies in it. A task takes a
+//! [`PoolBuffer`] and carves it into [`Window`]s, each the sole owner of its part. The buffer goes back when the last
+//! window is dropped. Windows move into the operations that fill or send them, so a buffer that the kernel still uses
+//! can't be handed out again, even if the task that started the operation was dropped.
+#![allow(unsafe_code)] // one allocation, shared out in disjoint parts
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::io;
@@ -17,26 +16,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::memory::limits::{DIRECT_ALIGN, TABLE_PAGE_BYTES, WINDOW_ALIGN};
 
-pub use super::message::{Chunk, Message};
-
 /// Buffers start at page boundaries, so that direct reads and registration need no rounding.
 const ALIGN: usize = 4096;
-/// A pool for direct reads of at least this size begins at a huge page's boundary, and is made of such pages where the
-/// kernel has them: the disk reads into few long extents then, not into many pages. Measured on Linux 6.18 with a
-/// virtio disk, 16 direct reads of 256 KiB at a time: 2.1 GB/s into small pages, 2.9-3.4 into huge ones.
+/// A pool for direct reads of at least this size is aligned to huge pages and made of them where the kernel has some,
+/// so that the disk reads into few long extents and not into many pages (Linux 6.18, virtio disk, 16 direct reads of
+/// 256 KiB at a time: 2.9-3.4 GB/s in place of 2.1).
 ///
-/// Other pools are not: registered buffers in huge pages that are sent without a copy count against the send buffer
-/// with far more than their bytes (Linux 6.18: 64 KiB fill one of 1 MiB).
+/// Other pools keep small pages: zero-copy sends from registered huge pages are charged to the send buffer far above
+/// their bytes (Linux 6.18: 64 KiB fill one of 1 MiB).
 const HUGE_PAGE: usize = 2 << 20;
-
-/// What a piece's windows must fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Bytes for all windows.
-    pub bytes: usize,
-    /// What the start of each is a multiple of.
-    pub align: usize,
-}
 
 /// A fixed number of equal buffers, allocated once.
 #[derive(Clone)]
@@ -47,7 +35,7 @@ struct Inner {
     layout: Layout,
     buffer_bytes: usize,
     buffers: usize,
-    /// Whether it is for direct reads, and so not registered.
+    /// Whether it is for direct reads, and so not registered with a ring.
     direct: bool,
     free: Mutex<Vec<u16>>,
     permits: Arc<Semaphore>,
@@ -71,12 +59,12 @@ impl Pool {
     /// Allocates `buffers` buffers of `buffer_bytes` each (a multiple of 4096, more than one page).
     ///
     /// # Panics
-    /// If the sizes are not so: they are settings, checked before.
+    /// If the sizes are not like that. They are settings, and were checked before.
     pub fn new(buffers: usize, buffer_bytes: usize) -> Pool {
         Pool::allocate(buffers, buffer_bytes, false)
     }
 
-    /// The same, with windows that can be read into past the page cache ([`Io::start_direct_read`](super::Io)).
+    /// The same, for direct reads ([`Io::start_direct_read`](super::Io::start_direct_read)).
     ///
     /// # Panics
     /// As [`Pool::new`].
@@ -102,11 +90,11 @@ impl Pool {
         // SAFETY: the layout's size is not zero.
         let memory = unsafe { alloc(layout) };
         let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout));
-        // Before the memory is touched: pages that are there stay as they are.
+        // Before the memory is touched, because pages that are there already stay small.
         if huge {
             prefer_huge_pages(memory, bytes);
         }
-        // SAFETY: as many bytes were just allocated.
+        // SAFETY: `bytes` bytes were just allocated.
         unsafe { memory.write_bytes(0, bytes) };
         Pool(Arc::new(Inner {
             memory,
@@ -149,22 +137,22 @@ impl Pool {
         })
     }
 
-    /// Buffers in all.
+    /// The number of buffers.
     pub fn buffers(&self) -> usize {
         self.0.buffers
     }
 
-    /// Buffers that nobody holds.
-    pub fn free(&self) -> usize {
+    /// The number of buffers that nothing holds.
+    pub fn free_buffers(&self) -> usize {
         self.0.permits.available_permits()
     }
 
-    /// Bytes of a buffer that windows may use: all but the page kept for leaf checksums.
+    /// Bytes of a buffer that windows may use: all but the page for leaf checksums at its end.
     pub fn piece_capacity(&self) -> usize {
         self.0.buffer_bytes - TABLE_PAGE_BYTES
     }
 
-    /// The same, with what windows are aligned to.
+    /// What the windows of one buffer must fit.
     pub fn room(&self) -> Room {
         Room {
             bytes: self.piece_capacity(),
@@ -176,8 +164,8 @@ impl Pool {
         }
     }
 
-    /// Address and length of each buffer, in index order, for registering them with a ring.
-    pub fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
+    /// The extent of each buffer, in index order, for registering them with a ring.
+    pub(super) fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
         (0..self.0.buffers).map(|index| Extent {
             pool: self.clone(),
             index,
@@ -191,15 +179,15 @@ impl Pool {
     }
 }
 
-/// One whole buffer as the ring's registration sees it: an address and a length, kept alive. It gives
-/// no access to the bytes.
-pub struct Extent {
+/// The extent of one buffer, for registering it: an address and a length. It keeps the memory, and gives no access to
+/// the bytes.
+pub(super) struct Extent {
     pool: Pool,
     index: usize,
 }
 
 // SAFETY: the memory stays at its address while `pool` is held. The length is reported as fully
-// initialised, which it is: it was allocated zeroed.
+// initialised, which it is, because the pool zeroed it.
 unsafe impl tokio_uring::buf::IoBuf for Extent {
     fn stable_ptr(&self) -> *const u8 {
         self.pool.address(self.index)
@@ -223,7 +211,7 @@ unsafe impl tokio_uring::buf::IoBufMut for Extent {
 struct Lease {
     pool: Pool,
     index: u16,
-    /// Released after `drop` below has put the index back.
+    /// Released after `drop` has put the index back.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -238,19 +226,28 @@ impl Drop for Lease {
     }
 }
 
-/// A whole buffer, not yet carved.
+/// What the windows of one buffer must fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes for all windows.
+    pub bytes: usize,
+    /// The start of each window is a multiple of this.
+    pub align: usize,
+}
+
+/// A whole buffer, not carved yet.
 pub struct PoolBuffer(Lease);
 
 impl PoolBuffer {
-    /// What windows may use.
+    /// What its windows must fit.
     pub fn room(&self) -> Room {
         self.0.pool.room()
     }
 
-    /// Cuts the buffer into windows of these lengths and one for a table page.
+    /// Carves the buffer into windows of these lengths, and one for a page of leaf checksums.
     ///
     /// # Panics
-    /// If they don't fit; plans are made to the pool's [`Pool::piece_capacity`].
+    /// If the windows don't fit. Plans keep to [`Pool::room`].
     pub fn carve(self, lengths: impl Iterator<Item = usize>) -> (Vec<Window>, Window) {
         let Room {
             bytes: capacity,
@@ -284,7 +281,7 @@ impl PoolBuffer {
     }
 }
 
-/// The sole owner of a part of a pool buffer.
+/// The sole owner of one part of a pool buffer.
 pub struct Window {
     lease: Arc<Lease>,
     start: usize,
@@ -293,7 +290,7 @@ pub struct Window {
 
 impl Window {
     fn address(&self) -> *mut u8 {
-        // SAFETY: `carve` made windows that lie inside their buffer.
+        // SAFETY: `carve` makes windows that lie inside their buffer.
         unsafe {
             self.lease
                 .pool
@@ -302,16 +299,16 @@ impl Window {
         }
     }
 
-    /// The index under which the buffer is registered with the core's ring, if its pool is.
-    pub fn buffer_index(&self) -> Option<u16> {
+    /// The index of the buffer in a ring that has its pool registered; `None` if that pool never is.
+    pub(super) fn buffer_index(&self) -> Option<u16> {
         (!self.lease.pool.0.direct).then_some(self.lease.index)
     }
 
-    /// The window with what follows it up to the next one: a direct read fills whole sectors.
-    pub fn with_padding(&mut self) -> &mut [u8] {
+    /// The window and the padding up to the next one, because a direct read fills whole sectors.
+    pub(super) fn with_padding(&mut self) -> &mut [u8] {
         let length = self.length.next_multiple_of(self.lease.pool.room().align);
-        // SAFETY: as in `deref_mut`: `carve` begins the next window behind this, and what all of them may use, and
-        // the whole buffer, are multiples of the alignment.
+        // SAFETY: as in `deref_mut`. `carve` starts the next window behind the padding, and the room of a buffer is a
+        // multiple of the alignment.
         unsafe { std::slice::from_raw_parts_mut(self.address(), length) }
     }
 }
@@ -332,7 +329,7 @@ impl DerefMut for Window {
     }
 }
 
-/// A part of a window that several read and nobody changes any more.
+/// A part of a window that has several readers and no writer any more.
 #[derive(Clone)]
 pub struct View {
     window: Arc<Window>,
@@ -340,10 +337,10 @@ pub struct View {
 }
 
 impl View {
-    /// These bytes of a window.
+    /// Shares these bytes of a window.
     ///
     /// # Panics
-    /// If they lie outside of it.
+    /// If they lie outside the window.
     pub fn new(window: Arc<Window>, bytes: Range<usize>) -> View {
         assert!(bytes.start <= bytes.end && bytes.end <= window.len());
         View { window, bytes }
@@ -357,13 +354,13 @@ impl Deref for View {
     }
 }
 
-/// Asks for huge pages where memory of ours, which begins at a page, is touched from now on (`MADV_HUGEPAGE`,
-/// madvise(2)). Without them it works as well, so a refusal is no error.
+/// Asks for huge pages where this memory is touched from now on (`MADV_HUGEPAGE`, madvise(2)). It begins at a page.
+/// Small pages do as well, so a refusal is no error.
 fn prefer_huge_pages(memory: NonNull<u8>, bytes: usize) {
-    // SAFETY: this advice changes no byte of any mapping, whatever lies at this address.
+    // SAFETY: this advice changes no byte of any mapping, whatever lies at the address.
     let refused = unsafe { libc::madvise(memory.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) } < 0;
     if refused {
-        tracing::debug!(error = %io::Error::last_os_error(), "no huge pages here");
+        tracing::debug!(error = %io::Error::last_os_error(), "no huge pages");
     }
 }
 
@@ -385,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_disjoint_and_the_buffer_returns_with_the_last() {
+    fn windows_are_disjoint_and_the_last_one_returns_the_buffer() {
         let pool = Pool::new(1, 16 * 1024);
         let (mut windows, mut page) = take(&pool).unwrap().carve([100, 4096, 64].into_iter());
         for (i, window) in windows.iter_mut().chain([&mut page]).enumerate() {
@@ -394,13 +391,13 @@ mod tests {
         for (i, window) in windows.iter().chain([&page]).enumerate() {
             assert!(window.iter().all(|&b| b == i as u8 + 1));
         }
-        assert_eq!(pool.free(), 0);
+        assert_eq!(pool.free_buffers(), 0);
         assert!(take(&pool).is_none());
         drop(page);
         windows.truncate(1);
         assert!(take(&pool).is_none());
         windows.clear();
-        assert_eq!(pool.free(), 1);
+        assert_eq!(pool.free_buffers(), 1);
         assert!(take(&pool).is_some());
     }
 

@@ -1,4 +1,4 @@
-//! Listeners and connections, and how what is sent through them is cut into segments.
+//! Listeners and connections, and the segments that sends leave in.
 
 use std::cell::{Cell, OnceCell};
 use std::io::{self, Read as _};
@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
-use super::message::within;
+use super::message::io_slices;
 use super::poller::{Interest, Poller, Registration};
 use super::sys;
-use crate::connection::gate::SendSpace;
 use crate::memory::limits::LISTEN_BACKLOG;
 
-/// Settings of a connection's socket. Set on the listener, inherited by what it accepts.
+/// Buffer sizes of connections. They are set on the listener, and the sockets it accepts inherit them.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOptions {
     /// `SO_SNDBUF`; `TCP_NOTSENT_LOWAT` is twice that.
@@ -25,16 +24,19 @@ pub struct SocketOptions {
     pub receive_buffer_bytes: u32,
 }
 
-/// The congestion control of listeners on loopback addresses: the one that every kernel has and everybody may
-/// choose. There is nothing to be congested, and BBR, the default of many systems, paces what is sent by a
-/// timer (`tcp_pacing_check`, net/ipv4/tcp_output.c).
+/// The congestion control of listeners on loopback addresses. Loopback is never congested, and BBR, the default of
+/// many systems, paces sends by a timer (`tcp_pacing_check`, net/ipv4/tcp_output.c). Every kernel has this one, and any
+/// user may choose it.
 const UNPACED: &[u8] = b"reno";
 
-/// A listener of one core, on its way to that core.
+/// A bound listener, before its core turns it into a [`Socket`].
 pub struct Listener(socket2::Socket);
 
 impl Listener {
     /// Listens with `SO_REUSEPORT`, so that the kernel spreads connections over the cores' listeners.
+    ///
+    /// # Errors
+    /// The kernel's, mostly that the address is taken or not ours.
     pub fn bind(address: SocketAddr, options: &SocketOptions) -> io::Result<Listener> {
         let socket = socket2::Socket::new(
             Domain::for_address(address),
@@ -51,9 +53,9 @@ impl Listener {
         socket.set_recv_buffer_size(options.receive_buffer_bytes as usize)?;
         set_send_buffer(&socket, options.send_buffer_bytes)?;
         if address.ip().to_canonical().is_loopback() {
-            // Accepted sockets inherit it; once one is connected, what another algorithm began can't be undone.
+            // Set here and inherited: on a connected socket it can't undo what another algorithm began.
             if let Err(error) = socket.set_tcp_congestion(UNPACED) {
-                tracing::debug!(%error, "this kernel paces what is sent on loopback, or does not");
+                tracing::debug!(%error, "sends on loopback may be paced");
             }
         }
         socket.bind(&address.into())?;
@@ -61,7 +63,7 @@ impl Listener {
         Ok(Listener(socket))
     }
 
-    /// The address it is bound to.
+    /// The address that the listener is bound to.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.0
             .local_addr()?
@@ -70,35 +72,36 @@ impl Listener {
     }
 }
 
-/// What a socket took: no room, or a signal before anything went, is nothing.
-pub fn taken(result: io::Result<usize>) -> io::Result<usize> {
+/// The number of bytes a send took, where no room, or a signal before the first byte, counts as 0.
+pub fn sent_or_zero(result: io::Result<usize>) -> io::Result<usize> {
     match result {
-        Err(error) if is_retry(&error) => Ok(0),
+        Err(error) if is_transient(&error) => Ok(0),
         result => result,
     }
 }
 
-/// Whether a call that doesn't wait is to be made again later.
-pub fn is_retry(error: &io::Error) -> bool {
+/// Whether a non-blocking call failed only for now: no room or no data, or a signal.
+pub fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
 }
 
-/// How what is offered to a socket is cut into segments.
+/// How a send is divided into TCP segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// By the kernel alone.
-    Whole,
-    /// Into three parts at least, none longer than the one before, so that the peer acknowledges the last one
-    /// at once.
-    Shrinking,
+pub enum Segmentation {
+    /// The kernel alone decides.
+    ByKernel,
+    /// Three sends at least, none longer than the one before. A receiver acknowledges a segment that is shorter than
+    /// usual at once. It may delay the acknowledgement of any other, and a send buffer smaller than one segment would
+    /// wait for that.
+    Decreasing,
 }
 
-impl Cut {
-    /// Offers `bytes` bytes part by part to `send`, until it takes less than it is given. An error after
-    /// the first part ends it like a short count: the next attempt meets it again.
+impl Segmentation {
+    /// Offers `bytes` bytes to `send`, part by part, until it takes less than it is given. An error after the first
+    /// part ends this like a short count, because the next call meets it again.
     pub(super) fn send(
         self,
         bytes: usize,
@@ -108,8 +111,8 @@ impl Cut {
         while sent < bytes {
             let left = bytes - sent;
             let part = match self {
-                Cut::Whole => left,
-                Cut::Shrinking => (left / 2).max(bytes / 4).max(1),
+                Segmentation::ByKernel => left,
+                Segmentation::Decreasing => (left / 2).max(bytes / 4).max(1),
             };
             match send(sent..sent + part) {
                 Ok(taken) => {
@@ -126,12 +129,21 @@ impl Cut {
     }
 }
 
-/// A listener or a connection, on its core.
+/// The fill of a socket's send buffer, as the kernel reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendSpace {
+    /// Memory charged to the send queue, skb overhead included (`SK_MEMINFO_WMEM_QUEUED`).
+    pub queued_bytes: u32,
+    /// The bound on `queued_bytes`: twice what was set with `SO_SNDBUF` (`SK_MEMINFO_SNDBUF`).
+    pub buffer_bytes: u32,
+}
+
+/// A listener or a connection of one core.
 pub struct Socket {
     socket: socket2::Socket,
-    /// Nobody has asked yet whether there is something to read.
-    unasked: Cell<bool>,
-    /// Its place in the poller, once it had to wait.
+    /// Nothing has tried to receive yet, so the first wait ends at once.
+    untried: Cell<bool>,
+    /// Set once the socket had to wait.
     registration: OnceCell<Registration>,
 }
 
@@ -139,7 +151,7 @@ impl From<socket2::Socket> for Socket {
     fn from(socket: socket2::Socket) -> Socket {
         Socket {
             socket,
-            unasked: Cell::new(true),
+            untried: Cell::new(true),
             registration: OnceCell::new(),
         }
     }
@@ -158,9 +170,9 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// [`Io::ready`](super::Io::ready).
+    /// See [`Io::ready`](super::Io::ready).
     pub(super) async fn ready(&self, poller: &Rc<Poller>, interest: Interest) -> io::Result<()> {
-        if interest == Interest::Read && self.unasked.replace(false) {
+        if interest == Interest::Read && self.untried.replace(false) {
             return Ok(());
         }
         let registration = match self.registration.get() {
@@ -173,69 +185,70 @@ impl Socket {
         registration.ready(self, interest).await
     }
 
-    /// Takes one waiting connection, or fails with `WouldBlock`.
+    /// Accepts one waiting connection, or fails with `WouldBlock`.
     pub fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        let (socket, address) = self.noting(self.socket.accept4(flags))?;
+        let (socket, address) = self.note_would_block(self.socket.accept4(flags))?;
         let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
         Ok((Socket::from(socket), address))
     }
 
-    /// Receives what is there, or fails with `WouldBlock`; 0 is the end of the stream.
+    /// Receives the bytes that are there, or fails with `WouldBlock`. 0 is the end of the stream.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.noting((&self.socket).read(buffer))?;
+        let count = self.note_would_block((&self.socket).read(buffer))?;
         if count < buffer.len() {
-            self.drained();
+            self.clear_readable();
         }
         Ok(count)
     }
 
-    fn noting<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    /// Remembers from a `WouldBlock` that the next wait is for an event.
+    fn note_would_block<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.drained();
+            self.clear_readable();
         }
         result
     }
 
-    /// There is no more: the next wait is for an event.
-    fn drained(&self) {
+    fn clear_readable(&self) {
         if let Some(registration) = self.registration.get() {
-            registration.drained();
+            registration.clear_readable();
         }
     }
 
-    /// Offers parts, one after another, without waiting for room: the count may be short, and `WouldBlock`
-    /// means none. They leave in segments cut as `cut` says.
+    /// Sends parts, one after another, without waiting for room. The count may be short, and `WouldBlock` means that
+    /// there is no room at all.
     pub fn send<'a>(
         &self,
         parts: impl Iterator<Item = &'a [u8]> + Clone,
-        cut: Cut,
+        segmentation: Segmentation,
     ) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let bytes = parts.clone().map(<[u8]>::len).sum();
-        cut.send(bytes, |range| {
-            let parts = within(parts.clone(), range);
+        segmentation.send(bytes, |range| {
+            let parts = io_slices(parts.clone(), range);
             self.socket.send_vectored_with_flags(&parts, flags)
         })
     }
 
-    /// The most bytes of one segment to this peer (`TCP_MAXSEG`).
-    pub fn segment_bytes(&self) -> io::Result<u32> {
+    /// The maximum segment size to this peer (`TCP_MAXSEG`).
+    pub fn max_segment_bytes(&self) -> io::Result<u32> {
         self.socket.tcp_mss()
     }
 
-    /// Sends what more bytes will follow at once, without waiting for room: they may share a packet.
-    pub fn send_ahead<'a>(
+    /// Sends parts that more bytes follow at once (`MSG_MORE`), so that they may share a packet. It does not wait for
+    /// room either.
+    pub fn send_more<'a>(
         &self,
         parts: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> io::Result<usize> {
         let flags = libc::MSG_MORE | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let bytes = parts.clone().map(<[u8]>::len).sum();
-        let parts = within(parts, 0..bytes);
+        let parts = io_slices(parts, 0..bytes);
         self.socket.send_vectored_with_flags(&parts, flags)
     }
 
-    /// What the gate needs to know.
+    /// The fill of the send buffer.
     pub fn send_space(&self) -> io::Result<SendSpace> {
         let memory = sys::socket_memory(self.as_fd())?;
         Ok(SendSpace {
@@ -244,7 +257,7 @@ impl Socket {
         })
     }
 
-    /// Bytes queued and never sent yet.
+    /// Bytes that are queued and were never sent.
     pub fn unsent_bytes(&self) -> io::Result<u32> {
         sys::unsent_bytes(self.as_fd())
     }
@@ -254,64 +267,64 @@ impl Socket {
         sys::socket_memory(self.as_fd())
     }
 
-    /// Bytes that the peer has not acknowledged, unsent ones included.
+    /// Bytes that are queued and not acknowledged, unsent ones included.
     pub fn unacknowledged_bytes(&self) -> io::Result<u32> {
         sys::unacknowledged_bytes(self.as_fd())
     }
 
-    /// Sets `SO_SNDBUF` and with it `TCP_NOTSENT_LOWAT`.
+    /// Sets `SO_SNDBUF`, and `TCP_NOTSENT_LOWAT` with it.
     pub fn set_send_buffer(&self, bytes: u32) -> io::Result<()> {
         set_send_buffer(&self.socket, bytes)
     }
 
     /// The smoothed round-trip time.
-    pub fn round_trip(&self) -> io::Result<Duration> {
+    pub fn round_trip_time(&self) -> io::Result<Duration> {
         let info = sys::tcp_info(self.as_fd())?;
         Ok(Duration::from_micros(u64::from(info.tcpi_rtt)))
     }
 
-    /// Whether the connection is there no more and its queues are freed: both sides closed it, or either
-    /// reset it. What is counted as unacknowledged then will never be.
-    pub fn is_gone(&self) -> bool {
+    /// Whether the connection is closed on both sides, or reset. Its queues are freed then, and bytes that still count
+    /// as unacknowledged stay so.
+    pub fn is_closed(&self) -> bool {
         /// `TCP_CLOSE` (net/tcp_states.h).
         const CLOSED: u8 = 7;
         sys::tcp_info(self.as_fd()).is_ok_and(|info| info.tcpi_state == CLOSED)
     }
 
-    /// Tells the peer that no more bytes will come.
-    pub fn finish_sending(&self) {
-        // It fails only if the connection is gone.
+    /// Shuts down the sending side, which tells the peer that no more bytes come.
+    pub fn shutdown_send(&self) {
+        // This fails only if the connection is gone.
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Stops listening and wakes whoever waits for connections. Closing the descriptor would not do: a
-    /// wait in the ring holds the listener open, and the kernel would go on completing connections.
+    /// Stops listening, and wakes the task that waits for connections. Dropping the socket would not do while that task
+    /// holds it: the kernel would go on completing connections.
     pub fn stop_listening(&self) {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Stops receiving: whoever waits wakes and reads the end of the stream.
-    pub fn finish_receiving(&self) {
+    /// Shuts down the receiving side. A task that waits for bytes wakes and reads the end of the stream.
+    pub fn shutdown_receive(&self) {
         let _ = self.socket.shutdown(Shutdown::Read);
     }
 
-    /// Before the descriptor is closed: what is queued then, its end (FIN) at least, the kernel gives up after
-    /// this time without progress (`TCP_USER_TIMEOUT`), where else it would try for many minutes. Not for a
-    /// connection that is served: to the kernel a window that stays small is no progress, and a slow reader
-    /// that acknowledges all the time would be cut off (measured: 16 KB/s, after just this time).
-    pub fn leave(&self, timeout: Duration) {
-        // It fails only if the connection is gone.
+    /// Sets how long the kernel keeps a closed connection without progress (`TCP_USER_TIMEOUT`). It holds queued bytes,
+    /// a FIN at least, and would otherwise try for many minutes. Only for a connection that is about to be closed: to
+    /// the kernel a window that stays small is no progress, so a slow reader that acknowledges all the time would be
+    /// cut off.
+    pub fn set_close_timeout(&self, timeout: Duration) {
+        // This fails only if the connection is gone.
         let _ = self.socket.set_tcp_user_timeout(Some(timeout));
     }
 
-    /// Ends the connection at once: queues are freed, the peer sees a reset, waiters wake.
-    pub fn abort(&self) {
-        sys::abort(self.as_fd());
+    /// Resets the connection. Its queues are freed, the peer sees a reset, and waiting tasks wake.
+    pub fn reset(&self) {
+        sys::reset(self.as_fd());
     }
 }
 
-/// The kernel doubles `SO_SNDBUF`. With LOWAT at the doubled value POLLOUT means that less than half of
-/// the buffer is unsent and a third of it is free: both bounds from one number.
+/// The kernel doubles `SO_SNDBUF`. With LOWAT at the doubled value, POLLOUT means that less than half of the buffer is
+/// unsent and a third of it is free, so one number sets both bounds.
 fn set_send_buffer(socket: &socket2::Socket, bytes: u32) -> io::Result<()> {
     socket.set_send_buffer_size(bytes as usize)?;
     socket.set_tcp_notsent_lowat(bytes.saturating_mul(2))
@@ -322,11 +335,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_shrink_and_a_short_count_ends_them() {
-        let parts = |cut: Cut, bytes: usize, room: usize| {
+    fn decreasing_parts_end_with_a_short_count() {
+        let parts = |segmentation: Segmentation, bytes: usize, room: usize| {
             let mut parts = Vec::new();
             let mut left = room;
-            let sent = cut.send(bytes, |range| {
+            let sent = segmentation.send(bytes, |range| {
                 assert_eq!(range.start, parts.iter().sum::<usize>());
                 let taken = range.len().min(left);
                 if taken == 0 {
@@ -338,14 +351,17 @@ mod tests {
             });
             (sent.ok(), parts)
         };
-        assert_eq!(parts(Cut::Whole, 8000, 9000), (Some(8000), vec![8000]));
-        let shrinking = |bytes, room| parts(Cut::Shrinking, bytes, room);
-        assert_eq!(shrinking(8000, 9000), (Some(8000), vec![4000, 2000, 2000]));
-        assert_eq!(shrinking(8000, 5000), (Some(5000), vec![4000, 1000]));
-        assert_eq!(shrinking(8000, 4000), (Some(4000), vec![4000]));
-        assert_eq!(shrinking(8000, 0), (None, vec![]));
+        assert_eq!(
+            parts(Segmentation::ByKernel, 8000, 9000),
+            (Some(8000), vec![8000])
+        );
+        let decreasing = |bytes, room| parts(Segmentation::Decreasing, bytes, room);
+        assert_eq!(decreasing(8000, 9000), (Some(8000), vec![4000, 2000, 2000]));
+        assert_eq!(decreasing(8000, 5000), (Some(5000), vec![4000, 1000]));
+        assert_eq!(decreasing(8000, 4000), (Some(4000), vec![4000]));
+        assert_eq!(decreasing(8000, 0), (None, vec![]));
         for bytes in 1..100 {
-            let (sent, parts) = shrinking(bytes, bytes);
+            let (sent, parts) = decreasing(bytes, bytes);
             assert_eq!(sent, Some(bytes));
             assert!(
                 parts.len() <= 5 && parts.is_sorted_by(|a, b| a >= b),
@@ -355,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_accepted_on_a_loopback_address_is_not_paced() {
+    fn connections_accepted_on_a_loopback_address_are_not_paced() {
         let options = SocketOptions {
             send_buffer_bytes: 8192,
             receive_buffer_bytes: 4096,
@@ -363,7 +379,7 @@ mod tests {
         for (address, expected) in [
             ("127.0.0.1:0", Some(UNPACED)),
             ("[::1]:0", Some(UNPACED)),
-            // Its clients may come from anywhere: the system's.
+            // Its clients may come from anywhere, so the system's choice stays.
             ("0.0.0.0:0", None),
         ] {
             let listener = match Listener::bind(address.parse().unwrap(), &options) {
@@ -378,7 +394,7 @@ mod tests {
                 to.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
             }
             let client = std::net::TcpStream::connect(to).unwrap();
-            let systems = socket2::SockRef::from(&client).tcp_congestion().unwrap();
+            let system = socket2::SockRef::from(&client).tcp_congestion().unwrap();
             listener.0.set_nonblocking(false).unwrap();
             let (accepted, _) = listener.0.accept().unwrap();
             let name = |bytes: &[u8]| {
@@ -388,7 +404,7 @@ mod tests {
             };
             assert_eq!(
                 name(&accepted.tcp_congestion().unwrap()),
-                name(expected.unwrap_or(&systems)),
+                name(expected.unwrap_or(&system)),
                 "{address}"
             );
         }

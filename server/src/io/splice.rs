@@ -1,81 +1,72 @@
-//! Sending ranges of files from the page cache.
+//! Sending file ranges from the page cache without copying them.
 //!
-//! A piece lies in many runs of several files. One `sendfile` for each would send each by itself, as a packet
-//! that the peer is woken for. So the runs are gathered in a pipe, by reference, and go to the socket together.
+//! A piece lies in many ranges of several files. One `sendfile` for each would send each as a packet of its own, and
+//! wake the peer for it. So references to the pages are collected in a pipe and spliced to the socket together.
 
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::socket::{Cut, Socket};
+use super::socket::{Segmentation, Socket};
 use super::sys;
 use crate::memory::limits::SPLICE_BYTES_AT_ONCE;
 
-pub use super::page_cache::{FileStamp, expect_streams, open_direct, stamp};
-
-/// Gathers runs of files, to be sent together. No byte is copied: what it holds are references to pages of
-/// the page cache.
-pub struct Gatherer {
+/// A pipe from files to sockets. It holds references to pages of the page cache, and no bytes of its own.
+pub struct SplicePipe {
     reading: OwnedFd,
     writing: OwnedFd,
-    /// Where what a socket did not take goes.
-    nowhere: File,
-    held: Cell<usize>,
+    /// `/dev/null`, where bytes go that a socket did not take.
+    null: File,
+    held_bytes: Cell<usize>,
 }
 
-impl Gatherer {
-    /// One that holds at least `bytes`, if the kernel allows it.
-    pub(super) fn new(bytes: usize) -> io::Result<Gatherer> {
-        // A page for each 4 KiB, and as many again for runs that begin or end within one.
+impl SplicePipe {
+    /// Makes a pipe for at least `bytes`, if the kernel allows one so large.
+    pub(super) fn new(bytes: usize) -> io::Result<SplicePipe> {
+        // A page for each 4 KiB, and as many again for ranges that begin or end within one.
         let (reading, writing) = sys::pipe(2 * bytes)?;
-        Ok(Gatherer {
+        Ok(SplicePipe {
             reading,
             writing,
-            nowhere: File::options().write(true).open("/dev/null")?,
-            held: Cell::new(0),
+            null: File::options().write(true).open("/dev/null")?,
+            held_bytes: Cell::new(0),
         })
     }
 
-    /// Bytes gathered and not sent.
-    pub fn held(&self) -> usize {
-        self.held.get()
+    /// Bytes in the pipe.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes.get()
     }
 
-    /// Adds up to `count` bytes from `offset` of `file`: 0 if it ends before them. A page that isn't in the
-    /// page cache is read, and waited for.
+    /// Splices up to `count` bytes from `offset` of `file` into the pipe. Returns how many, 0 at the end of the file. A
+    /// page that is not in the page cache is read, which blocks.
     ///
     /// # Errors
-    /// The file's; `WouldBlock` if there is no more room.
-    pub fn add(&self, file: &File, offset: u64, count: usize) -> io::Result<usize> {
-        let added = sys::splice(
-            file.as_fd(),
-            Some(offset),
-            self.writing.as_fd(),
-            count,
-            false,
-        )?;
-        self.held.set(self.held.get() + added);
+    /// The file's; `WouldBlock` if the pipe is full.
+    pub fn splice_from(&self, file: &File, offset: u64, count: usize) -> io::Result<usize> {
+        let writing = self.writing.as_fd();
+        let added = sys::splice(file.as_fd(), Some(offset), writing, count, false)?;
+        self.held_bytes.set(self.held_bytes.get() + added);
         Ok(added)
     }
 
-    /// Sends what was gathered, as much of it as the socket takes now, in segments cut as `cut` says; the
-    /// rest is forgotten.
+    /// Splices as much of the pipe to a socket as it takes now, and discards the rest.
     ///
     /// # Errors
     /// The connection's; `WouldBlock` if the socket takes nothing.
-    pub fn send(&self, socket: &Socket, cut: Cut) -> io::Result<usize> {
-        let result = cut.send(self.held.get(), |range| {
+    pub fn splice_to(&self, socket: &Socket, segmentation: Segmentation) -> io::Result<usize> {
+        let result = segmentation.send(self.held_bytes.get(), |range| {
             let mut sent = 0;
             while sent < range.len() {
                 let count = (range.len() - sent).min(SPLICE_BYTES_AT_ONCE as usize);
                 let more = sent + count < range.len();
-                let taken =
-                    match sys::splice(self.reading.as_fd(), None, socket.as_fd(), count, more) {
-                        Err(_) if sent > 0 => break,
-                        taken => taken?,
-                    };
-                self.held.set(self.held.get() - taken);
+                let reading = self.reading.as_fd();
+                let taken = match sys::splice(reading, None, socket.as_fd(), count, more) {
+                    Err(_) if sent > 0 => break,
+                    taken => taken?,
+                };
+                self.held_bytes.set(self.held_bytes.get() - taken);
                 sent += taken;
                 if taken < count {
                     break;
@@ -83,20 +74,20 @@ impl Gatherer {
             }
             Ok(sent)
         });
-        self.clear()?;
+        self.discard()?;
         result
     }
 
-    /// Forgets what was gathered.
+    /// Empties the pipe.
     ///
     /// # Errors
-    /// If the kernel does not give it back, which has no reason.
-    pub fn clear(&self) -> io::Result<()> {
-        while self.held.get() > 0 {
-            let reading = self.reading.as_fd();
-            match sys::splice(reading, None, self.nowhere.as_fd(), self.held.get(), false)? {
+    /// If the kernel does not give back what it holds, which it has no reason for.
+    pub fn discard(&self) -> io::Result<()> {
+        while self.held_bytes.get() > 0 {
+            let (reading, held) = (self.reading.as_fd(), self.held_bytes.get());
+            match sys::splice(reading, None, self.null.as_fd(), held, false)? {
                 0 => return Err(io::Error::other("a pipe holds less than was put into it")),
-                gone => self.held.set(self.held.get().saturating_sub(gone)),
+                gone => self.held_bytes.set(held.saturating_sub(gone)),
             }
         }
         Ok(())
@@ -117,43 +108,49 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_gathered_and_what_the_socket_does_not_take_is_forgotten() {
+    fn ranges_are_sent_together_and_bytes_that_the_socket_does_not_take_are_discarded() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
         let socket = Socket::from(socket2::Socket::from(accepted));
         let (file, bytes) = file();
-        let gatherer = Gatherer::new(bytes.len()).unwrap();
+        let pipe = SplicePipe::new(bytes.len()).unwrap();
 
         let mut wanted = Vec::new();
         for (offset, count) in [(1000, 20_000), (50_000, 3), (99_000, 1000)] {
-            assert_eq!(gatherer.add(&file, offset as u64, count).unwrap(), count);
+            assert_eq!(
+                pipe.splice_from(&file, offset as u64, count).unwrap(),
+                count
+            );
             wanted.extend_from_slice(&bytes[offset..offset + count]);
         }
         assert_eq!(
-            gatherer.add(&file, 99_990, 100).unwrap(),
+            pipe.splice_from(&file, 99_990, 100).unwrap(),
             10,
             "up to the end"
         );
         wanted.extend_from_slice(&bytes[99_990..]);
         assert_eq!(
-            gatherer.add(&file, 100_000, 1).unwrap(),
+            pipe.splice_from(&file, 100_000, 1).unwrap(),
             0,
-            "behind the end"
+            "past the end"
         );
-        assert_eq!(gatherer.held(), wanted.len());
-        assert_eq!(gatherer.send(&socket, Cut::Whole).unwrap(), wanted.len());
+        assert_eq!(pipe.held_bytes(), wanted.len());
+        assert_eq!(
+            pipe.splice_to(&socket, Segmentation::ByKernel).unwrap(),
+            wanted.len()
+        );
         let mut got = vec![0; wanted.len()];
         peer.read_exact(&mut got).unwrap();
-        assert!(got == wanted && gatherer.held() == 0);
+        assert!(got == wanted && pipe.held_bytes() == 0);
 
-        // Nobody reads.
+        // The peer does not read.
         let mut taken = 0;
         loop {
-            assert!(gatherer.add(&file, 0, 60_000).unwrap() > 0);
-            let sent = gatherer.send(&socket, Cut::Whole);
-            assert_eq!(gatherer.held(), 0);
+            assert!(pipe.splice_from(&file, 0, 60_000).unwrap() > 0);
+            let sent = pipe.splice_to(&socket, Segmentation::ByKernel);
+            assert_eq!(pipe.held_bytes(), 0);
             match sent {
                 Ok(count) => taken += count,
                 Err(error) => {
@@ -162,23 +159,24 @@ mod tests {
                 }
             }
         }
-        // What was forgotten does not come with what is sent next.
+        // Discarded bytes do not come with the next ones.
         assert!(taken > 0);
         let mut got = vec![0; taken];
         peer.read_exact(&mut got).unwrap();
-        assert_eq!(gatherer.add(&file, 7, 5).unwrap(), 5);
-        assert_eq!(gatherer.send(&socket, Cut::Whole).unwrap(), 5);
+        assert_eq!(pipe.splice_from(&file, 7, 5).unwrap(), 5);
+        assert_eq!(pipe.splice_to(&socket, Segmentation::ByKernel).unwrap(), 5);
         let mut got = [0; 5];
         peer.read_exact(&mut got).unwrap();
         assert_eq!(got, bytes[7..12]);
 
-        // It never holds more than the kernel gives it.
-        let added: usize = std::iter::from_fn(|| gatherer.add(&file, 0, bytes.len()).ok()).sum();
-        assert_eq!((added >= bytes.len(), added), (true, gatherer.held()));
+        // It never holds more than the pipe does.
+        let added: usize =
+            std::iter::from_fn(|| pipe.splice_from(&file, 0, bytes.len()).ok()).sum();
+        assert_eq!((added >= bytes.len(), added), (true, pipe.held_bytes()));
         drop(peer);
         let directory = tempfile::tempdir().unwrap();
         let not_a_file = File::open(directory.path()).unwrap();
-        gatherer.clear().unwrap();
-        assert!(gatherer.add(&not_a_file, 0, 10).is_err());
+        pipe.discard().unwrap();
+        assert!(pipe.splice_from(&not_a_file, 0, 10).is_err());
     }
 }

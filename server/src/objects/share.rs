@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::io::splice::{self as files, FileStamp};
+use crate::io::{self as files, FileVersion};
 use crate::memory::limits::{FILE_SETTLES, REVALIDATE_AFTER};
 
 /// A share file.
@@ -41,7 +41,7 @@ struct Validation {
     /// Counts the changes that were noticed.
     version: u32,
     /// `None` before the first validation, and where it failed.
-    stamp: Option<FileStamp>,
+    stamp: Option<FileVersion>,
     /// When the kernel was asked last.
     asked: Option<Instant>,
     /// Whether the file had not changed for [`FILE_SETTLES`] at that time. Only then would another change show in its
@@ -52,7 +52,7 @@ struct Validation {
 impl Share {
     /// A share whose file was just opened.
     pub fn new(path: PathBuf, file: File) -> Share {
-        files::expect_streams(&file);
+        files::advise_sequential(&file);
         Share {
             path,
             file: Arc::new(file),
@@ -120,7 +120,7 @@ impl Share {
             return Some(known.version);
         }
         known.asked = Some(now);
-        let stamp = files::stamp(&self.file).ok();
+        let stamp = files::file_version(&self.file).ok();
         if stamp.is_none() || stamp != known.stamp {
             known.version = known.version.wrapping_add(1);
             known.stamp = stamp;

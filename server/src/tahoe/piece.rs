@@ -8,7 +8,7 @@ use super::file::File;
 use super::gateway::Gateway;
 use crate::engine::read::fill;
 use crate::engine::{Engine, Piece, PieceError, plan};
-use crate::io::pool::Chunk;
+use crate::io::Chunk;
 use crate::units::ObjectOffset;
 
 /// Produces the first part of `wanted` that lies in one segment and fits one pool buffer.
@@ -69,7 +69,7 @@ pub async fn produce(
         engine.stats.pieces.add(1);
         return Ok(Piece {
             range: plan.range,
-            chunks: windows.into_iter().map(Chunk::Own).collect(),
+            chunks: windows.into_iter().map(Chunk::Window).collect(),
             slices: plan.slices,
             rebuilt: plan.rebuilt,
             rebuilt_window: plan.rebuilt_window,

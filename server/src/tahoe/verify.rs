@@ -15,7 +15,7 @@ use super::file::File;
 use super::gateway::{Gateway, Tree};
 use crate::engine::read::shortfall;
 use crate::engine::{Engine, PieceError};
-use crate::io::pool::Window;
+use crate::io::Window;
 use crate::memory::limits::{BAD_LEAVES_MAX, TABLE_PAGE_BYTES, WINDOW_ALIGN};
 use crate::units::ShareNumber;
 
@@ -165,7 +165,7 @@ impl Pass<'_> {
         }
         filled.extend(windows);
         // Hashing takes long beside what else a turn does.
-        self.engine.io.turn().await;
+        self.engine.io.yield_now().await;
         Ok(all_read.then_some(Step {
             windows: filled,
             page,

@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use penstock::io::sys::cached_pages;
+use penstock::io::cached_pages;
 use rustix::fs::{Advice, fadvise, major, minor};
 
 /// Bytes read at once.

@@ -1,6 +1,5 @@
-//! The epoll twin: for hosts where io_uring is refused. What is not in the page cache is read on the
-//! runtime's helper threads, so that a slow disk stalls one connection and not the core; direct reads have
-//! [another way](super::aio), where there is one.
+//! Reads on the runtime's helper threads, for hosts that refuse io_uring: a slow disk then stalls one connection and
+//! not the core. Direct reads need [no threads](super::aio) where the kernel has `io_submit`.
 
 use std::fs::File;
 use std::io;
@@ -12,19 +11,19 @@ use tokio::task::JoinHandle;
 use super::target::Target;
 use crate::io::pool::Window;
 
-/// A read under way on a helper thread.
-pub(in crate::io) type InFlight = JoinHandle<(io::Result<usize>, Window)>;
+/// A read in flight on a helper thread.
+pub(super) type InFlight = JoinHandle<(io::Result<usize>, Window)>;
 
-/// Starts filling the rest of `target`, whose start is `offset` of `file`.
-pub(in crate::io) fn read(file: Arc<File>, mut target: Target, offset: u64) -> InFlight {
+/// Starts filling the rest of `target`, whose first byte is at `offset` of `file`.
+pub(super) fn read(file: Arc<File>, mut target: Target, offset: u64) -> InFlight {
     tokio::task::spawn_blocking(move || {
-        let result = read_whole(&file, &mut target, offset);
+        let result = read_to_end(&file, &mut target, offset);
         (result, target.window)
     })
 }
 
-/// Reads until all that is wanted is there or the file ends.
-fn read_whole(file: &File, target: &mut Target, offset: u64) -> io::Result<usize> {
+/// Reads until the target is filled or the file ends.
+fn read_to_end(file: &File, target: &mut Target, offset: u64) -> io::Result<usize> {
     while !target.is_done() {
         let at = offset + target.filled as u64;
         match file.read_at(target.rest(), at) {
@@ -34,5 +33,5 @@ fn read_whole(file: &File, target: &mut Target, offset: u64) -> io::Result<usize
             Err(error) => return Err(error),
         }
     }
-    Ok(target.wanted())
+    Ok(target.filled_bytes())
 }

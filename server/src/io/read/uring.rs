@@ -1,13 +1,13 @@
-//! The io_uring backend: what is not in the page cache is read through the core's ring.
+//! Reads through the ring of the core's runtime, for what is not in the page cache.
 //!
-//! tokio-uring is the runtime; a read into our own registered memory, which it does not wrap, goes through
-//! its `UnsubmittedOneshot`, which keeps what the kernel uses until the completion, even if the future is
-//! dropped.
+//! tokio-uring does not wrap reads into registered memory of our own. They go through its `UnsubmittedOneshot`,
+//! which keeps what the kernel uses until the completion, even if the future is dropped.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,28 +16,29 @@ use std::task::{Poll, Waker};
 use io_uring::{cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::unix::AsyncFd;
+use tokio_uring::buf::fixed::FixedBufRegistry;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::target::Target;
 use crate::io::poller;
 use crate::io::pool::{Extent, Pool};
 
-/// One core's ring, as far as it needs state of ours.
+/// Our state beside the ring of the current runtime.
 pub(in crate::io) struct Uring {
     /// Whether the pool is registered, so that reads can name its buffers by index.
     registered: bool,
     flush: Rc<Flush>,
-    /// Keeps the registration's memory.
-    _registry: tokio_uring::buf::fixed::FixedBufRegistry<Extent>,
+    /// Keeps the registered memory.
+    _registry: FixedBufRegistry<Extent>,
 }
 
-/// An operation under way whose completion is its result and what it held.
-pub(in crate::io) type InFlight<D> = InFlightOneshot<D, Finish<D>>;
+/// An operation in flight. It completes with its result and what it held.
+pub(super) type InFlight<D> = InFlightOneshot<D, Completion<D>>;
 
 /// Turns a completion into the result (a count, or an error) and what the operation held.
-pub(in crate::io) struct Finish<D>(std::marker::PhantomData<D>);
+pub(super) struct Completion<D>(PhantomData<D>);
 
-impl<D: 'static> OneshotOutputTransform for Finish<D> {
+impl<D: 'static> OneshotOutputTransform for Completion<D> {
     type Output = (io::Result<usize>, D);
     type StoredData = D;
     fn transform_oneshot_output(self, data: D, entry: cqueue::Entry) -> Self::Output {
@@ -49,37 +50,37 @@ impl<D: 'static> OneshotOutputTransform for Finish<D> {
     }
 }
 
-/// What a read holds: where it goes, the file it reads, and its part of those under way.
-pub(in crate::io) type ReadData = (Target, Arc<File>, UnderWay);
+/// What a read holds until its completion.
+pub(super) type ReadData = (Target, Arc<File>, InFlightGuard);
 
-/// One of the reads under way, which it is until the kernel is done with it.
-pub(in crate::io) struct UnderWay(Rc<Flush>);
+/// Counts a read as in flight until it is dropped.
+pub(super) struct InFlightGuard(Rc<Flush>);
 
-impl UnderWay {
-    fn new(flush: &Rc<Flush>) -> UnderWay {
-        flush.under_way.set(flush.under_way.get() + 1);
-        UnderWay(Rc::clone(flush))
+impl InFlightGuard {
+    fn new(flush: &Rc<Flush>) -> InFlightGuard {
+        flush.in_flight.set(flush.in_flight.get() + 1);
+        InFlightGuard(Rc::clone(flush))
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.0.under_way.set(self.0.under_way.get() - 1);
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
     }
 }
 
 fn submit<D: 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
-    UnsubmittedOneshot::new(data, Finish(std::marker::PhantomData), entry).submit()
+    UnsubmittedOneshot::new(data, Completion(PhantomData), entry).submit()
 }
 
 impl Uring {
-    /// Registers the pool with the ring of the current runtime. When that is refused the pool is used
-    /// unregistered; the reason is the second value.
+    /// Registers the pool with the ring of the current runtime. If that is refused the pool is used unregistered,
+    /// and the second value says why.
     ///
     /// # Errors
     /// If the process may not have another descriptor.
-    pub(in crate::io) fn new(pool: &Pool) -> io::Result<(Uring, Option<String>)> {
-        let registry = tokio_uring::buf::fixed::FixedBufRegistry::new(pool.extents());
+    pub(super) fn new(pool: &Pool) -> io::Result<(Uring, Option<String>)> {
+        let registry = FixedBufRegistry::new(pool.extents());
         let refusal = registry.register().err().map(|error| {
             let megabytes = (pool.buffers() * (pool.piece_capacity() + 4096)).div_ceil(1 << 20);
             match error.raw_os_error() {
@@ -98,20 +99,20 @@ impl Uring {
         Ok((uring, refusal))
     }
 
-    /// Lets the other tasks have their turn, the kernel what was started, and those that waited what has ended.
-    pub(in crate::io) async fn turn(&self) {
-        self.flush.turn().await;
+    /// Lets other tasks run, submits the reads that were started, and wakes the tasks that wait for a finished one.
+    pub(super) async fn yield_now(&self) {
+        self.flush.yield_now().await;
     }
 
-    /// Has the kernel get what was started.
-    pub(in crate::io) async fn submit(&self) {
-        if self.flush.is_due.get() {
-            self.flush.turn().await;
+    /// Submits the reads that were started.
+    pub(super) async fn submit(&self) {
+        if self.flush.has_unsubmitted.get() {
+            self.flush.yield_now().await;
         }
     }
 
-    /// Starts filling the rest of `target`, whose start is `offset` of `file`.
-    pub(in crate::io) fn read(
+    /// Starts filling the rest of `target`, whose first byte is at `offset` of `file`.
+    pub(super) fn read(
         &self,
         file: Arc<File>,
         mut target: Target,
@@ -121,8 +122,8 @@ impl Uring {
         let rest = target.rest();
         let (address, length) = (rest.as_mut_ptr(), rest.len() as u32);
         let fd = types::Fd(file.as_raw_fd());
-        // The address stays valid and nobody else's: the window moves into the operation, which
-        // keeps it (and the file) until the completion.
+        // The address stays valid and exclusive: the window moves into the operation, which keeps it (and the
+        // file) until the completion.
         let index = target.window.buffer_index().filter(|_| self.registered);
         let entry = match index {
             Some(index) => opcode::ReadFixed::new(fd, address, length, index)
@@ -132,28 +133,27 @@ impl Uring {
                 .offset(offset)
                 .build(),
         };
-        self.flush.is_due.set(true);
-        submit((target, file, UnderWay::new(&self.flush)), entry)
+        self.flush.has_unsubmitted.set(true);
+        submit((target, file, InFlightGuard::new(&self.flush)), entry)
     }
 }
 
-/// Sees to it that a busy core submits its reads, and hears of those that have ended.
+/// Makes a busy runtime enter the kernel.
 ///
-/// tokio-uring submits what was started when no task is ready to run, or when the queue is full; and a task that
-/// yields is ready. While one connection or another has something to send, reads that others wait for would stay in
-/// the queue, with the disk idle; and of reads that ended, after which others can start, it would hear only once in
-/// many turns. So a task that gives way while there are some of either does not yield: it waits for a
-/// descriptor that is readable at once, which leaves no task ready. The runtime submits, asks the kernel for events,
-/// and finds this one.
-pub(in crate::io) struct Flush {
+/// tokio-uring submits operations and collects completions when no task is ready to run, or when the queue is full.
+/// A task that yields is ready. While any connection has something to send, the reads of others would stay in the
+/// queue with the disk idle, and finished reads would be noticed only once in many turns. So while reads are queued
+/// or in flight, a task that gives way does not yield. It waits for an eventfd that is readable already. No task is
+/// ready then, so the runtime submits, polls the kernel for events, and finds this one.
+struct Flush {
     event: AsyncFd<OwnedFd>,
-    /// Reads that have not ended, as far as the runtime knows.
-    under_way: Cell<usize>,
-    /// Something was started since the event was caused last.
-    is_due: Cell<bool>,
-    /// The event is on its way.
-    is_caused: Cell<bool>,
-    /// Counts events.
+    /// Reads that have not completed, as far as the runtime knows.
+    in_flight: Cell<usize>,
+    /// Reads were started since the event was last signalled.
+    has_unsubmitted: Cell<bool>,
+    /// The event was signalled and not seen yet.
+    is_signalled: Cell<bool>,
+    /// Counts events that were seen.
     events: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -162,10 +162,10 @@ impl Flush {
     fn new() -> io::Result<Rc<Flush>> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let flush = Rc::new(Flush {
-            event: poller::watch(event)?,
-            under_way: Cell::new(0),
-            is_due: Cell::new(false),
-            is_caused: Cell::new(false),
+            event: poller::watch_readable(event)?,
+            in_flight: Cell::new(0),
+            has_unsubmitted: Cell::new(false),
+            is_signalled: Cell::new(false),
             events: Cell::new(0),
             waiting: RefCell::default(),
         });
@@ -176,7 +176,7 @@ impl Flush {
     async fn dispatch(self: Rc<Self>) {
         while let Ok(mut event) = self.event.readable().await {
             event.clear_ready();
-            self.is_caused.set(false);
+            self.is_signalled.set(false);
             self.events.set(self.events.get() + 1);
             for waker in self.waiting.borrow_mut().drain(..) {
                 waker.wake();
@@ -184,17 +184,17 @@ impl Flush {
         }
     }
 
-    async fn turn(&self) {
-        if !self.is_caused.get() {
-            // Each write is an event of its own, though nobody reads it (eventfd(2), epoll(7)). The counter's end is
-            // far away: at a million turns a second it lasts for half a million years.
+    async fn yield_now(&self) {
+        if !self.is_signalled.get() {
+            // Each write is an event of its own, although nothing reads the counter (eventfd(2), epoll(7)). At a
+            // million writes a second the counter lasts for half a million years.
             let one = 1u64.to_ne_bytes();
-            let is_due = self.is_due.get() || self.under_way.get() > 0;
-            if !is_due || rustix::io::write(&self.event, &one).is_err() {
+            let is_needed = self.has_unsubmitted.get() || self.in_flight.get() > 0;
+            if !is_needed || rustix::io::write(&self.event, &one).is_err() {
                 return tokio::task::yield_now().await;
             }
-            self.is_caused.set(true);
-            self.is_due.set(false);
+            self.is_signalled.set(true);
+            self.has_unsubmitted.set(false);
         }
         let events = self.events.get();
         poll_fn(|context| {
@@ -205,92 +205,5 @@ impl Flush {
             Poll::Pending
         })
         .await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{PipeWriter, Write};
-
-    use super::*;
-    use crate::io::backend::probe;
-    use crate::io::{Backend, Io, Reading, run};
-
-    /// Runs a test with a pool of one buffer and a read into it that lasts until something is written: its file
-    /// is a pipe. Gives the pool and what the test gives, after the ring has ended.
-    fn with_read_under_way<T>(
-        test: impl AsyncFnOnce(&Pool, Reading<'_>, PipeWriter) -> T,
-    ) -> Option<(Pool, T)> {
-        if let Err(why) = probe(1) {
-            println!("skipped: {why}");
-            return None;
-        }
-        let pool = Pool::new(1, 16 << 10);
-        let given = run(Backend::Uring, async {
-            let (io, _) = Io::new(Backend::Uring, &pool).unwrap();
-            let (reading, writing) = io::pipe().unwrap();
-            let file = Arc::new(File::from(OwnedFd::from(reading)));
-            let (mut windows, _) = pool.take().await.carve(std::iter::once(4096));
-            let read = io.start_read(&file, windows.remove(0), 0);
-            test(&pool, read, writing).await
-        });
-        Some((pool, given.unwrap()))
-    }
-
-    #[test]
-    fn a_read_that_nobody_waits_for_keeps_its_buffer_until_it_ends() {
-        with_read_under_way(async |pool, read, mut pipe| {
-            drop(read);
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            assert_eq!(pool.free(), 0, "the kernel may write to it any time");
-            pipe.write_all(&[7; 100]).unwrap();
-            let (windows, _) = pool.take().await.carve(std::iter::once(4096));
-            assert!(windows[0][..100] == [7; 100] && windows[0][100..] == [0; 3996]);
-        });
-    }
-
-    #[test]
-    fn a_ring_ends_after_what_is_under_way_in_it() {
-        let ended = with_read_under_way(async |pool, read, pipe| {
-            drop(read);
-            assert_eq!(pool.free(), 0);
-            pipe
-        });
-        if let Some((pool, mut pipe)) = ended {
-            assert_eq!(pool.free(), 1);
-            // The kernel has let go of the file, so there is nobody to read any more.
-            let error = pipe.write_all(&[7; 100]).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        }
-    }
-
-    #[test]
-    fn a_busy_core_submits_its_reads() {
-        if let Err(why) = probe(1) {
-            println!("skipped: {why}");
-            return;
-        }
-        let pool = Pool::new(1, 16 << 10);
-        let submitted = run(Backend::Uring, async {
-            let (io, _) = Io::new(Backend::Uring, &pool).unwrap();
-            let (reading, mut writing) = io::pipe().unwrap();
-            writing.write_all(&[7; 4096]).unwrap();
-            let file = Arc::new(File::from(OwnedFd::from(reading)));
-            let (mut windows, _) = pool.take().await.carve(std::iter::once(4096));
-            let read = io.start_read(&file, windows.remove(0), 0);
-            // There is always a task that is ready to run: this one.
-            let busy = async {
-                for _ in 0..100_000 {
-                    io.turn().await;
-                }
-            };
-            tokio::select! {
-                (result, _) = read.finish() => Some(result.unwrap()),
-                () = busy => None,
-            }
-        });
-        assert_eq!(submitted.unwrap(), Some(4096));
     }
 }

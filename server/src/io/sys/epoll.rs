@@ -1,35 +1,40 @@
-//! An epoll instance.
+//! epoll(7).
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::check;
+use super::check::check;
 
 /// An epoll instance (epoll(7)).
-pub struct Epoll(OwnedFd);
+pub(in crate::io) struct Epoll(OwnedFd);
 
 /// One event of [`Epoll::wait`].
-pub type Event = libc::epoll_event;
+pub(in crate::io) type Event = libc::epoll_event;
 
 impl Epoll {
-    /// A new instance.
-    pub fn new() -> io::Result<Epoll> {
-        // SAFETY: no pointers; the new descriptor is owned by nobody else.
+    /// Makes an instance.
+    pub(in crate::io) fn new() -> io::Result<Epoll> {
+        // SAFETY: no pointers; nothing else owns the new descriptor.
         unsafe {
             let fd = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
             Ok(Epoll(OwnedFd::from_raw_fd(fd)))
         }
     }
 
-    /// Registers `fd`: its `flags` (and errors and hang-ups) are reported as `token`.
-    pub fn add(&self, fd: BorrowedFd<'_>, flags: u32, token: u64) -> io::Result<()> {
+    /// Registers `fd`. Its `flags`, and errors and hang-ups, are reported with `token`.
+    pub(in crate::io) fn add(&self, fd: BorrowedFd<'_>, flags: u32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, flags, token)
     }
 
-    /// Changes the registration of `fd`. What is true of it now is reported again.
-    pub fn modify(&self, fd: BorrowedFd<'_>, flags: u32, token: u64) -> io::Result<()> {
+    /// Changes the registration of `fd`. Events that are true now are reported again.
+    pub(in crate::io) fn modify(
+        &self,
+        fd: BorrowedFd<'_>,
+        flags: u32,
+        token: u64,
+    ) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, flags, token)
     }
 
@@ -51,8 +56,11 @@ impl Epoll {
         Ok(())
     }
 
-    /// What has happened, without waiting.
-    pub fn wait<'a>(&self, events: &'a mut [MaybeUninit<Event>]) -> io::Result<&'a [Event]> {
+    /// Takes the events that have happened, without waiting.
+    pub(in crate::io) fn wait<'a>(
+        &self,
+        events: &'a mut [MaybeUninit<Event>],
+    ) -> io::Result<&'a [Event]> {
         let room = libc::c_int::try_from(events.len()).unwrap_or(libc::c_int::MAX);
         // SAFETY: the kernel writes at most `room` events to the start of `events` and returns how
         // many; only those are read as initialised.

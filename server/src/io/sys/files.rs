@@ -1,4 +1,4 @@
-//! What the kernel says of a file, and reads that do not wait.
+//! Files: reads that don't wait for the disk, the page cache, versions.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -7,30 +7,35 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, SystemTime};
 
-use super::check;
+use super::check::check;
 
-/// Reads at `offset` only what is in the page cache (`RWF_NOWAIT`, preadv2(2)); EAGAIN where the
-/// disk would have to be asked, EOPNOTSUPP where the file system can't tell.
-pub fn read_cached_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+/// Reads bytes at `offset` that are in the page cache (`RWF_NOWAIT`, preadv2(2)).
+///
+/// # Errors
+/// `EAGAIN` if the first byte is not in the page cache, `EOPNOTSUPP` if the file system can't tell.
+pub(in crate::io) fn read_cached_at(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> io::Result<usize> {
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     let iov = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
     // SAFETY: the iovec describes `buffer`, which is writable and lives through the call.
-    let result = unsafe { libc::preadv2(fd.as_raw_fd(), &iov, 1, offset, libc::RWF_NOWAIT) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result as usize)
-    }
+    let count = check(unsafe { libc::preadv2(fd.as_raw_fd(), &iov, 1, offset, libc::RWF_NOWAIT) })?;
+    Ok(count as usize)
 }
 
-/// `cachestat` (Linux 6.5): the same number on every architecture.
+/// `cachestat` (Linux 6.5). Its number is the same on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
 
-/// How many pages of a file's range, which is not empty, are in the page cache, and how many it has (`cachestat`,
-/// linux/mman.h). ENOSYS where the kernel is older, EPERM where the file is another's.
+/// Counts the pages of a non-empty range of a file that are in the page cache, and all its pages (`cachestat`,
+/// linux/mman.h).
+///
+/// # Errors
+/// `ENOSYS` on older kernels, `EPERM` if the file belongs to another user.
 pub fn cached_pages(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<(u64, u64)> {
     // struct cachestat_range { off, len }; struct cachestat { nr_cache, nr_dirty, nr_writeback, nr_evicted,
     // nr_recently_evicted }, all of them __u64.
@@ -38,7 +43,7 @@ pub fn cached_pages(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<(u64, 
     let mut counts = [0u64; 5];
     // SAFETY: the kernel reads two and writes five u64 through pointers that are valid for that and live
     // through the call. A kernel without the call touches neither.
-    let result = unsafe {
+    check(unsafe {
         libc::syscall(
             SYS_CACHESTAT,
             fd.as_raw_fd(),
@@ -46,30 +51,27 @@ pub fn cached_pages(fd: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<(u64, 
             counts.as_mut_ptr(),
             0,
         )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    })?;
     // SAFETY: sysconf has no pointers; it reads what the kernel said at start.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64;
     let (first, last) = (range.start / page, (range.end - 1) / page);
     Ok((counts[0], last - first + 1))
 }
 
-/// What tells whether a file was changed: another length, or another time of change (of its bytes or of
-/// anything else about it).
+/// The version of a file. A change of the length, the bytes or the metadata gives another one, unless it falls into the
+/// same tick of the file system's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileStamp {
+pub struct FileVersion {
     /// Bytes.
     pub size: u64,
-    /// When its bytes changed last (`stx_mtime`), which `utimensat` can set back.
+    /// When the bytes last changed (`stx_mtime`). `utimensat` can set it back.
     pub modified: SystemTime,
-    /// When anything about it changed last (`stx_ctime`).
+    /// When bytes or metadata last changed (`stx_ctime`).
     pub changed: SystemTime,
 }
 
-/// Reads a file's stamp (statx(2)) as it is known here: over a network, no server is asked.
-pub fn file_stamp(fd: BorrowedFd<'_>) -> io::Result<FileStamp> {
+/// Reads a file's version (statx(2)) as this machine knows it. No file server is asked.
+pub(in crate::io) fn file_version(fd: BorrowedFd<'_>) -> io::Result<FileVersion> {
     let mut found = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path is an empty C string, the kernel writes at most one statx through the pointer, and
     // all-zero is a valid statx.
@@ -93,7 +95,7 @@ pub fn file_stamp(fd: BorrowedFd<'_>) -> io::Result<FileStamp> {
             .and_then(|start| start.checked_add(Duration::from_nanos(stamp.tv_nsec.into())))
             .ok_or(io::ErrorKind::InvalidData)
     };
-    Ok(FileStamp {
+    Ok(FileVersion {
         size: found.stx_size,
         modified: time(found.stx_mtime)?,
         changed: time(found.stx_ctime)?,

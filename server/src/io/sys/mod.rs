@@ -1,25 +1,18 @@
-//! System calls that no crate we use wraps, each behind a safe function.
+//! System calls that the standard library and our crates don't wrap, each behind a safe function.
 
-use std::io;
-
+mod aio;
+mod check;
 mod epoll;
 mod files;
 mod limits;
 mod pipe;
 mod sockets;
 
-pub use epoll::{Epoll, Event};
-pub use files::{FileStamp, cached_pages, file_stamp, read_cached_at};
-pub use limits::{Resource, limit, may_lock_memory, raise_limit};
-pub use pipe::{pipe, splice};
-pub use sockets::{
-    SocketMemory, abort, socket_memory, tcp_info, unacknowledged_bytes, unsent_bytes,
-};
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
+pub(in crate::io) use aio::{AioContext, Request};
+pub(in crate::io) use epoll::{Epoll, Event};
+pub use files::{FileVersion, cached_pages};
+pub(in crate::io) use files::{file_version, read_cached_at};
+pub use limits::{Resource, may_lock_memory, raise_resource_limit, resource_limit};
+pub(in crate::io) use pipe::{pipe, splice};
+pub use sockets::{SocketMemory, socket_memory};
+pub(in crate::io) use sockets::{reset, tcp_info, unacknowledged_bytes, unsent_bytes};

@@ -1,16 +1,16 @@
-//! Pipes, and moving what they hold by reference.
+//! Pipes and splice(2).
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::check;
+use super::check::check;
 
-/// A pipe (pipe2(2)), its reading and its writing end, with room for `bytes` if the kernel allows it.
-pub fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+/// Makes a pipe (pipe2(2)) with room for `bytes`, if the kernel allows that. Returns the reading and the writing end.
+pub(in crate::io) fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
-    // SAFETY: the kernel writes two descriptors through the pointer, which is valid for that; they are owned
-    // by nobody else.
+    // SAFETY: the kernel writes two new descriptors through the pointer, which is valid for that; nothing else
+    // owns them.
     let (reading, writing) = unsafe {
         check(libc::pipe2(
             ends.as_mut_ptr(),
@@ -24,11 +24,10 @@ pub fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((reading, writing))
 }
 
-/// Moves up to `count` bytes from one descriptor to another, one of which is a pipe, without copying them
-/// (splice(2)) and without waiting for the pipe or for a non-blocking socket. `offset` is where to begin in
-/// `from` if that is a file. Returns how many, 0 at the end of `from`. Needs SIGPIPE to be ignored, as Rust's
-/// start-up does.
-pub fn splice(
+/// Splices up to `count` bytes from one descriptor to another (splice(2)). One of them is a pipe. It does not wait for
+/// the pipe or for a non-blocking socket. `offset` is a position in `from` if that is a file. With `more`, further bytes
+/// follow at once. Returns how many bytes went, 0 at the end of `from`. SIGPIPE must be ignored, as Rust's start-up does.
+pub(in crate::io) fn splice(
     from: BorrowedFd<'_>,
     offset: Option<u64>,
     to: BorrowedFd<'_>,
@@ -40,7 +39,7 @@ pub fn splice(
         .transpose()?;
     let offset: *mut libc::loff_t = offset.as_mut().map_or(std::ptr::null_mut(), |at| at);
     // SAFETY: the kernel reads and writes the offset through the pointer, which is null or valid for that.
-    let result = unsafe {
+    let count = check(unsafe {
         libc::splice(
             from.as_raw_fd(),
             offset,
@@ -49,10 +48,6 @@ pub fn splice(
             count,
             libc::SPLICE_F_NONBLOCK | if more { libc::SPLICE_F_MORE } else { 0 },
         )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result as usize)
-    }
+    })?;
+    Ok(count as usize)
 }

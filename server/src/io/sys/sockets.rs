@@ -1,11 +1,11 @@
-//! What the kernel says of a socket.
+//! Sockets: memory, queues, the state of a connection, and resetting it.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::check;
+use super::check::check;
 
 /// `SIOCOUTQNSD` (linux/sockios.h): bytes of a TCP socket's queue that were never sent.
 const SIOCOUTQNSD: libc::c_ulong = 0x894B;
@@ -19,7 +19,7 @@ const SK_MEMINFO_VARS: usize = 9;
 pub struct SocketMemory {
     /// Received and not yet read.
     pub receive_queue: u32,
-    /// Charged to the send queue, overhead included.
+    /// Charged to the send queue, skb overhead included.
     pub send_queue: u32,
     /// The bound on `send_queue`.
     pub send_buffer: u32,
@@ -79,18 +79,18 @@ fn queue_length(fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<u32> {
     Ok(value.max(0) as u32)
 }
 
-/// Bytes queued and not yet sent (`SIOCOUTQNSD`, tcp(7)).
-pub fn unsent_bytes(fd: BorrowedFd<'_>) -> io::Result<u32> {
+/// Bytes that are queued and not sent (`SIOCOUTQNSD`, tcp(7)).
+pub(in crate::io) fn unsent_bytes(fd: BorrowedFd<'_>) -> io::Result<u32> {
     queue_length(fd, SIOCOUTQNSD)
 }
 
-/// Bytes queued and not yet acknowledged, unsent ones included (`SIOCOUTQ`, tcp(7)).
-pub fn unacknowledged_bytes(fd: BorrowedFd<'_>) -> io::Result<u32> {
+/// Bytes that are queued and not acknowledged, unsent ones included (`SIOCOUTQ`, tcp(7)).
+pub(in crate::io) fn unacknowledged_bytes(fd: BorrowedFd<'_>) -> io::Result<u32> {
     queue_length(fd, libc::TIOCOUTQ as libc::c_ulong)
 }
 
 /// The kernel's view of a connection (`TCP_INFO`, tcp(7)).
-pub fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
+pub(in crate::io) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: `info` is writable for `length` bytes; all-zero is a valid tcp_info, so what an older
@@ -108,10 +108,9 @@ pub fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     Ok(info)
 }
 
-/// Aborts a connection at once: its queues are freed, the peer gets a reset, and whoever polls the
-/// socket is woken. This is connect(2) to AF_UNSPEC; unlike close(2) it works while an operation of
-/// the ring still holds the socket.
-pub fn abort(fd: BorrowedFd<'_>) {
+/// Resets a connection at once, by connect(2) to AF_UNSPEC. Its queues are freed, the peer gets a reset, and pollers of
+/// the socket wake. Unlike close(2) it works while an operation of a ring still holds the socket.
+pub(in crate::io) fn reset(fd: BorrowedFd<'_>) {
     let unspecified = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
         sa_data: [0; 14],
