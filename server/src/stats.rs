@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::http::head::Status;
 use crate::http::protocol::Phase;
+use crate::http::status::Status;
 
 /// A counter or gauge written by one thread. Plain loads and stores: no locked instruction.
 #[derive(Debug, Default)]

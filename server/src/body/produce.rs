@@ -17,7 +17,7 @@ use crate::body::readahead::Stretch;
 use crate::body::splice;
 use crate::connection::core::Core;
 use crate::engine::plan::{self, Layout, PiecePlan, PlanError, Read, Room, Slice};
-use crate::http::head::Status;
+use crate::http::status::Status;
 use crate::io::Reading;
 use crate::io::pool::{Chunk, PoolBuffer, View, Window};
 use crate::memory::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use crate::connection::core::{Connection, Core};
 use crate::connection::driver::drive;
 use crate::connection::seats::{Full, Seat, Seats};
-use crate::http::head::{self, Answer, Status};
+use crate::http::head::{self, Answer};
+use crate::http::status::Status;
 use crate::io::{Interest, Socket};
 use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
 

@@ -5,3 +5,4 @@ pub mod parse;
 pub mod protocol;
 pub mod range;
 pub mod route;
+pub mod status;

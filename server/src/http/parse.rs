@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use percent_encoding::percent_decode;
 
-use super::head::Status;
 use super::range::{self, RangeSpec};
+use super::status::Status;
 use crate::memory::limits::{HEADER_FIELDS_MAX, REQUEST_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// The methods that are answered with an object.

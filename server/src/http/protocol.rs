@@ -16,8 +16,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::http::head::{self, Answer, Entity, Status};
+use crate::http::head::{self, Answer, Entity};
 use crate::http::parse::{self, Parsed, Request};
+use crate::http::status::Status;
 
 /// What the driver must do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

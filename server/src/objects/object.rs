@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::body::hot::Heat;
 use crate::body::rebuilt::Sharing;
 use crate::engine::plan::Layout;
-use crate::http::head::Status;
+use crate::http::status::Status;
 use crate::io::splice::{self, FileStamp};
 use crate::memory::budget::{Allowance, Budget, Claim};
 use crate::memory::limits::{

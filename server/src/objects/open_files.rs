@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use lru::LruCache;
 
-use crate::http::head::Status;
+use crate::http::status::Status;
 use crate::memory::limits::OBJECT_FILES_EXTRA;
 use crate::objects::object::OpenFailure;
 

@@ -21,7 +21,7 @@ use super::verify;
 use crate::body::produce::ProduceError;
 use crate::connection::core::Core;
 use crate::engine::plan::Layout;
-use crate::http::head::Status;
+use crate::http::status::Status;
 use crate::memory::limits::{
     LOOKUPS_MAX, TAHOE_RECHECK, TAHOE_RECHECK_WORN, TAHOE_RECORD_BYTES, TAHOE_RECORDS_BYTES,
     TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,

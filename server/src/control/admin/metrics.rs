@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::{Shared, memory};
-use crate::http::head::Status;
+use crate::http::status::Status;
 use crate::stats::{CoreStats, Kind, PHASES, SCALARS};
 
 /// The media type of the text.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Shared, memory};
 use crate::connection::deadlines::Listed;
 use crate::control::worker::Order;
-use crate::http::head::Status;
+use crate::http::status::Status;
 use crate::stats::{PHASES, SCALARS};
 
 /// The answer of `/status`.
