@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use super::parse::{IfRange, Method, Request};
+use super::parse::{Method, Request};
 use super::status::Status;
 use crate::memory::limits::RESPONSE_HEAD_BYTES_MAX;
 
@@ -45,14 +45,15 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
     let modified = entity
         .modified()
         .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-    if not_modified(request, entity, modified) {
+    let conditions = &request.conditions;
+    if conditions.not_modified(entity.etag(), modified) {
         let mut head = Head::new(Status::NotModified, now);
         head.describe(entity, modified);
         return head.finish(0..0, keep_alive, request.http10);
     }
     let size = entity.size();
     // Range handling is defined for GET only; elsewhere the field must be ignored (RFC 9110 section 14.2).
-    let counts = request.method == Method::Get && if_range_holds(request, entity, modified);
+    let counts = request.method == Method::Get && conditions.range_counts(entity.etag(), modified);
     let range = request.range.filter(|_| counts);
     let (status, body) = match range.map(|spec| spec.resolve(size)) {
         None => (Status::Ok, 0..size),
@@ -112,30 +113,6 @@ pub fn error(
 
 /// What `Retry-After` asks for, in seconds: connections end within seconds on a busy edge.
 pub const RETRY_AFTER_SECONDS: u32 = 2;
-
-/// RFC 9110 section 13.2.2: If-None-Match decides alone when it is there.
-fn not_modified(request: &Request, entity: &impl Entity, modified: Option<SystemTime>) -> bool {
-    if let Some(list) = &request.if_none_match {
-        return list.trim() == "*" || tags(list).any(|tag| tag == entity.etag());
-    }
-    matches!((modified, request.if_modified_since), (Some(modified), Some(since)) if modified <= since)
-}
-
-/// The opaque parts of a list of entity tags; weak comparison ignores the `W/` (RFC 9110 section 8.8.3.2).
-fn tags(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',').map(|tag| {
-        let tag = tag.trim();
-        tag.strip_prefix("W/").unwrap_or(tag)
-    })
-}
-
-fn if_range_holds(request: &Request, entity: &impl Entity, modified: Option<SystemTime>) -> bool {
-    match &request.if_range {
-        None => true,
-        Some(IfRange::Tag(tag)) => tag == entity.etag(),
-        Some(IfRange::Date(date)) => Some(*date) == modified,
-    }
-}
 
 /// Bytes of a date as HTTP writes it (IMF-fixdate, RFC 9110 section 5.6.7).
 const DATE_BYTES: usize = 29;
@@ -250,6 +227,7 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
+    use super::super::conditions::{Conditions, IfRange};
     use super::super::range::RangeSpec;
     use super::*;
 
@@ -275,9 +253,7 @@ mod tests {
             path: "k".into(),
             query: String::new(),
             range: None,
-            if_range: None,
-            if_none_match: None,
-            if_modified_since: None,
+            conditions: Conditions::default(),
             keep_alive: true,
             http10: false,
         }
@@ -349,47 +325,28 @@ mod tests {
 
     #[test]
     fn conditions() {
-        let not_modified = |r: Request| respond(&r).0.status == Status::NotModified;
-        let tag = |t: &str| Request {
-            if_none_match: Some(t.into()),
-            ..get()
-        };
-        assert!(not_modified(tag("\"abc\"")));
-        assert!(not_modified(tag("\"x\", W/\"abc\"")));
-        assert!(not_modified(tag("*")));
-        assert!(!not_modified(tag("\"abcd\"")));
-        let since = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
-        let dated = |s| Request {
-            if_modified_since: Some(since(s)),
-            ..get()
-        };
-        assert!(not_modified(dated(784_111_777)));
-        assert!(!not_modified(dated(784_111_776)));
-        assert!(!not_modified(Request {
-            if_none_match: Some("\"x\"".into()),
-            ..dated(u32::MAX.into())
-        }));
-
-        let range = Some(RangeSpec::Open { first: 1 });
-        let ranged = |r| {
+        let respond_if = |conditions| {
+            let range = Some(RangeSpec::Open { first: 1 });
             respond(&Request {
                 range,
-                if_range: Some(r),
+                conditions,
                 ..get()
             })
-            .0
-            .status
         };
-        assert_eq!(
-            ranged(IfRange::Tag("\"abc\"".into())),
-            Status::PartialContent
-        );
-        assert_eq!(ranged(IfRange::Tag("W/\"abc\"".into())), Status::Ok);
-        assert_eq!(
-            ranged(IfRange::Date(since(784_111_777))),
-            Status::PartialContent
-        );
-        assert_eq!(ranged(IfRange::Date(since(784_111_778))), Status::Ok);
+        let (answer, text) = respond_if(Conditions {
+            if_none_match: Some("\"abc\"".into()),
+            ..Conditions::default()
+        });
+        assert_eq!((answer.status, answer.body), (Status::NotModified, 0..0));
+        assert!(text.contains("ETag: \"abc\"\r\n"), "{text}");
+        for (tag, status) in [("\"abc\"", Status::PartialContent), ("\"x\"", Status::Ok)] {
+            let if_range = Some(IfRange::Tag(tag.into()));
+            let (answer, _) = respond_if(Conditions {
+                if_range,
+                ..Conditions::default()
+            });
+            assert_eq!(answer.status, status);
+        }
     }
 
     #[test]

@@ -3,10 +3,9 @@
 //! Everything here comes from a peer. A head is either complete, incomplete, or refused with a
 //! status that says why; "need more bytes" is an outcome, not an error.
 
-use std::time::SystemTime;
-
 use percent_encoding::percent_decode;
 
+use super::conditions::{Conditions, IfRange};
 use super::range::{self, RangeSpec};
 use super::status::Status;
 use crate::memory::limits::{HEADER_FIELDS_MAX, REQUEST_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
@@ -20,15 +19,6 @@ pub enum Method {
     Head,
 }
 
-/// The condition of `If-Range` (RFC 9110 section 13.1.5): the range counts only if it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IfRange {
-    /// An entity tag, quotes included. A weak one never matches.
-    Tag(String),
-    /// A `Last-Modified` date, compared for equality.
-    Date(SystemTime),
-}
-
 /// What one request head asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -40,12 +30,8 @@ pub struct Request {
     pub query: String,
     /// One byte range. Several, other units and malformed ones are as if absent (RFC 9110 14.2).
     pub range: Option<RangeSpec>,
-    /// `If-Range`, if there was one.
-    pub if_range: Option<IfRange>,
-    /// The raw list of `If-None-Match`, if there was one.
-    pub if_none_match: Option<String>,
-    /// `If-Modified-Since`, if it was a valid date.
-    pub if_modified_since: Option<SystemTime>,
+    /// The conditions under which the object, or that range of it, is wanted.
+    pub conditions: Conditions,
     /// Whether the connection may serve another request after this one.
     pub keep_alive: bool,
     /// Whether the peer speaks HTTP/1.0 and must be told about keep-alive.
@@ -55,7 +41,8 @@ pub struct Request {
 impl Request {
     /// Bytes of memory that a boxed request takes.
     pub fn held_bytes(&self) -> usize {
-        let list = self.if_none_match.as_ref().map_or(0, String::capacity);
+        let list = &self.conditions.if_none_match;
+        let list = list.as_ref().map_or(0, String::capacity);
         size_of::<Request>() + self.path.capacity() + self.query.capacity() + list
     }
 }
@@ -187,9 +174,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         path,
         query,
         range: None,
-        if_range: None,
-        if_none_match: None,
-        if_modified_since: None,
+        conditions: Conditions::default(),
         keep_alive: !http10,
         http10,
     };
@@ -214,13 +199,13 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
             request.range = range::parse(text);
         } else if name.eq_ignore_ascii_case("if-range") {
             if_ranges += 1;
-            request.if_range = Some(match httpdate::parse_http_date(text) {
+            request.conditions.if_range = Some(match httpdate::parse_http_date(text) {
                 Ok(date) => IfRange::Date(date),
                 Err(_) => IfRange::Tag(text.to_owned()),
             });
         } else if name.eq_ignore_ascii_case("if-none-match") {
             // A list may come in several fields (RFC 9110 section 5.3).
-            match &mut request.if_none_match {
+            match &mut request.conditions.if_none_match {
                 Some(list) => {
                     list.push_str(", ");
                     list.push_str(text);
@@ -228,7 +213,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
                 none => *none = Some(text.to_owned()),
             }
         } else if name.eq_ignore_ascii_case("if-modified-since") {
-            request.if_modified_since = httpdate::parse_http_date(text).ok();
+            request.conditions.if_modified_since = httpdate::parse_http_date(text).ok();
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             // A request body in a coding we don't decode: its end can't be found.
             return Err(Refusal {
@@ -252,7 +237,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         request.range = None;
     }
     if if_ranges > 1 {
-        request.if_range = None;
+        request.conditions.if_range = None;
         request.range = None;
     }
     Ok(request)
