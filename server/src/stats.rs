@@ -1,9 +1,9 @@
 //! What a core counts. One writer (its thread), any number of readers (the admin thread).
+//!
+//! A new counter or gauge is a field of [`CoreStats`] and a line of [`SCALARS`]: metrics and status
+//! take it from there. Nothing here knows what is counted: the module imports no other.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use crate::http::protocol::Phase;
-use crate::http::status::Status;
 
 /// A counter or gauge written by one thread. Plain loads and stores: no locked instruction.
 #[derive(Debug, Default)]
@@ -25,20 +25,53 @@ impl Cell {
     }
 }
 
-/// The phases of a connection, in the order of [`CoreStats::connections`].
-pub const PHASES: [(Phase, &str); 5] = [
-    (Phase::Idle, "idle"),
-    (Phase::Head, "head"),
-    (Phase::Opening, "opening"),
-    (Phase::Sending, "sending"),
-    (Phase::Lingering, "lingering"),
+/// What a connection is doing: [`CoreStats::connections`] counts each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Between requests: nothing of the next one has arrived.
+    Idle,
+    /// A request head has begun to arrive.
+    Head,
+    /// Its object is being looked up.
+    Opening,
+    /// A response is under way.
+    Sending,
+    /// The last response is sent; the peer is to close.
+    Lingering,
+}
+
+impl Phase {
+    /// All of them, in the order of [`CoreStats::connections`].
+    pub const ALL: [Phase; 5] = [
+        Phase::Idle,
+        Phase::Head,
+        Phase::Opening,
+        Phase::Sending,
+        Phase::Lingering,
+    ];
+
+    /// Its name in metrics and in the status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Idle => "idle",
+            Phase::Head => "head",
+            Phase::Opening => "opening",
+            Phase::Sending => "sending",
+            Phase::Lingering => "lingering",
+        }
+    }
+}
+
+/// The status codes that are counted, in the order of [`CoreStats::responses`].
+pub const STATUS_CODES: [u16; 15] = [
+    200, 206, 304, 400, 404, 405, 408, 410, 414, 416, 431, 500, 501, 503, 505,
 ];
 
 /// One core's numbers. Bytes unless said otherwise.
 #[derive(Debug, Default)]
 pub struct CoreStats {
     /// Open connections by phase, as of the last tick.
-    pub connections: [Cell; PHASES.len()],
+    pub connections: [Cell; Phase::ALL.len()],
     /// Connections accepted since the start.
     pub accepted: Cell,
     /// Connections refused because the limit was reached.
@@ -47,8 +80,8 @@ pub struct CoreStats {
     pub timed_out: Cell,
     /// Connections reset because a body could not be finished.
     pub resets: Cell,
-    /// Finished responses, in the order of [`Status::ALL`].
-    pub responses: [Cell; Status::ALL.len()],
+    /// Finished responses, in the order of [`STATUS_CODES`].
+    pub responses: [Cell; STATUS_CODES.len()],
     /// Bytes the kernel took for clients, heads included.
     pub sent_bytes: Cell,
     /// Of those, bytes of bodies that `sendfile` took from the page cache.
@@ -128,9 +161,9 @@ pub struct CoreStats {
 }
 
 impl CoreStats {
-    /// Counts a finished response.
-    pub fn responded(&self, status: Status) {
-        if let Some(at) = Status::ALL.iter().position(|&s| s == status) {
+    /// Counts a finished response by its status code.
+    pub fn count_response(&self, code: u16) {
+        if let Some(at) = STATUS_CODES.iter().position(|&counted| counted == code) {
             self.responses[at].add(1);
         }
     }
@@ -175,7 +208,7 @@ const fn gauge(name: &'static str, help: &'static str, cell: fn(&CoreStats) -> &
     }
 }
 
-/// All of them, for the metrics and the status.
+/// Every number that metrics and status show: the one place where one is added.
 pub const SCALARS: &[Scalar] = &[
     counter("accepted_connections", "Connections accepted", |s| {
         &s.accepted

@@ -20,7 +20,6 @@ use crate::body::zero_copy::ZeroCopy;
 use crate::connection::gate::Gate;
 use crate::connection::seats::Seat;
 use crate::connection::send_window::{self, Pace};
-use crate::http::protocol::Phase;
 use crate::io::pool::Pool;
 use crate::io::{Cut, Io, Socket};
 use crate::memory::budget::{Allowance, Budget, Claim};
@@ -31,7 +30,7 @@ use crate::memory::limits::{
 use crate::objects::checksums::TableCache;
 use crate::objects::object::Catalogue;
 use crate::objects::verified::VerifiedLeaves;
-use crate::stats::CoreStats;
+use crate::stats::{CoreStats, Phase};
 use crate::tahoe::gateway::Gateway;
 
 /// The state of one core, shared by its connections' tasks.

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::connection::core::{Connection, Core, Ending};
-use crate::http::protocol::Phase;
 use crate::memory::limits::LINGER_TIMEOUT;
 use crate::objects::object::Health;
-use crate::stats::PHASES;
+use crate::stats::Phase;
 
 /// What connections are held to.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +47,7 @@ impl Watch {
     /// One look at every connection, and a sample of some.
     pub fn tick(&mut self, core: &Core) {
         let now = Instant::now();
-        let mut phases = [0u64; PHASES.len()];
+        let mut phases = [0u64; Phase::ALL.len()];
         let (mut held, mut sockets, mut queues) = (0, 0, 0);
         for (slot, connection) in core.connections.borrow().iter() {
             if slot % SAMPLE_TICKS == self.turn {
@@ -56,9 +55,7 @@ impl Watch {
             }
             self.judge(core, connection, now);
             let phase = connection.phase.get();
-            if let Some(at) = PHASES.iter().position(|&(p, _)| p == phase) {
-                phases[at] += 1;
-            }
+            phases[phase as usize] += 1;
             connection.take_back(now);
             held += connection.held_bytes.get() as u64;
             sockets += connection.socket_bytes.get();
@@ -241,13 +238,9 @@ pub fn list(core: &Core) -> Vec<Listed> {
     let mut all: Vec<&Connection> = connections.iter().map(|(_, c)| &**c).collect();
     let mut listed = Vec::with_capacity(2 * LISTED_MAX);
     let mut add = |connection: &Connection| {
-        let phase = connection.phase.get();
         listed.push(Listed {
             peer: connection.peer,
-            phase: PHASES
-                .iter()
-                .find(|(p, _)| *p == phase)
-                .map_or("", |(_, name)| name),
+            phase: connection.phase.get().name(),
             seconds: now
                 .saturating_duration_since(connection.since.get())
                 .as_secs(),

@@ -201,7 +201,7 @@ fn sent(core: &Core, connection: &Connection, conn: &mut ResourceConn, taken: us
         .sent_bytes
         .set(connection.sent_bytes.get() + taken as u64);
     if let Some(status) = conn.sent(taken as u64, SystemTime::now()) {
-        core.stats.responded(status);
+        core.stats.count_response(status.code());
     }
 }
 

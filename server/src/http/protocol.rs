@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::http::head::{self, Answer, Entity};
 use crate::http::parse::{self, Parsed, Request};
 use crate::http::status::Status;
+use crate::stats::Phase;
 
 /// What the driver must do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,21 +81,6 @@ enum State<O> {
     Sending(Outgoing<O>),
     Lingering,
     Closed,
-}
-
-/// Which state a connection is in, for deadlines and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Between requests: nothing of the next one has arrived.
-    Idle,
-    /// A request head has begun to arrive.
-    Head,
-    /// Its object is being looked up.
-    Opening,
-    /// A response is under way.
-    Sending,
-    /// The last response is sent; the peer is to close.
-    Lingering,
 }
 
 /// One connection.

@@ -11,8 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::{Shared, memory};
-use crate::http::status::Status;
-use crate::stats::{CoreStats, Kind, PHASES, SCALARS};
+use crate::stats::{CoreStats, Kind, Phase, SCALARS, STATUS_CODES};
 
 /// The media type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -55,10 +54,10 @@ impl Collector for Cores {
             Kind::Gauge,
             |stats| {
                 let cells = stats.connections.iter();
-                PHASES
+                Phase::ALL
                     .iter()
                     .zip(cells)
-                    .map(|((_, name), cell)| (Some(("phase", (*name).to_owned())), cell.get()))
+                    .map(|(phase, cell)| (Some(("phase", phase.name().to_owned())), cell.get()))
                     .collect()
             },
         )?;
@@ -70,10 +69,10 @@ impl Collector for Cores {
             Kind::Counter,
             |stats| {
                 let cells = stats.responses.iter();
-                Status::ALL
+                STATUS_CODES
                     .iter()
                     .zip(cells)
-                    .map(|(status, cell)| (Some(("status", status.code().to_string())), cell.get()))
+                    .map(|(code, cell)| (Some(("status", code.to_string())), cell.get()))
                     .collect()
             },
         )?;

@@ -9,8 +9,7 @@ use serde::Serialize;
 use super::{Shared, memory};
 use crate::connection::deadlines::Listed;
 use crate::control::worker::Order;
-use crate::http::status::Status;
-use crate::stats::{PHASES, SCALARS};
+use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};
 
 /// The answer of `/status`.
 #[derive(Debug, Serialize)]
@@ -59,7 +58,7 @@ pub(super) fn ask_cores(shared: &Shared) -> Vec<Listed> {
 
 /// Sums over all cores.
 pub(super) fn status(shared: &Shared, standing_out: Vec<Listed>) -> StatusReport {
-    let sum = |get: &dyn Fn(&crate::stats::CoreStats) -> u64| -> u64 {
+    let sum = |get: &dyn Fn(&CoreStats) -> u64| -> u64 {
         shared.cores.iter().map(|stats| get(stats)).sum()
     };
     StatusReport {
@@ -75,15 +74,15 @@ pub(super) fn status(shared: &Shared, standing_out: Vec<Listed>) -> StatusReport
             .into_iter()
             .map(|(name, _, value)| (name, value))
             .collect(),
-        connections: PHASES
+        connections: Phase::ALL
             .iter()
             .enumerate()
-            .map(|(at, &(_, name))| (name, sum(&|stats| stats.connections[at].get())))
+            .map(|(at, phase)| (phase.name(), sum(&|stats| stats.connections[at].get())))
             .collect(),
-        responses: Status::ALL
+        responses: STATUS_CODES
             .iter()
             .enumerate()
-            .map(|(at, status)| (status.code(), sum(&|stats| stats.responses[at].get())))
+            .map(|(at, &code)| (code, sum(&|stats| stats.responses[at].get())))
             .filter(|&(_, count)| count > 0)
             .collect(),
         totals: SCALARS
