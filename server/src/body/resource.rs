@@ -11,7 +11,7 @@ use crate::body::produce::{self, Piece, ProduceError};
 use crate::body::readahead::Stretch;
 use crate::connection::core::Core;
 use crate::engine::plan::Slice;
-use crate::http::head::Entity;
+use crate::http::head::Representation;
 use crate::http::parse::Request;
 use crate::http::route::{self, Route};
 use crate::http::status::Status;
@@ -171,7 +171,7 @@ async fn literal(core: &Core, bytes: &Bytes, wanted: Range<u64>) -> Result<Piece
     })
 }
 
-impl Entity for Description {
+impl Representation for Description {
     fn size(&self) -> u64 {
         match self {
             Description::Object(object) => object.geometry().size(),

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::connection::core::{Connection, Core};
 use crate::connection::driver::drive;
 use crate::connection::seats::{Full, Seat, Seats};
-use crate::http::head::{self, Answer};
+use crate::http::head::{self, Response};
 use crate::http::status::Status;
 use crate::io::{Interest, Socket};
 use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
@@ -133,7 +133,7 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     });
 }
 
-fn refusal(full: Full) -> Answer {
+fn refusal(full: Full) -> Response {
     let reason = match full {
         Full::Server => "this server holds as many connections as it may",
         Full::Address => "this client holds as many connections as one may",

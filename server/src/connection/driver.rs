@@ -16,21 +16,21 @@ use crate::body::resource::{self, Resource};
 use crate::body::splice;
 use crate::connection::core::{Connection, Core, Ending};
 use crate::connection::gate::Admission;
-use crate::http::head::Answer;
-use crate::http::protocol::{Action, Conn};
+use crate::http::head::Response;
+use crate::http::protocol::{Action, Protocol};
 use crate::io::pool::Message;
 use crate::io::{self as kernel, Cut, Interest, is_retry};
 use crate::memory::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
 };
 
-type ResourceConn = Conn<Resource>;
+type ResourceProtocol = Protocol<Resource>;
 
 /// Serves one connection until it ends. With `refusal`, says only that and closes.
-pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<Answer>) {
+pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<Response>) {
     let mut conn = match refusal {
-        None => ResourceConn::default(),
-        Some(answer) => ResourceConn::refusing(answer),
+        None => ResourceProtocol::default(),
+        Some(response) => ResourceProtocol::refusing(response),
     };
     loop {
         if core.draining.get() {
@@ -39,7 +39,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
         connection.enter(conn.phase(), conn.held_bytes());
         if !connection.claim_head(conn.held_bytes()) {
             // Long heads of very many clients at once: what they would hold isn't there.
-            conn.overloaded(SystemTime::now());
+            conn.memory_refused(SystemTime::now());
         }
         let action = conn.next();
         let result = match action {
@@ -64,7 +64,11 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
     }
 }
 
-async fn receive(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> io::Result<()> {
+async fn receive(
+    core: &Core,
+    connection: &Connection,
+    conn: &mut ResourceProtocol,
+) -> io::Result<()> {
     core.io.ready(&connection.socket, Interest::Read).await?;
     match connection.ending.take() {
         Some(Ending::HeadTimeout) => {
@@ -78,7 +82,7 @@ async fn receive(core: &Core, connection: &Connection, conn: &mut ResourceConn) 
     let room = REQUEST_HEAD_BYTES_MAX - conn.pending_bytes().min(REQUEST_HEAD_BYTES_MAX - 1);
     match connection.socket.receive(&mut scratch[..room]) {
         // What the last response left in the queue still holds memory: it is seen out first.
-        Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => conn.see_out(),
+        Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => conn.linger(),
         Ok(0) => conn.peer_closed(),
         Ok(count) => conn.received(&scratch[..count], SystemTime::now()),
         Err(error) if is_retry(&error) => {}
@@ -87,8 +91,8 @@ async fn receive(core: &Core, connection: &Connection, conn: &mut ResourceConn) 
     Ok(())
 }
 
-async fn open(core: &Core, conn: &mut ResourceConn) {
-    let Some(request) = conn.opening() else {
+async fn open(core: &Core, conn: &mut ResourceProtocol) {
+    let Some(request) = conn.request() else {
         return;
     };
     match Box::pin(resource::open(core, request)).await {
@@ -98,12 +102,16 @@ async fn open(core: &Core, conn: &mut ResourceConn) {
 }
 
 /// Waits for credit, then produces and sends one piece of the response.
-async fn send(core: &Rc<Core>, connection: &Connection, conn: &mut ResourceConn) -> io::Result<()> {
+async fn send(
+    core: &Rc<Core>,
+    connection: &Connection,
+    conn: &mut ResourceProtocol,
+) -> io::Result<()> {
     let Some(out) = conn.outgoing() else {
         return Ok(());
     };
     let socket = &connection.socket;
-    if out.is_untouched() {
+    if out.is_unsent() {
         connection.start_ahead(core, out.remaining())?;
         connection.begins.set(true);
         connection.ahead_from.set(0);
@@ -195,7 +203,7 @@ async fn send(core: &Rc<Core>, connection: &Connection, conn: &mut ResourceConn)
 }
 
 /// The kernel took `taken` bytes of the response.
-fn sent(core: &Core, connection: &Connection, conn: &mut ResourceConn, taken: usize) {
+fn sent(core: &Core, connection: &Connection, conn: &mut ResourceProtocol, taken: usize) {
     core.stats.sent_bytes.add(taken as u64);
     connection
         .sent_bytes
@@ -235,14 +243,14 @@ async fn wait_for_credit(
 fn give_up(
     core: &Core,
     connection: &Connection,
-    conn: &mut ResourceConn,
+    conn: &mut ResourceProtocol,
     error: ProduceError,
 ) -> io::Result<()> {
     if let Some(resource) = conn.outgoing().and_then(|out| out.object()) {
         tracing::error!(name = resource.name(), "the object can't be read: {error}");
     }
     let (status, reason) = error.answer();
-    if conn.produce_failed(status, reason, SystemTime::now()) {
+    if conn.body_failed(status, reason, SystemTime::now()) {
         core.stats.resets.add(1);
         connection.socket.abort();
     }
@@ -254,7 +262,11 @@ fn give_up(
 ///
 /// The descriptor is kept until everything is acknowledged, whatever the peer does: what a closed socket
 /// still has queued is memory that no connection would account for.
-async fn linger(core: &Core, connection: &Connection, conn: &mut ResourceConn) -> io::Result<()> {
+async fn linger(
+    core: &Core,
+    connection: &Connection,
+    conn: &mut ResourceProtocol,
+) -> io::Result<()> {
     let socket = &connection.socket;
     socket.finish_sending();
     let mut thrown_away = 0;

@@ -1,7 +1,7 @@
-//! Bytes to a [`Request`]: one head, parsed by `httparse`, checked against our limits.
+//! From bytes to a [`Request`]: one head, parsed by `httparse` and checked against the limits.
 //!
 //! Everything here comes from a peer. A head is either complete, incomplete, or refused with a
-//! status that says why; "need more bytes" is an outcome, not an error.
+//! status that says why. "Need more bytes" is an outcome, not an error.
 
 use percent_encoding::percent_decode;
 
@@ -26,7 +26,7 @@ pub struct Request {
     pub method: Method,
     /// The path, percent-decoded, without its leading slash and without a query.
     pub path: String,
-    /// What follows the path's `?`, as it came.
+    /// The query behind the path's `?`, not decoded.
     pub query: String,
     /// One byte range. Several, other units and malformed ones are as if absent (RFC 9110 14.2).
     pub range: Option<RangeSpec>,
@@ -39,7 +39,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Bytes of memory that a boxed request takes.
+    /// Bytes of memory that a boxed request holds.
     pub fn held_bytes(&self) -> usize {
         let list = &self.conditions.if_none_match;
         let list = list.as_ref().map_or(0, String::capacity);
@@ -47,13 +47,12 @@ impl Request {
     }
 }
 
-/// A head that is refused. The connection closes after the answer, since what follows can't be
-/// trusted to be a request.
+/// A head that is refused. The connection closes after the response, since what follows may not be a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The status to answer with.
     pub status: Status,
-    /// What was wrong and what to do, in one line for the body of the answer.
+    /// What was wrong and what to do, in one line for the body of the response.
     pub reason: &'static str,
 }
 
@@ -92,7 +91,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
         ),
         Err(httparse::Error::Version) if claims_http(bytes) => refuse(
             Status::VersionNotSupported,
-            "only HTTP/1.1 and HTTP/1.0 are spoken here",
+            "only HTTP/1.1 and HTTP/1.0 are supported",
         ),
         Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => {
             refuse(Status::BadRequest, "a header field is malformed")
@@ -130,7 +129,7 @@ fn incomplete(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Parsed {
     Parsed::NeedMore
 }
 
-/// Whether the first line ends in `HTTP/` and something: then the version is what we don't know.
+/// Whether the first line names a version of HTTP: then it is the version that is unknown.
 fn claims_http(bytes: &[u8]) -> bool {
     let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
     line.windows(5).any(|w| w == b"HTTP/")
@@ -153,7 +152,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         _ => {
             return Err(Refusal {
                 status: Status::NotImplemented,
-                reason: "this method is not known here: use GET or HEAD",
+                reason: "this method is not supported: use GET or HEAD",
             });
         }
     };
@@ -218,7 +217,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
             // A request body in a coding we don't decode: its end can't be found.
             return Err(Refusal {
                 status: Status::NotImplemented,
-                reason: "a request with a body is not understood here",
+                reason: "requests with a body are not supported",
             });
         } else if name.eq_ignore_ascii_case("content-length") {
             match text.parse::<u64>() {
@@ -232,7 +231,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
     if hosts > 1 || (hosts == 0 && !http10) {
         return Err(bad("an HTTP/1.1 request needs exactly one Host field"));
     }
-    // Which of several would count is anybody's guess: none does.
+    // Nothing says which of several counts, so none does.
     if ranges > 1 {
         request.range = None;
     }
