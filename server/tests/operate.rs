@@ -332,7 +332,7 @@ fn errors_at_start_say_what_is_wrong() {
         ),
         (
             &["serve", "--store", store, "--io", "magic"],
-            &["--io", "magic", "auto, uring or epoll"],
+            &["--io", "magic", "auto, uring, epoll"],
         ),
         (
             &["serve", "--store", store, "--pool-buffers", "0"],
@@ -405,7 +405,7 @@ fn errors_in_the_file_say_where() {
             &["line 2", "stroe", "store"][..],
         ),
         ("cores = \"many\"\n", &["line 1", "cores"]),
-        ("io = \"magic\"\n", &["magic", "auto, uring or epoll"]),
+        ("io = \"magic\"\n", &["magic", "`auto`, `uring`, `epoll`"]),
         ("head_timeout = \"soon\"\n", &["head_timeout"]),
         ("listen = 8080\n", &["listen"]),
         ("pool_buffers = -1\n", &["pool_buffers", "-1"]),

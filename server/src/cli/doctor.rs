@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use decode_kernel::arch::Kernel;
-use penstock::body::zero_copy;
-use penstock::control;
-use penstock::io::{self, Backend, BackendChoice};
+use penstock::config::values::{BackendChoice, ZeroCopyMode};
+use penstock::control::{self, backend};
+use penstock::io::Backend;
 
 use super::serve::Arguments;
 
@@ -18,7 +18,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         amiss += usize::from(!good);
     };
 
-    let uring = io::choose(BackendChoice::Only(Backend::Uring), settings.cores);
+    let uring = backend::choose_io(BackendChoice::Uring, settings.cores);
     match &uring {
         Ok(_) => say(true, "io_uring can be used".to_owned()),
         Err(error) => say(
@@ -26,7 +26,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             format!("io_uring can't be used, epoll takes its place: {error}"),
         ),
     }
-    match zero_copy::choose(zero_copy::When::Always, Backend::Uring) {
+    match backend::choose_zero_copy(ZeroCopyMode::Always, Backend::Uring) {
         Ok(_) => say(true, "zero-copy sends can be had (SEND_ZC)".to_owned()),
         Err(why) => say(false, format!("no zero-copy sends: {why}")),
     }

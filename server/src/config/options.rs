@@ -1,27 +1,12 @@
 //! The options of `penstock serve`: raw values from the command line, and from a TOML file of the same keys.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::values::{Span, VerifyWhen};
-use crate::body::zero_copy;
-use crate::connection::accept::OverLimit;
-use crate::io::BackendChoice;
-
-/// Reads a value from its text, as the command line does.
-fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
-}
+use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 
 /// The options of `penstock serve`. Each is also a key of the TOML file, with `_` for `-`.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -49,7 +34,6 @@ pub struct Options {
     pub cores: Option<usize>,
     /// How to talk to the kernel: auto, uring or epoll [default: auto]
     #[arg(long, value_name = "BACKEND")]
-    #[serde(deserialize_with = "from_text")]
     pub io: Option<BackendChoice>,
     /// Segment buffers per core [default: 5]
     #[arg(long, value_name = "N")]
@@ -86,22 +70,19 @@ pub struct Options {
     pub max_connections_per_address: Option<usize>,
     /// A connection for which there is no place: refuse (503) or wait (in the backlog) [default: refuse]
     #[arg(long, value_name = "WHAT")]
-    #[serde(deserialize_with = "from_text")]
     pub over_limit: Option<OverLimit>,
     /// When leaves are verified: once (then sent straight from the page cache while their file stays as it
     /// is) or always [default: once]
     #[arg(long, value_name = "WHEN")]
-    #[serde(deserialize_with = "from_text")]
     pub verify: Option<VerifyWhen>,
     /// A leaf that was verified once is verified again after this time [default: 10m]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "from_text")]
-    pub verify_age: Option<Span>,
+    #[serde(deserialize_with = "values::time")]
+    pub verify_age: Option<humantime::Duration>,
     /// What is not sent from the page cache is sent to fast clients without copying (auto: not where the kernel
     /// reports that it copies; always: to all, to try it out; off), with io_uring only [default: auto]
     #[arg(long, value_name = "WHEN")]
-    #[serde(deserialize_with = "from_text")]
-    pub zero_copy: Option<zero_copy::When>,
+    pub zero_copy: Option<ZeroCopyMode>,
     /// The largest SO_SNDBUF that a fast, far connection is lent [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
     pub send_buffer_max: Option<ByteSize>,
@@ -110,27 +91,27 @@ pub struct Options {
     pub min_rate: Option<ByteSize>,
     /// A request head must arrive within this time [default: 10s]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "from_text")]
-    pub head_timeout: Option<Span>,
+    #[serde(deserialize_with = "values::time")]
+    pub head_timeout: Option<humantime::Duration>,
     /// A connection without a request is closed after this time [default: 60s]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "from_text")]
-    pub idle_timeout: Option<Span>,
+    #[serde(deserialize_with = "values::time")]
+    pub idle_timeout: Option<humantime::Duration>,
     /// A client that acknowledges nothing for this long is closed [default: 2m]. Under 10s slow readers,
     /// which acknowledge in steps, may be closed too
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "from_text")]
-    pub send_timeout: Option<Span>,
+    #[serde(deserialize_with = "values::time")]
+    pub send_timeout: Option<humantime::Duration>,
     /// After SIGTERM, bodies may finish within this time [default: 30s]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "from_text")]
-    pub drain_timeout: Option<Span>,
+    #[serde(deserialize_with = "values::time")]
+    pub drain_timeout: Option<humantime::Duration>,
 }
 
-/// Why the configuration can't be used.
+/// Why a TOML file of options can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file can't be read.
+pub enum OptionsError {
+    /// It can't be read.
     #[error("{path}: {error}")]
     Read {
         /// The file.
@@ -138,7 +119,7 @@ pub enum ConfigError {
         /// Why.
         error: std::io::Error,
     },
-    /// The file is not what it should be.
+    /// It is not TOML, or has an unknown key or a bad value.
     #[error("{path}: {error}")]
     Parse {
         /// The file.
@@ -146,26 +127,16 @@ pub enum ConfigError {
         /// Where and why.
         error: Box<toml::de::Error>,
     },
-    /// A value is out of its bounds.
-    #[error("--{option} {value}: {reason}")]
-    Value {
-        /// The option.
-        option: &'static str,
-        /// What it was set to.
-        value: String,
-        /// Its bounds.
-        reason: String,
-    },
 }
 
 impl Options {
     /// Reads a TOML file.
-    pub fn read(path: &Path) -> Result<Options, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+    pub fn read(path: &Path) -> Result<Options, OptionsError> {
+        let text = std::fs::read_to_string(path).map_err(|error| OptionsError::Read {
             path: path.to_owned(),
             error,
         })?;
-        toml::from_str(&text).map_err(|error| ConfigError::Parse {
+        toml::from_str(&text).map_err(|error| OptionsError::Parse {
             path: path.to_owned(),
             error: Box::new(error),
         })

@@ -7,11 +7,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::options::{ConfigError, Options};
-use super::values::{Span, VerifyWhen};
-use crate::body::zero_copy;
-use crate::connection::accept::OverLimit;
-use crate::io::BackendChoice;
+use super::options::Options;
+use super::values::{BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 use crate::memory::limits;
 
 /// Every setting with its value, checked.
@@ -54,7 +51,7 @@ pub struct Settings {
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
-    pub zero_copy: zero_copy::When,
+    pub zero_copy: ZeroCopyMode,
     /// The largest `SO_SNDBUF` that a connection is lent.
     pub send_buffer_max: u32,
     /// Bytes per second that a client must acknowledge.
@@ -69,18 +66,29 @@ pub struct Settings {
     pub drain_timeout: Duration,
 }
 
+/// A value that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--{option} {value}: {reason}")]
+pub struct SettingsError {
+    /// The option.
+    pub option: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// The bounds of its values.
+    pub reason: String,
+}
+
 fn bounded<T: PartialOrd + fmt::Display>(
     option: &'static str,
     value: T,
     least: T,
     most: T,
-) -> Result<T, ConfigError> {
+) -> Result<T, SettingsError> {
     if value < least || value > most {
-        let reason = format!("it must be between {least} and {most}");
-        return Err(ConfigError::Value {
+        return Err(SettingsError {
             option,
             value: value.to_string(),
-            reason,
+            reason: format!("it must be between {least} and {most}"),
         });
     }
     Ok(value)
@@ -88,7 +96,7 @@ fn bounded<T: PartialOrd + fmt::Display>(
 
 impl Settings {
     /// Fills in the defaults and checks every value. `cores` is what the machine has.
-    pub fn new(options: Options, cores: usize) -> Result<Settings, ConfigError> {
+    pub fn new(options: Options, cores: usize) -> Result<Settings, SettingsError> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let cores = bounded("cores", options.cores.unwrap_or(cores), 1, 1024)?;
         let size = options
@@ -101,25 +109,16 @@ impl Settings {
             ByteSize::gib(1),
         )?;
         if size.0 % 4096 != 0 {
-            let reason = "it must be a multiple of 4KiB".to_owned();
-            return Err(ConfigError::Value {
+            return Err(SettingsError {
                 option: "pool-buffer-size",
                 value: size.to_string(),
-                reason,
+                reason: "it must be a multiple of 4KiB".to_owned(),
             });
         }
-        let time = |option, span: Option<Span>, default: Duration| {
-            let span = span.unwrap_or(Span(default));
+        let time = |option, time: Option<humantime::Duration>, default: Duration| {
             let (least, most) = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
-            if span.0 < least || span.0 > most {
-                let reason = "it must be between 100ms and 24h".to_owned();
-                return Err(ConfigError::Value {
-                    option,
-                    value: span.to_string(),
-                    reason,
-                });
-            }
-            Ok(span.0)
+            let time = time.unwrap_or(default.into());
+            bounded(option, time, least.into(), most.into()).map(Duration::from)
         };
         let connections = options
             .max_connections

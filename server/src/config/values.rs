@@ -1,45 +1,72 @@
-//! The types of the options' values.
+//! The types of the options' values, each with the words that the command line and the TOML file accept.
 
 use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
 
-/// A length of time as people write it: `500ms`, `10s`, `2m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer};
 
-impl FromStr for Span {
-    type Err = humantime::DurationError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        humantime::parse_duration(text).map(Span)
-    }
+/// How the cores talk to the kernel (`--io`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// io_uring if the kernel allows it, else epoll
+    #[default]
+    Auto,
+    /// io_uring or nothing
+    Uring,
+    /// epoll
+    Epoll,
 }
 
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
-    }
+/// What happens to a connection beyond the limit (`--over-limit`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverLimit {
+    /// It gets 503 with Retry-After
+    #[default]
+    Refuse,
+    /// It waits in the backlog until another one ends
+    Wait,
 }
 
-/// When a leaf is verified (`--verify`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// When leaves are verified (`--verify`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum VerifyWhen {
-    /// When it is read for the first time, when its file changed, and when that is long ago.
+    /// When they are first read, when their file changed, and when `--verify-age` is over
     #[default]
     Once,
-    /// Every time it is sent.
+    /// Every time they are sent; nothing is sent straight from the page cache
     Always,
 }
 
-impl FromStr for VerifyWhen {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "once" => Ok(VerifyWhen::Once),
-            "always" => Ok(VerifyWhen::Always),
-            _ => Err(format!(
-                "`{text}` is not a time to verify: use once or always"
-            )),
-        }
+/// When pieces are sent zero-copy (`--zero-copy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ZeroCopyMode {
+    /// To fast clients, except on networks where the kernel reports that it copies
+    #[default]
+    Auto,
+    /// To all clients, whatever the kernel reports: for tests. The bounds on pinned buffers hold
+    Always,
+    /// Never
+    Off,
+}
+
+impl fmt::Display for ZeroCopyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ZeroCopyMode::Auto => "auto",
+            ZeroCopyMode::Always => "always",
+            ZeroCopyMode::Off => "off",
+        })
     }
+}
+
+/// Reads a time such as `500ms`, `10s` or `2m` from a TOML file, as the command line does.
+pub(super) fn time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<humantime::Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }

@@ -1,13 +1,12 @@
 //! Takes connections from a core's listener: to serve them, or to say that there is no place.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::config::values::OverLimit;
 use crate::connection::core::{Connection, Core};
 use crate::connection::driver::drive;
 use crate::connection::seats::{Full, Seat, Seats};
@@ -18,38 +17,6 @@ use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
 
 /// How long accepting pauses when there is no place, or no descriptor.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// What happens to a connection for which there is no place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OverLimit {
-    /// It is answered 503 with Retry-After.
-    #[default]
-    Refuse,
-    /// It waits in the backlog until there is one.
-    Wait,
-}
-
-impl FromStr for OverLimit {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "refuse" => Ok(OverLimit::Refuse),
-            "wait" => Ok(OverLimit::Wait),
-            _ => Err(format!(
-                "`{text}`: use refuse (503) or wait (in the backlog)"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for OverLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            OverLimit::Refuse => "refuse",
-            OverLimit::Wait => "wait",
-        })
-    }
-}
 
 /// Accepts connections and starts a task for each, until the core drains.
 pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, over: OverLimit) {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::body::zero_copy;
 use crate::config::Settings;
+use crate::config::values::ZeroCopyMode;
 use crate::connection::deadlines::Timeouts;
 use crate::connection::seats::Seats;
 use crate::io::sys::{self, Resource};
@@ -22,6 +22,7 @@ use crate::memory::limits;
 use crate::memory::plan::{Declared, MemoryPlan, PlanRefusal};
 
 pub mod admin;
+pub mod backend;
 pub mod worker;
 
 use admin::Shared;
@@ -109,7 +110,8 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         );
     }
     let (backend, why_not_uring) = choose_backend(&settings)?;
-    let zero_copy = zero_copy::choose(settings.zero_copy, backend).map_err(ServeError::ZeroCopy)?;
+    let zero_copy =
+        backend::choose_zero_copy(settings.zero_copy, backend).map_err(ServeError::ZeroCopy)?;
     if let Some(why) = &zero_copy.1 {
         tracing::info!("no zero-copy sends: {why}");
     }
@@ -194,7 +196,7 @@ fn check_directories(settings: &Settings) -> Result<(), ServeError> {
 /// The backend, and why it isn't io_uring if that was tried.
 fn choose_backend(settings: &Settings) -> Result<(Backend, Option<String>), ServeError> {
     let (backend, why_not_uring) =
-        kernel::choose(settings.io, settings.cores).map_err(ServeError::Backend)?;
+        backend::choose_io(settings.io, settings.cores).map_err(ServeError::Backend)?;
     match &why_not_uring {
         None => tracing::info!(%backend, "I/O backend"),
         Some(error) => {
@@ -237,7 +239,7 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
 /// reads, and once for zero-copy sends. The server itself tries, and says what came of it.
 pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<String> {
     let (times, sends) = match settings.zero_copy {
-        zero_copy::When::Off => (1, ""),
+        ZeroCopyMode::Off => (1, ""),
         _ => (2, ", and send by copy"),
     };
     let wanted = (limits::RING_LOCKED_BYTES + times * plan.pool_bytes) * plan.declared.cores as u64;

@@ -18,8 +18,9 @@ use tokio::sync::Semaphore;
 use crate::body::hot::HotObjects;
 use crate::body::readahead::ReadAhead;
 use crate::body::rebuilt::RebuiltBlocks;
-use crate::body::zero_copy::{self, ZeroCopy};
-use crate::connection::accept::{OverLimit, accept};
+use crate::body::zero_copy::ZeroCopy;
+use crate::config::values::{OverLimit, ZeroCopyMode};
+use crate::connection::accept::accept;
 use crate::connection::core::Core;
 use crate::connection::deadlines::{self, Listed, Timeouts, Watch};
 use crate::connection::gate::Gate;
@@ -107,7 +108,7 @@ pub struct Plan {
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
-    pub zero_copy: zero_copy::When,
+    pub zero_copy: ZeroCopyMode,
     /// What connections are held to.
     pub timeouts: Timeouts,
     /// Where it counts.

@@ -13,7 +13,6 @@ use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ pub mod sys;
 pub mod zero_copy;
 
 pub use read::Reading;
-pub use read::uring::ProbeError;
+pub use read::uring::{ProbeError, probe as probe_uring};
 
 use poller::{Poller, Registration};
 use pool::{Pool, Window};
@@ -51,46 +50,6 @@ impl fmt::Display for Backend {
             Backend::Uring => "uring",
             Backend::Epoll => "epoll",
         })
-    }
-}
-
-/// What the operator asks for (`--io`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BackendChoice {
-    /// io_uring where the kernel lets us, else epoll.
-    #[default]
-    Auto,
-    /// This one or none.
-    Only(Backend),
-}
-
-impl FromStr for BackendChoice {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(BackendChoice::Auto),
-            "uring" => Ok(BackendChoice::Only(Backend::Uring)),
-            "epoll" => Ok(BackendChoice::Only(Backend::Epoll)),
-            _ => Err(format!(
-                "`{text}` is not an I/O backend: use auto, uring or epoll"
-            )),
-        }
-    }
-}
-
-/// Chooses the backend: the kernel is asked before anything depends on the answer. With `Auto`, the
-/// second value says why io_uring is not used.
-pub fn choose(
-    choice: BackendChoice,
-    cores: usize,
-) -> Result<(Backend, Option<ProbeError>), ProbeError> {
-    match choice {
-        BackendChoice::Only(Backend::Epoll) => Ok((Backend::Epoll, None)),
-        BackendChoice::Only(Backend::Uring) => uring::probe(cores).map(|()| (Backend::Uring, None)),
-        BackendChoice::Auto => Ok(match uring::probe(cores) {
-            Ok(()) => (Backend::Uring, None),
-            Err(error) => (Backend::Epoll, Some(error)),
-        }),
     }
 }
 

@@ -16,7 +16,7 @@ use axum::{Json, Router};
 
 use crossbeam_channel::Sender;
 
-use crate::body::zero_copy::When;
+use crate::config::values::ZeroCopyMode;
 use crate::connection::seats::Seats;
 use crate::control::worker::Order;
 use crate::io::Backend;
@@ -35,7 +35,7 @@ pub struct Shared {
     /// Why that isn't io_uring, if it was tried.
     pub why_not_uring: Option<String>,
     /// When pieces are sent zero-copy,
-    pub zero_copy: When,
+    pub zero_copy: ZeroCopyMode,
     /// and why not, if that can't be done.
     pub why_not_zero_copy: Option<String>,
     /// One per core.
@@ -57,7 +57,7 @@ impl Shared {
     /// Counters for the plan's cores, all zero.
     pub fn new(
         (backend, why_not_uring): (Backend, Option<String>),
-        (zero_copy, why_not_zero_copy): (When, Option<String>),
+        (zero_copy, why_not_zero_copy): (ZeroCopyMode, Option<String>),
         plan: MemoryPlan,
         budget: Arc<Budget>,
         seats: Arc<Seats>,

@@ -281,7 +281,7 @@ pub enum ProbeError {
 }
 
 /// Tries to set up as many rings as there will be cores and asks it for the operations that we use.
-pub(in crate::io) fn probe(cores: usize) -> Result<(), ProbeError> {
+pub fn probe(cores: usize) -> Result<(), ProbeError> {
     let refused = |error: io::Error| {
         let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
             .is_ok_and(|value| value.trim() != "0");
