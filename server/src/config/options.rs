@@ -12,10 +12,10 @@ use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// A store directory; repeat it for each. Shares of one object lie in different stores
+    /// A store directory; repeat it for each. The shares of one object lie in different stores
     #[arg(long, value_name = "DIR")]
     pub store: Vec<PathBuf>,
-    /// A Tahoe-LAFS storage node's directory (or its `storage` or `shares`); repeat it for each. Files are
+    /// The directory of a Tahoe-LAFS storage node (or its `storage` or `shares`); repeat it for each. Files are
     /// served by their read-caps, at /uri/CAP, /file/CAP/named=/NAME and /named/CAP/NAME
     #[arg(long, value_name = "DIR")]
     pub tahoe_node: Vec<PathBuf>,
@@ -32,34 +32,33 @@ pub struct Options {
     /// Threads, each pinned to a core [default: all cores]
     #[arg(long, value_name = "N")]
     pub cores: Option<usize>,
-    /// How to talk to the kernel: auto, uring or epoll [default: auto]
+    /// How to talk to the kernel [default: auto]
     #[arg(long, value_name = "BACKEND")]
     pub io: Option<BackendChoice>,
-    /// Segment buffers per core [default: 5]
+    /// Pool buffers per core, each for one piece [default: 5]
     #[arg(long, value_name = "N")]
     pub pool_buffers: Option<usize>,
-    /// Bytes of one segment buffer. Where a segment (k blocks) and what is rebuilt of it fit none, some is read more than once
-    /// [default: 768KiB]
+    /// Bytes of one pool buffer. If a segment (k blocks) and its rebuilt blocks don't fit into one, some bytes are
+    /// read more than once [default: 768KiB]
     #[arg(long, value_name = "SIZE")]
     pub pool_buffer_size: Option<ByteSize>,
-    /// Memory that the process and its sockets' kernel memory may use together [default: 512MiB]
+    /// Memory that the process and the kernel memory of its sockets may use together [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
-    /// Memory for small objects (up to 64KiB) that are asked for often, of all cores together; 0 keeps none
+    /// Memory of all cores for small objects (up to 64KiB) that clients ask for often; 0 keeps none
     /// [default: an eighth of what connections leave]
     #[arg(long, value_name = "SIZE")]
     pub hot_objects: Option<ByteSize>,
-    /// Memory for reading ahead, past the page cache, for clients that take an object from the disk as fast as it comes,
-    /// of all cores together; 0 reads nothing ahead [default: an eighth of what connections leave, 32MiB per core at
-    /// most]
+    /// Memory of all cores for readahead, past the page cache, for clients that take an object as fast as the disk
+    /// delivers it; 0 reads nothing ahead [default: an eighth of what connections leave, at most 32MiB per core]
     #[arg(long, value_name = "SIZE")]
     pub read_ahead: Option<ByteSize>,
-    /// Memory for blocks rebuilt in place of lost ones that several clients want at about the same time, of all cores
-    /// together; 0 keeps none [default: an eighth of what connections leave, 32MiB per core at most]
+    /// Memory of all cores for rebuilt blocks that several clients want at about the same time; 0 keeps none
+    /// [default: an eighth of what connections leave, at most 32MiB per core]
     #[arg(long, value_name = "SIZE")]
     pub rebuilt_blocks: Option<ByteSize>,
-    /// Share files open per core, those of objects being served included [default: 4096, or fewer where the limit on
-    /// descriptors is low]
+    /// Share files that each core may have open, including those of objects being served [default: 4096, or fewer if
+    /// the limit on descriptors is low]
     #[arg(long, value_name = "N")]
     pub share_files: Option<usize>,
     /// Connections in all [default: as many as the memory and the limit on descriptors allow]
@@ -68,25 +67,24 @@ pub struct Options {
     /// Connections from one IPv4 address or one IPv6 /64 network [default: no limit]
     #[arg(long, value_name = "N")]
     pub max_connections_per_address: Option<usize>,
-    /// A connection for which there is no place: refuse (503) or wait (in the backlog) [default: refuse]
+    /// What happens to a connection beyond the limit [default: refuse]
     #[arg(long, value_name = "WHAT")]
     pub over_limit: Option<OverLimit>,
-    /// When leaves are verified: once (then sent straight from the page cache while their file stays as it
-    /// is) or always [default: once]
+    /// When leaves are verified. A leaf that was verified once can be sent straight from the page cache while its
+    /// file doesn't change [default: once]
     #[arg(long, value_name = "WHEN")]
     pub verify: Option<VerifyWhen>,
-    /// A leaf that was verified once is verified again after this time [default: 10m]
+    /// How long a leaf counts as verified [default: 10m]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time")]
     pub verify_age: Option<humantime::Duration>,
-    /// What is not sent from the page cache is sent to fast clients without copying (auto: not where the kernel
-    /// reports that it copies; always: to all, to try it out; off), with io_uring only [default: auto]
+    /// Which clients are sent pieces from pool buffers without copying; it takes io_uring [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub zero_copy: Option<ZeroCopyMode>,
-    /// The largest SO_SNDBUF that a fast, far connection is lent [default: 1MiB]
+    /// The largest SO_SNDBUF that is lent to a fast connection with a long round-trip time [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
     pub send_buffer_max: Option<ByteSize>,
-    /// Bytes a client must acknowledge per second, on average over the send timeout [default: 0]
+    /// Bytes per second that a client must acknowledge, on average over the send timeout [default: 0]
     #[arg(long, value_name = "SIZE")]
     pub min_rate: Option<ByteSize>,
     /// A request head must arrive within this time [default: 10s]
@@ -97,8 +95,8 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time")]
     pub idle_timeout: Option<humantime::Duration>,
-    /// A client that acknowledges nothing for this long is closed [default: 2m]. Under 10s slow readers,
-    /// which acknowledge in steps, may be closed too
+    /// A connection whose client acknowledges nothing for this long is closed. Slow clients acknowledge in steps:
+    /// under 10s they may be closed too [default: 2m]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time")]
     pub send_timeout: Option<humantime::Duration>,
@@ -142,7 +140,7 @@ impl Options {
         })
     }
 
-    /// These options, and those of `file` where these don't say.
+    /// These options, with those of `file` for what is not set.
     pub fn or(self, file: Options) -> Options {
         Options {
             store: if self.store.is_empty() {

@@ -1,4 +1,4 @@
-//! The settings that follow from the options: defaults filled in, every value checked.
+//! The settings of a server: the options with defaults filled in, and every value checked.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,31 +24,31 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where metrics, health and status are served.
     pub admin: SocketAddr,
-    /// Threads.
+    /// Threads, each pinned to a core.
     pub cores: usize,
-    /// I/O backend asked for.
+    /// How the cores are to talk to the kernel.
     pub io: BackendChoice,
-    /// Segment buffers per core.
+    /// Pool buffers per core.
     pub pool_buffers: usize,
-    /// Bytes of one.
+    /// Bytes of one pool buffer.
     pub pool_buffer_bytes: usize,
     /// Memory in all, kernel socket memory included.
     pub memory_bytes: u64,
-    /// Memory for hot objects, of all cores; `None` is the usual part.
+    /// Memory of all cores for hot objects; `None` is the default part.
     pub hot_bytes: Option<u64>,
-    /// Memory for reading ahead, of all cores; `None` is the usual part.
-    pub ahead_bytes: Option<u64>,
-    /// Memory for rebuilt blocks, of all cores; `None` is the usual part.
+    /// Memory of all cores for readahead; `None` is the default part.
+    pub readahead_bytes: Option<u64>,
+    /// Memory of all cores for rebuilt blocks; `None` is the default part.
     pub rebuilt_bytes: Option<u64>,
-    /// Share files open per core; `None` is the usual number, or what descriptors allow.
+    /// Share files that each core may have open; `None` is the default, or fewer if descriptors are scarce.
     pub share_files: Option<usize>,
     /// Connections in all; `None` is as many as fit.
     pub connections_max: Option<usize>,
     /// Connections from one address.
     pub connections_per_address_max: Option<usize>,
-    /// What happens to a connection for which there is no place.
+    /// What happens to a connection beyond the limit.
     pub over_limit: OverLimit,
-    /// How long a verified leaf counts as good; `None` if every read is verified.
+    /// How long a leaf counts as verified; `None` if every read is verified.
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
     pub zero_copy: ZeroCopyMode,
@@ -155,7 +155,7 @@ impl Settings {
             pool_buffer_bytes: size.0 as usize,
             memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
             hot_bytes: options.hot_objects.map(|size| size.0),
-            ahead_bytes: options.read_ahead.map(|size| size.0),
+            readahead_bytes: options.read_ahead.map(|size| size.0),
             rebuilt_bytes: options.rebuilt_blocks.map(|size| size.0),
             share_files: options
                 .share_files
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_name_the_option_and_its_bounds() {
         let error = toml::from_str::<Options>("stroe = []")
             .unwrap_err()
             .to_string();
@@ -246,5 +246,15 @@ mod tests {
             ..Options::default()
         });
         assert!(error.contains("multiple of 4KiB"), "{error}");
+        let error = bad(Options {
+            idle_timeout: Some(Duration::from_millis(50).into()),
+            ..Options::default()
+        });
+        assert_eq!(
+            error,
+            "--idle-timeout 50ms: it must be between 100ms and 1day"
+        );
+        let error = toml::from_str::<Options>("verify = \"never\"").unwrap_err();
+        assert!(error.to_string().contains("`once` or `always`"), "{error}");
     }
 }

@@ -225,7 +225,7 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
         hot_bytes: settings.hot_bytes,
-        ahead_bytes: settings.ahead_bytes,
+        ahead_bytes: settings.readahead_bytes,
         rebuilt_bytes: settings.rebuilt_bytes,
         share_files,
         gateway,

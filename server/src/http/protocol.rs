@@ -416,11 +416,7 @@ mod tests {
                 (protocol.next(), protocol.phase()),
                 (Action::Receive, Phase::Idle)
             );
-            assert_eq!(
-                protocol.held_bytes(),
-                0,
-                "an idle protocolection holds nothing"
-            );
+            assert_eq!(protocol.held_bytes(), 0, "an idle connection holds nothing");
         }
     }
 
@@ -448,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn draining_ends_the_protocolection_after_the_response_under_way() {
+    fn draining_ends_the_connection_after_the_response_under_way() {
         let mut protocol = received(GET);
         protocol.opened(&Object(10), Object(10), NOW);
         protocol.drain();
@@ -469,11 +465,7 @@ mod tests {
                 .starts_with(b"HTTP/1.1 500 ")
         );
         take_all(&mut protocol, u64::MAX);
-        assert_eq!(
-            protocol.next(),
-            Action::Receive,
-            "the protocolection lives on"
-        );
+        assert_eq!(protocol.next(), Action::Receive, "the connection lives on");
 
         let mut protocol = received(GET);
         protocol.opened(&Object(10), Object(10), NOW);
@@ -483,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn without_memory_a_request_is_refused_and_a_response_ends_the_protocolection() {
+    fn without_memory_a_request_is_refused_and_a_response_ends_the_connection() {
         for bytes in [&GET[..20], GET] {
             let mut protocol = received(bytes);
             protocol.memory_refused(NOW);
