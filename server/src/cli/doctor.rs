@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use decode_kernel::arch::Kernel;
 use penstock::config::values::{BackendChoice, ZeroCopyMode};
-use penstock::control::{self, backend};
+use penstock::control::{backend, preflight};
 use penstock::io::Backend;
 
 use super::serve::Arguments;
@@ -38,13 +38,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ),
         Err(error) => say(false, error.to_string()),
     }
-    match control::plan(&settings) {
+    match preflight::plan(&settings) {
         Ok(plan) => {
             say(true, plan.summary());
-            let locked = control::locked_memory_advice(&settings, &plan).filter(|_| uring.is_ok());
+            let locked =
+                preflight::locked_memory_advice(&settings, &plan).filter(|_| uring.is_ok());
             for warning in locked
                 .into_iter()
-                .chain(control::machine_warnings(&settings, &plan))
+                .chain(preflight::machine_warnings(&settings, &plan))
             {
                 say(false, warning);
             }

@@ -1,6 +1,6 @@
 //! The account of memory: declared, planned, lent and measured.
 
-use super::Shared;
+use super::shared::Shared;
 
 /// Name, help and value of each gauge that concerns the whole process.
 pub(super) fn gauges(shared: &Shared) -> Vec<(&'static str, &'static str, u64)> {

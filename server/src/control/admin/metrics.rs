@@ -10,7 +10,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{Shared, memory};
+use super::memory;
+use super::shared::Shared;
 use crate::stats::{CoreStats, Kind, Phase, SCALARS, STATUS_CODES};
 
 /// The media type of the text.

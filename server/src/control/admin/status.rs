@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use serde::Serialize;
 
-use super::{Shared, memory};
+use super::memory;
+use super::shared::Shared;
 use crate::connection::deadlines::Listed;
 use crate::control::worker::Order;
 use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};

@@ -1,0 +1,53 @@
+//! Why the server could not start or go on.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::io::ProbeError;
+use crate::memory::plan::PlanRefusal;
+
+/// Why the server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No store can be read.
+    #[error("{0}")]
+    Stores(io::Error),
+    /// io_uring was asked for and can't be had.
+    #[error("--io uring: {0}")]
+    Backend(ProbeError),
+    /// Zero-copy sends were insisted on and can't be had.
+    #[error("--zero-copy always: {0}")]
+    ZeroCopy(String),
+    /// An address can't be listened on.
+    #[error("cannot listen on {address} ({what}): {error}")]
+    Listen {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The declared memory can't hold what was asked.
+    #[error(transparent)]
+    Plan(#[from] PlanRefusal),
+    /// The kernel that PENSTOCK_KERNEL names can't be used.
+    #[error("PENSTOCK_KERNEL: {0}")]
+    Kernel(String),
+    /// A core stopped working.
+    #[error("core {core}: {error}")]
+    Core {
+        /// Its number.
+        core: usize,
+        /// Why.
+        error: io::Error,
+    },
+    /// Anything else that the operating system refused.
+    #[error("{what}: {error}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
