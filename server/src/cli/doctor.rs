@@ -38,7 +38,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ),
         Err(error) => say(false, error.to_string()),
     }
-    match preflight::plan(&settings) {
+    match preflight::memory_plan(&settings) {
         Ok(plan) => {
             say(true, plan.summary());
             let locked =

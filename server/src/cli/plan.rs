@@ -6,7 +6,7 @@ use super::serve::Arguments;
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = arguments.settings()?;
-    let plan = preflight::plan(&settings)?;
+    let plan = preflight::memory_plan(&settings)?;
     say!("{plan}");
     for warning in preflight::machine_warnings(&settings, &plan) {
         say!("warning: {warning}");

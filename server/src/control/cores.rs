@@ -1,13 +1,13 @@
-//! The cores' threads, as the control thread sees them.
+//! The cores' threads, as the control thread sees them: started, waited for, drained.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, RecvError, after, bounded, never, select};
 
-use super::admin::Shared;
+use super::admin::ServerState;
 use super::error::ServeError;
 use super::preflight::send_buffer_max;
 use super::worker::{self, Order, Report};
@@ -15,117 +15,121 @@ use crate::config::Settings;
 use crate::connection::deadlines::Timeouts;
 use crate::io::Listener;
 
-/// Orders that may wait for a core: it looks once a tick.
+/// Orders that may wait for a core, which looks for them once a tick.
 const ORDERS_MAX: usize = 4;
-/// How long a core that has as many waiting may take to make room for one more.
+/// How long a core with that many orders may take to make room for one more.
 const ORDER_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the cores may take to reset what is open after a second signal: some ticks.
+/// How long the cores may take to reset open connections after a second signal: some ticks.
 const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The running cores, as the control thread sees them.
+/// The running cores.
 pub(super) struct Cores {
-    orders: Vec<Sender<Order>>,
-    pub(super) reports: Receiver<(usize, Report)>,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    /// It holds the way to give each core orders.
+    state: Arc<ServerState>,
+    reports: Receiver<(usize, Report)>,
+    threads: usize,
+}
+
+/// A report of a core that works; otherwise why it doesn't.
+pub(super) fn working(
+    report: Result<(usize, Report), RecvError>,
+) -> Result<(usize, Report), ServeError> {
+    match report {
+        Ok((core, Report::Failed(error))) => Err(ServeError::Core { core, error }),
+        Ok(report) => Ok(report),
+        Err(_) => Err(ServeError::Core {
+            core: 0,
+            error: io::Error::other("its thread ended"),
+        }),
+    }
+}
+
+/// A core stopped that was not told to.
+pub(super) fn stopped(core: usize) -> ServeError {
+    let error = io::Error::other("it stopped by itself");
+    ServeError::Core { core, error }
 }
 
 impl Cores {
+    /// Starts a thread for each listener, and waits until each has its ring.
     pub(super) fn start(
         settings: &Settings,
-        mut shared: Shared,
+        mut state: ServerState,
         listeners: Vec<Listener>,
-    ) -> Result<(Cores, Arc<Shared>), ServeError> {
+    ) -> Result<(Cores, Arc<ServerState>), ServeError> {
+        let threads = listeners.len();
+        let (orders, order_receivers): (Vec<_>, Vec<_>) =
+            listeners.iter().map(|_| bounded(ORDERS_MAX)).unzip();
+        state.orders = orders;
+        let state = Arc::new(state);
         let stores: Arc<[PathBuf]> = settings.stores.clone().into();
         let nodes: Arc<[PathBuf]> = settings.tahoe_nodes.clone().into();
-        let (report, reports) = bounded(4 * settings.cores);
+        let (report, reports) = bounded(4 * threads);
         let (go, may_go) = bounded(0);
-        let mut cores = Cores {
-            orders: Vec::new(),
-            reports,
-            threads: Vec::new(),
-        };
-        for (number, listener) in listeners.into_iter().enumerate() {
-            let stats = Arc::clone(&shared.cores[number]);
+        for (number, (listener, orders)) in listeners.into_iter().zip(order_receivers).enumerate() {
             let plan = worker::Plan {
                 number,
                 go: may_go.clone(),
-                backend: shared.backend,
+                backend: state.backends.io,
                 listener,
                 stores: Arc::clone(&stores),
-                share_files: shared.plan.declared.share_files,
+                share_files: state.plan.declared.share_files,
                 tahoe_nodes: Arc::clone(&nodes),
                 tahoe_segment_bytes_max: settings.tahoe_segment_bytes_max,
                 pool_buffers: settings.pool_buffers,
                 pool_buffer_bytes: settings.pool_buffer_bytes,
-                budget: Arc::clone(&shared.budget),
-                seats: Arc::clone(&shared.seats),
+                budget: Arc::clone(&state.budget),
+                seats: Arc::clone(&state.seats),
                 over_limit: settings.over_limit,
-                send_buffer_floor: shared.plan.send_buffer_floor,
+                send_buffer_floor: state.plan.send_buffer_floor,
                 send_buffer_max: send_buffer_max(settings.send_buffer_max),
-                hot_bytes: usize::try_from(shared.plan.hot_bytes).unwrap_or(0),
-                rebuilt_bytes: usize::try_from(shared.plan.rebuilt_bytes).unwrap_or(0),
-                ahead_buffers: shared.plan.ahead_buffers(),
+                hot_bytes: usize::try_from(state.plan.hot_bytes).unwrap_or(0),
+                rebuilt_bytes: usize::try_from(state.plan.rebuilt_bytes).unwrap_or(0),
+                ahead_buffers: state.plan.ahead_buffers(),
                 verify_age: settings.verify_age,
-                zero_copy: shared.zero_copy,
+                zero_copy: state.backends.zero_copy,
                 timeouts: Timeouts {
                     head: settings.head_timeout,
                     idle: settings.idle_timeout,
                     send: settings.send_timeout,
                     rate_min: settings.rate_min,
                 },
-                stats,
+                stats: Arc::clone(&state.cores[number]),
             };
-            let (order, orders) = bounded(ORDERS_MAX);
             let report = report.clone();
-            let thread = std::thread::Builder::new()
+            std::thread::Builder::new()
                 .name(format!("core-{number}"))
                 .spawn(move || worker::run(plan, &orders, &report))
-                .map_err(|error| ServeError::System {
-                    what: "starting a core's thread",
-                    error,
-                })?;
-            shared.orders.push(order.clone());
-            cores.orders.push(order);
-            cores.threads.push(thread);
+                .map_err(ServeError::system("starting a core's thread"))?;
         }
+        let cores = Cores {
+            state: Arc::clone(&state),
+            reports,
+            threads,
+        };
         // Every core has its ring before any registers its pool: both count against RLIMIT_MEMLOCK, and a
         // pool can go unregistered where a ring can't.
-        for _ in 0..cores.threads.len() {
-            match cores.reports.recv() {
-                Ok((_, Report::Begun)) => {}
-                Ok((core, Report::Failed(error))) => return Err(ServeError::Core { core, error }),
-                _ => {
-                    let error = io::Error::other("a core ended before it began");
-                    return Err(ServeError::Core { core: 0, error });
-                }
+        for _ in 0..threads {
+            match cores.next_report()? {
+                (_, Report::Begun) => {}
+                (core, _) => return Err(stopped(core)),
             }
         }
         drop(go);
-        Ok((cores, Arc::new(shared)))
+        Ok((cores, state))
     }
 
+    /// Waits until every core serves.
     pub(super) fn wait_until_ready(&self) -> Result<(), ServeError> {
         let mut unregistered = None;
-        for _ in 0..self.threads.len() {
-            match self.reports.recv() {
-                Ok((core, Report::Ready(reason))) => {
+        for _ in 0..self.threads {
+            match self.next_report()? {
+                (core, Report::Ready(reason)) => {
                     unregistered = reason.or(unregistered.take()).inspect(|_| {
                         tracing::debug!(core, "the pool is not registered");
                     })
                 }
-                Ok((core, Report::Failed(error))) => return Err(ServeError::Core { core, error }),
-                Ok((core, Report::Begun)) => {
-                    let error = io::Error::other("it began twice");
-                    return Err(ServeError::Core { core, error });
-                }
-                Ok((core, Report::Stopped { .. })) => {
-                    let error = io::Error::other("it stopped at once");
-                    return Err(ServeError::Core { core, error });
-                }
-                Err(_) => {
-                    let error = io::Error::other("its thread ended");
-                    return Err(ServeError::Core { core: 0, error });
-                }
+                (core, _) => return Err(stopped(core)),
             }
         }
         if let Some(reason) = unregistered {
@@ -134,14 +138,23 @@ impl Cores {
         Ok(())
     }
 
+    /// What the cores report.
+    pub(super) fn reports(&self) -> &Receiver<(usize, Report)> {
+        &self.reports
+    }
+
+    fn next_report(&self) -> Result<(usize, Report), ServeError> {
+        working(self.reports.recv())
+    }
+
     fn order_drain(&self, deadline: Instant) {
-        for order in &self.orders {
-            // Cores look once a tick. One that is gone needs no order.
+        for order in &self.state.orders {
+            // A core that is gone needs no order.
             let _ = order.send_timeout(Order::Drain { deadline }, ORDER_PATIENCE);
         }
     }
 
-    /// Stops the cores: bodies may finish until `deadline`, or until a second signal cuts them off.
+    /// Stops the cores. Bodies may finish until `deadline`, or until a second signal cuts them off.
     pub(super) fn drain(
         self,
         deadline: Instant,
@@ -149,7 +162,7 @@ impl Cores {
     ) -> Result<(), ServeError> {
         self.order_drain(deadline);
         let mut cut_off = 0;
-        let mut running = self.threads.len();
+        let mut running = self.threads;
         // Set by a second signal.
         let mut patience = None;
         while running > 0 {
@@ -168,7 +181,7 @@ impl Cores {
                         break;
                     }
                     tracing::warn!("second signal: stopping now");
-                    // Open bodies are reset: an exit alone would end them like whole ones.
+                    // Open bodies are reset: an exit alone would end them like complete ones.
                     self.order_drain(Instant::now());
                     patience = Some(after(CUT_PATIENCE));
                 }

@@ -12,13 +12,13 @@ pub enum ServeError {
     /// No store can be read.
     #[error("{0}")]
     Stores(io::Error),
-    /// io_uring was asked for and can't be had.
+    /// The operator asked for io_uring, which can't be used.
     #[error("--io uring: {0}")]
     Backend(ProbeError),
-    /// Zero-copy sends were insisted on and can't be had.
+    /// The operator insists on zero-copy sends, which can't be used.
     #[error("--zero-copy always: {0}")]
     ZeroCopy(String),
-    /// An address can't be listened on.
+    /// The server can't listen on an address.
     #[error("cannot listen on {address} ({what}): {error}")]
     Listen {
         /// Which listener.
@@ -28,7 +28,7 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
-    /// The declared memory can't hold what was asked.
+    /// The declared memory is too small for the settings.
     #[error(transparent)]
     Plan(#[from] PlanRefusal),
     /// The kernel that PENSTOCK_KERNEL names can't be used.
@@ -50,4 +50,11 @@ pub enum ServeError {
         /// Why it failed.
         error: io::Error,
     },
+}
+
+impl ServeError {
+    /// For `map_err`: the operating system refused `what`.
+    pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+        move |error| ServeError::System { what, error }
+    }
 }

@@ -1,25 +1,48 @@
-//! The listeners of the cores.
+//! The listeners: one per core for objects, and one for the admin thread.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use super::error::ServeError;
 use crate::io::{Listener, SocketOptions};
 
-/// One listener per core on the same address. The first bind is without SO_REUSEPORT and given up
-/// again: a port that another server has is an error, not a share of its connections.
-pub(super) fn listen(
+/// Listens for requests of objects: one listener per core, all on the same address. Returns that address too.
+pub(super) fn objects(
     address: SocketAddr,
     cores: usize,
     options: &SocketOptions,
-) -> io::Result<Vec<Listener>> {
-    if address.port() != 0 {
-        drop(TcpListener::bind(address)?);
-    }
-    let first = Listener::bind(address, options)?;
-    let address = first.local_address()?;
-    let mut listeners = vec![first];
-    for _ in 1..cores {
-        listeners.push(Listener::bind(address, options)?);
-    }
-    Ok(listeners)
+) -> Result<(Vec<Listener>, SocketAddr), ServeError> {
+    let listen = || -> io::Result<_> {
+        if address.port() != 0 {
+            // Bound without SO_REUSEPORT first, and closed again: if another server has the port, that is an error.
+            // The two must not share its connections.
+            drop(TcpListener::bind(address)?);
+        }
+        let first = Listener::bind(address, options)?;
+        let address = first.local_address()?;
+        let mut listeners = vec![first];
+        for _ in 1..cores {
+            listeners.push(Listener::bind(address, options)?);
+        }
+        Ok((listeners, address))
+    };
+    listen().map_err(|error| ServeError::Listen {
+        what: "objects",
+        address,
+        error,
+    })
+}
+
+/// Listens for the admin thread. Returns the address too.
+pub(super) fn admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let listen = || -> io::Result<_> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    listen().map_err(|error| ServeError::Listen {
+        what: "admin",
+        address,
+        error,
+    })
 }

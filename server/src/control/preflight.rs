@@ -7,7 +7,7 @@ use crate::io::sys::{self, Resource};
 use crate::memory::limits;
 use crate::memory::plan::{Declared, MemoryPlan};
 
-/// Some store or node must be readable; those that are not count as lost.
+/// Some store or node must be readable. The shares of those that are not count as lost.
 pub(super) fn check_directories(settings: &Settings) -> Result<(), ServeError> {
     let all = [&settings.stores[..], &settings.tahoe_nodes].concat();
     penstock_tools::store::check_stores(&all).map_err(ServeError::Stores)?;
@@ -20,13 +20,10 @@ pub(super) fn check_directories(settings: &Settings) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Divides the declared memory for this machine.
-pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
+/// Divides the declared memory, within this machine's limit on descriptors, which is raised as far as it may be.
+pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
     let descriptors =
-        sys::raise_limit(Resource::Descriptors).map_err(|error| ServeError::System {
-            what: "RLIMIT_NOFILE",
-            error,
-        })?;
+        sys::raise_limit(Resource::Descriptors).map_err(ServeError::system("RLIMIT_NOFILE"))?;
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let gateway = !settings.tahoe_nodes.is_empty();
     let share_files = settings
@@ -49,8 +46,8 @@ pub fn plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
     })?)
 }
 
-/// What to do so that every core can register its pool with io_uring, if the limit is too low for that: once for
-/// reads, and once for zero-copy sends. The server itself tries, and says what came of it.
+/// Advice if the limit on locked memory is too low for every core to register its pool with io_uring: once for
+/// reads, and once for zero-copy sends. A running server tries anyway, and logs the result.
 pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<String> {
     let (times, sends) = match settings.zero_copy {
         ZeroCopyMode::Off => (1, ""),
@@ -68,7 +65,7 @@ pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<St
     })
 }
 
-/// Limits of the machine that are lower than what the plan will use, each with the line that fixes it.
+/// Limits of the machine that are lower than the plan needs, each with the command that raises it.
 pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
     let mut warnings = Vec::new();
     let setting = |path: &str| -> Option<Vec<u64>> {
@@ -77,7 +74,7 @@ pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
             .map(|number| number.parse().ok())
             .collect()
     };
-    // tcp_mem counts pages: low, pressure, most, for all sockets of the machine.
+    // tcp_mem holds three limits in pages for all sockets of the machine: low, pressure, maximum.
     let sockets =
         plan.connections as u64 * limits::socket_bytes(plan.send_buffer_floor) + plan.credit_bytes;
     if let Some([_, pressure, _]) = setting("/proc/sys/net/ipv4/tcp_mem").as_deref()
@@ -103,8 +100,23 @@ pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
     warnings
 }
 
-/// The largest `SO_SNDBUF` that the kernel lets this process set, up to what is wanted: a larger one is
-/// cut without a word (socket(7)).
+/// Logs what the operator may want to change.
+pub(super) fn log_advice(settings: &Settings, plan: &MemoryPlan) {
+    for warning in machine_warnings(settings, plan) {
+        tracing::info!("{warning}");
+    }
+    if settings.send_timeout < limits::SEND_TIMEOUT_ADVISED {
+        tracing::warn!(
+            "--send-timeout {}: clients that read slowly acknowledge in steps some seconds apart, and may be \
+             closed; {} or more spares them",
+            humantime::format_duration(settings.send_timeout),
+            humantime::format_duration(limits::SEND_TIMEOUT_ADVISED),
+        );
+    }
+}
+
+/// The largest `SO_SNDBUF` that the kernel lets this process set, up to `wanted`. It silently reduces larger ones
+/// (socket(7)).
 pub(super) fn send_buffer_max(wanted: u32) -> u32 {
     std::fs::read_to_string("/proc/sys/net/core/wmem_max")
         .ok()

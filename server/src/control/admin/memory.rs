@@ -1,10 +1,10 @@
 //! The account of memory: declared, planned, lent and measured.
 
-use super::shared::Shared;
+use super::state::ServerState;
 
 /// Name, help and value of each gauge that concerns the whole process.
-pub(super) fn gauges(shared: &Shared) -> Vec<(&'static str, &'static str, u64)> {
-    let plan = &shared.plan;
+pub(super) fn gauges(server: &ServerState) -> Vec<(&'static str, &'static str, u64)> {
+    let plan = &server.plan;
     let cores = plan.declared.cores as u64;
     let process = process();
     vec![
@@ -31,12 +31,12 @@ pub(super) fn gauges(shared: &Shared) -> Vec<(&'static str, &'static str, u64)> 
         (
             "memory_credit_bytes",
             "Credit to lend",
-            shared.budget.total(),
+            server.budget.total(),
         ),
         (
             "memory_credit_lent_bytes",
             "Credit lent now",
-            shared.budget.total().saturating_sub(shared.budget.free()),
+            server.budget.total().saturating_sub(server.budget.free()),
         ),
         (
             "memory_resident_bytes",
@@ -56,7 +56,7 @@ pub(super) fn gauges(shared: &Shared) -> Vec<(&'static str, &'static str, u64)> 
         (
             "connections_open",
             "Connections that have a place",
-            shared.seats.taken() as u64,
+            server.seats.taken() as u64,
         ),
     ]
 }

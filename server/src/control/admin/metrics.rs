@@ -11,22 +11,22 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::memory;
-use super::shared::Shared;
+use super::state::ServerState;
 use crate::stats::{CoreStats, Kind, Phase, SCALARS, STATUS_CODES};
 
 /// The media type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics as text.
-pub(super) fn encode(shared: Arc<Shared>) -> Result<String, fmt::Error> {
+pub(super) fn encode(server: Arc<ServerState>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("penstock");
-    registry.register_collector(Box::new(Cores(shared)));
+    registry.register_collector(Box::new(Cores(server)));
     let mut output = String::new();
     text::encode(&mut output, &registry)?;
     Ok(output)
 }
 
-struct Cores(Arc<Shared>);
+struct Cores(Arc<ServerState>);
 
 impl fmt::Debug for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,14 +84,14 @@ impl Collector for Cores {
             None,
             MetricType::Gauge,
         )?;
-        info.encode(metric.encode_family(&[("backend", self.0.backend.to_string())])?)?;
+        info.encode(metric.encode_family(&[("backend", self.0.backends.io.to_string())])?)?;
         let mut metric = encoder.encode_descriptor(
             "zero_copy",
             "When pieces are sent zero-copy",
             None,
             MetricType::Gauge,
         )?;
-        info.encode(metric.encode_family(&[("when", self.0.zero_copy.to_string())])?)?;
+        info.encode(metric.encode_family(&[("when", self.0.backends.zero_copy.to_string())])?)?;
         let up = ConstGauge::new(self.0.started.elapsed().as_secs() as i64);
         up.encode(encoder.encode_descriptor(
             "uptime_seconds",

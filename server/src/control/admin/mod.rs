@@ -14,13 +14,13 @@ use axum::{Json, Router};
 
 mod memory;
 mod metrics;
-mod shared;
+mod state;
 mod status;
 
-pub use shared::Shared;
+pub use state::ServerState;
 
 /// Starts the thread. It ends with the process.
-pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
+pub fn start(listener: TcpListener, server: Arc<ServerState>) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -30,7 +30,7 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> 
         .spawn(move || {
             let served = runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                axum::serve(listener, routes(shared)).await
+                axum::serve(listener, routes(server)).await
             });
             if let Err(error) = served {
                 tracing::error!(%error, "the admin listener stopped");
@@ -39,14 +39,14 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> 
     Ok(())
 }
 
-fn routes(shared: Arc<Shared>) -> Router {
+fn routes(server: Arc<ServerState>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .with_state(shared)
+        .with_state(server)
 }
 
 /// A page that asks for `/status` once a second. It may load nothing and talk to nobody else.
@@ -60,8 +60,8 @@ async fn page() -> impl IntoResponse {
     (headers, Html(include_str!("page.html")))
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    if shared.is_ready() {
+async fn ready(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
+    if server.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
         (
@@ -71,16 +71,16 @@ async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match metrics::encode(shared) {
+async fn metrics(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
+    match metrics::encode(server) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+async fn status(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
     // The cores answer at their next tick; waiting for them must not hold up other requests.
-    let asked = Arc::clone(&shared);
+    let asked = Arc::clone(&server);
     let listed = tokio::task::spawn_blocking(move || status::ask_cores(&asked)).await;
-    Json(status::status(&shared, listed.unwrap_or_default()))
+    Json(status::status(&server, listed.unwrap_or_default()))
 }

@@ -7,7 +7,7 @@ use crossbeam_channel::bounded;
 use serde::Serialize;
 
 use super::memory;
-use super::shared::Shared;
+use super::state::ServerState;
 use crate::connection::deadlines::Listed;
 use crate::control::worker::Order;
 use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};
@@ -37,9 +37,9 @@ pub(super) struct StatusReport {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Asks every core which of its connections stand out.
-pub(super) fn ask_cores(shared: &Shared) -> Vec<Listed> {
-    let (reply, replies) = bounded(shared.orders.len().max(1));
-    let asked = shared
+pub(super) fn ask_cores(server: &ServerState) -> Vec<Listed> {
+    let (reply, replies) = bounded(server.orders.len().max(1));
+    let asked = server
         .orders
         .iter()
         .filter(|orders| {
@@ -58,20 +58,20 @@ pub(super) fn ask_cores(shared: &Shared) -> Vec<Listed> {
 }
 
 /// Sums over all cores.
-pub(super) fn status(shared: &Shared, standing_out: Vec<Listed>) -> StatusReport {
+pub(super) fn status(server: &ServerState, standing_out: Vec<Listed>) -> StatusReport {
     let sum = |get: &dyn Fn(&CoreStats) -> u64| -> u64 {
-        shared.cores.iter().map(|stats| get(stats)).sum()
+        server.cores.iter().map(|stats| get(stats)).sum()
     };
     StatusReport {
         version: env!("CARGO_PKG_VERSION"),
-        ready: shared.is_ready(),
-        io_backend: shared.backend.to_string(),
-        why_not_uring: shared.why_not_uring.clone(),
-        zero_copy: shared.zero_copy.to_string(),
-        why_not_zero_copy: shared.why_not_zero_copy.clone(),
-        cores: shared.cores.len(),
-        uptime_seconds: shared.started.elapsed().as_secs(),
-        memory: memory::gauges(shared)
+        ready: server.is_ready(),
+        io_backend: server.backends.io.to_string(),
+        why_not_uring: server.backends.why_not_uring.clone(),
+        zero_copy: server.backends.zero_copy.to_string(),
+        why_not_zero_copy: server.backends.why_not_zero_copy.clone(),
+        cores: server.cores.len(),
+        uptime_seconds: server.started.elapsed().as_secs(),
+        memory: memory::gauges(server)
             .into_iter()
             .map(|(name, _, value)| (name, value))
             .collect(),

@@ -6,53 +6,42 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use crate::config::values::ZeroCopyMode;
 use crate::connection::seats::Seats;
+use crate::control::backend::Backends;
 use crate::control::worker::Order;
-use crate::io::Backend;
 use crate::memory::budget::Budget;
 use crate::memory::plan::MemoryPlan;
 use crate::stats::CoreStats;
 
 /// What the admin thread sees of the server.
-pub struct Shared {
+pub struct ServerState {
     /// How the cores talk to the kernel.
-    pub backend: Backend,
-    /// Why that isn't io_uring, if it was tried.
-    pub why_not_uring: Option<String>,
-    /// When pieces are sent zero-copy,
-    pub zero_copy: ZeroCopyMode,
-    /// and why not, if that can't be done.
-    pub why_not_zero_copy: Option<String>,
-    /// One per core.
+    pub backends: Backends,
+    /// The counters of each core.
     pub cores: Vec<Arc<CoreStats>>,
-    /// Where to ask each core for its connections.
+    /// Where each core takes orders.
     pub orders: Vec<Sender<Order>>,
     /// How the declared memory is divided.
     pub plan: MemoryPlan,
     /// Memory to lend.
     pub budget: Arc<Budget>,
-    /// Places for connections.
+    /// Seats for connections.
     pub seats: Arc<Seats>,
     /// When the server started.
     pub started: Instant,
     ready: AtomicBool,
 }
 
-impl Shared {
-    /// Counters for the plan's cores, all zero.
+impl ServerState {
+    /// A server that is not ready yet, with all counters of the plan's cores at zero.
     pub fn new(
-        (backend, why_not_uring): (Backend, Option<String>),
-        (zero_copy, why_not_zero_copy): (ZeroCopyMode, Option<String>),
+        backends: Backends,
         plan: MemoryPlan,
         budget: Arc<Budget>,
         seats: Arc<Seats>,
-    ) -> Shared {
-        Shared {
-            backend,
-            why_not_uring,
-            zero_copy,
-            why_not_zero_copy,
+    ) -> ServerState {
+        ServerState {
+            backends,
             cores: (0..plan.declared.cores).map(|_| Arc::default()).collect(),
             orders: Vec::new(),
             plan,
@@ -68,7 +57,7 @@ impl Shared {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Says so.
+    /// Sets whether it is ready.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }
