@@ -1,4 +1,4 @@
-//! `penstock doctor`: what this machine lets the server use, and the line that fixes what it doesn't.
+//! `penstock doctor`: what the server can use on this machine, and the command that fixes what it can't.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use penstock::io::Backend;
 
 use super::serve::Arguments;
 
-/// Exits with 0 if nothing is amiss.
+/// Exits with 0 if every check passed.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = arguments.settings()?;
     let mut amiss = 0;
@@ -27,14 +27,18 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ),
     }
     match backend::choose_zero_copy(ZeroCopyMode::Always, Backend::Uring) {
-        Ok(_) => say(true, "zero-copy sends can be had (SEND_ZC)".to_owned()),
+        Ok(_) => say(true, "zero-copy sends can be used (SEND_ZC)".to_owned()),
         Err(why) => say(false, format!("no zero-copy sends: {why}")),
     }
     let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
     match Kernel::requested() {
         Ok(kernel) => say(
             true,
-            format!("codes by {} (of {})", kernel.name(), kernels.join(", ")),
+            format!(
+                "coding kernel {} (available: {})",
+                kernel.name(),
+                kernels.join(", ")
+            ),
         ),
         Err(error) => say(false, error.to_string()),
     }

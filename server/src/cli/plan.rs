@@ -1,4 +1,4 @@
-//! `penstock plan`: what the declared memory will hold.
+//! `penstock plan`: shows how the declared memory would be divided.
 
 use penstock::control::preflight;
 

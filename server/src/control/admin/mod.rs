@@ -1,7 +1,7 @@
 //! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, and at `/` a page that shows it live, on a thread
 //! of its own.
 //!
-//! It reads the cores' counters and nothing else, so nothing that happens here can slow a core.
+//! It reads the cores' counters, and asks each core for a list of connections. Nothing here can slow a core.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ fn routes(server: Arc<ServerState>) -> Router {
         .with_state(server)
 }
 
-/// A page that asks for `/status` once a second. It may load nothing and talk to nobody else.
+/// A page that asks for `/status` once a second. Its policy lets it load nothing else.
 async fn page() -> impl IntoResponse {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                   connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -79,7 +79,7 @@ async fn metrics(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
 }
 
 async fn status(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
-    // The cores answer at their next tick; waiting for them must not hold up other requests.
+    // The cores answer at their next tick. Waiting for them must not delay other requests.
     let asked = Arc::clone(&server);
     let listed = tokio::task::spawn_blocking(move || status::ask_cores(&asked)).await;
     Json(status::status(&server, listed.unwrap_or_default()))

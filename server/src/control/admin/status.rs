@@ -1,4 +1,4 @@
-//! The cores' numbers summed up, as JSON for people and scripts.
+//! The cores' numbers as sums, in JSON, for people and scripts.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub(super) struct StatusReport {
     standing_out: Vec<Listed>,
 }
 
-/// How long the cores have to list their connections: they look for orders once a tick.
+/// How long the cores may take to list their connections. They look for orders once a tick.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Asks every core which of its connections stand out.
