@@ -84,35 +84,35 @@ pub struct CoreStats {
     pub responses: [Cell; STATUS_CODES.len()],
     /// Bytes the kernel took for clients, heads included.
     pub sent_bytes: Cell,
-    /// Of those, bytes of bodies that `sendfile` took from the page cache.
+    /// Of those, bytes of bodies that were spliced from the page cache.
     pub passed_bytes: Cell,
-    /// Of those, bytes of bodies that were sent from what is kept of hot objects.
+    /// Of those, bytes of bodies that were sent from hot objects.
     pub hot_bytes: Cell,
-    /// Of those, bytes of bodies that were sent from rebuilt blocks that were kept.
+    /// Of those, bytes of bodies that were sent from the rebuilt-block cache.
     pub rebuilt_sent_bytes: Cell,
     /// Of those, bytes of bodies that were copied from pool buffers.
     pub copied_bytes: Cell,
-    /// Of those, bytes of bodies that the kernel took from pool buffers by reference,
+    /// Of those, bytes of bodies that the kernel took from pool buffers by reference.
     pub zero_copy_bytes: Cell,
-    /// and those of them that it reported to have copied after all.
+    /// Of those, bytes that the kernel reported it copied after all.
     pub zero_copy_copied_bytes: Cell,
-    /// Pool buffers that the kernel sends from until peers have acknowledged.
+    /// Pool buffers in zero-copy sends that peers have not acknowledged yet.
     pub pinned_buffers: Cell,
-    /// Routes that are sent to by copy, since the kernel copies there.
+    /// Networks of peers without zero-copy sends, since the kernel copies there.
     pub zero_copy_routes_off: Cell,
-    /// Bytes that were produced and not taken, to be produced again.
+    /// Bytes that were produced and that the socket did not take. They are produced again.
     pub unsent_again_bytes: Cell,
     /// Bytes read from data shares.
     pub data_read_bytes: Cell,
     /// Bytes read from parity shares.
     pub parity_read_bytes: Cell,
-    /// Of both, bytes read past the page cache.
+    /// Of data and parity bytes read, those past the page cache.
     pub direct_read_bytes: Cell,
     /// Bytes read from leaf checksum tables.
     pub table_read_bytes: Cell,
     /// Pieces produced.
     pub pieces: Cell,
-    /// Segments (whole or a part) of which something was rebuilt.
+    /// Segments with rebuilt blocks, whole or in part.
     pub rebuilt_segments: Cell,
     /// Bytes rebuilt.
     pub rebuilt_bytes: Cell,
@@ -124,25 +124,25 @@ pub struct CoreStats {
     pub lost_shares: Cell,
     /// Bytes read from blocks of Tahoe-LAFS shares.
     pub tahoe_read_bytes: Cell,
-    /// Segments of Tahoe-LAFS files verified,
+    /// Segments of Tahoe-LAFS files verified.
     pub verified_segments: Cell,
-    /// and their bytes.
+    /// Bytes of those segments.
     pub verified_segment_bytes: Cell,
-    /// What is remembered of verified segments.
+    /// Memory of the records of verified segments.
     pub segment_record_bytes: Cell,
     /// Objects that are open, as of the last tick.
     pub open_objects: Cell,
-    /// Those of them with fewer shares than they were written with.
+    /// Of those, objects with fewer shares than they were written with.
     pub degraded_objects: Cell,
-    /// Those with no share to spare.
+    /// Of those, objects that can lose no further share.
     pub unspared_objects: Cell,
     /// Pool buffers in all.
     pub pool_buffers: Cell,
-    /// Pool buffers that nobody holds, as of the last tick.
+    /// Pool buffers that are free, as of the last tick.
     pub pool_free: Cell,
-    /// Buffers for reading ahead.
+    /// Readahead buffers in all.
     pub ahead_buffers: Cell,
-    /// Those of them that nobody holds, as of the last tick.
+    /// Of those, buffers that are free, as of the last tick.
     pub ahead_free: Cell,
     /// Kernel send queues of all connections, overhead included, as of the last sample.
     pub send_queue_bytes: Cell,
@@ -150,13 +150,13 @@ pub struct CoreStats {
     pub socket_bytes: Cell,
     /// User memory that connections hold beyond their own size, as of the last sample.
     pub connection_bytes: Cell,
-    /// What is held to know which leaves were verified, as of the last tick.
+    /// Memory of the records of verified leaves, as of the last tick.
     pub verified_bytes: Cell,
-    /// What is in use of the memory for hot objects, as of the last tick.
+    /// Memory used by hot objects, as of the last tick.
     pub hot_memory_bytes: Cell,
-    /// What is in use of the memory for rebuilt blocks, as of the last tick.
+    /// Memory used by rebuilt blocks, as of the last tick.
     pub rebuilt_memory_bytes: Cell,
-    /// What the decoder holds: tables, plans, workspace.
+    /// Memory of the decoder: tables, plans and workspace.
     pub decoder_bytes: Cell,
 }
 
@@ -169,7 +169,7 @@ impl CoreStats {
     }
 }
 
-/// What a number is, for those who read it.
+/// How a number changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// It only grows.
@@ -178,15 +178,15 @@ pub enum Kind {
     Gauge,
 }
 
-/// A number that every core has one of.
+/// A number that each core counts.
 pub struct Scalar {
-    /// Its name, without prefix or suffix; bytes say so.
+    /// Its name, without the prefix `penstock_` and the suffix `_total`. It ends in `_bytes` if its unit is bytes.
     pub name: &'static str,
     /// What it is, in one line.
     pub help: &'static str,
     /// Counter or gauge.
     pub kind: Kind,
-    /// Where it is.
+    /// The field of [`CoreStats`].
     pub cell: fn(&CoreStats) -> &Cell,
 }
 
@@ -220,30 +220,30 @@ pub const SCALARS: &[Scalar] = &[
     ),
     counter(
         "timed_out_connections",
-        "Connections ended by a deadline",
+        "Connections closed by a deadline",
         |s| &s.timed_out,
     ),
     counter(
         "reset_bodies",
-        "Bodies cut off because too few good shares were left",
+        "Bodies cut off because they could not be finished",
         |s| &s.resets,
     ),
     counter("sent_bytes", "Bytes the kernel took for clients", |s| {
         &s.sent_bytes
     }),
     counter(
-        "passed_through_bytes",
-        "Bytes of bodies sent straight from the page cache",
+        "spliced_bytes",
+        "Bytes of bodies sent by reference from the page cache (spliced)",
         |s| &s.passed_bytes,
     ),
     counter(
-        "hot_bytes",
-        "Bytes of bodies sent from the memory of hot objects",
+        "hot_sent_bytes",
+        "Bytes of bodies sent from hot objects in memory",
         |s| &s.hot_bytes,
     ),
     counter(
         "rebuilt_sent_bytes",
-        "Bytes of bodies sent from the memory of rebuilt blocks",
+        "Bytes of bodies sent from rebuilt blocks in memory",
         |s| &s.rebuilt_sent_bytes,
     ),
     counter(
@@ -253,27 +253,27 @@ pub const SCALARS: &[Scalar] = &[
     ),
     counter(
         "zero_copy_bytes",
-        "Bytes of bodies sent from pool buffers by reference",
+        "Bytes of bodies sent by reference from pool buffers (zero-copy)",
         |s| &s.zero_copy_bytes,
     ),
     counter(
         "zero_copy_copied_bytes",
-        "Of those, bytes that the kernel reported to have copied after all",
+        "Of zero_copy_bytes, bytes that the kernel reported it copied after all",
         |s| &s.zero_copy_copied_bytes,
     ),
     gauge(
         "pinned_buffers",
-        "Pool buffers that are sent from until peers have acknowledged",
+        "Pool buffers in zero-copy sends that peers have not acknowledged yet",
         |s| &s.pinned_buffers,
     ),
     gauge(
-        "zero_copy_routes_off",
-        "Networks of peers that are sent to by copy, since the kernel copies there",
+        "zero_copy_networks_off",
+        "Networks of peers without zero-copy sends, since the kernel copies there",
         |s| &s.zero_copy_routes_off,
     ),
     counter(
-        "produced_again_bytes",
-        "Bytes produced that the socket did not take",
+        "discarded_bytes",
+        "Bytes that the socket did not take; they are produced again",
         |s| &s.unsent_again_bytes,
     ),
     counter("data_read_bytes", "Bytes read from data shares", |s| {
@@ -284,7 +284,7 @@ pub const SCALARS: &[Scalar] = &[
     }),
     counter(
         "direct_read_bytes",
-        "Of both, bytes read past the page cache",
+        "Of data and parity bytes read, those past the page cache",
         |s| &s.direct_read_bytes,
     ),
     counter(
@@ -295,7 +295,7 @@ pub const SCALARS: &[Scalar] = &[
     counter("pieces", "Pieces produced", |s| &s.pieces),
     counter(
         "rebuilt_segments",
-        "Segments of which something was rebuilt",
+        "Segments with rebuilt blocks, whole or in part",
         |s| &s.rebuilt_segments,
     ),
     counter("rebuilt_bytes", "Bytes rebuilt", |s| &s.rebuilt_bytes),
@@ -308,7 +308,7 @@ pub const SCALARS: &[Scalar] = &[
         |s| &s.failed_leaves,
     ),
     counter(
-        "lost_shares",
+        "failed_shares",
         "Share files given up after a read error",
         |s| &s.lost_shares,
     ),
@@ -328,8 +328,8 @@ pub const SCALARS: &[Scalar] = &[
         |s| &s.verified_segment_bytes,
     ),
     gauge(
-        "segment_record_bytes",
-        "Memory of what is remembered of verified segments",
+        "verified_segment_memory_bytes",
+        "Memory of the records of verified segments",
         |s| &s.segment_record_bytes,
     ),
     gauge("open_objects", "Objects whose shares are open", |s| {
@@ -337,24 +337,24 @@ pub const SCALARS: &[Scalar] = &[
     }),
     gauge(
         "degraded_objects",
-        "Of those, objects with shares missing or given up",
+        "Open objects with shares missing or given up",
         |s| &s.degraded_objects,
     ),
     gauge(
-        "unspared_objects",
-        "Of those, objects with no share to spare",
+        "objects_without_redundancy",
+        "Open objects that can lose no further share",
         |s| &s.unspared_objects,
     ),
     gauge("pool_buffers", "Pool buffers in all", |s| &s.pool_buffers),
-    gauge("pool_buffers_free", "Pool buffers that nobody holds", |s| {
+    gauge("pool_buffers_free", "Pool buffers that are free", |s| {
         &s.pool_free
     }),
-    gauge("ahead_buffers", "Buffers for reading ahead", |s| {
+    gauge("readahead_buffers", "Readahead buffers in all", |s| {
         &s.ahead_buffers
     }),
     gauge(
-        "ahead_buffers_free",
-        "Buffers for reading ahead that nobody holds",
+        "readahead_buffers_free",
+        "Readahead buffers that are free",
         |s| &s.ahead_free,
     ),
     gauge(
@@ -369,25 +369,25 @@ pub const SCALARS: &[Scalar] = &[
     ),
     gauge(
         "connection_bytes",
-        "User memory held by connections beyond their tasks",
+        "User memory that connections hold beyond their tasks",
         |s| &s.connection_bytes,
     ),
     gauge(
         "verified_memory_bytes",
-        "Memory of which leaves were verified",
+        "Memory of the records of verified leaves",
         |s| &s.verified_bytes,
     ),
-    gauge(
-        "hot_memory_bytes",
-        "Memory that small objects asked for often are kept in",
-        |s| &s.hot_memory_bytes,
-    ),
+    gauge("hot_memory_bytes", "Memory used by hot objects", |s| {
+        &s.hot_memory_bytes
+    }),
     gauge(
         "rebuilt_memory_bytes",
-        "Memory that rebuilt blocks which several clients want are kept in",
+        "Memory used by rebuilt blocks that several clients want",
         |s| &s.rebuilt_memory_bytes,
     ),
-    gauge("decoder_bytes", "Memory of the decoder", |s| {
-        &s.decoder_bytes
-    }),
+    gauge(
+        "decoder_bytes",
+        "Memory of the decoder: tables, plans and workspace",
+        |s| &s.decoder_bytes,
+    ),
 ];

@@ -92,7 +92,7 @@ fn every_option_is_a_key_of_the_file(io: Backend) {
     assert_eq!(status["io_backend"], io.to_string());
     assert_eq!(status["memory"]["connections_max"], 77);
     assert_eq!(status["totals"]["pool_buffers"], 5);
-    assert_eq!(status["totals"]["ahead_buffers"], 4);
+    assert_eq!(status["totals"]["readahead_buffers"], 4);
     let mut client = Client::connect(server.objects);
     client.send("GET");
     assert_eq!(

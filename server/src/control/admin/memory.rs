@@ -44,7 +44,7 @@ pub(super) fn gauges(server: &ServerState) -> Vec<(&'static str, &'static str, u
             process.resident,
         ),
         (
-            "memory_resident_most_bytes",
+            "memory_resident_peak_bytes",
             "The most resident memory the process ever had (VmHWM)",
             process.resident_most,
         ),

@@ -29,14 +29,14 @@ pub(super) struct StatusReport {
     connections: BTreeMap<&'static str, u64>,
     responses: BTreeMap<u16, u64>,
     totals: BTreeMap<&'static str, u64>,
-    /// The connections that hold the most and the slowest ones, of each core.
-    standing_out: Vec<Listed>,
+    /// Of each core, the connections that hold the most memory, and the slowest ones.
+    largest_and_slowest: Vec<Listed>,
 }
 
 /// How long the cores may take to list their connections. They look for orders once a tick.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Asks every core which of its connections stand out.
+/// Asks every core for its largest and slowest connections.
 pub(super) fn ask_cores(server: &ServerState) -> Vec<Listed> {
     let (reply, replies) = bounded(server.orders.len().max(1));
     let asked = server
@@ -58,7 +58,7 @@ pub(super) fn ask_cores(server: &ServerState) -> Vec<Listed> {
 }
 
 /// Sums over all cores.
-pub(super) fn status(server: &ServerState, standing_out: Vec<Listed>) -> StatusReport {
+pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> StatusReport {
     let sum = |get: &dyn Fn(&CoreStats) -> u64| -> u64 {
         server.cores.iter().map(|stats| get(stats)).sum()
     };
@@ -90,6 +90,6 @@ pub(super) fn status(server: &ServerState, standing_out: Vec<Listed>) -> StatusR
             .iter()
             .map(|scalar| (scalar.name, sum(&|stats| (scalar.cell)(stats).get())))
             .collect(),
-        standing_out,
+        largest_and_slowest,
     }
 }
