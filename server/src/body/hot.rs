@@ -151,7 +151,7 @@ pub fn send(
         return Ok(None);
     };
     core.stats
-        .hot_bytes
+        .hot_sent_bytes
         .add(taken.saturating_sub(head.len()) as u64);
     Ok(Some(taken))
 }

@@ -291,7 +291,7 @@ pub fn short(result: io::Result<usize>, wanted: usize) -> Option<io::Error> {
 /// Gives a share up.
 pub fn lose(core: &Core, object: &Object, number: u16, error: io::Error) {
     if object.mark_lost(number) {
-        core.stats.lost_shares.add(1);
+        core.stats.failed_shares.add(1);
         let path = object
             .share(number)
             .map(|share| share.path.display().to_string());

@@ -185,7 +185,7 @@ fn send(
                     0
                 }
             };
-            core.stats.passed_bytes.add(passed as u64);
+            core.stats.spliced_bytes.add(passed as u64);
             (before.len() as u64 + bytes, ahead + passed)
         };
         sent = Some(sent.unwrap_or(0) + taken);

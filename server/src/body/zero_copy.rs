@@ -242,7 +242,7 @@ impl ZeroCopy {
         }
         self.stats.pinned_buffers.set(pins.pinned() as u64);
         let copying = self.copying.borrow().0.len();
-        self.stats.zero_copy_routes_off.set(copying as u64);
+        self.stats.zero_copy_networks_off.set(copying as u64);
     }
 }
 

@@ -75,11 +75,11 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
 fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, Full>) {
     let (seat, refusal) = match seat {
         Ok(seat) => {
-            core.stats.accepted.add(1);
+            core.stats.accepted_connections.add(1);
             (Some(seat), None)
         }
         Err(full) => {
-            core.stats.refused.add(1);
+            core.stats.refused_connections.add(1);
             if core.refusing.get() >= REFUSALS_MAX {
                 return;
             }

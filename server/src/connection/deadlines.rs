@@ -70,10 +70,12 @@ impl Watch {
         stats.connection_bytes.set(held);
         stats.socket_bytes.set(sockets);
         stats.send_queue_bytes.set(queues);
-        stats.pool_free.set(core.pool.free() as u64);
+        stats.pool_buffers_free.set(core.pool.free() as u64);
         let ahead = core.ahead.as_ref().map_or(0, |all| all.pool().free());
-        stats.ahead_free.set(ahead as u64);
-        stats.verified_bytes.set(core.verified.bytes() as u64);
+        stats.readahead_buffers_free.set(ahead as u64);
+        stats
+            .verified_memory_bytes
+            .set(core.verified.bytes() as u64);
         stats.hot_memory_bytes.set(core.hot.bytes() as u64);
         stats.rebuilt_memory_bytes.set(core.rebuilt.bytes() as u64);
         let mut health = Health::default();
@@ -83,7 +85,7 @@ impl Watch {
         }
         stats.open_objects.set(health.open);
         stats.degraded_objects.set(health.degraded);
-        stats.unspared_objects.set(health.unspared);
+        stats.objects_without_redundancy.set(health.unspared);
         stats
             .decoder_bytes
             .set(core.coder.borrow().workspace_bytes() as u64);
@@ -100,7 +102,7 @@ impl Watch {
         };
         let end = |ending| {
             connection.ending.set(Some(ending));
-            core.stats.timed_out.add(1);
+            core.stats.timed_out_connections.add(1);
         };
         match connection.phase.get() {
             Phase::Head => {

@@ -197,7 +197,7 @@ async fn send(
     };
     let taken = kernel::taken(result)?;
     bodies.add(taken.saturating_sub(head_bytes) as u64);
-    core.stats.unsent_again_bytes.add((offered - taken) as u64);
+    core.stats.discarded_bytes.add((offered - taken) as u64);
     sent(core, connection, conn, taken);
     Ok(())
 }
@@ -251,7 +251,7 @@ fn give_up(
     }
     let (status, reason) = error.answer();
     if conn.body_failed(status, reason, SystemTime::now()) {
-        core.stats.resets.add(1);
+        core.stats.reset_bodies.add(1);
         connection.socket.abort();
     }
     Ok(())

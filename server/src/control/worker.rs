@@ -44,7 +44,7 @@ pub enum Order {
         /// When to stop waiting.
         deadline: Instant,
     },
-    /// List the connections that stand out, for the status.
+    /// List the notable connections, for the status.
     List {
         /// Where to.
         reply: Sender<Vec<Listed>>,
@@ -193,7 +193,7 @@ async fn serve(
     });
     core.stats.pool_buffers.set(core.pool.buffers() as u64);
     core.stats
-        .ahead_buffers
+        .readahead_buffers
         .set(ahead.map_or(0, |pool| pool.buffers() as u64));
     let listener = Rc::new(Socket::from(plan.listener));
     tokio::task::spawn_local(accept(

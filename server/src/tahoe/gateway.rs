@@ -236,7 +236,7 @@ impl Gateway {
         self.records.insert(file.id, segment, &record);
         drop(turn);
         core.stats
-            .segment_record_bytes
+            .verified_segment_memory_bytes
             .set(self.records.bytes() as u64);
         Ok(record)
     }
