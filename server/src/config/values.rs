@@ -33,7 +33,7 @@ pub enum OverLimit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyWhen {
-    /// When they are first read, when their file changed, and when `--verify-age` is over
+    /// When they are first read, when their file changed, and when --verify-age is over
     #[default]
     Once,
     /// Every time they are sent; nothing is sent straight from the page cache

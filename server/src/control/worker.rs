@@ -44,7 +44,7 @@ pub enum Order {
         /// When to stop waiting.
         deadline: Instant,
     },
-    /// List the notable connections, for the status.
+    /// List the largest and the slowest connections, for the status.
     List {
         /// Where to.
         reply: Sender<Vec<Listed>>,

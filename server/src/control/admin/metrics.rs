@@ -20,21 +20,21 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 /// All metrics as text.
 pub(super) fn encode(server: Arc<ServerState>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("penstock");
-    registry.register_collector(Box::new(Cores(server)));
+    registry.register_collector(Box::new(CoresCollector(server)));
     let mut output = String::new();
     text::encode(&mut output, &registry)?;
     Ok(output)
 }
 
-struct Cores(Arc<ServerState>);
+struct CoresCollector(Arc<ServerState>);
 
-impl fmt::Debug for Cores {
+impl fmt::Debug for CoresCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cores").finish_non_exhaustive()
+        f.debug_struct("CoresCollector").finish_non_exhaustive()
     }
 }
 
-impl Collector for Cores {
+impl Collector for CoresCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let cores = &self.0.cores;
         for scalar in SCALARS {
