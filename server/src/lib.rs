@@ -1,9 +1,9 @@
 //! Penstock's server: erasure-coded objects over HTTP in bounded memory.
 //!
-//! The modules in the order that data moves. `http`, `engine::plan` and `connection::gate` know no ring, clock or
-//! descriptor; `io` knows no HTTP; only `connection::driver` and `body` see both.
+//! The rooms in the order that data moves, from the command line down to the kernel; each imports only rooms below it.
+//! `http` knows bytes and heads, neither sockets nor objects; `io` knows sockets and files, neither HTTP nor objects.
+//! `connection` drives both: it opens what a request names and lets `body` send it, by an `engine` that reads `objects`.
 
-pub mod config;
 pub mod control;
 
 pub mod connection;
@@ -17,6 +17,8 @@ pub mod tahoe;
 pub mod engine;
 
 pub mod objects;
+
+pub mod config;
 
 pub mod io;
 

@@ -15,7 +15,7 @@ use common::{
 };
 use decode_kernel::share::BLOCKS_OFFSET;
 use penstock::io::sys::cached_pages;
-use penstock::memory::limits::AHEAD_FIRST_BYTES;
+use penstock::memory::limits::READAHEAD_FIRST_BYTES;
 use rustix::fs::{Advice, Mode, OFlags, fadvise, open};
 
 on_both_backends! {
@@ -105,7 +105,7 @@ fn what_is_new_is_read_directly_and_then_kept(io: Backend) {
     whole(&server, &content, "the first");
     let [first, read] = ["direct_read_bytes", "data_read_bytes"].map(|name| server.total(name));
     // How much more depends on how fast this client was.
-    assert!(first >= AHEAD_FIRST_BYTES, "{first} bytes");
+    assert!(first >= READAHEAD_FIRST_BYTES, "{first} bytes");
     assert!(read >= SIZE as u64, "{read} bytes");
     wait_for_buffers(&server);
     // Once the files have rested long enough for it to be remembered what was verified, the page cache is filled.
@@ -130,8 +130,8 @@ fn ranges_and_ends(io: Backend) {
     };
     for (first, last) in [
         (SIZE - 1, SIZE - 1),
-        (SIZE - AHEAD_FIRST_BYTES as usize, SIZE - 1),
-        (SIZE - AHEAD_FIRST_BYTES as usize - 1, SIZE - 1),
+        (SIZE - READAHEAD_FIRST_BYTES as usize, SIZE - 1),
+        (SIZE - READAHEAD_FIRST_BYTES as usize - 1, SIZE - 1),
         (1, 3_000_000),
         (65_535, 65_536 + 2_500_000),
         (262_143, 900_001),
@@ -196,7 +196,7 @@ fn a_degraded_object(io: Backend) {
         return;
     };
     whole(&server, &content, "degraded");
-    assert!(direct(&server) >= AHEAD_FIRST_BYTES);
+    assert!(direct(&server) >= READAHEAD_FIRST_BYTES);
     assert!(server.total("rebuilt_bytes") >= SIZE as u64 / 2);
     let parity = server.total("parity_read_bytes");
     assert!(parity >= SIZE as u64 / 2, "{parity} bytes");

@@ -9,7 +9,7 @@ use common::crowd::{Crowd, assert_within, degraded, memory, nothing_is_left};
 use common::{
     Backend, Client, Noise, PATH, Server, Stores, assert_same, get, number, penstock, run, together,
 };
-use penstock_tools::load::{Class, Group, Report};
+use penstock_load::{Class, Group, Report};
 
 on_both_backends! {
     the_plan_is_what_serve_says
@@ -198,7 +198,7 @@ fn all_kinds_of_clients_stay_within(io: Backend) {
                 group(Class::Slow, 40, |group| group.rate = Some(20_000)),
                 group(Class::Fast, 3, |_| {}),
                 group(Class::Short, 3, |group| {
-                    group.range = Some(penstock_tools::load::ByteSpan {
+                    group.range = Some(penstock_load::ByteSpan {
                         min: 1,
                         max: 100_000,
                     });

@@ -13,8 +13,8 @@ use common::{
     Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, served, wait_until,
 };
 use decode_kernel::share::{BLOCKS_OFFSET, Key};
-use penstock_tools::Progress;
-use penstock_tools::repair::{RepairOptions, repair};
+use penstock_store::Progress;
+use penstock_store::repair::{RepairOptions, repair};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 

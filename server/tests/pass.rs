@@ -108,7 +108,7 @@ fn always_is_always(io: Backend) {
         // What a socket does not take is verified again.
         assert!(server.total("verified_leaves") >= round * (LARGE as u64).div_ceil(4096));
         // The next would be passed through now, if any.
-        std::thread::sleep(2 * penstock::memory::limits::FILE_RESTS);
+        std::thread::sleep(2 * penstock::memory::limits::FILE_SETTLES);
     }
     let totals = ["spliced_bytes", "verified_memory_bytes"].map(|name| server.total(name));
     assert_eq!(totals, [0, 0]);
@@ -259,7 +259,7 @@ fn what_many_wait_for_is_verified_once(io: Backend) {
     let options = ["--pool-buffers", "1", "--read-ahead", "0"];
     let (_stores, server, content) = served_large(io, &options);
     // Only of files that have rested is remembered what was verified.
-    std::thread::sleep(2 * penstock::memory::limits::FILE_RESTS);
+    std::thread::sleep(2 * penstock::memory::limits::FILE_SETTLES);
     together(CLIENTS, |_| {
         assert_same(&get(server.objects, PATH, &[]).body, &content, "a GET");
     });

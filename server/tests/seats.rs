@@ -10,7 +10,7 @@ use common::client::End;
 use common::crowd::{Crowd, assert_within, degraded, memory, nothing_is_left};
 use common::sockets::sockets;
 use common::{Backend, Client, Noise, PATH, Server, Stores, assert_same, get, wait_until};
-use penstock_tools::load::{Class, Group};
+use penstock_load::{Class, Group};
 
 on_both_backends! {
     a_crowd_is_refused_and_the_admitted_notice_nothing

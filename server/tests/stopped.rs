@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::crowd::{degraded, memory, nothing_is_left};
 use common::sockets::sockets;
 use common::{Backend, Noise, PATH, Server, assert_same, get, number, wait_until};
-use penstock_tools::load::{self, Class, Group, Plan, Reading};
+use penstock_load::{Class, Group, Plan, Reading};
 
 on_both_backends! {
     clients_that_are_stopped_are_closed_in_time
@@ -36,7 +36,7 @@ fn the_clients() {
     plan.groups = vec![fast, slow];
     // The test ends them.
     plan.duration = Duration::from_secs(600);
-    load::run(&plan).unwrap();
+    penstock_load::run(&plan).unwrap();
 }
 
 /// A process with clients of a server.

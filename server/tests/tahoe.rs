@@ -12,7 +12,7 @@ use common::{
     Backend, Client, Noise, Server, assert_same, get, penstock, sha256, skip, together, wait_until,
 };
 use decode_kernel::tahoe::ChkCap;
-use penstock_tools::tahoe::write::{Upload, content, on_nodes};
+use penstock_store::tahoe::write::{Upload, content, on_nodes};
 use serde_json::Value;
 
 on_both_backends! {
@@ -103,7 +103,7 @@ fn assert_serves(server: &Server, path: &str, bytes: &[u8]) {
 }
 
 fn the_fixtures_of_a_real_grid(io: Backend) {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/tests/data/tahoe");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/store/tests/data/tahoe");
     assert!(vectors(&data, io) >= 5, "there are some");
 }
 

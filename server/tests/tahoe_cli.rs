@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use penstock_tools::tahoe::write::{Upload, content, on_nodes};
+use penstock_store::tahoe::write::{Upload, content, on_nodes};
 
 struct Grid {
     root: tempfile::TempDir,

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::{Noise, Server, assert_same, get, penstock, program, run, wait_until};
 use decode_kernel::tahoe::{Cap, ChkCap};
-use penstock_tools::tahoe::write::{Upload, content, on_nodes, segment_bytes};
+use penstock_store::tahoe::write::{Upload, content, on_nodes, segment_bytes};
 use serde_json::Value;
 
 /// A running process of the grid, killed when dropped.

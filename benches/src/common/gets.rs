@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use penstock_tools::load::{self, Class, Group, Plan, Verify};
+use penstock_load::{Class, Group, Plan, Verify};
 
 use super::launch::Server;
 
@@ -25,7 +25,7 @@ pub fn verify(server: &Server, objects: &[(String, String)]) -> anyhow::Result<(
             ..Group::new(Class::Fast, 1)
         });
     }
-    for (group, (path, _)) in load::run(&plan)?.groups.iter().zip(objects) {
+    for (group, (path, _)) in penstock_load::run(&plan)?.groups.iter().zip(objects) {
         if let Some(fault) = group.faults.first() {
             bail!("{path}: {}", fault.first);
         }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use decode_kernel::share::Key;
-use penstock_tools::Progress;
-use penstock_tools::put::{self, PutOptions};
+use penstock_store::Progress;
+use penstock_store::put::{self, PutOptions};
 
 use super::seed;
 
@@ -148,12 +148,12 @@ mod tests {
         let coded = put(&plain, "a", [4, 2], 16 << 10, directory.path()).unwrap();
         assert_eq!((coded.stores.len(), coded.degraded().len()), (6, 4));
         assert_eq!(coded.degraded()[0], coded.stores[2]);
-        let options = penstock_tools::get::GetOptions {
+        let options = penstock_store::get::GetOptions {
             stores: coded.degraded().to_vec(),
             key: Key::new("a").unwrap(),
         };
         let mut back = Vec::new();
-        penstock_tools::get::get(&options, &mut back, &Progress::hidden()).unwrap();
+        penstock_store::get::get(&options, &mut back, &Progress::hidden()).unwrap();
         assert_eq!(back, std::fs::read(&plain).unwrap());
     }
 }

@@ -35,8 +35,8 @@
 //! page.
 //!
 //! All integers are little-endian unless said otherwise. Files, directories and names on disk
-//! belong to the tools crate; only [`object_dir`] and [`share_file_name`] are decided here, because
-//! two readers must agree on them.
+//! belong to the crate `penstock-store`; only [`object_dir`] and [`share_file_name`] are decided here,
+//! because two readers must agree on them.
 
 mod geometry;
 mod header;

@@ -1,35 +1,25 @@
-//! Hot objects: small ones that are asked for again and again, kept whole, as they were verified.
+//! Hot objects: small objects that are requested again and again, kept whole in memory as they were verified.
 //!
 //! A small object costs a read for each of its shares, more than everything else about its request. So one
-//! that was produced twice stays in memory of a planned size, and is sent from there. That memory is a ring:
-//! what is kept next is written over what was kept first. Where an object lies is noted with the object, so
-//! there is no index; its place counts until the ring came round.
+//! that was produced twice stays in memory of a planned size, and is sent from there. That memory is a
+//! [`Ring`]: an object that is kept is written over the one that was kept first.
 //!
-//! An object never changes, so what is kept can't be outdated: a new put is another object, and one whose shares
-//! are gone is not found any more. It is let go after the re-verification age all the same, so that what
-//! happened to its files is noticed; with `--verify always` nothing is kept.
+//! An object never changes, so its copy can't be outdated: a new put is another object, and one whose shares
+//! are gone is not found any more. It counts for the verify age only, so that damage to its files is noticed;
+//! with `--verify always` nothing is kept.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use lru::LruCache;
 
-use crate::body::produce::Piece;
-use crate::body::ring::Ring;
-use crate::connection::core::{Connection, Core};
+use super::ring::Ring;
+use super::turn::Turn;
+use crate::engine::{Engine, Piece};
 use crate::io::taken;
-use crate::memory::limits::HOT_OBJECT_BYTES_MAX;
-use crate::objects::object::Object;
-
-/// What an object knows of its being kept.
-#[derive(Debug, Default)]
-pub struct Heat {
-    /// Its start was produced before.
-    warm: Cell<bool>,
-    place: Cell<Option<Place>>,
-}
+use crate::memory::limits::{HOT_OBJECT_BYTES_MAX, HOT_RECORD_BYTES};
+use crate::objects::Object;
 
 /// Where an object is kept.
 #[derive(Clone, Copy, Debug)]
@@ -46,34 +36,53 @@ pub struct HotObjects {
     /// How long one is kept; `None` if none is.
     age: Option<Duration>,
     ring: RefCell<Ring>,
+    /// Objects whose start was produced, by id, and where those are that are kept.
+    records: RefCell<LruCache<u64, Option<Place>>>,
+    records_max: usize,
 }
 
+// An entry of the list with its links and what the allocator adds, and its slot in the map, which has 16/7 as many
+// slots at most, with its tag.
+const _: () = assert!(
+    size_of::<(u64, Option<Place>)>()
+        + 2 * size_of::<usize>()
+        + 16
+        + (2 * size_of::<usize>() + 1) * 16 / 7
+        <= HOT_RECORD_BYTES
+);
+
 impl HotObjects {
-    /// None yet, in a memory of `bytes` bytes; each counts for `age`, `None` keeps nothing.
-    pub fn new(bytes: usize, age: Option<Duration>) -> HotObjects {
+    /// None yet, in a memory of `bytes` bytes; each counts for `age`, `None` keeps nothing. At most `objects_max` objects
+    /// are open at one time; their records are part of what open share files are planned with.
+    pub fn new(bytes: usize, objects_max: usize, age: Option<Duration>) -> HotObjects {
         HotObjects {
             age,
             ring: RefCell::new(Ring::new(bytes)),
+            records: RefCell::new(LruCache::unbounded()),
+            records_max: objects_max,
         }
     }
 
-    /// Bytes of memory in use.
+    /// Bytes of memory in use, without the records.
     pub fn bytes(&self) -> usize {
         self.ring.borrow().used()
     }
 
-    /// Keeps what was just verified of a small object, if its start was produced before and nothing is left out.
+    fn can_hold(&self, object: &Object) -> bool {
+        self.age.is_some() && object.layout().size <= HOT_OBJECT_BYTES_MAX
+    }
+
+    /// Keeps a piece of a small object that was just verified, if the object's start was produced before and nothing is
+    /// left out.
     pub fn keep(&self, object: &Object, piece: &Piece, now: Instant) {
-        let size = object.layout().size;
-        if self.age.is_none() || size > HOT_OBJECT_BYTES_MAX {
+        if !self.can_hold(object) {
             return;
         }
-        let heat = object.heat();
         let mut ring = self.ring.borrow_mut();
         let mut place = match self.place(&ring, object, now) {
             Some(place) => place,
-            None if piece.range.start == 0 && heat.warm.replace(true) => {
-                let Some(at) = ring.room(size as usize) else {
+            None if piece.range.start == 0 && self.record(object) => {
+                let Some(at) = ring.room(object.layout().size as usize) else {
                     return;
                 };
                 let (filled, since) = (0, now);
@@ -89,69 +98,69 @@ impl HotObjects {
             return;
         };
         let mut room = ring.write(room);
-        for slice in &piece.slices {
-            let bytes = &piece.chunks[slice.window][slice.bytes.clone()];
+        for bytes in piece.bytes() {
             let (start, rest) = room.split_at_mut(bytes.len());
             start.copy_from_slice(bytes);
             room = rest;
         }
         place.filled = place.filled.max(piece.range.end);
-        heat.place.set(Some(place));
+        self.records.borrow_mut().put(object.id(), Some(place));
     }
 
-    /// Where an object lies, if it does and is not too old.
+    /// Records that an object's start was produced. Returns whether it was before.
+    fn record(&self, object: &Object) -> bool {
+        let mut records = self.records.borrow_mut();
+        if records.get(&object.id()).is_some() {
+            return true;
+        }
+        records.put(object.id(), None);
+        if records.len() > self.records_max {
+            records.pop_lru();
+        }
+        false
+    }
+
+    /// Where an object is kept, if it is and not for too long.
     fn place(&self, ring: &Ring, object: &Object, now: Instant) -> Option<Place> {
-        let place = object.heat().place.get()?;
+        let mut records = self.records.borrow_mut();
+        let record = records.get_mut(&object.id())?;
+        let place = (*record)?;
         let age = now.saturating_duration_since(place.since);
         let is_there = ring.find(place.at, 0).is_some() && self.age.is_some_and(|most| age < most);
         if !is_there {
-            object.heat().place.set(None);
+            *record = None;
         }
         is_there.then_some(place)
     }
 
-    /// Shows what is kept of an object, from `start` on, if there is any.
-    fn with<T>(
+    /// Sends what the socket takes of the turn's head and body, if the object is kept; `None` if it isn't.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn send(
         &self,
+        engine: &Engine,
+        turn: &Turn<'_>,
         object: &Object,
-        start: u64,
-        now: Instant,
-        look: impl FnOnce(&[u8]) -> T,
-    ) -> Option<T> {
+    ) -> io::Result<Option<usize>> {
+        if !self.can_hold(object) {
+            return Ok(None);
+        }
         let ring = self.ring.borrow();
-        let place = self.place(&ring, object, now)?;
-        let length = place
-            .filled
-            .checked_sub(start)
-            .filter(|&length| length > 0)?;
-        let bytes = ring.find(place.at + start, length as usize)?;
-        Some(look(ring.read(bytes)))
+        let start = turn.body.start;
+        let place = self.place(&ring, object, Instant::now());
+        let Some(place) = place.filter(|place| place.filled > start) else {
+            return Ok(None);
+        };
+        let length = (place.filled - start).min(turn.admitted) as usize;
+        let Some(bytes) = ring.find(place.at + start, length) else {
+            return Ok(None);
+        };
+        let (head, bytes) = (&turn.head[..], ring.read(bytes));
+        let cut = turn.cut(head.len() + bytes.len())?;
+        let sent = taken(turn.socket.send([head, bytes].into_iter(), cut))?;
+        let of_body = sent.saturating_sub(head.len());
+        engine.stats.hot_sent_bytes.add(of_body as u64);
+        Ok(Some(sent))
     }
-}
-
-/// Sends what the socket takes of `head` and then of the first `admitted` bytes of `body`, if the object is kept;
-/// `None` if it has to go another way.
-///
-/// # Errors
-/// The connection's.
-pub fn send(
-    core: &Core,
-    connection: &Connection,
-    head: &Bytes,
-    object: &Object,
-    body: Range<u64>,
-    admitted: u64,
-) -> io::Result<Option<usize>> {
-    let sent = core.hot.with(object, body.start, Instant::now(), |bytes| {
-        let part = &bytes[..bytes.len().min(admitted as usize)];
-        let cut = connection.cut((part.len() as u64) < body.end - body.start)?;
-        taken(connection.socket.send([&head[..], part].into_iter(), cut))
-    });
-    let Some(taken) = sent.transpose()? else {
-        return Ok(None);
-    };
-    core.stats
-        .hot_sent_bytes
-        .add(taken.saturating_sub(head.len()) as u64);
-    Ok(Some(taken))
 }

@@ -1,47 +1,34 @@
-//! Rebuilt blocks that others want soon, kept in memory.
+//! Rebuilt blocks, kept in memory for other clients of the same object.
 //!
-//! Clients that take the same object at about the same time ask for the same blocks, and each of them would have
-//! a lost one rebuilt: k blocks read and verified for it. So what is rebuilt for the first of them is kept, and the
-//! others are sent it from there, between what [`pass`](mod@crate::body::splice) finds in share files. The memory is of a
-//! planned size: a [`Ring`].
+//! Clients that download the same degraded object at about the same time ask for the same blocks, and each of them
+//! would have a lost block rebuilt: k blocks read and verified for it. So a block that is rebuilt for the first of them
+//! is kept, and the others are sent it from there, between what [`splice`](super::splice) finds in share files. The
+//! memory is of a planned size: a [`Ring`].
 //!
-//! Keeping a block costs a copy of it, which is in vain where nobody comes after. So every block that is rebuilt
-//! gets a place, but its bytes are put there only if its object is *shared*: a block of it was rebuilt twice while its
-//! place was not yet another one's, so that the second time could have been spared. Once as much as there is
-//! room for was kept of an object and nothing of it was used, it is shared no more. A single client that walks through a
-//! large object, and many of many objects, pay for looking and nothing else, unless sockets take parts of blocks.
+//! Keeping a block costs a copy of it, in vain where no other client comes. So every rebuilt block gets a place, but its
+//! bytes are put there only if its object is *shared*: a block of it was rebuilt twice while it still had its place, so
+//! that keeping it would have spared the second time. Once a ring full of blocks was kept of an object and none was
+//! used, it is shared no more. A single client that downloads a large object, and many clients of many objects, pay for
+//! a look-up and nothing else.
 //!
-//! Every block was rebuilt from verified leaves, of an object that never changes, so what is kept can't be outdated. It
-//! counts for the re-verification age all the same, as what was verified does; with `--verify always` nothing is
-//! kept.
+//! Every block was rebuilt from verified leaves, of an object that never changes, so a copy can't be outdated. It
+//! counts for the verify age all the same, as verified leaves do; with `--verify always` nothing is kept.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Ref, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::iter;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::body::ring::Ring;
-use crate::engine::plan::PiecePlan;
-use crate::memory::limits::{PASS_BLOCK_BYTES_MIN, REBUILT_BLOCK_BYTES};
-use crate::objects::object::Object;
+use lru::LruCache;
+
+use super::ring::Ring;
+use crate::engine::Piece;
+use crate::memory::limits::{REBUILT_BLOCK_BYTES, REBUILT_OBJECTS_MAX, SPLICE_BLOCK_BYTES_MIN};
+use crate::objects::{Layout, Object};
 
 /// An object's id, a share's number, a segment's.
 type BlockId = (u64, u16, u64);
-
-/// What an object knows of its rebuilt blocks being kept.
-#[derive(Debug, Default)]
-pub struct Sharing {
-    /// Bytes kept of it since one was used; `None` if none are to be kept.
-    unused: Cell<Option<usize>>,
-}
-
-impl Sharing {
-    /// Whether what is rebuilt of the object is kept, because others want it too.
-    pub fn is_shared(&self) -> bool {
-        self.unused.get().is_some()
-    }
-}
 
 /// The place of a rebuilt block.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +45,8 @@ pub struct RebuiltBlocks {
     age: Option<Duration>,
     ring: RefCell<Ring>,
     places: RefCell<Places>,
+    /// Shared objects, each with the bytes kept of it since one of its blocks was used.
+    shared: RefCell<LruCache<u64, usize>>,
 }
 
 #[derive(Default)]
@@ -73,15 +62,24 @@ const _: () = assert!(
         <= REBUILT_BLOCK_BYTES
 );
 
+/// The list of shared objects. Of each an entry with its links and what the allocator adds, and a slot of the map, which
+/// has 16/7 as many slots at most, with its tag.
+const REBUILT_OBJECTS_BYTES: usize = REBUILT_OBJECTS_MAX
+    * (size_of::<(u64, usize)>()
+        + 2 * size_of::<usize>()
+        + 16
+        + (2 * size_of::<usize>() + 1) * 16 / 7);
+
 impl RebuiltBlocks {
     /// None yet, in a memory of `bytes`, what is noted of them included; each counts for `age`, `None` keeps nothing.
     pub fn new(bytes: usize, age: Option<Duration>) -> RebuiltBlocks {
-        let least = PASS_BLOCK_BYTES_MIN as usize;
-        let blocks = bytes / (least + REBUILT_BLOCK_BYTES);
+        let least = SPLICE_BLOCK_BYTES_MIN as usize;
+        let blocks = bytes.saturating_sub(REBUILT_OBJECTS_BYTES) / (least + REBUILT_BLOCK_BYTES);
         RebuiltBlocks {
             age,
             ring: RefCell::new(Ring::new(if age.is_some() { blocks * least } else { 0 })),
             places: RefCell::default(),
+            shared: RefCell::new(LruCache::unbounded()),
         }
     }
 
@@ -90,43 +88,36 @@ impl RebuiltBlocks {
         self.ring.borrow().used()
     }
 
-    /// Keeps the whole blocks among what was just `rebuilt` by a plan, if others are likely to want them.
-    pub fn keep(
-        &self,
-        object: &Object,
-        plan: &PiecePlan,
-        rebuilt: &[impl Deref<Target = [u8]>],
-        now: Instant,
-    ) {
-        let (layout, window) = (object.layout(), &plan.rebuilt_window);
-        if window.is_empty() {
-            return;
-        }
-        for segment in window.start / layout.block_bytes..window.end.div_ceil(layout.block_bytes) {
-            let start = segment * layout.block_bytes;
-            let end = start + layout.block_len(segment);
-            if start < window.start || end > window.end {
-                continue;
-            }
-            let part = (start - window.start) as usize..(end - window.start) as usize;
-            for (&share, bytes) in iter::zip(&plan.rebuilt, rebuilt) {
-                let id = (object.id(), share, segment);
-                self.keep_block(object.sharing(), id, &bytes[part.clone()], now);
+    /// Whether the rebuilt blocks of an object are kept, because several clients want them.
+    pub fn is_shared(&self, object: u64) -> bool {
+        self.shared.borrow().contains(&object)
+    }
+
+    /// Keeps the whole blocks among what was just rebuilt for a piece, if other clients are likely to want them.
+    pub fn keep(&self, object: &Object, piece: &Piece, now: Instant) {
+        let chunks = piece.rebuilt_chunks();
+        for (segment, part) in whole_blocks(object.layout(), &piece.rebuilt_window) {
+            for (&share, bytes) in iter::zip(&piece.rebuilt, chunks) {
+                self.keep_block((object.id(), share, segment), &bytes[part.clone()], now);
             }
         }
     }
 
-    fn keep_block(&self, sharing: &Sharing, id: BlockId, bytes: &[u8], now: Instant) {
+    fn keep_block(&self, id: BlockId, bytes: &[u8], now: Instant) {
         let Places { of, given } = &mut *self.places.borrow_mut();
-        if (bytes.len() as u64) < PASS_BLOCK_BYTES_MIN {
+        let mut shared = self.shared.borrow_mut();
+        if (bytes.len() as u64) < SPLICE_BLOCK_BYTES_MIN {
             return;
         }
         if let Some(place) = of.get(&id) {
-            if self.counts(place, now) {
+            if self.is_kept(place, now) {
                 return;
             }
             // It would not have been rebuilt now, had it been kept.
-            sharing.unused.set(sharing.unused.get().or(Some(0)));
+            shared.get_or_insert(id.0, || 0);
+            if shared.len() > REBUILT_OBJECTS_MAX {
+                shared.pop_lru();
+            }
         }
         let mut ring = self.ring.borrow_mut();
         let Some(at) = ring.room(bytes.len()) else {
@@ -139,24 +130,27 @@ impl RebuiltBlocks {
             }
         }
         let mut kept = None;
-        if let (Some(unused), Some(place)) = (sharing.unused.get(), ring.find(at, bytes.len())) {
+        if let (Some(unused), Some(place)) = (shared.get_mut(&id.0), ring.find(at, bytes.len())) {
             ring.write(place).copy_from_slice(bytes);
             kept = Some(now);
-            let unused = unused + bytes.len();
-            sharing.unused.set((unused < ring.size()).then_some(unused));
+            *unused += bytes.len();
+            if *unused >= ring.size() {
+                shared.pop(&id.0);
+            }
         }
         let bytes = bytes.len();
         of.insert(id, Place { at, bytes, kept });
         given.push_back((at, id));
     }
 
-    fn counts(&self, place: &Place, now: Instant) -> bool {
+    /// Whether a block's bytes are at its place and count.
+    fn is_kept(&self, place: &Place, now: Instant) -> bool {
         let age = |since| now.saturating_duration_since(since);
         let young = |since| self.age.is_some_and(|most| age(since) < most);
         place.kept.is_some_and(young)
     }
 
-    /// A run of a share, inside one block, if that is kept.
+    /// A run of a share, inside one block, if that block is kept.
     pub fn find(
         &self,
         object: &Object,
@@ -168,25 +162,38 @@ impl RebuiltBlocks {
         let id = (object.id(), share, run.start / block_bytes);
         let start = (run.start % block_bytes) as usize;
         let part = start..start + (run.end - run.start) as usize;
-        self.find_part(object.sharing(), id, part, now)
+        self.find_part(id, part, now)
     }
 
-    fn find_part(
-        &self,
-        sharing: &Sharing,
-        id: BlockId,
-        part: Range<usize>,
-        now: Instant,
-    ) -> Option<Ref<'_, [u8]>> {
+    fn find_part(&self, id: BlockId, part: Range<usize>, now: Instant) -> Option<Ref<'_, [u8]>> {
         let places = self.places.borrow();
-        let place = places.of.get(&id).filter(|place| self.counts(place, now))?;
+        let place = places
+            .of
+            .get(&id)
+            .filter(|place| self.is_kept(place, now))?;
         let found = Ref::filter_map(self.ring.borrow(), |ring| {
             ring.read(ring.find(place.at, place.bytes)?).get(part)
         });
         let found = found.ok()?;
-        sharing.unused.set(Some(0));
+        self.shared.borrow_mut().put(id.0, 0);
         Some(found)
     }
+}
+
+/// The segments whose whole blocks lie in a window of share space, each with where its block lies in the window.
+fn whole_blocks(layout: &Layout, window: &Range<u64>) -> impl Iterator<Item = (u64, Range<usize>)> {
+    let segments = window.start / layout.block_bytes..window.end.div_ceil(layout.block_bytes);
+    segments.filter_map(|segment| {
+        let start = segment * layout.block_bytes;
+        let end = start + layout.block_len(segment);
+        let is_whole = start >= window.start && end <= window.end;
+        is_whole.then(|| {
+            (
+                segment,
+                (start - window.start) as usize..(end - window.start) as usize,
+            )
+        })
+    })
 }
 
 #[cfg(test)]
@@ -195,11 +202,12 @@ mod tests {
     use proptest::prelude::*;
 
     const AGE: Duration = Duration::from_secs(60);
-    const BLOCK: usize = PASS_BLOCK_BYTES_MIN as usize;
+    const BLOCK: usize = SPLICE_BLOCK_BYTES_MIN as usize;
 
     /// With room for so many blocks.
     fn room_for(blocks: usize) -> RebuiltBlocks {
-        RebuiltBlocks::new(blocks * (BLOCK + REBUILT_BLOCK_BYTES), Some(AGE))
+        let bytes = REBUILT_OBJECTS_BYTES + blocks * (BLOCK + REBUILT_BLOCK_BYTES);
+        RebuiltBlocks::new(bytes, Some(AGE))
     }
 
     fn id(segment: u64) -> BlockId {
@@ -208,11 +216,10 @@ mod tests {
 
     #[test]
     fn what_is_rebuilt_again_while_it_could_have_been_kept_is_kept_from_then_on() {
-        let (rebuilt, sharing, now) = (room_for(4), Sharing::default(), Instant::now());
-        let keep =
-            |segment| rebuilt.keep_block(&sharing, id(segment), &[segment as u8; BLOCK], now);
+        let (rebuilt, now) = (room_for(4), Instant::now());
+        let keep = |segment| rebuilt.keep_block(id(segment), &[segment as u8; BLOCK], now);
         let found = |segment| {
-            let block = rebuilt.find_part(&sharing, id(segment), 0..BLOCK, now)?;
+            let block = rebuilt.find_part(id(segment), 0..BLOCK, now)?;
             assert!(block.iter().all(|&byte| byte == segment as u8));
             Some(())
         };
@@ -220,9 +227,9 @@ mod tests {
         for _ in 0..3 {
             (0..5).for_each(keep);
         }
-        assert!(!sharing.is_shared() && (0..5).all(|segment| found(segment).is_none()));
+        assert!(!rebuilt.is_shared(7) && (0..5).all(|segment| found(segment).is_none()));
         keep(3);
-        assert!(sharing.is_shared() && found(3).is_some() && found(4).is_none());
+        assert!(rebuilt.is_shared(7) && found(3).is_some() && found(4).is_none());
         keep(9);
         keep(10);
         assert!(
@@ -230,18 +237,18 @@ mod tests {
                 .into_iter()
                 .all(|segment| found(segment).is_some())
         );
-        // Four more, of which nobody takes any: 3, 9 and 10 have gone, and the next is not kept.
+        // Four more, and none is used: 3, 9 and 10 have gone, and the next is not kept.
         (20..24).for_each(keep);
-        assert!(!sharing.is_shared());
+        assert!(!rebuilt.is_shared(7));
         keep(24);
         assert!(found(3).is_none() && found(24).is_none() && found(23).is_some());
     }
 
     #[test]
     fn what_is_kept_counts_for_a_time() {
-        let (rebuilt, sharing, now) = (room_for(4), Sharing::default(), Instant::now());
-        let keep = |now| rebuilt.keep_block(&sharing, id(1), &[1; BLOCK], now);
-        let found = |now| rebuilt.find_part(&sharing, id(1), 5..BLOCK, now).is_some();
+        let (rebuilt, now) = (room_for(4), Instant::now());
+        let keep = |now| rebuilt.keep_block(id(1), &[1; BLOCK], now);
+        let found = |now| rebuilt.find_part(id(1), 5..BLOCK, now).is_some();
         keep(now);
         keep(now);
         assert!(found(now) && found(now + AGE / 2) && !found(now + AGE));
@@ -251,18 +258,18 @@ mod tests {
 
     #[test]
     fn short_blocks_and_long_ones_are_not_kept() {
-        let (rebuilt, sharing, now) = (room_for(4), Sharing::default(), Instant::now());
+        let (rebuilt, now) = (room_for(4), Instant::now());
         for bytes in [0, 1, BLOCK - 1, 4 * BLOCK + 1] {
             for _ in 0..3 {
-                rebuilt.keep_block(&sharing, id(1), &vec![1; bytes], now);
+                rebuilt.keep_block(id(1), &vec![1; bytes], now);
             }
         }
-        assert_eq!((sharing.is_shared(), rebuilt.bytes()), (false, 0));
+        assert_eq!((rebuilt.is_shared(7), rebuilt.bytes()), (false, 0));
         let none = RebuiltBlocks::new(1 << 20, None);
         for _ in 0..3 {
-            none.keep_block(&sharing, id(1), &[1; BLOCK], now);
+            none.keep_block(id(1), &[1; BLOCK], now);
         }
-        assert_eq!((sharing.is_shared(), none.bytes()), (false, 0));
+        assert_eq!((rebuilt.is_shared(7), none.bytes()), (false, 0));
     }
 
     proptest! {
@@ -272,13 +279,13 @@ mod tests {
             blocks in 1usize..9,
             steps in prop::collection::vec((0u64..12, 0usize..3 * BLOCK, any::<bool>()), 1..200),
         ) {
-            let (rebuilt, sharing, now) = (room_for(blocks), Sharing::default(), Instant::now());
+            let (rebuilt, now) = (room_for(blocks), Instant::now());
             let byte = |segment: u64, at: usize| (segment as usize * 31 + at / 97) as u8;
             let length = |segment: u64| BLOCK + segment as usize * 1000;
             for (segment, start, take) in steps {
                 if take {
                     let part = start..start + 100;
-                    if let Some(found) = rebuilt.find_part(&sharing, id(segment), part, now) {
+                    if let Some(found) = rebuilt.find_part(id(segment), part, now) {
                         for (at, &got) in found.iter().enumerate() {
                             prop_assert_eq!(got, byte(segment, start + at));
                         }
@@ -286,7 +293,7 @@ mod tests {
                 } else {
                     let block: Vec<u8> =
                         (0..length(segment)).map(|at| byte(segment, at)).collect();
-                    rebuilt.keep_block(&sharing, id(segment), &block, now);
+                    rebuilt.keep_block(id(segment), &block, now);
                 }
                 let places = rebuilt.places.borrow();
                 prop_assert!(places.of.len() <= places.given.len() && places.given.len() <= blocks);

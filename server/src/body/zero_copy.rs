@@ -1,14 +1,14 @@
-//! Which pieces are sent zero-copy, and where that was found to be no gain.
+//! Which pieces are sent zero-copy, and to which networks that is no gain.
 //!
-//! A zero-copy send keeps its piece's pool buffer until the peer has acknowledged it, and nobody can take that
-//! back. So it is for those who give it back soon: the rate at which a peer acknowledged lately says how
-//! soon. One that stops just then keeps two buffers at most until its send timeout, and all such together
-//! half of the pool; the other half is for everybody, so that no piece waits for another's peer. What may
-//! not be sent so now is copied: no connection waits for a notification either.
+//! A zero-copy send pins its piece's pool buffer until the peer has acknowledged it, and a pinned buffer can't be taken
+//! back. So only peers that acknowledge soon are sent to so, by their rate in the last sample. A peer that stops just
+//! then keeps two buffers at most until its send timeout, and all such peers together half of the pool; the other half
+//! is for everybody, so that no piece waits for another's peer. A piece that may not pin its buffer now is copied: no
+//! connection waits for a notification either.
 //!
-//! Some routes copy in the end, to a socket of this machine (loopback, veth), under a packet capture, or on a
-//! device that can't gather; then pinning was for nothing. The kernel says so with the notification, and that
-//! peer's network is sent to by copy from then on, for [`ZERO_COPY_RETRY`].
+//! Some networks copy in the end: loopback and veth, those under a packet capture, and devices that can't gather. Then
+//! pinning was for nothing. The kernel says so with the notification, and that peer's network is sent to by copy for
+//! [`ZERO_COPY_RETRY`].
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -21,9 +21,9 @@ use std::time::Instant;
 
 use lru::LruCache;
 
+use super::turn::Turn;
 use crate::config::values::ZeroCopyMode;
-use crate::connection::core::Connection;
-use crate::io::Io;
+use crate::engine::Engine;
 use crate::io::pool::{Message, Pool};
 use crate::io::zero_copy::Pins;
 use crate::memory::limits::{
@@ -33,7 +33,7 @@ use crate::memory::limits::{
 use crate::stats::CoreStats;
 
 /// A network of peers that are reached by the same way, as far as can be told: a /24 of IPv4, a /48 of IPv6,
-/// of which the other bits are zero.
+/// with the other bits zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route(IpAddr);
 
@@ -118,9 +118,8 @@ impl ZeroCopy {
     /// The count is what was taken, of the head and then of the slices.
     pub fn send(
         self: &Rc<Self>,
-        io: &Io,
-        pool: &Pool,
-        connection: &Connection,
+        engine: &Engine,
+        turn: &Turn<'_>,
         message: Message,
     ) -> Result<io::Result<usize>, Message> {
         if self.when == ZeroCopyMode::Off
@@ -130,13 +129,13 @@ impl ZeroCopy {
             return Err(message);
         }
         let now = Instant::now();
-        if !self.may_pin(connection, message.bytes() as u64, now) {
+        if !self.may_pin(turn, message.bytes() as u64, now) {
             return Err(message);
         }
-        let Some(pins) = self.pins(io, pool) else {
+        let Some(pins) = self.pins(engine) else {
             return Err(message);
         };
-        let socket = &connection.socket;
+        let socket = turn.socket;
         // It goes into the same packet as the beginning of the slices.
         let head = message.head().len();
         let ahead = match head {
@@ -148,7 +147,7 @@ impl ZeroCopy {
             short => return Ok(short),
         }
         let tag = Sent {
-            to: connection.peer,
+            to: turn.peer,
             at: now,
         };
         let result = pins.send(socket, message.without_head(), tag);
@@ -171,7 +170,7 @@ impl ZeroCopy {
     }
 
     /// Whether a piece of this many bytes may keep its buffer until the connection's peer has it.
-    fn may_pin(&self, connection: &Connection, bytes: u64, now: Instant) -> bool {
+    fn may_pin(&self, turn: &Turn<'_>, bytes: u64, now: Instant) -> bool {
         if let Some(Some(pins)) = self.pins.get() {
             self.settle(pins);
             if pins.pinned() >= self.pins_max {
@@ -179,7 +178,7 @@ impl ZeroCopy {
             }
             let age = |sent: &Sent| now.saturating_duration_since(sent.at);
             let (its, late) = pins.with_tags(|tags| {
-                tags.filter(|sent| sent.to == connection.peer)
+                tags.filter(|sent| sent.to == turn.peer)
                     .fold((0, false), |(its, late), sent| {
                         (its + 1, late || age(sent) > ZERO_COPY_HOLD)
                     })
@@ -188,34 +187,36 @@ impl ZeroCopy {
                 return false;
             }
         }
-        let queued = || connection.socket.unacknowledged_bytes().map(u64::from);
+        let queued = || turn.socket.unacknowledged_bytes().map(u64::from);
         self.pins_max > 0
             && (self.when == ZeroCopyMode::Always
-                || gives_back_soon(bytes, connection.rate.get())
-                    && !self.copies(connection, now)
+                || gives_back_soon(bytes, turn.meter.rate())
+                    && !self.copies(turn.peer, now)
                     && queued()
-                        .is_ok_and(|queued| gives_back_soon(queued + bytes, connection.rate.get())))
+                        .is_ok_and(|queued| gives_back_soon(queued + bytes, turn.meter.rate())))
     }
 
-    fn copies(&self, connection: &Connection, now: Instant) -> bool {
-        let route = Route::to(connection.peer.ip());
+    fn copies(&self, peer: SocketAddr, now: Instant) -> bool {
+        let route = Route::to(peer.ip());
         self.copying.borrow_mut().holds(route, now)
     }
 
     /// The ring, made when it is needed for the first time: where no client is fast enough, or the kernel
     /// copies everywhere, none is.
-    fn pins(self: &Rc<Self>, io: &Io, pool: &Pool) -> Option<&Rc<Pins<Sent>>> {
-        let made = self.pins.get_or_init(|| match io.zero_copy(pool) {
-            Ok(pins) => {
-                let pins = Rc::new(pins);
-                tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&pins)));
-                Some(pins)
-            }
-            Err(error) => {
-                tracing::warn!("zero-copy sends are off on this core: {error}");
-                None
-            }
-        });
+    fn pins(self: &Rc<Self>, engine: &Engine) -> Option<&Rc<Pins<Sent>>> {
+        let made = self
+            .pins
+            .get_or_init(|| match engine.io.zero_copy(&engine.pool) {
+                Ok(pins) => {
+                    let pins = Rc::new(pins);
+                    tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&pins)));
+                    Some(pins)
+                }
+                Err(error) => {
+                    tracing::warn!("zero-copy sends are off on this core: {error}");
+                    None
+                }
+            });
         made.as_ref()
     }
 

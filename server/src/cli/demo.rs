@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use decode_kernel::share::{Digest, Key};
 use penstock::config::{Options, Settings};
 use penstock::control;
-use penstock_tools::Progress;
-use penstock_tools::put::{self, PutOptions};
+use penstock_store::Progress;
+use penstock_store::put::{self, PutOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use decode_kernel::share::Key;
-use penstock_tools::Progress;
-use penstock_tools::get::{self, GetOptions};
-use penstock_tools::tahoe::get as tahoe;
+use penstock_store::Progress;
+use penstock_store::get::{self, GetOptions};
+use penstock_store::tahoe::get as tahoe;
 
 use super::tahoe::{Source, Sources};
 

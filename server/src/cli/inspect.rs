@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use penstock_tools::Progress;
-use penstock_tools::{inspect, tahoe};
+use penstock_store::Progress;
+use penstock_store::{inspect, tahoe};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use penstock_tools::ls;
+use penstock_store::ls;
 
 use super::Stores;
 

@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::Key;
-use penstock_tools::Progress;
-use penstock_tools::put::{self, PutOptions};
+use penstock_store::Progress;
+use penstock_store::put::{self, PutOptions};
 
 use super::Stores;
 

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use decode_kernel::share::Key;
-use penstock_tools::Progress;
-use penstock_tools::repair::{self, RepairOptions};
+use penstock_store::Progress;
+use penstock_store::repair::{self, RepairOptions};
 
 use super::Stores;
 

@@ -11,7 +11,7 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use decode_kernel::share::Key;
 use decode_kernel::tahoe::{CAP_TEXT_MAX, Cap};
-use penstock_tools::tahoe::{Limits, SEGMENT_MAX_DEFAULT};
+use penstock_store::tahoe::{Limits, SEGMENT_MAX_DEFAULT};
 
 /// Stores, or nodes of a Tahoe-LAFS grid.
 // Options that require `nodes` also say that they conflict with `stores`: clap doesn't check `requires` where `nodes`

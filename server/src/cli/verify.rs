@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use decode_kernel::share::Key;
-use penstock_tools::Progress;
-use penstock_tools::tahoe::verify as tahoe;
-use penstock_tools::verify::{self, Health, VerifyOptions};
+use penstock_store::Progress;
+use penstock_store::tahoe::verify as tahoe;
+use penstock_store::verify::{self, Health, VerifyOptions};
 
 use super::tahoe::{Source, Sources};
 

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::connection::Connection;
+use super::core::Core;
+use super::driver::drive;
+use super::seats::{Full, Seat, Seats};
 use crate::config::values::OverLimit;
-use crate::connection::core::{Connection, Core};
-use crate::connection::driver::drive;
-use crate::connection::seats::{Full, Seat, Seats};
 use crate::http::head::{self, Response};
 use crate::http::status::Status;
 use crate::io::{Interest, Socket};
@@ -21,7 +22,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Accepts connections and starts a task for each, until the core drains.
 pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, over: OverLimit) {
     loop {
-        let ready = core.io.ready(&listener, Interest::Read).await;
+        let ready = core
+            .sources
+            .engine
+            .io
+            .ready(&listener, Interest::Read)
+            .await;
         if core.draining.get() {
             return;
         }
@@ -66,7 +72,7 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
             }
         }
         // There may be more: the others have their turn first.
-        core.io.turn().await;
+        core.sources.engine.io.turn().await;
     }
 }
 
@@ -75,11 +81,11 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
 fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, Full>) {
     let (seat, refusal) = match seat {
         Ok(seat) => {
-            core.stats.accepted_connections.add(1);
+            core.stats().accepted_connections.add(1);
             (Some(seat), None)
         }
         Err(full) => {
-            core.stats.refused_connections.add(1);
+            core.stats().refused_connections.add(1);
             if core.refusing.get() >= REFUSALS_MAX {
                 return;
             }
@@ -89,7 +95,7 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     };
     tracing::debug!(%peer, refused = refusal.is_some(), "accepted");
     let refused = refusal.is_some();
-    let connection = Rc::new(Connection::new(core, Rc::new(socket), peer, seat));
+    let connection = Rc::new(Connection::new(&core.lender, Rc::new(socket), peer, seat));
     let slot = core.connections.borrow_mut().insert(Rc::clone(&connection));
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {

@@ -1,9 +1,18 @@
 //! Connections: accepted, seated, driven, held to deadlines, and lent what they earn.
+//!
+//! [`driver`] is the way in. It performs what the protocol wants and asks the [`gate`] before it lets a body's sources
+//! produce anything.
 
 pub mod accept;
+pub mod answers;
+pub mod connection;
 pub mod core;
 pub mod deadlines;
 pub mod driver;
 pub mod gate;
+pub mod lending;
+pub mod list;
+pub mod lookup;
 pub mod seats;
 pub mod send_window;
+pub mod tick;

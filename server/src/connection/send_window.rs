@@ -1,53 +1,38 @@
-//! Adaptive send credit: how large a send buffer a connection has earned.
+//! The send window: how large a send buffer a connection has earned.
 //!
-//! Pure: time and byte counts are arguments. A connection starts at the floor. It is *starved* when the
+//! Pure: times and byte counts are arguments. A connection starts at the floor. It is *starved* when the
 //! kernel has sent all it was given and waits only for acknowledgements: then our buffer is what limits
-//! it. A connection that is starved and whose peer acknowledged a whole buffer's worth within
-//! [`within`] some time is lent a buffer twice as large, so a fast one reaches the most in some round trips. A
-//! slow link never gets there, since its bytes wait unsent or take longer. Judged again at every sample, a
-//! connection that no longer fills its buffer within that time gives back.
+//! it. A starved connection whose peer acknowledged a whole buffer [`within`] some time is lent a buffer twice as large,
+//! so a fast one reaches the most in some round trips. A slow link never gets there, since its bytes wait unsent or take
+//! longer. At every sample a connection that no longer fills its buffer within that time gives back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::body::ack_meter::Interval;
 use crate::memory::limits::{
-    EARN_WITHIN, EARN_WITHIN_LEAST, FAST_FEW, SEND_BUFFER_NEAR_BYTES_MAX,
-    SEND_BUFFER_NEAR_FEW_BYTES_MAX,
+    EARN_WITHIN, EARN_WITHIN_LEAST, FAST_FEW, SEND_BUFFER_LOW_LATENCY_BYTES_MAX,
+    SEND_BUFFER_LOW_LATENCY_FEW_BYTES_MAX,
 };
 
-/// What is remembered of one connection's progress at its present buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    since: Instant,
-    acknowledged: u64,
+/// Whether a starved connection has earned a buffer twice as large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has not had its buffer for long enough to tell.
+    TooEarly,
+    /// It took too long. Its interval begins again, so that a connection which becomes fast isn't held to its past.
+    TooSlow,
+    /// It has. Its interval begins again.
+    Earned,
 }
 
-impl Pace {
-    /// A connection whose present buffer counts from now.
-    pub fn new(acknowledged: u64, now: Instant) -> Pace {
-        Pace {
-            since: now,
-            acknowledged,
-        }
-    }
-
-    /// The buffer that a starved connection has earned: its `send_buffer` or twice that. A stretch that was
-    /// too slow is forgotten, so that a connection which becomes fast isn't held to its past.
-    pub fn earned(
-        &mut self,
-        send_buffer: u32,
-        acknowledged: u64,
-        now: Instant,
-        within: Duration,
-    ) -> u32 {
-        let delivered = acknowledged.saturating_sub(self.acknowledged);
-        let took = now.saturating_duration_since(self.since);
-        if took > within {
-            *self = Pace::new(acknowledged, now);
-        } else if delivered >= capacity(send_buffer) {
-            *self = Pace::new(acknowledged, now);
-            return send_buffer.saturating_mul(2);
-        }
-        send_buffer
+/// Judges a starved connection by what its peer acknowledged since it has its present buffer, or was judged last.
+pub fn judge(send_buffer: u32, interval: Interval, within: Duration) -> Verdict {
+    if interval.lasted > within {
+        Verdict::TooSlow
+    } else if interval.bytes >= capacity(send_buffer) {
+        Verdict::Earned
+    } else {
+        Verdict::TooEarly
     }
 }
 
@@ -56,8 +41,8 @@ fn capacity(send_buffer: u32) -> u64 {
     2 * u64::from(send_buffer)
 }
 
-/// The time within which a buffer's worth must be acknowledged, with this much of the credit free: the less
-/// there is, the faster must those be that have it.
+/// The time within which a buffer must be acknowledged, with this much of the credit free: the less there is, the
+/// faster must a connection be that has it.
 pub fn within(free: u64, total: u64) -> Duration {
     let part = free as f64 / total.max(1) as f64;
     EARN_WITHIN
@@ -65,23 +50,23 @@ pub fn within(free: u64, total: u64) -> Duration {
         .max(EARN_WITHIN_LEAST)
 }
 
-/// The most that a near connection is lent where so many [`is_fast`], itself included.
-pub fn near_most(fast: usize) -> u32 {
+/// The most that a low-latency connection is lent where so many connections are [fast](is_fast), itself included.
+pub fn low_latency_max(fast: usize) -> u32 {
     match fast <= FAST_FEW {
-        true => SEND_BUFFER_NEAR_FEW_BYTES_MAX,
-        false => SEND_BUFFER_NEAR_BYTES_MAX,
+        true => SEND_BUFFER_LOW_LATENCY_FEW_BYTES_MAX,
+        false => SEND_BUFFER_LOW_LATENCY_BYTES_MAX,
     }
 }
 
-/// Whether a connection with this buffer counts as fast: it earned what a near one can have beside many.
+/// Whether a connection with this buffer counts as fast: it earned what a low-latency one can have beside many.
 pub fn is_fast(send_buffer: u32) -> bool {
-    send_buffer >= SEND_BUFFER_NEAR_BYTES_MAX
+    send_buffer >= SEND_BUFFER_LOW_LATENCY_BYTES_MAX
 }
 
-/// The buffer that a connection keeps which delivered this many bytes in this time: the least that is a
-/// power of two above the floor and holds what it delivers `within` that time; never more than it has.
-pub fn kept(send_buffer: u32, floor: u32, delivered: u64, took: Duration, within: Duration) -> u32 {
-    let needed = u128::from(delivered) * within.as_micros() / took.as_micros().max(1);
+/// The buffer that a connection keeps after a sample: the least power of two above the floor that holds what it
+/// delivers `within` that time; never more than it has.
+pub fn kept(send_buffer: u32, floor: u32, sample: Interval, within: Duration) -> u32 {
+    let needed = u128::from(sample.bytes) * within.as_micros() / sample.lasted.as_micros().max(1);
     let mut keep = floor;
     while keep < send_buffer && u128::from(capacity(keep)) < needed {
         keep = keep.saturating_mul(2);
@@ -96,29 +81,45 @@ mod tests {
 
     const MOST: u32 = SEND_BUFFER_BYTES_MAX_DEFAULT;
 
+    fn in_a_second(bytes: u64) -> Interval {
+        Interval {
+            bytes,
+            lasted: Duration::from_secs(1),
+        }
+    }
+
     /// A client that takes `rate` bytes a second with this round trip, in turns of one buffer.
     fn reaches(rate: u64, round_trip: Duration) -> u32 {
-        let mut now = Instant::now();
-        let mut pace = Pace::new(0, now);
-        let (mut buffer, mut acknowledged) = (SEND_BUFFER_BYTES_MIN, 0);
+        let mut buffer = SEND_BUFFER_BYTES_MIN;
+        let mut interval = Interval {
+            bytes: 0,
+            lasted: Duration::ZERO,
+        };
         for _ in 0..100 {
             let turn = capacity(buffer);
             let link = Duration::from_secs_f64(turn as f64 / rate as f64);
-            now += link.max(round_trip);
-            acknowledged += turn;
+            interval.lasted += link.max(round_trip);
+            interval.bytes += turn;
             // Limited by the link, not by us: not starved.
             if link > round_trip {
                 continue;
             }
-            buffer = pace
-                .earned(buffer, acknowledged, now, EARN_WITHIN)
-                .min(MOST);
+            let verdict = judge(buffer, interval, EARN_WITHIN);
+            if verdict != Verdict::TooEarly {
+                interval = Interval {
+                    bytes: 0,
+                    lasted: Duration::ZERO,
+                };
+            }
+            if verdict == Verdict::Earned {
+                buffer = (2 * buffer).min(MOST);
+            }
         }
         buffer
     }
 
     #[test]
-    fn a_fast_client_reaches_the_most_near_and_far() {
+    fn a_fast_client_reaches_the_most_over_any_round_trip() {
         for round_trip in [50, 1_000, 20_000, 200_000] {
             let reached = reaches(1 << 40, Duration::from_micros(round_trip));
             assert_eq!(reached, MOST, "{round_trip} us");
@@ -136,33 +137,32 @@ mod tests {
 
     #[test]
     fn what_is_not_used_goes_back() {
-        let second = Duration::from_secs(1);
-        let kept = |has, floor, delivered| kept(has, floor, delivered, second, EARN_WITHIN);
+        let kept = |has, floor, bytes| kept(has, floor, in_a_second(bytes), EARN_WITHIN);
         assert_eq!(kept(MOST, 4096, 0), 4096);
         assert_eq!(kept(MOST, 4096, 1 << 30), MOST);
         assert_eq!(kept(MOST, 4096, 100_000), 16 << 10);
         assert_eq!(kept(8192, 4096, 1 << 30), 8192, "it never grows here");
-        assert_eq!(
-            super::kept(4096, 4096, 0, Duration::ZERO, EARN_WITHIN),
-            4096
-        );
+        let nothing = Interval {
+            bytes: 0,
+            lasted: Duration::ZERO,
+        };
+        assert_eq!(super::kept(4096, 4096, nothing, EARN_WITHIN), 4096);
     }
 
     #[test]
     fn when_credit_is_short_only_the_fast_keep_it() {
-        let second = Duration::from_secs(1);
         let scarce = within(1, 1000);
         assert_eq!(scarce, EARN_WITHIN_LEAST);
         assert_eq!(within(100, 100), EARN_WITHIN);
-        assert_eq!(kept(16 << 10, 4096, 100_000, second, scarce), 4096);
-        assert_eq!(kept(MOST, 4096, 1 << 30, second, scarce), MOST);
+        assert_eq!(kept(16 << 10, 4096, in_a_second(100_000), scarce), 4096);
+        assert_eq!(kept(MOST, 4096, in_a_second(1 << 30), scarce), MOST);
         assert_eq!(within(0, 0), EARN_WITHIN_LEAST);
     }
 
     #[test]
-    fn near_connections_have_less_when_they_are_many() {
-        assert_eq!(near_most(1), 2 * near_most(FAST_FEW + 1));
-        assert!(is_fast(near_most(1)) && is_fast(near_most(usize::MAX)));
+    fn low_latency_connections_have_less_when_many_are_fast() {
+        assert_eq!(low_latency_max(1), 2 * low_latency_max(FAST_FEW + 1));
+        assert!(is_fast(low_latency_max(1)) && is_fast(low_latency_max(usize::MAX)));
         assert!(!is_fast(SEND_BUFFER_BYTES_MIN));
     }
 }

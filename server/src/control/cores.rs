@@ -85,7 +85,7 @@ impl Cores {
                 send_buffer_max: send_buffer_max(settings.send_buffer_max),
                 hot_bytes: usize::try_from(state.plan.hot_bytes).unwrap_or(0),
                 rebuilt_bytes: usize::try_from(state.plan.rebuilt_bytes).unwrap_or(0),
-                ahead_buffers: state.plan.ahead_buffers(),
+                readahead_buffers: state.plan.readahead_buffers(),
                 verify_age: settings.verify_age,
                 zero_copy: state.backends.zero_copy,
                 timeouts: Timeouts {

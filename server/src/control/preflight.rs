@@ -10,7 +10,7 @@ use crate::memory::plan::{Declared, MemoryPlan};
 /// Some store or node must be readable. The shares of those that are not count as lost.
 pub(super) fn check_directories(settings: &Settings) -> Result<(), ServeError> {
     let all = [&settings.stores[..], &settings.tahoe_nodes].concat();
-    penstock_tools::store::check_stores(&all).map_err(ServeError::Stores)?;
+    penstock_store::check_stores(&all).map_err(ServeError::Stores)?;
     for store in settings.stores.iter().filter(|store| !store.is_dir()) {
         tracing::warn!(store = %store.display(), "store missing; its shares count as lost");
     }
@@ -36,7 +36,7 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
         hot_bytes: settings.hot_bytes,
-        ahead_bytes: settings.readahead_bytes,
+        readahead_bytes: settings.readahead_bytes,
         rebuilt_bytes: settings.rebuilt_bytes,
         share_files,
         gateway,

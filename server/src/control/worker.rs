@@ -3,7 +3,6 @@
 //! It talks to the control thread through two channels only: orders in, reports out. A request never
 //! leaves the core that accepted it.
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -11,30 +10,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use decode_kernel::code::Coder;
-use slab::Slab;
 use tokio::sync::Semaphore;
 
 use crate::body::hot::HotObjects;
-use crate::body::readahead::ReadAhead;
+use crate::body::readahead::Readahead;
 use crate::body::rebuilt::RebuiltBlocks;
 use crate::body::zero_copy::ZeroCopy;
+use crate::body::{Resources, Sources};
 use crate::config::values::{OverLimit, ZeroCopyMode};
 use crate::connection::accept::accept;
 use crate::connection::core::Core;
-use crate::connection::deadlines::{self, Listed, Timeouts, Watch};
+use crate::connection::deadlines::Timeouts;
 use crate::connection::gate::Gate;
+use crate::connection::lending::Lender;
+use crate::connection::list::{self, Listed};
 use crate::connection::seats::Seats;
+use crate::connection::tick::Ticks;
+use crate::engine::Engine;
 use crate::io::pool::Pool;
 use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::memory::budget::Budget;
-use crate::memory::limits::{self, AHEAD_BUFFER_BYTES, REQUEST_HEAD_BYTES_MAX, TICK};
-use crate::objects::checksums::TableCache;
-use crate::objects::object::Catalogue;
+use crate::memory::limits::{self, READAHEAD_BUFFER_BYTES, TICK};
+use crate::objects::Catalogue;
+use crate::objects::codes::Codes;
 use crate::objects::open_files::OpenFiles;
 use crate::objects::verified::VerifiedLeaves;
 use crate::stats::CoreStats;
-use crate::tahoe::gateway::Gateway;
+use crate::tahoe::Gateway;
 
 /// What the control thread tells a core.
 #[derive(Clone, Debug)]
@@ -104,7 +106,7 @@ pub struct Plan {
     /// Memory for rebuilt blocks that others want soon.
     pub rebuilt_bytes: usize,
     /// Buffers for reading ahead.
-    pub ahead_buffers: usize,
+    pub readahead_buffers: usize,
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
@@ -134,11 +136,11 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
     // Held until the ring has ended. When it ends, tokio-uring forgets what its reads hold, and only then cancels
     // them and waits for the last: until then they may write to the pool.
     let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
-    let ahead = (plan.ahead_buffers > 0)
-        .then(|| Pool::for_direct_reads(plan.ahead_buffers, AHEAD_BUFFER_BYTES));
+    let readahead = (plan.readahead_buffers > 0)
+        .then(|| Pool::for_direct_reads(plan.readahead_buffers, READAHEAD_BUFFER_BYTES));
     match kernel::run(
         plan.backend,
-        serve(plan, &pool, ahead.as_ref(), orders, &say),
+        serve(plan, &pool, readahead.as_ref(), orders, &say),
     ) {
         Ok(Ok(cut)) => say(Report::Stopped { cut }),
         Ok(Err(error)) | Err(error) => say(Report::Failed(error)),
@@ -148,7 +150,7 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
 async fn serve(
     plan: Plan,
     pool: &Pool,
-    ahead: Option<&Pool>,
+    readahead: Option<&Pool>,
     orders: &Receiver<Order>,
     say: &dyn Fn(Report),
 ) -> io::Result<usize> {
@@ -156,45 +158,43 @@ async fn serve(
     // Blocks the thread, which has nothing else to do yet.
     let _ = plan.go.recv();
     let (io, unregistered) = Io::new(plan.backend, pool)?;
+    let verified = VerifiedLeaves::new(plan.verify_age);
+    let engine = Engine::new(io, pool.clone(), verified, Arc::clone(&plan.stats));
     let files = OpenFiles::new(plan.share_files);
-    let core = Rc::new(Core {
-        io,
-        coder: RefCell::new(Coder::new(limits::REBUILD_PLANS_MAX)),
-        gateway: (!plan.tahoe_nodes.is_empty()).then(|| {
-            Gateway::new(
-                plan.tahoe_nodes,
-                plan.tahoe_segment_bytes_max,
-                Rc::clone(&files),
-            )
-        }),
-        catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), files, &plan.budget),
-        producing: Semaphore::new(pool.buffers()),
-        zero_copy: ZeroCopy::new(plan.zero_copy, pool, Arc::clone(&plan.stats)),
-        pool: pool.clone(),
-        tables: TableCache::default(),
-        verified: VerifiedLeaves::new(plan.verify_age),
-        hot: HotObjects::new(plan.hot_bytes, plan.verify_age),
-        rebuilt: RebuiltBlocks::new(plan.rebuilt_bytes, plan.verify_age),
-        ahead: ahead.cloned().map(ReadAhead::new),
-        gate: Gate {
-            piece_bytes_max: limits::PIECE_BYTES_MAX as u32,
-            credit_bytes_min: limits::CREDIT_BYTES_MIN,
-        },
-        budget: plan.budget,
-        send_buffer_floor: plan.send_buffer_floor,
-        send_buffer_max: plan.send_buffer_max,
-        send_timeout: plan.timeouts.send,
-        stats: plan.stats,
-        connections: RefCell::new(Slab::new()),
-        refusing: Cell::new(0),
-        scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
-        fast: Rc::new(Cell::new(0)),
-        draining: Cell::new(false),
+    let codes = Rc::new(Codes::new(pool.piece_capacity(), &plan.budget));
+    let gateway = (!plan.tahoe_nodes.is_empty()).then(|| {
+        Gateway::new(
+            plan.tahoe_nodes,
+            plan.tahoe_segment_bytes_max,
+            Rc::clone(&files),
+            Rc::clone(&codes),
+        )
     });
-    core.stats.pool_buffers.set(core.pool.buffers() as u64);
-    core.stats
+    // Open objects at most: each has one share file at least.
+    let objects_max = plan.share_files / (1 + limits::OBJECT_FILES_EXTRA);
+    let sources = Sources {
+        engine: Rc::new(engine),
+        resources: Resources {
+            catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), files, codes),
+            gateway,
+        },
+        hot: HotObjects::new(plan.hot_bytes, objects_max, plan.verify_age),
+        rebuilt: RebuiltBlocks::new(plan.rebuilt_bytes, plan.verify_age),
+        readahead: readahead.cloned().map(Readahead::new),
+        zero_copy: ZeroCopy::new(plan.zero_copy, pool, Arc::clone(&plan.stats)),
+        permits: Semaphore::new(pool.buffers()),
+    };
+    let gate = Gate {
+        piece_bytes_max: limits::PIECE_BYTES_MAX as u32,
+        credit_bytes_min: limits::CREDIT_BYTES_MIN,
+    };
+    let lender = Lender::new(plan.budget, plan.send_buffer_floor, plan.send_buffer_max);
+    let core = Rc::new(Core::new(sources, gate, lender, plan.timeouts.send));
+    let stats = &plan.stats;
+    stats.pool_buffers.set(pool.buffers() as u64);
+    stats
         .readahead_buffers
-        .set(ahead.map_or(0, |pool| pool.buffers() as u64));
+        .set(readahead.map_or(0, |pool| pool.buffers() as u64));
     let listener = Rc::new(Socket::from(plan.listener));
     tokio::task::spawn_local(accept(
         Rc::clone(&core),
@@ -205,7 +205,7 @@ async fn serve(
     say(Report::Ready(unregistered));
 
     let mut deadline: Option<Instant> = None;
-    let mut watch = Watch::new(plan.timeouts);
+    let mut look = Ticks::new(plan.timeouts);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -218,13 +218,13 @@ async fn serve(
             }
             Ok(Order::List { reply }) => {
                 // Nobody waits any more if the admin's patience is over.
-                let _ = reply.try_send(deadlines::list(&core));
+                let _ = reply.try_send(list::list(&core));
             }
             Err(TryRecvError::Empty) => {}
             // Without a control thread there is nobody to serve for.
             Err(TryRecvError::Disconnected) => deadline = Some(Instant::now()),
         }
-        watch.tick(&core);
+        look.tick(&core);
         let Some(deadline) = deadline else { continue };
         let left = core.connections.borrow().len();
         if left == 0 || Instant::now() >= deadline {

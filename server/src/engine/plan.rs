@@ -7,72 +7,10 @@
 
 use std::ops::Range;
 
-use decode_kernel::share::Geometry;
-
+use super::PieceError;
+use crate::io::pool::Room;
 use crate::memory::limits::SLICES_MAX;
-
-/// How an object lies in its shares, whatever their format: segments of k blocks, one per share, and a
-/// share's blocks one after another in *share space*. Blocks are verified leaf by leaf, beginning anew in
-/// each block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Bytes of the object.
-    pub size: u64,
-    /// Data shares.
-    pub k: u16,
-    /// Shares.
-    pub n: u16,
-    /// Bytes of one share's block of every segment but the last.
-    pub block_bytes: u64,
-    /// Bytes of its block of the last one; k of them may be more than is left of the object.
-    pub tail_block_bytes: u64,
-    /// Bytes of a leaf; a block's last one may be shorter.
-    pub leaf_bytes: u64,
-}
-
-impl From<&Geometry> for Layout {
-    fn from(geometry: &Geometry) -> Layout {
-        let tail = geometry.segments().checked_sub(1);
-        Layout {
-            size: geometry.size(),
-            k: geometry.k(),
-            n: geometry.n(),
-            block_bytes: u64::from(geometry.block_bytes()),
-            tail_block_bytes: tail.map_or(0, |tail| u64::from(geometry.block_len(tail))),
-            leaf_bytes: u64::from(geometry.leaf_bytes()),
-        }
-    }
-}
-
-impl Layout {
-    /// Bytes of the object in one segment, the last one perhaps excepted.
-    pub fn segment_bytes(&self) -> u64 {
-        self.block_bytes * u64::from(self.k)
-    }
-
-    /// Segments of the object.
-    pub fn segments(&self) -> u64 {
-        self.size.div_ceil(self.segment_bytes())
-    }
-
-    /// Bytes of one share's block of a segment.
-    pub fn block_len(&self, segment: u64) -> u64 {
-        match segment + 1 < self.segments() {
-            true => self.block_bytes,
-            false => self.tail_block_bytes,
-        }
-    }
-
-    /// Widens a range of share space to whole leaves.
-    pub fn whole_leaves(&self, range: &Range<u64>) -> Range<u64> {
-        let first = range.start / self.block_bytes;
-        let last = (range.end - 1) / self.block_bytes;
-        let (first_start, last_start) = (first * self.block_bytes, last * self.block_bytes);
-        let start = (range.start - first_start) / self.leaf_bytes * self.leaf_bytes;
-        let end = (range.end - last_start).next_multiple_of(self.leaf_bytes);
-        first_start + start..last_start + end.min(self.block_len(last))
-    }
-}
+use crate::objects::Layout;
 
 /// One contiguous read of a share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,31 +54,6 @@ pub struct PiecePlan {
     pub slices: Vec<Slice>,
 }
 
-/// Why a range can't be planned.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// Too few usable shares for this range. `range` is the smallest part that was tried.
-    #[error("bytes {}..{}: {have} usable shares, {need} are needed", range.start, range.end)]
-    TooFewShares {
-        /// Usable shares for the range.
-        have: usize,
-        /// k.
-        need: usize,
-        /// Bytes of the object.
-        range: Range<u64>,
-    },
-    /// Even one leaf of each share that takes part does not fit a pool buffer.
-    #[error(
-        "one leaf of each of k shares takes {need} bytes, a pool buffer has {have}: raise --pool-buffer-size"
-    )]
-    BufferTooSmall {
-        /// Bytes of a pool buffer that pieces may use.
-        have: usize,
-        /// Bytes needed.
-        need: usize,
-    },
-}
-
 impl PiecePlan {
     /// The window lengths in bytes: the reads' in order, then the rebuilt ones'.
     pub fn window_lengths(&self) -> impl Iterator<Item = usize> + '_ {
@@ -163,25 +76,19 @@ fn length(range: &Range<u64>) -> usize {
     (range.end - range.start) as usize
 }
 
-/// What a piece's windows must fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Bytes for all windows.
-    pub bytes: usize,
-    /// What the start of each is a multiple of.
-    pub align: usize,
-}
-
-/// Plans a piece of `wanted`, starting at its start and as long as its windows fit the `room`.
+/// Plans a piece of `wanted`: it starts where that starts, and is as long as its windows fit the `room`.
 /// `usable` says whether a share can serve a range of its space.
 ///
 /// `wanted` must not be empty and must lie inside the object.
+///
+/// # Errors
+/// [`PieceError::TooFewShares`] or [`PieceError::BufferTooSmall`], of the shortest piece that was tried.
 pub fn plan(
     layout: &Layout,
     wanted: Range<u64>,
     room: Room,
     usable: impl Fn(u16, &Range<u64>) -> bool,
-) -> Result<PiecePlan, PlanError> {
+) -> Result<PiecePlan, PieceError> {
     debug_assert!(wanted.start < wanted.end && wanted.end <= layout.size);
     let mut range = wanted.start..preferred_end(layout, &wanted);
     loop {
@@ -196,7 +103,7 @@ pub fn plan(
                 }
                 continue;
             }
-            Ok(plan) => PlanError::BufferTooSmall {
+            Ok(plan) => PieceError::BufferTooSmall {
                 have: room.bytes,
                 need: plan.bytes(room.align),
             },
@@ -232,7 +139,7 @@ fn block_end(layout: &Layout, piece: &Range<u64>) -> Option<u64> {
     if piece.end == layout.size {
         return None;
     }
-    let last = locate(layout, piece.end - 1);
+    let last = layout.locate(piece.end - 1);
     let after = last.in_block + 1;
     let before = (piece.end - piece.start).checked_sub(after)?;
     (after < last.block_len && before >= after).then(|| piece.end - after)
@@ -240,7 +147,7 @@ fn block_end(layout: &Layout, piece: &Range<u64>) -> Option<u64> {
 
 /// The last leaf boundary at or before `position`, inside the block that holds it.
 fn last_leaf_end(layout: &Layout, position: u64) -> u64 {
-    let at = locate(layout, position.saturating_sub(1));
+    let at = layout.locate(position.saturating_sub(1));
     let in_block = at.in_block + 1;
     if in_block == at.block_len {
         return position;
@@ -250,7 +157,7 @@ fn last_leaf_end(layout: &Layout, position: u64) -> u64 {
 
 /// A shorter end for a piece that did not fit or could not be read; `None` at a single leaf.
 fn shorter(layout: &Layout, range: &Range<u64>) -> Option<u64> {
-    let (first, last) = (locate(layout, range.start), locate(layout, range.end - 1));
+    let (first, last) = (layout.locate(range.start), layout.locate(range.end - 1));
     let segments = last.segment - first.segment;
     if segments > 0 {
         return Some((first.segment + segments.div_ceil(2)) * layout.segment_bytes());
@@ -264,26 +171,6 @@ fn shorter(layout: &Layout, range: &Range<u64>) -> Option<u64> {
     let next_leaf = (from / leaf + 1) * leaf;
     let end = if middle > from { middle } else { next_leaf };
     (end < to).then(|| range.start + (end - from))
-}
-
-/// Where a byte of the object lies.
-struct Place {
-    segment: u64,
-    block: u64,
-    in_block: u64,
-    block_len: u64,
-}
-
-fn locate(layout: &Layout, position: u64) -> Place {
-    let segment = position / layout.segment_bytes();
-    let in_segment = position % layout.segment_bytes();
-    let block_len = layout.block_len(segment);
-    Place {
-        segment,
-        block: in_segment / block_len,
-        in_block: in_segment % block_len,
-        block_len,
-    }
 }
 
 /// Where a range of the object lies when no share is missing.
@@ -303,7 +190,7 @@ pub fn healthy(layout: &Layout, mut range: Range<u64>) -> Healthy {
     let mut runs: Vec<(usize, Range<u64>)> = Vec::with_capacity(16);
     let mut position = range.start;
     while position < range.end && runs.len() < SLICES_MAX {
-        let place = locate(layout, position);
+        let place = layout.locate(position);
         let take = (place.block_len - place.in_block).min(range.end - position);
         let start = place.segment * layout.block_bytes + place.in_block;
         let share = place.block as u16;
@@ -337,7 +224,7 @@ fn plan_exactly(
     layout: &Layout,
     range: Range<u64>,
     usable: &impl Fn(u16, &Range<u64>) -> bool,
-) -> Result<PiecePlan, PlanError> {
+) -> Result<PiecePlan, PieceError> {
     let Healthy {
         range,
         reads: needed,
@@ -399,7 +286,7 @@ fn plan_exactly(
         }
     }
     if sources.len() < k {
-        return Err(PlanError::TooFewShares {
+        return Err(PieceError::TooFewShares {
             have: sources.len(),
             need: k,
             range,
@@ -444,6 +331,7 @@ fn slices(runs: &[(usize, Range<u64>)], window_of: impl Fn(usize) -> (usize, u64
 mod tests {
     use super::*;
     use crate::memory::limits::{DIRECT_ALIGN, WINDOW_ALIGN};
+    use decode_kernel::share::Geometry;
     use proptest::prelude::*;
 
     fn room(bytes: usize) -> Room {
@@ -581,7 +469,7 @@ mod tests {
                     prop_assert!(plan.bytes(align) <= capacity);
                     check(&layout, &wanted, &plan, &lost);
                 }
-                Err(PlanError::TooFewShares { have, need, .. }) => {
+                Err(PieceError::TooFewShares { have, need, .. }) => {
                     prop_assert!(have < need && lost.len() > usize::from(m));
                 }
                 Err(error) => prop_assert!(false, "{error}"),
@@ -642,12 +530,9 @@ mod tests {
     fn a_buffer_that_is_too_small_says_what_it_takes() {
         let layout = layout(1 << 20, 4, 6, 16 << 10, 4096);
         let error = plan(&layout, 0..1, room(4 * 4096), |share, _| share != 0).unwrap_err();
-        assert_eq!(
-            error,
-            PlanError::BufferTooSmall {
-                have: 4 * 4096,
-                need: 5 * 4096
-            }
-        );
+        let PieceError::BufferTooSmall { have, need } = error else {
+            panic!("{error}");
+        };
+        assert_eq!((have, need), (4 * 4096, 5 * 4096));
     }
 }

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::sys;
-use crate::engine::plan::Room;
 use crate::memory::limits::{DIRECT_ALIGN, TABLE_PAGE_BYTES, WINDOW_ALIGN};
 
 /// Buffers start at page boundaries, so that direct reads and registration need no rounding.
@@ -29,6 +28,15 @@ const ALIGN: usize = 4096;
 /// Other pools are not: registered buffers in huge pages that are sent without a copy count against the send buffer
 /// with far more than their bytes (Linux 6.18: 64 KiB fill one of 1 MiB).
 const HUGE_PAGE: usize = 2 << 20;
+
+/// What a piece's windows must fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes for all windows.
+    pub bytes: usize,
+    /// What the start of each is a multiple of.
+    pub align: usize,
+}
 
 /// A fixed number of equal buffers, allocated once.
 #[derive(Clone)]

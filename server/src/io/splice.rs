@@ -14,7 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use rustix::fs::{Advice, fadvise};
 
 use super::{Cut, Socket, sys};
-use crate::memory::limits::PASS_BYTES_AT_ONCE;
+use crate::memory::limits::SPLICE_BYTES_AT_ONCE;
 
 pub use sys::FileStamp;
 
@@ -157,7 +157,7 @@ impl Gatherer {
         let result = cut.send(self.held.get(), |range| {
             let mut sent = 0;
             while sent < range.len() {
-                let count = (range.len() - sent).min(PASS_BYTES_AT_ONCE as usize);
+                let count = (range.len() - sent).min(SPLICE_BYTES_AT_ONCE as usize);
                 let more = sent + count < range.len();
                 let taken =
                     match sys::splice(self.reading.as_fd(), None, socket.as_fd(), count, more) {

@@ -25,12 +25,12 @@ pub struct Budget {
 /// How much of what is free one claim may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowance {
-    /// An eighth: whoever comes later finds something too, however many came before.
+    /// An eighth: later claims find something too, however many came before.
     Eighth,
     /// Half: for what a core needs once, not for each connection.
     Half,
     /// Only while more than three quarters of the whole account are free: for borrowers that have proved nothing
-    /// yet, so that they never take what those who did can use.
+    /// yet, so that they never take what proven ones can use.
     UpperQuarter,
 }
 

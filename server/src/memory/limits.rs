@@ -1,7 +1,8 @@
-//! Every bound of the server, in one place, with the reason beside it.
+//! The bounds of the server that others depend on, with the reason beside each.
 //!
-//! Raw settings come from [`config`](crate::config); what follows from them is computed here, before
-//! anything starts. This module imports nothing from the rest of the server.
+//! A bound that concerns one file alone (the stack of a helper thread, how long a queue of orders is) stands there.
+//! Raw settings come from [`config`](crate::config); what follows from them is computed in [`plan`](super::plan),
+//! before anything starts. This module imports nothing from the rest of the server.
 
 use std::time::Duration;
 
@@ -23,10 +24,10 @@ pub const HEADER_FIELDS_MAX: usize = 64;
 /// and a digest (64).
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
 
-/// Bytes of one pool buffer. It holds everything that one piece needs: the ranges read from each
-/// share, the rebuilt ones, and a page of leaf checksums. Of the usual codes that is a whole segment and four blocks
-/// rebuilt of it (k = 10: 480 and 192 KiB). Small enough that the buffers of two cores fit the usual 8 MiB
-/// RLIMIT_MEMLOCK and that a piece stays in a core's L2 cache.
+/// Bytes of one pool buffer. It holds everything that one piece needs: the ranges read from each share, the rebuilt
+/// ones, and a page of leaf checksums. With the usual codes that is a whole segment and four blocks rebuilt of it (k
+/// = 10: 480 and 192 KiB). Small enough that the buffers of two cores fit the usual 8 MiB RLIMIT_MEMLOCK and that a
+/// piece stays in a core's L2 cache.
 pub const POOL_BUFFER_BYTES_DEFAULT: usize = 768 * 1024;
 /// Pool buffers per core: pieces being read from disk at the same time. A piece in the page cache
 /// needs one for some microseconds; the rest is disk queue depth.
@@ -39,47 +40,45 @@ pub const POOL_BUFFERS_MAX: usize = 1024;
 pub const TABLE_PAGE_BYTES: usize = 4096;
 /// Windows of a pool buffer start at multiples of a cache line, which the kernels like.
 pub const WINDOW_ALIGN: usize = 64;
-/// Bytes of one buffer for reading ahead: a stretch of 1 MiB, and the page at the end that all pool buffers have. Of a
-/// code with four data shares that is 256 KiB of each. Stretches twice as long serve half as many connections with the
-/// same memory, and no connection better (see ARCHITECTURE.md).
-pub const AHEAD_BUFFER_BYTES: usize = (1 << 20) + TABLE_PAGE_BYTES;
-/// Buffers for reading ahead that a core has at most when the operator does not say.
-pub const AHEAD_BUFFERS_MAX_DEFAULT: u64 = 32;
-/// Of what connections leave, one part in this many is for reading ahead when the operator does not say.
-pub(super) const AHEAD_PART: u64 = 8;
-/// Stretches that one connection has at most: one being sent, and one more on their way than are read at one time.
-pub const AHEAD_STRETCHES_MAX: usize = AHEAD_READS_AT_ONCE + 2;
-/// Stretches that a core reads at one time, whoever they are for: 4 MiB under way keep a disk busy. With many more, a
-/// disk may answer all at once (a virtual one whose host looks for requests until there are none, and reports then),
-/// and rest while what came is sent (see ARCHITECTURE.md).
-pub const AHEAD_READS_AT_ONCE: usize = 4;
-/// A stretch that takes longer to read does not keep others from being read any more. Disks that are far away then have
-/// more under way: no fewer than these 4 MiB each 4 ms are asked for.
-pub const AHEAD_TURN: Duration = Duration::from_millis(4);
-/// Direct reads that one core has under way at most by `io_submit`, where io_uring is refused: a stretch is as many as there
-/// are data shares. Those beyond are left to helper threads.
+/// Bytes of one readahead buffer: a batch of 1 MiB, and the page at the end that all pool buffers have. With four
+/// data shares a batch is 256 KiB of each. Batches twice as long serve half as many connections with the same memory,
+/// and no connection better (docs/decisions/0019).
+pub const READAHEAD_BUFFER_BYTES: usize = (1 << 20) + TABLE_PAGE_BYTES;
+/// The most readahead buffers that a core has when the operator does not say.
+pub const READAHEAD_BUFFERS_MAX_DEFAULT: u64 = 32;
+/// One part in this many of what connections leave is for readahead when the operator does not say.
+pub(super) const READAHEAD_PART: u64 = 8;
+/// The most batches that one connection has: one being sent, and one more on their way than are read at one time.
+pub const READAHEAD_BATCHES_MAX: usize = READAHEAD_READS_AT_ONCE + 2;
+/// Batches that a core reads at one time, for all connections together: 4 MiB under way keep a disk busy. With many
+/// more, a virtual disk may answer all of them at once and then rest while they are sent (docs/decisions/0019).
+pub const READAHEAD_READS_AT_ONCE: usize = 4;
+/// A batch that takes longer to read no longer keeps others from being read. Distant disks then have more under way:
+/// at least these 4 MiB are asked for every 4 ms.
+pub const READAHEAD_TURN: Duration = Duration::from_millis(4);
+/// Direct reads that one core has under way at most by `io_submit`, where io_uring is refused: a batch is as many as
+/// there are data shares. Those beyond are left to helper threads.
 pub const AIO_READS_MAX: u32 = 128;
-/// So long a response that begins waits for a buffer to read ahead of it: fast ones send what they have in less, and
-/// clients that have just stalled are not to be felt.
-pub const AHEAD_BUFFER_WAIT_FIRST: Duration = Duration::from_millis(4);
-/// So long one does that had a buffer before, and has sent what was in it.
-pub const AHEAD_BUFFER_WAIT: Duration = Duration::from_millis(20);
-/// Stretches are so long while nothing is known of the peer. Shorter bodies are not read ahead at all.
-pub const AHEAD_FIRST_BYTES: u64 = 256 << 10;
-/// A response begins with so many bytes in such stretches at most. Who was not found to be fast by then has the kernel
-/// read ahead for it: an order of magnitude more than that takes on a near network.
-pub const AHEAD_PROBE_BYTES: u64 = 2 << 20;
-/// A connection is fast if its peer acknowledges so many bytes, or a multiple of them,
-pub const AHEAD_PROOF_BYTES: u64 = 64 << 10;
-/// within this time, or the multiple of it: 32 MB/s, at which a stretch is sent well before it is taken back.
-pub const AHEAD_PROOF_WITHIN: Duration = Duration::from_millis(2);
-/// What a connection has had read ahead is taken back once it has had one stretch for this long.
-pub const AHEAD_HOLD: Duration = Duration::from_millis(100);
-/// Share files that one core may have open once more, for direct reads: those of sixteen objects with four data
+/// How long the first batch of a stream waits for a buffer. Fast clients send what they have in less; clients that
+/// have just stalled must not be felt.
+pub const READAHEAD_BUFFER_WAIT_FIRST: Duration = Duration::from_millis(4);
+/// How long a stream waits for a buffer once it has had one and sent what was in it.
+pub const READAHEAD_BUFFER_WAIT: Duration = Duration::from_millis(20);
+/// The length of a batch while it is not known whether the peer is fast. Shorter bodies are not read ahead at all.
+pub const READAHEAD_FIRST_BYTES: u64 = 256 << 10;
+/// How far a response is read ahead in such batches. For a peer that was not found to be fast by then, the kernel
+/// reads ahead. It takes an order of magnitude less to find out in a local network.
+pub const READAHEAD_PROBE_BYTES: u64 = 2 << 20;
+/// A peer is fast if it acknowledges so many bytes, or a multiple of them,
+pub const FAST_BYTES: u64 = 64 << 10;
+/// within this time, or the multiple of it: 32 MB/s, at which a batch is sent well before it is taken back.
+pub const FAST_WITHIN: Duration = Duration::from_millis(2);
+/// A connection that keeps one batch for longer than this loses all that was read ahead for it.
+pub const READAHEAD_HOLD: Duration = Duration::from_millis(100);
+/// Share files that one core may have open a second time, for direct reads: those of sixteen objects with four data
 /// shares each, or of six with ten.
-pub const AHEAD_FILES_MAX: usize = 64;
-/// What direct reads are aligned to, in the file and in memory: the logical sector of most disks, or a multiple
-/// of it.
+pub const READAHEAD_FILES_MAX: usize = 64;
+/// The alignment of direct reads, in the file and in memory: the logical sector of most disks, or a multiple of it.
 pub const DIRECT_ALIGN: usize = 4096;
 
 /// The most bytes that one turn produces for one connection, so that no connection keeps the loop
@@ -98,19 +97,20 @@ pub const SEND_BUFFER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// The most that a connection is lent when the operator does not say: 2 MiB in flight, which fill 160
 /// Mbit/s over a round trip of 100 ms.
 pub const SEND_BUFFER_BYTES_MAX_DEFAULT: u32 = 1024 * 1024;
-/// The most that a near connection is lent while there are many. More only drives data out of the cache between
+/// The most that a low-latency connection is lent while many are fast. More only drives data out of the cache between
 /// sender and receiver: CPU per byte and throughput on loopback are best from 64 to 256 KiB.
-pub const SEND_BUFFER_NEAR_BYTES_MAX: u32 = 128 * 1024;
-/// The most that a near connection is lent while hardly any other is fast. Server and client of a single one wait for each
-/// other; it is twice as fast with this as with half of it. With more of them there is always one to serve.
-pub const SEND_BUFFER_NEAR_FEW_BYTES_MAX: u32 = 256 * 1024;
-/// So many fast connections of one core are hardly any.
+pub const SEND_BUFFER_LOW_LATENCY_BYTES_MAX: u32 = 128 * 1024;
+/// The most that a low-latency connection is lent while hardly any other is fast. Server and client of a single one
+/// wait for each other; it is twice as fast with this as with half of it. With more of them there is always one to
+/// serve.
+pub const SEND_BUFFER_LOW_LATENCY_FEW_BYTES_MAX: u32 = 256 * 1024;
+/// How many fast connections of one core are hardly any.
 pub const FAST_FEW: usize = 2;
-/// A connection is near below this round-trip time.
-pub const NEAR_ROUND_TRIP: Duration = Duration::from_millis(2);
-/// The longest segments that there are, those of loopback (MTU 65,536). A send buffer of fewer bytes than its
-/// connection's segments are long is sent in parts, each shorter than the one before: a receiver acknowledges at
-/// once what is shorter than usual, and waits up to 40 ms with the rest (RFC 9293 section 3.8.6.3, Linux's
+/// A connection has low latency below this round-trip time.
+pub const LOW_LATENCY_RTT: Duration = Duration::from_millis(2);
+/// The longest TCP segments that there are, those of loopback (MTU 65,536). A send buffer of fewer bytes than a
+/// segment of its connection is sent in parts, each shorter than the one before: a receiver acknowledges at once what
+/// is shorter than usual, and waits up to 40 ms with the rest (RFC 9293 section 3.8.6.3, Linux's
 /// `tcp_measure_rcv_mss`). Measured on loopback: 2 MB/s with a buffer of 32 KiB sent whole, 1,000 MB/s in parts.
 pub const SEGMENT_BYTES_MAX: u32 = 64 * 1024;
 /// What a connection may start with while credit is plentiful, before it has proved anything: the ten
@@ -144,11 +144,10 @@ pub const fn socket_bytes(send_buffer_bytes: u32) -> u64 {
 /// Segments in one `sendmsg`: the kernel's UIO_MAXIOV is 1024. A piece uses one per block.
 pub const SLICES_MAX: usize = 512;
 
-/// Submission queue entries of a core's ring. A turn submits one poll, one send, or k reads; the
-/// queue is flushed whenever it is full, so this is only the batch size.
+/// Submission queue entries of a core's ring. A turn submits up to k reads; the queue is flushed whenever it is full,
+/// so this is only the batch size.
 pub const RING_ENTRIES: u32 = 512;
-/// Completion queue entries: polls of all connections may complete between two turns. Beyond it the
-/// kernel keeps the completions in a list of its own (IORING_FEAT_NODROP).
+/// Completion queue entries. Beyond them the kernel keeps completions in a list of its own (IORING_FEAT_NODROP).
 pub const RING_COMPLETIONS: u32 = 8192;
 
 /// Connections accepted in one turn of the loop, before the others are served again.
@@ -159,15 +158,17 @@ pub const LISTEN_BACKLOG: i32 = 256;
 /// Refusals (503) being sent at once per core; beyond it connections wait in the backlog.
 pub const REFUSALS_MAX: usize = 64;
 
-/// Share files that one core may have open when the operator does not say and descriptors abound, those in use by
-/// clients included.
+/// Share files that one core may have open when the operator does not say and descriptors abound, including those
+/// that clients use.
 pub const SHARE_FILES_DEFAULT: usize = 4096;
 /// The least that may be set, and that is left where descriptors are few.
 pub const SHARE_FILES_MIN: usize = 64;
 /// An object counts as so many files more than it has: its header, its names, its place in the catalogue.
 pub const OBJECT_FILES_EXTRA: usize = 2;
-/// What each of them is planned with: the kernel's side of the descriptor, its path and state.
+/// What each of them is planned with: the kernel's side of the descriptor, its path and state, its part of what is noted
+/// of its object.
 pub(super) const SHARE_FILE_BYTES: u64 = 512;
+
 /// An open object is checked against its directories when a request comes this long after the last
 /// check, so that a new put or a repair is seen.
 pub const OBJECT_RECHECK: Duration = Duration::from_secs(1);
@@ -179,62 +180,67 @@ pub const TABLE_PAGES_MAX: usize = 512;
 /// Pages of leaf checksum tables that one piece has read together with its blocks; what is more comes one by one.
 /// Few enough that the pieces of a core's default pool don't drive each other's out before they are used.
 pub const TABLE_PAGES_AT_ONCE: usize = 64;
-/// Runs of 1024 leaves of which a core remembers which it verified: 8 GiB of objects that are read whole at
-/// the usual leaf length.
+/// Runs of 1024 leaves of which a core remembers which it verified: 8 GiB of objects that are read whole, at the
+/// usual leaf length.
 pub const VERIFIED_PAGES_MAX: usize = 2048;
 /// What one of them takes, its place in the table included.
 pub const VERIFIED_PAGE_BYTES: usize = 272;
-/// Objects up to this length are kept in memory if they are asked for often: what a fast connection takes at once.
-/// Longer ones cost less per byte in the other ways.
+/// The longest object that is kept in memory if it is requested often: what a fast connection takes at once. Longer
+/// ones cost less per byte in the other ways.
 pub const HOT_OBJECT_BYTES_MAX: u64 = 64 << 10;
-/// Of what connections leave, one part in this many is for hot objects when the operator does not say. The rest is
+/// What is noted of an object whose start was produced, hot or not: part of what its share files are planned with.
+pub const HOT_RECORD_BYTES: usize = 128;
+/// One part in this many of what connections leave is for hot objects when the operator does not say. The rest is
 /// lent to connections.
 pub(super) const HOT_PART: u64 = 8;
 /// What is noted of one rebuilt block: its place in a table and in a queue.
 pub const REBUILT_BLOCK_BYTES: usize = 208;
-/// Of what connections leave, one part in this many is for rebuilt blocks when the operator does not say.
+/// Objects whose rebuilt blocks a core keeps at one time.
+pub const REBUILT_OBJECTS_MAX: usize = 256;
+/// One part in this many of what connections leave is for rebuilt blocks when the operator does not say,
 pub(super) const REBUILT_PART: u64 = 8;
-/// But no more than this per core. Clients of the same object that are this far apart in it, or up to twice as far, spare
-/// each other the rebuilding.
+/// but no more than this per core. It spares rebuilding for clients of the same object that are this far apart in it,
+/// or up to twice as far.
 pub(super) const REBUILT_BYTES_MAX_DEFAULT: u64 = 32 << 20;
 /// The least per core that is of any use: some tens of blocks.
 pub(super) const REBUILT_BYTES_MIN: u64 = 2 << 20;
-/// A verified leaf counts as good for this long when the operator does not say, if its file stays as it is.
-/// What rots on the disk under an unchanged file is noticed after this time at the latest.
+/// How long a verified leaf counts as good when the operator does not say, if its file stays as it is. What rots on
+/// the disk under an unchanged file is noticed after this time at the latest.
 pub const VERIFY_AGE_DEFAULT: Duration = Duration::from_secs(600);
-/// Leaves found in the page cache are taken to be there for this long. If one isn't, the core waits for the
-/// disk once.
+/// How long leaves that were found in the page cache are taken to be there. If one isn't, the core waits for the disk
+/// once.
 pub const RESIDENT_FOR: Duration = Duration::from_secs(1);
-/// What was found of a share's file counts for this long: it is not looked at for every piece that is passed
-/// through. What changes in that time changes what is sent, as it does while it waits in a socket.
-pub const LOOK_FOR: Duration = Duration::from_millis(1);
-/// A file whose times are younger than this may change again without showing it: many kernels take them
-/// from a clock that advances every 10 ms or less.
-pub const FILE_RESTS: Duration = Duration::from_millis(50);
-/// Bytes that are passed to a socket with one call: fifteen pages, which fit a packet of 64 KiB with its headers.
+/// How long the version of a share's file counts before the kernel is asked again, so that it isn't asked for every
+/// piece that is spliced. What changes in that time changes what is sent, as it does while it waits in a socket.
+pub const REVALIDATE_AFTER: Duration = Duration::from_millis(1);
+/// A file whose times are younger than this may change again without showing it: many kernels take them from a clock
+/// that advances every 10 ms or less.
+pub const FILE_SETTLES: Duration = Duration::from_millis(50);
+/// Bytes that are spliced to a socket with one call: fifteen pages, which fit a packet of 64 KiB with its headers.
 /// Sixteen would leave a rest that goes alone, and wakes the peer a second time.
-pub const PASS_BYTES_AT_ONCE: u64 = 15 * 4096;
-/// The beginning of a piece is passed through by itself, before the rest is read, if it has this many bytes. Clients
-/// side by side in an object come so upon what the first of them verified.
-pub const PASS_BYTES_LEAST: u64 = 4096;
-/// A piece is passed through, block by block, if its blocks have this many bytes: shorter ones (of small
-/// objects, of an object's tail) are copied for less than the calls cost.
-pub const PASS_BLOCK_BYTES_MIN: u64 = 8 * 1024;
+pub const SPLICE_BYTES_AT_ONCE: u64 = 15 * 4096;
+/// The beginning of a piece is spliced by itself, before the rest is read, if it has this many bytes. So clients side
+/// by side in an object come upon what the first of them verified.
+pub const SPLICE_BYTES_MIN: u64 = 4096;
+/// A piece is spliced, block by block, if its blocks have this many bytes: shorter ones (of small objects, of an
+/// object's tail) are copied for less than the calls cost.
+pub const SPLICE_BLOCK_BYTES_MIN: u64 = 8 * 1024;
 /// Pieces shorter than this are not sent zero-copy. The kernel's documentation (msg_zerocopy) has it pay from about
 /// 10 KB on; ours are three times as long, since each keeps a whole pool buffer.
 pub const ZERO_COPY_BYTES_MIN: usize = 32 * 1024;
-/// A connection is sent to zero-copy if its peer will have acknowledged everything within this time, at the rate
-/// of late. Half of the pool by default is two pieces of up to 256 KiB: in 10 ms that is 50 MB/s for which no
-/// copying is paid, and more where peers acknowledge sooner. Slower connections would keep the buffers from the fast ones, for little.
+/// A connection is sent to zero-copy if its peer will have acknowledged everything within this time, at the rate of
+/// the last sample. Half of the pool by default is two pieces of up to 256 KiB: in 10 ms that is 50 MB/s for which no
+/// copying is paid, and more where peers acknowledge sooner. Slower connections would keep the buffers from the fast
+/// ones, for little.
 pub const ZERO_COPY_HOLD: Duration = Duration::from_millis(10);
 /// Pool buffers that one connection may have pinned: one on its way, one being acknowledged.
 pub const ZERO_COPY_PINS_MAX: usize = 2;
-/// Of a core's pool, one buffer in this many may be pinned: what others read and send goes on with the rest,
-/// whatever those who pinned these do.
+/// One buffer in this many of a core's pool may be pinned. Reading and sending go on with the rest, whatever the
+/// peers of the pinned ones do.
 pub const ZERO_COPY_POOL_PART: usize = 2;
-/// Routes (networks of peers) of which a core remembers that the kernel copies there.
+/// Networks of peers that a core remembers because the kernel copies to them.
 pub const ZERO_COPY_ROUTES_MAX: usize = 256;
-/// Where the kernel copied, it is asked again after this time: a packet capture ends, a route changes.
+/// After this time the kernel is tried again where it copied: a packet capture ends, a route changes.
 pub const ZERO_COPY_RETRY: Duration = Duration::from_secs(600);
 /// Submission queue entries of the ring for zero-copy sends, which are submitted one by one.
 pub const ZERO_COPY_RING_ENTRIES: u32 = 8;
@@ -250,15 +256,15 @@ pub const TAHOE_SHARE_FILES_MAX: usize = 512;
 /// An open file is looked up again when a request comes this long after it was opened: shares of a grid
 /// never change, but they come and go.
 pub const TAHOE_RECHECK: Duration = Duration::from_secs(60);
-/// The same for a file of which a share failed.
-pub const TAHOE_RECHECK_WORN: Duration = Duration::from_secs(1);
+/// The same for a file that lost a share since.
+pub const TAHOE_RECHECK_DAMAGED: Duration = Duration::from_secs(1);
 /// Records of verified segments kept per core: some thousand segments of the usual lengths. A client of
 /// a segment whose record was dropped costs its verification again.
 pub const TAHOE_RECORDS_BYTES: usize = 4 << 20;
 /// Leaves of a segment are made longer while its record would be more than this: a slow client's piece reads
 /// whole leaves.
 pub const TAHOE_RECORD_BYTES: usize = 32 << 10;
-/// Hash trees of which a core remembers the last proven path; one of a million segments takes 2 KiB.
+/// Hash trees whose last proven path a core remembers; that of a million segments takes 2 KiB.
 pub const TAHOE_TREES_MAX: usize = 512;
 /// Verifications under way at once per core, each with a pool buffer most of the time.
 pub const TAHOE_VERIFICATIONS_MAX: usize = 4;
@@ -298,16 +304,16 @@ const _: () = {
     );
     assert!(SEND_BUFFER_BYTES_MIN <= SEND_BUFFER_START_BYTES);
     assert!(SEND_BUFFER_START_BYTES <= SEND_BUFFER_FLOOR_BYTES_MAX);
-    assert!(SEND_BUFFER_FLOOR_BYTES_MAX <= SEND_BUFFER_NEAR_BYTES_MAX);
-    assert!(SEND_BUFFER_NEAR_BYTES_MAX <= SEND_BUFFER_NEAR_FEW_BYTES_MAX);
-    assert!(SEND_BUFFER_NEAR_FEW_BYTES_MAX <= SEND_BUFFER_BYTES_MAX_DEFAULT);
+    assert!(SEND_BUFFER_FLOOR_BYTES_MAX <= SEND_BUFFER_LOW_LATENCY_BYTES_MAX);
+    assert!(SEND_BUFFER_LOW_LATENCY_BYTES_MAX <= SEND_BUFFER_LOW_LATENCY_FEW_BYTES_MAX);
+    assert!(SEND_BUFFER_LOW_LATENCY_FEW_BYTES_MAX <= SEND_BUFFER_BYTES_MAX_DEFAULT);
     assert!(SEND_BUFFER_BYTES_MAX_DEFAULT <= SEND_BUFFER_BYTES_MAX);
     assert!(PENDING_BYTES_FREE < REQUEST_HEAD_BYTES_MAX);
     assert!(PIECE_BYTES_MAX + TABLE_PAGE_BYTES < POOL_BUFFER_BYTES_DEFAULT);
     assert!(POOL_BUFFERS_DEFAULT <= POOL_BUFFERS_MAX);
-    assert!(AHEAD_FIRST_BYTES < AHEAD_BUFFER_BYTES as u64);
-    assert!(AHEAD_FIRST_BYTES < AHEAD_PROBE_BYTES);
-    assert!(AHEAD_BUFFER_BYTES.is_multiple_of(DIRECT_ALIGN));
+    assert!(READAHEAD_FIRST_BYTES < READAHEAD_BUFFER_BYTES as u64);
+    assert!(READAHEAD_FIRST_BYTES < READAHEAD_PROBE_BYTES);
+    assert!(READAHEAD_BUFFER_BYTES.is_multiple_of(DIRECT_ALIGN));
     assert!(TABLE_PAGES_AT_ONCE * POOL_BUFFERS_DEFAULT <= TABLE_PAGES_MAX);
     assert!(RING_COMPLETIONS >= 2 * RING_ENTRIES);
 };
@@ -345,8 +351,8 @@ pub const RS16_BYTES: usize = 10 << 20;
 /// User memory of one connection that waits: its task, its entry in the table, its wait. Measured with
 /// 9,000 stalled clients: 1.2 KiB.
 pub const CONNECTION_USER_BYTES: u64 = 1536;
-/// Kernel structures of one connection: `tcp_sock` (2368 bytes on Linux 6.18), inode (832), file (192),
-/// dentry (192), a poll request in the ring (about 300).
+/// Kernel structures of one connection: `tcp_sock` (2368 bytes on Linux 6.18), inode (832), file (192), dentry (192),
+/// its registration with epoll.
 pub const CONNECTION_KERNEL_BYTES: u64 = 4 * 1024;
 /// Of what the fixed parts leave, at least one part in this many is credit to lend.
 pub(super) const CREDIT_PART: u64 = 32;
@@ -359,11 +365,11 @@ pub const fn connection_bytes(send_buffer_bytes: u32) -> u64 {
 /// Descriptors that the server needs beside its connections': per core a listener, ring or epoll instance, the
 /// runtime's own, refusals being sent, share files, some of them twice.
 pub fn descriptors_own(cores: usize, share_files: usize) -> usize {
-    64 + cores * (64 + REFUSALS_MAX + AHEAD_FILES_MAX + share_files)
+    64 + cores * (64 + REFUSALS_MAX + READAHEAD_FILES_MAX + share_files)
 }
 
-/// Share files per core when the operator does not say: fewer than usual where they would take more than half of
-/// the descriptors, of which many machines allow 4096 or less.
+/// Share files per core when the operator does not say: fewer than usual where they would take more than half of the
+/// descriptors. Many machines allow 4096 descriptors or less.
 pub fn share_files(cores: usize, descriptors: usize) -> usize {
     let room = (descriptors / 2).saturating_sub(descriptors_own(cores, 0));
     (room / cores).clamp(SHARE_FILES_MIN, SHARE_FILES_DEFAULT)

@@ -1,11 +1,12 @@
 //! The plan of the declared memory: which part goes where, and what does not fit.
 
 use super::limits::{
-    AHEAD_BUFFER_BYTES, AHEAD_BUFFERS_MAX_DEFAULT, AHEAD_PART, CONNECTION_KERNEL_BYTES,
-    CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES, HOT_PART, LISTEN_BACKLOG, PAGE,
-    REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN, REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX,
-    RING_BYTES, SEND_BUFFER_BYTES_MIN, SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES,
-    TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES, connection_bytes, socket_bytes,
+    CONNECTION_KERNEL_BYTES, CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES,
+    HOT_PART, LISTEN_BACKLOG, PAGE, READAHEAD_BUFFER_BYTES, READAHEAD_BUFFERS_MAX_DEFAULT,
+    READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN, REBUILT_PART,
+    RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
+    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
+    connection_bytes, socket_bytes,
 };
 
 /// What the plan starts from.
@@ -22,7 +23,7 @@ pub struct Declared {
     /// Memory for hot objects, of all cores; `None` is the usual part.
     pub hot_bytes: Option<u64>,
     /// Memory for reading ahead, of all cores; `None` is the usual part.
-    pub ahead_bytes: Option<u64>,
+    pub readahead_bytes: Option<u64>,
     /// Memory for rebuilt blocks, of all cores; `None` is the usual part.
     pub rebuilt_bytes: Option<u64>,
     /// Share files that one core may have open.
@@ -65,7 +66,7 @@ pub struct MemoryPlan {
     /// Per core: small objects that are asked for often.
     pub hot_bytes: u64,
     /// Per core: buffers for reading ahead.
-    pub ahead_bytes: u64,
+    pub readahead_bytes: u64,
     /// Per core: rebuilt blocks that others want soon.
     pub rebuilt_bytes: u64,
     /// What is left, lent to fast connections.
@@ -125,13 +126,13 @@ pub enum PlanRefusal {
     #[error(
         "--read-ahead {}KiB: with --memory {}MiB and these connections it is between {}KiB, a buffer per core, and {}KiB, \
          or 0; change it, or raise --memory or lower --max-connections",
-        .ahead_bytes.div_ceil(1024), .memory_bytes >> 20, .least_bytes >> 10, .most_bytes >> 10
+        .readahead_bytes.div_ceil(1024), .memory_bytes >> 20, .least_bytes >> 10, .most_bytes >> 10
     )]
     ReadAhead {
         /// What was declared.
         memory_bytes: u64,
         /// Asked for.
-        ahead_bytes: u64,
+        readahead_bytes: u64,
         /// The least that works.
         least_bytes: u64,
         /// What is possible.
@@ -209,7 +210,7 @@ impl MemoryPlan {
             send_buffer_floor: SEND_BUFFER_BYTES_MIN,
             connection_bytes: least_connection,
             hot_bytes: 0,
-            ahead_bytes: 0,
+            readahead_bytes: 0,
             rebuilt_bytes: 0,
             credit_bytes: 0,
         };
@@ -275,27 +276,29 @@ impl MemoryPlan {
             });
         }
         plan.hot_bytes = hot_bytes / cores as u64;
-        let (all, buffer) = (cores as u64, AHEAD_BUFFER_BYTES as u64);
+        let (all, buffer) = (cores as u64, READAHEAD_BUFFER_BYTES as u64);
         let most_bytes = (left / 2 - hot_bytes.min(left / 2)).max(left / 4);
-        plan.ahead_bytes = match declared.ahead_bytes {
+        plan.readahead_bytes = match declared.readahead_bytes {
             None => {
-                let buffers = left / AHEAD_PART / all / buffer;
-                buffers.min(AHEAD_BUFFERS_MAX_DEFAULT) * buffer
+                let buffers = left / READAHEAD_PART / all / buffer;
+                buffers.min(READAHEAD_BUFFERS_MAX_DEFAULT) * buffer
             }
             Some(0) => 0,
-            Some(ahead_bytes) if ahead_bytes < all * buffer || ahead_bytes > most_bytes => {
+            Some(readahead_bytes)
+                if readahead_bytes < all * buffer || readahead_bytes > most_bytes =>
+            {
                 return Err(PlanRefusal::ReadAhead {
                     memory_bytes,
-                    ahead_bytes,
+                    readahead_bytes,
                     least_bytes: all * buffer,
                     most_bytes,
                 });
             }
-            Some(ahead_bytes) => ahead_bytes / all / buffer * buffer,
+            Some(readahead_bytes) => readahead_bytes / all / buffer * buffer,
         };
         let least_bytes = all * REBUILT_BYTES_MIN;
         // An eighth at least stays credit.
-        let others = all * (plan.hot_bytes + plan.ahead_bytes);
+        let others = all * (plan.hot_bytes + plan.readahead_bytes);
         let most_bytes = (left - left / 8).saturating_sub(others);
         plan.rebuilt_bytes = match declared.rebuilt_bytes {
             None => match (left / REBUILT_PART).min(most_bytes) / all {
@@ -313,13 +316,14 @@ impl MemoryPlan {
             }
             Some(rebuilt_bytes) => rebuilt_bytes / all,
         };
-        plan.credit_bytes = left - all * (plan.hot_bytes + plan.ahead_bytes + plan.rebuilt_bytes);
+        plan.credit_bytes =
+            left - all * (plan.hot_bytes + plan.readahead_bytes + plan.rebuilt_bytes);
         Ok(plan)
     }
 
     /// Buffers for reading ahead that each core has.
-    pub fn ahead_buffers(&self) -> usize {
-        usize::try_from(self.ahead_bytes / AHEAD_BUFFER_BYTES as u64).unwrap_or(0)
+    pub fn readahead_buffers(&self) -> usize {
+        usize::try_from(self.readahead_bytes / READAHEAD_BUFFER_BYTES as u64).unwrap_or(0)
     }
 
     /// The plan in one line.
@@ -341,7 +345,7 @@ impl MemoryPlan {
             + self.cache_bytes
             + self.verified_bytes
             + self.hot_bytes
-            + self.ahead_bytes
+            + self.readahead_bytes
             + self.rebuilt_bytes
             + self.waiting_bytes
     }
@@ -359,7 +363,7 @@ impl std::fmt::Display for MemoryPlan {
             ("core: checksums and open objects", cores, self.cache_bytes),
             ("core: verified leaves", cores, self.verified_bytes),
             ("core: hot objects", cores, self.hot_bytes),
-            ("core: reading ahead", cores, self.ahead_bytes),
+            ("core: reading ahead", cores, self.readahead_bytes),
             ("core: rebuilt blocks", cores, self.rebuilt_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
@@ -411,7 +415,7 @@ mod tests {
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
             hot_bytes: None,
             rebuilt_bytes: None,
-            ahead_bytes: None,
+            readahead_bytes: None,
             share_files: SHARE_FILES_DEFAULT,
             gateway: false,
             connections,
@@ -462,7 +466,7 @@ mod tests {
         };
         let (usual, none) = (with(None).unwrap(), with(Some(0)).unwrap());
         assert_eq!(none.hot_bytes, 0);
-        let rest = none.credit_bytes + 2 * (none.ahead_bytes + none.rebuilt_bytes);
+        let rest = none.credit_bytes + 2 * (none.readahead_bytes + none.rebuilt_bytes);
         assert_eq!(2 * usual.hot_bytes, rest / 8 / 2 * 2);
         assert_eq!(usual.credit_bytes, none.credit_bytes - 2 * usual.hot_bytes);
         let PlanRefusal::HotObjects { most_bytes, .. } = with(Some(512 << 20)).unwrap_err() else {
@@ -474,20 +478,20 @@ mod tests {
 
     #[test]
     fn reading_ahead_takes_an_eighth_of_the_rest_or_what_is_said() {
-        const BUFFER: u64 = AHEAD_BUFFER_BYTES as u64;
-        let with = |memory_mib, ahead_bytes| {
+        const BUFFER: u64 = READAHEAD_BUFFER_BYTES as u64;
+        let with = |memory_mib, readahead_bytes| {
             MemoryPlan::new(Declared {
-                ahead_bytes,
+                readahead_bytes,
                 ..declared(memory_mib, Some(2_000))
             })
         };
         let (usual, none) = (with(256, None).unwrap(), with(256, Some(0)).unwrap());
-        assert_eq!(none.ahead_bytes, 0);
+        assert_eq!(none.readahead_bytes, 0);
         let rest = none.credit_bytes + 2 * (none.hot_bytes + none.rebuilt_bytes);
-        assert_eq!(usual.ahead_bytes, rest / 8 / 2 / BUFFER * BUFFER);
-        assert!(usual.ahead_buffers() > 0);
-        assert_eq!(with(1 << 20, None).unwrap().ahead_buffers(), 32);
-        assert_eq!(with(256, Some(3 * BUFFER)).unwrap().ahead_buffers(), 1);
+        assert_eq!(usual.readahead_bytes, rest / 8 / 2 / BUFFER * BUFFER);
+        assert!(usual.readahead_buffers() > 0);
+        assert_eq!(with(1 << 20, None).unwrap().readahead_buffers(), 32);
+        assert_eq!(with(256, Some(3 * BUFFER)).unwrap().readahead_buffers(), 1);
         for wrong in [2 * BUFFER - 1, 1 << 30] {
             let PlanRefusal::ReadAhead {
                 least_bytes,
@@ -514,7 +518,7 @@ mod tests {
         };
         let (usual, none) = (with(256, None).unwrap(), with(256, Some(0)).unwrap());
         assert_eq!(none.rebuilt_bytes, 0);
-        let rest = none.credit_bytes + 2 * (none.hot_bytes + none.ahead_bytes);
+        let rest = none.credit_bytes + 2 * (none.hot_bytes + none.readahead_bytes);
         assert_eq!(usual.rebuilt_bytes, rest / 8 / 2);
         assert_eq!(with(1 << 20, None).unwrap().rebuilt_bytes, 32 << 20);
         // Too few to be of use.
@@ -581,7 +585,7 @@ mod tests {
             pool_buffers in 1usize..64,
             connections in prop::option::of(1usize..1 << 20),
             hot_bytes in prop::option::of(0u64..1 << 30),
-            ahead_bytes in prop::option::of(0u64..1 << 30),
+            readahead_bytes in prop::option::of(0u64..1 << 30),
             rebuilt_bytes in prop::option::of(0u64..1 << 30),
             descriptors_allow in CONNECTIONS_MIN..1 << 20,
         ) {
@@ -591,7 +595,7 @@ mod tests {
                 pool_buffers,
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
                 hot_bytes,
-                ahead_bytes,
+                readahead_bytes,
                 rebuilt_bytes,
                 share_files: SHARE_FILES_DEFAULT,
                 gateway: cores % 2 == 0,
@@ -606,7 +610,7 @@ mod tests {
                     + plan.credit_bytes;
                 prop_assert_eq!(sum, memory);
                 prop_assert!(plan.connections <= descriptors_allow);
-                prop_assert_eq!(plan.ahead_bytes % AHEAD_BUFFER_BYTES as u64, 0);
+                prop_assert_eq!(plan.readahead_bytes % READAHEAD_BUFFER_BYTES as u64, 0);
                 prop_assert_eq!(plan.connection_bytes, connection_bytes(plan.send_buffer_floor));
             }
         }

@@ -1,4 +1,4 @@
-//! The leaf checksums that one core keeps at hand: pages of the shares' tables, verified.
+//! The leaf checksums that one core keeps at hand: pages of the shares' checksum tables, each verified.
 //!
 //! All pages lie in one piece of memory of their own, taken once. Long-lived allocations among those of
 //! connections, which come and go, would keep the heap from shrinking when a crowd has left.
@@ -8,22 +8,21 @@ use std::collections::HashMap;
 
 use decode_kernel::share::{TABLE_PAGE_ENTRIES, TablePage, TablePageError};
 
+use super::Object;
 use crate::memory::limits::TABLE_PAGES_MAX;
-use crate::objects::object::Object;
 
 /// Object, share number, page index.
 pub type PageId = (u64, u16, u64);
 
-/// Pages of leaf checksums; the one that was not used for longest makes room for another (nearly: by
-/// second chance).
-pub struct TableCache(RefCell<Pages>);
+/// Pages of leaf checksums. The one that was not used for longest makes room for another, by second chance.
+pub struct ChecksumCache(RefCell<Pages>);
 
 struct Pages {
     /// Entries of all places, one after the other.
     entries: Box<[u64]>,
     places: Vec<Place>,
     index: HashMap<PageId, usize>,
-    /// The place that is asked next to make room.
+    /// The place that makes room next, unless it was used since the hand was there.
     hand: usize,
 }
 
@@ -33,15 +32,15 @@ struct Place {
     used: bool,
 }
 
-impl Default for TableCache {
-    fn default() -> TableCache {
-        TableCache::with_places(TABLE_PAGES_MAX)
+impl Default for ChecksumCache {
+    fn default() -> ChecksumCache {
+        ChecksumCache::with_places(TABLE_PAGES_MAX)
     }
 }
 
-impl TableCache {
-    fn with_places(places: usize) -> TableCache {
-        TableCache(RefCell::new(Pages {
+impl ChecksumCache {
+    fn with_places(places: usize) -> ChecksumCache {
+        ChecksumCache(RefCell::new(Pages {
             // Zeroed and never written: the kernel gives memory to pages that are used.
             entries: vec![0; places * TABLE_PAGE_ENTRIES].into_boxed_slice(),
             places: Vec::with_capacity(places),
@@ -122,13 +121,13 @@ mod tests {
     }
 
     /// Puts a page whose entries all are `value`.
-    fn put(tables: &TableCache, page: u64, value: u64) {
+    fn put(tables: &ChecksumCache, page: u64, value: u64) {
         let mut pages = tables.0.borrow_mut();
         let place = pages.place(id(page));
         pages.entries[span(place)].fill(value);
     }
 
-    fn value(tables: &TableCache, page: u64) -> Option<u64> {
+    fn value(tables: &ChecksumCache, page: u64) -> Option<u64> {
         tables.with(id(page), |entries| {
             let entries = entries?;
             assert_eq!(entries.len(), TABLE_PAGE_ENTRIES);
@@ -140,7 +139,7 @@ mod tests {
     #[test]
     fn what_was_put_is_found_until_room_is_needed() {
         const PLACES: u64 = 8;
-        let tables = TableCache::with_places(PLACES as usize);
+        let tables = ChecksumCache::with_places(PLACES as usize);
         assert_eq!(value(&tables, 0), None);
         for page in 0..PLACES {
             put(&tables, page, page + 100);
@@ -160,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_used_stays() {
-        let tables = TableCache::with_places(8);
+        let tables = ChecksumCache::with_places(8);
         for page in 0..8 {
             put(&tables, page, page);
         }
@@ -172,7 +171,7 @@ mod tests {
 
     #[test]
     fn it_takes_no_more_memory_than_planned() {
-        let tables = TableCache::with_places(64);
+        let tables = ChecksumCache::with_places(64);
         let before = tables.0.borrow().index.capacity();
         for page in 0..100_000 {
             put(&tables, page, page);

@@ -1,6 +1,19 @@
-//! Objects: what a key names, its shares, and what is known of them.
+//! What a key names: an object, its shares, and what is known of their health.
+//!
+//! One core has one [`Catalogue`]. This room reads directories and headers; the bytes of blocks are read above.
 
+pub mod catalogue;
 pub mod checksums;
+pub mod codes;
+pub mod error;
+pub mod layout;
 pub mod object;
 pub mod open_files;
+pub mod share;
 pub mod verified;
+
+pub use catalogue::{Catalogue, Health};
+pub use error::LookupError;
+pub use layout::Layout;
+pub use object::Object;
+pub use share::{DirectFile, Share};

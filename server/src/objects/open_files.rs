@@ -1,7 +1,7 @@
-//! How many share files one core has open, those of objects that only clients still hold included.
+//! How many share files one core has open, including those of objects that only clients still hold.
 //!
-//! Descriptors and memory for this many are part of the plan. What is open and in use by nobody gives way to
-//! what is asked for; when all of it is in use, a request for yet another object is refused.
+//! Descriptors and memory for this many are part of the plan. An open object that nobody uses gives way to one
+//! that is asked for. When all are in use, a request for yet another object is refused.
 
 use std::cell::Cell;
 use std::hash::Hash;
@@ -9,9 +9,8 @@ use std::rc::Rc;
 
 use lru::LruCache;
 
-use crate::http::status::Status;
+use super::LookupError;
 use crate::memory::limits::OBJECT_FILES_EXTRA;
-use crate::objects::object::OpenFailure;
 
 /// One core's count.
 pub struct OpenFiles {
@@ -40,13 +39,16 @@ impl OpenFiles {
         })
     }
 
-    /// Counts an object with so many share files. Makes room by dropping the least used of those `known` ones
-    /// that nobody uses.
+    /// Counts an object with so many share files. Makes room by dropping the least recently used of the `known`
+    /// objects that nobody uses.
+    ///
+    /// # Errors
+    /// [`LookupError::NoOpenFiles`] if all of them are in use.
     pub fn hold<K: Hash + Eq + Clone, V>(
         self: &Rc<Self>,
         share_files: usize,
         known: &mut LruCache<K, Rc<V>>,
-    ) -> Result<Held, OpenFailure> {
+    ) -> Result<Held, LookupError> {
         let files = share_files + OBJECT_FILES_EXTRA;
         while self.used.get() + files > self.most {
             let mut from_the_oldest = known.iter().rev();
@@ -57,10 +59,7 @@ impl OpenFiles {
                     most = self.most,
                     "clients use as many share files as may be open: raise --share-files"
                 );
-                return Err(OpenFailure {
-                    status: Status::Unavailable,
-                    reason: "too many different objects are being served",
-                });
+                return Err(LookupError::NoOpenFiles);
             };
             known.pop(&key);
         }
@@ -82,14 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_uses_gives_way_and_what_is_used_stays() {
+    fn unused_objects_give_way_and_used_ones_stay() {
         let each = 6 + OBJECT_FILES_EXTRA;
         let all = OpenFiles::new(3 * each);
         let mut known: LruCache<u32, Rc<Held>> = LruCache::unbounded();
         let mut open = |key: u32| {
             let held = Rc::new(all.hold(6, &mut known)?);
             known.put(key, Rc::clone(&held));
-            Ok::<_, OpenFailure>(held)
+            Ok::<_, LookupError>(held)
         };
         let used = open(1).unwrap();
         open(2).map(drop).unwrap();
@@ -97,7 +96,7 @@ mod tests {
         assert_eq!(all.used(), 3 * each);
         let other = open(4).unwrap();
         let third = open(5).unwrap();
-        assert_eq!(open(6).err().unwrap().status, Status::Unavailable);
+        assert_eq!(open(6).err().unwrap(), LookupError::NoOpenFiles);
         drop(other);
         open(6).map(drop).unwrap();
         let keys: Vec<u32> = known.iter().map(|(key, _)| *key).collect();

@@ -1,9 +1,9 @@
 //! Which leaves one core has verified, so that it need not do so again: a bounded memory.
 //!
-//! A bit per leaf of a data share, kept by runs of [`PAGE_LEAVES`] leaves, the least lately used run
-//! forgotten first. A bit says: this leaf was read and matched its checksum while its file was in this
-//! *edition* ([`crate::objects::object::Share::look`] tells editions apart), less than the re-verification age ago.
-//! What is forgotten, or was never known, is read and verified as always.
+//! A bit per leaf of a data share, kept by runs of [`PAGE_LEAVES`] leaves; the least recently used run is
+//! forgotten first. A bit says: this leaf was read and matched its checksum while its file had this
+//! *version* ([`Share::revalidate`](super::Share::revalidate) tells versions apart), less than the verify age ago.
+//! A leaf that was forgotten, or never known, is read and verified as always.
 
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -23,7 +23,7 @@ type PageId = (u64, u16, u64);
 
 /// What is remembered of one run of leaves.
 struct Page {
-    edition: u32,
+    version: u32,
     leaves: [u64; WORDS],
     /// When the first of them was verified: the run is forgotten as a whole.
     since: Instant,
@@ -100,19 +100,19 @@ impl VerifiedLeaves {
         self.pages.borrow().len() * VERIFIED_PAGE_BYTES
     }
 
-    /// These leaves of a share matched. `edition` is its file's as of before they were read.
-    pub fn note(&self, object: u64, share: u16, edition: u32, leaves: Range<u64>, now: Instant) {
+    /// These leaves of a share matched. `version` is its file's as of before they were read.
+    pub fn note(&self, object: u64, share: u16, version: u32, leaves: Range<u64>, now: Instant) {
         let Some(age) = self.age else { return };
         let mut pages = self.pages.borrow_mut();
         for part in parts(leaves) {
             let fresh = || Page {
-                edition,
+                version,
                 leaves: [0; WORDS],
                 since: now,
                 asked: None,
             };
             let page = pages.get_or_insert_mut((object, share, part.page), fresh);
-            if page.edition != edition || page.is_old(now, age) {
+            if page.version != version || page.is_old(now, age) {
                 *page = fresh();
             }
             for (word, mask) in masks(part) {
@@ -121,10 +121,10 @@ impl VerifiedLeaves {
         }
     }
 
-    /// Whether all these leaves of a share, whose file is in this edition, are remembered.
+    /// Whether all these leaves of a share, whose file is in this version, are remembered.
     pub fn knows(
         &self,
-        (object, share, edition): (u64, u16, u32),
+        (object, share, version): (u64, u16, u32),
         leaves: Range<u64>,
         now: Instant,
     ) -> bool {
@@ -133,16 +133,16 @@ impl VerifiedLeaves {
         parts(leaves).all(|part| {
             pages
                 .get(&(object, share, part.page))
-                .is_some_and(|page| page.known(edition, part, now, age) == part.count)
+                .is_some_and(|page| page.known(version, part, now, age) == part.count)
         })
     }
 
-    /// How many of these leaves of a share, whose file is in this edition, are remembered, and in the page cache,
+    /// How many of these leaves of a share, whose file is in this version, are remembered, and in the page cache,
     /// from the first on without a gap. `find` asks the cache for some leaves: for a whole run now and then, which
     /// costs more but holds for [`RESIDENT_FOR`]; while not all of that is there, each time for those that are wanted.
     pub fn covered(
         &self,
-        (object, share, edition): (u64, u16, u32),
+        (object, share, version): (u64, u16, u32),
         leaves: Range<u64>,
         now: Instant,
         find: impl Fn(Range<u64>) -> bool,
@@ -154,7 +154,7 @@ impl VerifiedLeaves {
             let Some(page) = pages.get_mut(&(object, share, part.page)) else {
                 break;
             };
-            let known = page.known(edition, part, now, age);
+            let known = page.known(version, part, now, age);
             if known == 0 {
                 break;
             }
@@ -180,9 +180,9 @@ impl VerifiedLeaves {
 }
 
 impl Page {
-    /// How many leaves of a part, from its first on without a gap, are known to be good, in a file of this edition.
-    fn known(&self, edition: u32, part: Part, now: Instant, age: Duration) -> u32 {
-        if self.edition != edition || self.is_old(now, age) {
+    /// How many leaves of a part, from its first on without a gap, are known to be good, in a file of this version.
+    fn known(&self, version: u32, part: Part, now: Instant, age: Duration) -> u32 {
+        if self.version != version || self.is_old(now, age) {
             return 0;
         }
         let gap = masks(part).find_map(|(word, mask)| {
@@ -212,9 +212,9 @@ mod tests {
     #[test]
     fn what_was_verified_is_known_until_it_is_too_old_or_the_file_changes() {
         let (memory, now) = (memory(), Instant::now());
-        let covers = |edition, leaves: Range<u64>, now| {
+        let covers = |version, leaves: Range<u64>, now| {
             let all = leaves.end - leaves.start;
-            memory.covered((1, 2, edition), leaves, now, |_| true) == all
+            memory.covered((1, 2, version), leaves, now, |_| true) == all
         };
         assert!(!covers(0, 0..1, now));
         memory.note(1, 2, 0, 3..1400, now);
@@ -223,7 +223,7 @@ mod tests {
         for (name, what) in [((1, 3, 0), "another share"), ((2, 2, 0), "another object")] {
             assert_eq!(memory.covered(name, 3..4, now, |_| true), 0, "{what}");
         }
-        assert!(!covers(1, 3..4, now), "another edition");
+        assert!(!covers(1, 3..4, now), "another version");
         let almost = now + AGE - Duration::from_millis(1);
         assert!(covers(0, 3..4, almost));
         // Verified again later: what was verified first decides.
@@ -231,7 +231,7 @@ mod tests {
         assert!(!covers(0, 0..1, now + AGE));
         memory.note(1, 2, 0, 0..2, now + AGE);
         assert!(covers(0, 0..2, now + AGE) && !covers(0, 3..4, now + AGE));
-        // A new edition forgets the old one.
+        // A new version forgets the old one.
         memory.note(1, 2, 1, 5..6, now + AGE);
         assert!(covers(1, 5..6, now + AGE) && !covers(1, 0..1, now + AGE));
     }

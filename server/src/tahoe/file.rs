@@ -11,8 +11,8 @@ use decode_kernel::code::Code;
 use decode_kernel::tahoe::{Geometry, Hash, ProvenNodes, Regions, SegmentRecord, StorageIndex};
 use lru::LruCache;
 
-use crate::engine::plan::Layout;
 use crate::memory::limits::BAD_LEAVES_MAX;
+use crate::objects::Layout;
 use crate::objects::open_files::Held;
 
 /// A file with at least k shares, each proven to be the cap's.
@@ -131,7 +131,7 @@ impl File {
     }
 
     /// Whether any copy failed since it was opened: then opening it again may find it well.
-    pub fn is_worn(&self) -> bool {
+    pub fn is_damaged(&self) -> bool {
         !self.bad_blocks.borrow().is_empty() || self.copies.iter().any(|copy| copy.lost.get())
     }
 

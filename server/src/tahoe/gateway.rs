@@ -12,22 +12,20 @@ use decode_kernel::aes::Aes128Ctr;
 use decode_kernel::code::CodeKind;
 use decode_kernel::tahoe::{ChkCap, Hash, ProvenNodes, SegmentRecord, StorageIndex};
 use lru::LruCache;
-use penstock_tools::tahoe::{self, OpenError};
+use penstock_store::tahoe::{self, OpenError};
 use tokio::sync::{Notify, Semaphore};
 
 use super::file::{Copy, File};
 use super::record::{self, Records};
 use super::verify;
-use crate::body::produce::ProduceError;
-use crate::connection::core::Core;
-use crate::engine::plan::Layout;
-use crate::http::status::Status;
+use crate::engine::{Engine, PieceError};
 use crate::memory::limits::{
-    LOOKUPS_MAX, TAHOE_RECHECK, TAHOE_RECHECK_WORN, TAHOE_RECORD_BYTES, TAHOE_RECORDS_BYTES,
-    TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,
+    LOOKUPS_MAX, TABLE_PAGE_BYTES, TAHOE_RECHECK, TAHOE_RECHECK_DAMAGED, TAHOE_RECORD_BYTES,
+    TAHOE_RECORDS_BYTES, TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,
 };
-use crate::objects::object::{Health, OpenFailure};
+use crate::objects::codes::Codes;
 use crate::objects::open_files::{Held, OpenFiles};
+use crate::objects::{Health, Layout, LookupError};
 
 /// Which of a file's hash trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +45,7 @@ pub struct Gateway {
     segment_bytes_max: u64,
     known: RefCell<LruCache<Name, Rc<File>>>,
     files: Rc<OpenFiles>,
+    codes: Rc<Codes>,
     records: Records,
     trees: RefCell<LruCache<(u64, Tree), ProvenNodes>>,
     /// Segments being verified, with those that wait for it.
@@ -62,12 +61,18 @@ fn size(entries: usize) -> NonZeroUsize {
 
 impl Gateway {
     /// A gateway to these nodes' directories that accepts segments up to this length.
-    pub fn new(nodes: Arc<[PathBuf]>, segment_bytes_max: u64, files: Rc<OpenFiles>) -> Gateway {
+    pub fn new(
+        nodes: Arc<[PathBuf]>,
+        segment_bytes_max: u64,
+        files: Rc<OpenFiles>,
+        codes: Rc<Codes>,
+    ) -> Gateway {
         Gateway {
             nodes,
             segment_bytes_max,
             known: RefCell::new(LruCache::unbounded()),
             files,
+            codes,
             records: Records::new(TAHOE_RECORDS_BYTES),
             trees: RefCell::new(LruCache::new(size(TAHOE_TREES_MAX))),
             under_way: RefCell::new(HashMap::new()),
@@ -85,7 +90,7 @@ impl Gateway {
     }
 
     /// The file that a cap stands for.
-    pub async fn open(&self, core: &Core, cap: ChkCap) -> Result<Rc<File>, OpenFailure> {
+    pub async fn open(&self, engine: &Engine, cap: ChkCap) -> Result<Rc<File>, LookupError> {
         let name = (
             cap.storage_index(),
             *cap.ueb_hash(),
@@ -96,7 +101,6 @@ impl Gateway {
         if let Some(file) = self.fresh(&name) {
             return Ok(file);
         }
-        let failure = |status, reason| OpenFailure { status, reason };
         let _turn = self.lookups.acquire().await;
         // Another request may have opened it while this one waited.
         if let Some(file) = self.fresh(&name) {
@@ -109,25 +113,17 @@ impl Gateway {
         };
         let opened = tokio::task::spawn_blocking(move || tahoe::open(&nodes, &asked, &limits))
             .await
-            .map_err(|_| failure(Status::InternalError, "the look-up was interrupted"))?;
+            .map_err(|_| LookupError::Interrupted)?;
         let opened = opened.map_err(|error| {
             self.known.borrow_mut().pop(&name);
             tracing::warn!("{error}");
             match error {
-                OpenError::NotFound { .. } => {
-                    failure(Status::NotFound, "no share of this file is here")
-                }
-                OpenError::TooFew { .. } => failure(
-                    Status::Gone,
-                    "fewer good shares of this file are here than it takes",
-                ),
-                OpenError::Refused { .. } => failure(
-                    Status::NotImplemented,
-                    "the uploader encoded this file in a way that is not accepted here",
-                ),
+                OpenError::NotFound { .. } => LookupError::NotFound,
+                OpenError::TooFew { .. } => LookupError::TooFewShares,
+                OpenError::Refused { .. } => LookupError::EncodingRefused,
             }
         })?;
-        // Of several look-ups at once the first counts: what is remembered hangs on the file.
+        // Of several look-ups at one time the first counts: what was verified is known by the file's id.
         if let Some(file) = self.fresh(&name) {
             return Ok(file);
         }
@@ -136,16 +132,16 @@ impl Gateway {
             known.pop(&name);
             self.files.hold(opened.shares.len(), &mut known)?
         };
-        let file = Rc::new(self.file(core, &cap, opened, files)?);
+        let file = Rc::new(self.file(engine, &cap, opened, files)?);
         self.known.borrow_mut().put(name, Rc::clone(&file));
         Ok(file)
     }
 
-    /// A file that was opened lately enough to be used as it is.
+    /// An open file that need not be looked up again yet.
     fn fresh(&self, name: &Name) -> Option<Rc<File>> {
         let file = self.known.borrow_mut().get(name).cloned()?;
-        let recheck = match file.is_worn() {
-            true => TAHOE_RECHECK_WORN,
+        let recheck = match file.is_damaged() {
+            true => TAHOE_RECHECK_DAMAGED,
             false => TAHOE_RECHECK,
         };
         (file.opened.elapsed() < recheck).then_some(file)
@@ -153,29 +149,28 @@ impl Gateway {
 
     fn file(
         &self,
-        core: &Core,
+        engine: &Engine,
         cap: &ChkCap,
         opened: tahoe::OpenFile,
         files: Held,
-    ) -> Result<File, OpenFailure> {
+    ) -> Result<File, LookupError> {
         let geometry = opened.geometry;
         let (k, n) = (geometry.k(), geometry.n());
         let storage_index = cap.storage_index();
-        let code = core.catalogue.code(CodeKind::Rs8, k, n, &storage_index)?;
+        let code = self.codes.get(CodeKind::Rs8, k, n, &storage_index)?;
         let id = self.next_id.get();
         self.next_id.set(id + 1);
-        let room = core.pool.piece_capacity();
+        let room = engine.pool.piece_capacity();
         let leaf_bytes = SegmentRecord::leaf_bytes_for(&geometry, TAHOE_RECORD_BYTES, room as u64);
         let least_room = (usize::from(k) + 1) * leaf_bytes as usize;
         if least_room > room || record::bytes_of(&geometry, leaf_bytes) > TAHOE_RECORDS_BYTES / 2 {
+            let error = LookupError::BufferTooSmall {
+                needed_bytes: least_room + TABLE_PAGE_BYTES,
+            };
             tracing::error!(
-                %storage_index, k, segment_bytes = geometry.segment_bytes(),
-                "pool buffers are too small for this file's segments: raise --pool-buffer-size"
+                %storage_index, k, segment_bytes = geometry.segment_bytes(), "{error}"
             );
-            return Err(OpenFailure {
-                status: Status::InternalError,
-                reason: "this file needs larger pool buffers",
-            });
+            return Err(error);
         }
         let copies = opened.shares.into_iter().map(|share| Copy {
             number: share.number,
@@ -215,10 +210,10 @@ impl Gateway {
     /// the same wait for it.
     pub async fn record(
         &self,
-        core: &Core,
+        engine: &Engine,
         file: &File,
         segment: u64,
-    ) -> Result<Rc<SegmentRecord>, ProduceError> {
+    ) -> Result<Rc<SegmentRecord>, PieceError> {
         let turn = loop {
             if let Some(record) = self.records.get(file.id, segment) {
                 return Ok(record);
@@ -229,13 +224,14 @@ impl Gateway {
             }
         };
         let Ok(_place) = self.verifications.acquire().await else {
-            return Err(ProduceError::Interrupted);
+            return Err(PieceError::Interrupted);
         };
         // Boxed: most that come here wait, and should not hold room for a verification's state.
-        let record = Box::pin(verify::verify(core, self, file, segment)).await?;
+        let record = Box::pin(verify::verify(engine, self, file, segment)).await?;
         self.records.insert(file.id, segment, &record);
         drop(turn);
-        core.stats
+        engine
+            .stats
             .verified_segment_memory_bytes
             .set(self.records.bytes() as u64);
         Ok(record)

@@ -13,6 +13,8 @@ pub mod piece;
 pub mod record;
 pub mod verify;
 
+pub use gateway::Gateway;
+
 /// The part of an entity tag that stands for a hash: 80 bits of it.
 pub(crate) fn tag(hash: &decode_kernel::tahoe::Hash) -> String {
     hash[..10]

@@ -6,18 +6,17 @@ use std::rc::Rc;
 
 use super::file::File;
 use super::gateway::Gateway;
-use crate::body::produce::{self, Piece, ProduceError};
-use crate::connection::core::Core;
-use crate::engine::plan;
+use crate::engine::read::fill;
+use crate::engine::{Engine, Piece, PieceError, plan};
 use crate::io::pool::Chunk;
 
 /// Produces the first part of `wanted` that lies in one segment and fits one pool buffer.
 pub async fn produce(
-    core: &Core,
+    engine: &Engine,
     gateway: &Gateway,
     file: &Rc<File>,
     wanted: Range<u64>,
-) -> Result<Piece, ProduceError> {
+) -> Result<Piece, PieceError> {
     let layout = &file.layout;
     let segment = file.geometry.segment_of(wanted.start);
     let end = wanted.end.min(file.geometry.segment_range(segment).end);
@@ -25,8 +24,8 @@ pub async fn produce(
     // A record that does not match any more is dropped and made again from what is good then.
     let attempts = 2 * file.copies.len() + 8;
     for _ in 0..attempts {
-        let record = gateway.record(core, file, segment).await?;
-        let room = core.pool.room();
+        let record = gateway.record(engine, file, segment).await?;
+        let room = engine.pool.room();
         let plan = plan::plan(layout, wanted.start..end, room, |number, _| {
             file.slot(&record, number).is_some()
         })?;
@@ -34,13 +33,13 @@ pub async fn produce(
             file.slot(&record, number)
                 .map(|slot| record.sources()[slot])
         };
-        let buffer = core.pool.take().await;
+        let buffer = engine.pool.take().await;
         let (windows, _) = buffer.carve(plan.window_lengths());
-        let (mut windows, failures) = produce::fill(plan.reads.iter(), windows, |read, window| {
+        let (mut windows, failures) = fill(plan.reads.iter(), windows, |read, window| {
             let copy = &file.copies[copy(read.share)?];
             let blocks = copy.regions.block_range(0).start;
             let offset = blocks + read.window.start;
-            Some(core.io.start_read(&copy.file, window, offset))
+            Some(engine.io.start_read(&copy.file, window, offset))
         })
         .await?;
         for (number, error) in &failures {
@@ -58,19 +57,21 @@ pub async fn produce(
             continue;
         }
         let (read, rebuilt) = windows.split_at_mut(plan.reads.len());
-        produce::rebuild(core, &file.code, layout, &plan, read, rebuilt)?;
+        engine.rebuild(&file.code, layout, &plan, read, rebuilt)?;
         let mut position = plan.range.start;
         for slice in &plan.slices {
             let bytes = &mut windows[slice.window][slice.bytes.clone()];
             file.cipher.apply(position, bytes);
             position += bytes.len() as u64;
         }
-        core.stats.pieces.add(1);
+        engine.stats.pieces.add(1);
         return Ok(Piece {
             range: plan.range,
             chunks: windows.into_iter().map(Chunk::Own).collect(),
             slices: plan.slices,
+            rebuilt: plan.rebuilt,
+            rebuilt_window: plan.rebuilt_window,
         });
     }
-    Err(ProduceError::Attempts(attempts))
+    Err(PieceError::TooManyAttempts { attempts })
 }

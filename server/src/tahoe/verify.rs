@@ -13,45 +13,23 @@ use decode_kernel::tahoe::{BLOCK_TAG, Hash, NODE_BYTES, ProvenNodes, SEGMENT_TAG
 
 use super::file::File;
 use super::gateway::{Gateway, Tree};
-use crate::body::produce::{ProduceError, short};
-use crate::connection::core::Core;
+use crate::engine::read::shortfall;
+use crate::engine::{Engine, PieceError};
 use crate::io::pool::Window;
 use crate::memory::limits::{BAD_LEAVES_MAX, TABLE_PAGE_BYTES, WINDOW_ALIGN};
-
-/// Why a segment can't be verified.
-#[derive(Debug, thiserror::Error)]
-pub enum SegmentError {
-    /// Too few good blocks.
-    #[error("segment {segment}: {have} shares have a good block, {need} are needed")]
-    TooFew {
-        /// Which segment.
-        segment: u64,
-        /// Good ones, as far as is known.
-        have: usize,
-        /// k.
-        need: usize,
-    },
-    /// The blocks are good, what they decode to is not: they are not of one codeword, which the uploader
-    /// did, or every copy of the ciphertext hash tree is damaged.
-    #[error("segment {segment}: the ciphertext is not what the cap stands for")]
-    Ciphertext {
-        /// Which segment.
-        segment: u64,
-    },
-}
 
 /// Nodes of a hash tree in one page.
 const PAGE_NODES: u64 = TABLE_PAGE_BYTES as u64 / NODE_BYTES;
 
 /// Verifies a segment in the copies that are good as far as is known.
 pub async fn verify(
-    core: &Core,
+    engine: &Engine,
     gateway: &Gateway,
     file: &File,
     segment: u64,
-) -> Result<Rc<SegmentRecord>, ProduceError> {
+) -> Result<Rc<SegmentRecord>, PieceError> {
     if file.refused.borrow_mut().get(&segment).is_some() {
-        return Err(SegmentError::Ciphertext { segment }.into());
+        return Err(PieceError::WrongCiphertext { segment });
     }
     // Every failed attempt marks a copy or a block, unless marks are forgotten.
     let attempts = 2 * file.copies.len() + 8;
@@ -60,34 +38,34 @@ pub async fn verify(
         let need = usize::from(file.geometry.k());
         if chosen.len() < need {
             let have = chosen.len();
-            return Err(SegmentError::TooFew {
+            return Err(PieceError::TooFewBlocks {
                 segment,
                 have,
                 need,
-            }
-            .into());
+            });
         }
         let pass = Pass {
-            core,
+            engine,
             gateway,
             file,
             segment,
             length: file.geometry.block_len(segment),
         };
         if let Some(record) = pass.run(chosen).await? {
-            core.stats.verified_segments.add(1);
-            core.stats
+            engine.stats.verified_segments.add(1);
+            engine
+                .stats
                 .verified_segment_bytes
                 .add(file.geometry.segment_len(segment));
             return Ok(Rc::new(record));
         }
     }
-    Err(ProduceError::Attempts(attempts))
+    Err(PieceError::TooManyAttempts { attempts })
 }
 
 /// One attempt.
 struct Pass<'a> {
-    core: &'a Core,
+    engine: &'a Engine,
     gateway: &'a Gateway,
     file: &'a File,
     segment: u64,
@@ -103,7 +81,7 @@ struct Step {
 
 impl Pass<'_> {
     /// `None` if a copy or block was found bad: then others are to be tried.
-    async fn run(&self, chosen: Vec<usize>) -> Result<Option<SegmentRecord>, ProduceError> {
+    async fn run(&self, chosen: Vec<usize>) -> Result<Option<SegmentRecord>, PieceError> {
         let geometry = &self.file.geometry;
         let leaf_bytes = self.file.layout.leaf_bytes;
         let mut record = SegmentRecord::new(geometry, self.segment, leaf_bytes, &chosen);
@@ -126,7 +104,7 @@ impl Pass<'_> {
                 if refused.len() > BAD_LEAVES_MAX {
                     refused.pop_lru();
                 }
-                Err(SegmentError::Ciphertext { segment }.into())
+                Err(PieceError::WrongCiphertext { segment })
             }
         }
     }
@@ -140,7 +118,8 @@ impl Pass<'_> {
 
     /// Bytes of a block in one step of `windows` windows: all of it, or whole leaves.
     fn step_bytes(&self, windows: usize) -> u64 {
-        let room = (self.core.pool.piece_capacity() / windows / WINDOW_ALIGN * WINDOW_ALIGN) as u64;
+        let room =
+            (self.engine.pool.piece_capacity() / windows / WINDOW_ALIGN * WINDOW_ALIGN) as u64;
         match room >= self.length {
             true => self.length,
             false => room / self.file.layout.leaf_bytes * self.file.layout.leaf_bytes,
@@ -153,9 +132,9 @@ impl Pass<'_> {
         copies: &[usize],
         range: &Range<u64>,
         more: usize,
-    ) -> Result<Option<Step>, ProduceError> {
+    ) -> Result<Option<Step>, PieceError> {
         let length = (range.end - range.start) as usize;
-        let buffer = self.core.pool.take().await;
+        let buffer = self.engine.pool.take().await;
         let (windows, page) = buffer.carve(std::iter::repeat_n(length, copies.len() + more));
         let mut windows = windows.into_iter();
         let mut readings = Vec::with_capacity(copies.len());
@@ -163,7 +142,7 @@ impl Pass<'_> {
             let copy = &self.file.copies[at];
             let block = copy.regions.block_range(self.segment);
             readings.push(
-                self.core
+                self.engine
                     .io
                     .start_read(&copy.file, window, block.start + range.start),
             );
@@ -172,9 +151,9 @@ impl Pass<'_> {
         let mut all_read = true;
         for (reading, &at) in readings.into_iter().zip(copies) {
             let (result, window) = reading.finish().await;
-            let window = window.ok_or(ProduceError::Interrupted)?;
-            match short(result, window.len()) {
-                None => self.core.stats.tahoe_read_bytes.add(window.len() as u64),
+            let window = window.ok_or(PieceError::Interrupted)?;
+            match shortfall(result, window.len()) {
+                None => self.engine.stats.tahoe_read_bytes.add(window.len() as u64),
                 Some(error) => {
                     all_read = false;
                     self.file.lose(at, &error);
@@ -184,7 +163,7 @@ impl Pass<'_> {
         }
         filled.extend(windows);
         // Hashing takes long beside what else a turn does.
-        self.core.io.turn().await;
+        self.engine.io.turn().await;
         Ok(all_read.then_some(Step {
             windows: filled,
             page,
@@ -193,10 +172,7 @@ impl Pass<'_> {
 
     /// Hashes the blocks, notes the checksums of their leaves, and proves the hashes. Gives the last step
     /// where it was all, with the missing data blocks' windows behind.
-    async fn blocks(
-        &self,
-        record: &mut SegmentRecord,
-    ) -> Result<Option<Option<Step>>, ProduceError> {
+    async fn blocks(&self, record: &mut SegmentRecord) -> Result<Option<Option<Step>>, PieceError> {
         let copies = record.sources().to_vec();
         let missing = self.missing(record).len();
         let at_once = self.step_bytes(copies.len() + missing) == self.length;
@@ -244,7 +220,7 @@ impl Pass<'_> {
 
     /// Room for a page of a hash tree, where no buffer is held.
     async fn page(&self) -> Window {
-        self.core.pool.take().await.carve(std::iter::empty()).1
+        self.engine.pool.take().await.carve(std::iter::empty()).1
     }
 
     /// The hash of the segment's ciphertext, all blocks of which lie in one step.
@@ -252,7 +228,7 @@ impl Pass<'_> {
         &self,
         record: &SegmentRecord,
         mut step: Step,
-    ) -> Result<Hash, ProduceError> {
+    ) -> Result<Hash, PieceError> {
         let missing = self.missing(record);
         self.rebuild(record, &missing, &mut step.windows)?;
         let mut lane = Lanes::new(1);
@@ -275,7 +251,7 @@ impl Pass<'_> {
     async fn ciphertext_in_steps(
         &self,
         record: &SegmentRecord,
-    ) -> Result<Option<Hash>, ProduceError> {
+    ) -> Result<Option<Hash>, PieceError> {
         let mut lane = Lanes::new(1);
         lane.restart(1, SEGMENT_TAG);
         let mut left = self.file.geometry.segment_len(self.segment);
@@ -334,7 +310,7 @@ impl Pass<'_> {
         record: &SegmentRecord,
         wanted: &[u16],
         windows: &mut [Window],
-    ) -> Result<(), ProduceError> {
+    ) -> Result<(), PieceError> {
         if wanted.is_empty() {
             return Ok(());
         }
@@ -347,7 +323,7 @@ impl Pass<'_> {
         let inputs: Vec<&[u8]> = read.iter().map(|window| &window[..]).collect();
         let mut outputs: Vec<&mut [u8]> =
             rebuilt.iter_mut().map(|window| &mut window[..]).collect();
-        self.core.coder.borrow_mut().rebuild(
+        self.engine.coder.borrow_mut().rebuild(
             &self.file.code,
             &sources,
             &inputs,
@@ -363,7 +339,7 @@ impl Pass<'_> {
         at: usize,
         hash: Hash,
         page: Window,
-    ) -> Result<(bool, Window), ProduceError> {
+    ) -> Result<(bool, Window), PieceError> {
         let known = self.gateway.tree(self.file.id, Tree::Blocks(at));
         let mut proven = known.unwrap_or_else(|| self.file.block_tree(at));
         let regions = self.file.copies[at].regions;
@@ -377,7 +353,7 @@ impl Pass<'_> {
     }
 
     /// Whether the ciphertext's hash is the one that the ciphertext hash tree has, in any copy.
-    async fn ciphertext_is_right(&self, hash: Hash) -> Result<bool, ProduceError> {
+    async fn ciphertext_is_right(&self, hash: Hash) -> Result<bool, PieceError> {
         let known = self.gateway.tree(self.file.id, Tree::Ciphertext);
         let mut proven = known.unwrap_or_else(|| self.file.ciphertext_tree());
         let mut page = self.page().await;
@@ -405,7 +381,7 @@ impl Pass<'_> {
         hash: Hash,
         first: impl Fn(u64) -> Option<u64>,
         mut page: Window,
-    ) -> Result<(bool, Window), ProduceError> {
+    ) -> Result<(bool, Window), PieceError> {
         let mut siblings = Vec::new();
         let mut loaded = None;
         for node in proven.needed(self.segment) {
@@ -416,8 +392,8 @@ impl Pass<'_> {
                     return Ok((false, page));
                 };
                 let file = &self.file.copies[at].file;
-                let (result, back) = self.core.io.start_read(file, page, offset).finish().await;
-                page = back.ok_or(ProduceError::Interrupted)?;
+                let (result, back) = self.engine.io.start_read(file, page, offset).finish().await;
+                page = back.ok_or(PieceError::Interrupted)?;
                 match result {
                     // The file may end in this page, behind the node.
                     Ok(count) => page[count..].fill(0),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use penstock_tools::load::{self, Class, Group, Peaks, Plan, Progress, Report, Verify, Watch};
+use penstock_load::{Class, Group, Peaks, Plan, Progress, Report, Verify, Watch};
 
 use super::{PATH, Server, Stores, wait_until};
 
@@ -67,7 +67,7 @@ impl Crowd {
                     false => ControlFlow::Continue(()),
                 }
             };
-            load::run_with(&plan, observer).expect("the clients can be started")
+            penstock_load::run_with(&plan, observer).expect("the clients can be started")
         });
         Crowd {
             stop,

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, object_dir};
-use penstock_tools::Progress;
-use penstock_tools::put::{PutOptions, put};
+use penstock_store::Progress;
+use penstock_store::put::{PutOptions, put};
 use sha2::{Digest, Sha256};
 
 /// The key that most tests use.

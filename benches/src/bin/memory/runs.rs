@@ -9,7 +9,7 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
 use penstock_benches::common::launch::Server;
 use penstock_benches::common::stats::Summary;
-use penstock_tools::load::{self, ByteSpan, Class, Group, Plan, Report, Watch};
+use penstock_load::{ByteSpan, Class, Group, Plan, Report, Watch};
 
 use crate::{KEY, OTHER_KEY, OTHERS, SMALL_KEY};
 
@@ -115,11 +115,11 @@ impl Subject<'_> {
     /// The fast clients for one stretch: bytes a second.
     fn fast(&self, server: &Server) -> anyhow::Result<f64> {
         let mut group = Group::new(Class::Fast, FAST);
-        group.reading = load::Reading::Discard;
+        group.reading = penstock_load::Reading::Discard;
         let mut plan = self.plan(server, vec![group]);
         plan.watch = None;
         plan.duration = self.stretch;
-        let report = load::run(&plan)?;
+        let report = penstock_load::run(&plan)?;
         Ok(report.groups[0].body_bytes as f64 / self.stretch.as_secs_f64())
     }
 
@@ -202,7 +202,7 @@ impl Subject<'_> {
             let stop = std::sync::atomic::AtomicBool::new(false);
             let report = std::thread::scope(|scope| -> anyhow::Result<Report> {
                 let crowd = scope.spawn(|| {
-                    load::run_with(&plan, |now| {
+                    penstock_load::run_with(&plan, |now| {
                         if now.holding == stalled as u64 {
                             let _ = ready.send(());
                         }
@@ -225,7 +225,8 @@ impl Subject<'_> {
                     small.watch = None;
                     small.backoff = Duration::from_millis(20);
                     small.duration = Duration::from_secs(2);
-                    first_byte = first_byte.max(load::run(&small)?.groups[0].first_byte_time.p99);
+                    first_byte =
+                        first_byte.max(penstock_load::run(&small)?.groups[0].first_byte_time.p99);
                     Ok(())
                 })();
                 stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -312,7 +313,7 @@ impl Subject<'_> {
         plan.duration = Duration::from_secs(90);
         plan.backoff = Duration::from_millis(1);
         plan.retry_after_max = Duration::from_millis(1);
-        let report = load::run_with(&plan, |now| match now.refused >= attempts {
+        let report = penstock_load::run_with(&plan, |now| match now.refused >= attempts {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         })?;
@@ -321,7 +322,8 @@ impl Subject<'_> {
         let of = |name| report.group(name).context("a group of the plan");
         let (admitted, crowd) = (of("admitted")?, of("crowd")?);
         let bound = peaks.bound + peaks.sockets * STRUCTURES_BYTES;
-        let faults = |group: &load::GroupReport| group.faults.iter().map(|f| f.count).sum::<u64>();
+        let faults =
+            |group: &penstock_load::GroupReport| group.faults.iter().map(|f| f.count).sum::<u64>();
         let first = crowd.faults.first();
         let first = first.map_or_else(String::new, |fault| format!(": {}", fault.first));
         Ok(vec![
@@ -401,7 +403,7 @@ impl Subject<'_> {
                 ],
             );
             (plan.duration, plan.seed) = (duration, seed);
-            Ok(load::run(&plan)?)
+            Ok(penstock_load::run(&plan)?)
         };
         // A round ends with everybody gone.
         let round = Duration::from_secs(20).min(time / 8);

@@ -30,7 +30,7 @@ use bytesize::ByteSize;
 use clap::Parser;
 use core_affinity::CoreId;
 use penstock_benches::common::{gets, interleave, launch, machine, object, scratch};
-use penstock_tools::put;
+use penstock_store::put;
 
 use competitors::Competitor;
 use measure::{Asked, Cores, Measured};

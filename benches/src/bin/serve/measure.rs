@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use penstock_benches::common::launch::Server;
 use penstock_benches::common::usage::Usage;
-use penstock_tools::load::{self, Class, Group, Plan, Progress, Reading, Report};
+use penstock_load::{Class, Group, Plan, Progress, Reading, Report};
 
 /// The core of the server, and that of the clients.
 #[derive(Clone, Copy)]
@@ -97,7 +97,7 @@ fn download(server: &Server, asked: &Asked) -> anyhow::Result<Report> {
         ..clients(asked, 1)
     });
     plan.duration = FIRST;
-    let report = load::run(&plan)?;
+    let report = penstock_load::run(&plan)?;
     no_faults(&report)?;
     ensure!(
         report.groups[0].completed == 1,
@@ -126,7 +126,7 @@ fn measure_again(server: &Server, asked: &Asked, cores: Cores) -> anyhow::Result
     let mut first: Option<(Progress, Usage)> = None;
     let mut last = None;
     let mut problem = None;
-    let report = load::run_with(&plan, |progress| {
+    let report = penstock_load::run_with(&plan, |progress| {
         let over = first.is_some_and(|(start, _)| {
             progress.elapsed >= start.elapsed + asked.span && progress.body_bytes > start.body_bytes
         });

@@ -28,7 +28,7 @@ use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::object::{self, Coded};
 use penstock_benches::common::record::Record;
 use penstock_benches::common::{machine, record, scratch};
-use penstock_tools::load::{self, Class, Group, Plan, Verify};
+use penstock_load::{Class, Group, Plan, Verify};
 
 use watch::Course;
 
@@ -269,7 +269,7 @@ fn verify(server: &Server, coded: &Coded) -> anyhow::Result<()> {
         requests: Some(1),
         ..Group::new(Class::Fast, 1)
     });
-    let group = load::run(&plan)?.groups.remove(0);
+    let group = penstock_load::run(&plan)?.groups.remove(0);
     if let Some(fault) = group.faults.first() {
         anyhow::bail!("wrong or no answer: {}", fault.first);
     }
@@ -298,7 +298,7 @@ fn course(strategy: Strategy, server: &Server, numbers: &Numbers) -> anyhow::Res
             ..Group::new(Class::Slow, numbers.slow)
         });
     }
-    plan.watch = Some(load::Watch {
+    plan.watch = Some(penstock_load::Watch {
         pids: vec![server.pid()],
         children: false,
         interval: numbers.interval,

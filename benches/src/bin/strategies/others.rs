@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use decode_kernel::code::{Code, Coder};
 use decode_kernel::share::{BLOCKS_OFFSET, Key};
 use penstock_benches::common::launch::READY;
-use penstock_tools::store::{OpenObject, open_object};
+use penstock_store::{OpenObject, open_object};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;

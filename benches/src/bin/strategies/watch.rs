@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::bail;
-use penstock_tools::load::{self, Plan};
+use penstock_load::Plan;
 
 use super::Strategy;
 
@@ -44,7 +44,7 @@ impl Course {
     /// Plays the plan, which has a watch, against the server of process `pid`.
     pub(super) fn watch(strategy: Strategy, pid: i32, plan: &Plan) -> anyhow::Result<Course> {
         let mut spooled = vec![(0.0, spool_bytes(pid))];
-        let report = load::run_with(plan, |progress| {
+        let report = penstock_load::run_with(plan, |progress| {
             spooled.push((progress.elapsed.as_secs_f64(), spool_bytes(pid)));
             ControlFlow::Continue(())
         })?;

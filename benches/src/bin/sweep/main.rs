@@ -87,7 +87,7 @@ const EACH: usize = 2;
 /// What the server lends a near connection at most, and how it sends to it.
 fn server_knobs() -> Knobs {
     Knobs {
-        send_buffer: Some(limits::SEND_BUFFER_NEAR_BYTES_MAX),
+        send_buffer: Some(limits::SEND_BUFFER_LOW_LATENCY_BYTES_MAX),
         unsent: None,
         turn: limits::PIECE_BYTES_MAX as u32,
         segment: None,

@@ -19,7 +19,7 @@ use penstock::connection::gate::{Admission, Gate, SendSpace};
 use penstock::io::sys::socket_memory;
 use penstock_benches::common::cpu::thread_time;
 use penstock_benches::common::sink::PATIENCE;
-use penstock_tools::store::{OpenObject, open_object};
+use penstock_store::{OpenObject, open_object};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::fs::sendfile;

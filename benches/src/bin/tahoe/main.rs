@@ -12,8 +12,8 @@ use bytesize::ByteSize;
 use clap::Parser;
 use penstock_benches::common::record::Record;
 use penstock_benches::common::{launch, machine, seed};
-use penstock_tools::load::{self, ByteSpan, Class, Group, Plan, Report, Verify, Watch};
-use penstock_tools::tahoe::write::{Upload, content, on_nodes, segment_bytes};
+use penstock_load::{ByteSpan, Class, Group, Plan, Report, Verify, Watch};
+use penstock_store::tahoe::write::{Upload, content, on_nodes, segment_bytes};
 
 #[derive(Parser)]
 #[command(about = "A gateway to Tahoe-LAFS grids: CPU per byte, and memory under stalled clients")]
@@ -113,7 +113,7 @@ impl Run<'_> {
             pids: vec![server.pid()],
             ..Watch::default()
         });
-        let report = load::run(&plan)?;
+        let report = penstock_load::run(&plan)?;
         ensure!(!report.has_wrong_bytes(), "wrong bytes");
         ensure!(
             report.groups[0].faults.is_empty(),

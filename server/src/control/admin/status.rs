@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::memory;
 use super::state::ServerState;
-use crate::connection::deadlines::Listed;
+use crate::connection::list::Listed;
 use crate::control::worker::Order;
 use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};
 

@@ -1,0 +1,217 @@
+//! The sources of a body, and the one ladder that every piece goes down.
+//!
+//! ```text
+//! head alone -> hot object -> spliced -> [ let others go first | prepare, readahead | wait for a permit ] -> produced
+//!      ^____________________________________________|_______________________________________|
+//! ```
+//!
+//! A turn asks the sources in memory first, which cost no reading. If none has its bytes it gets ready to produce a
+//! piece. Whenever that had to wait for other connections, the sources in memory are asked again: what was waited for
+//! has often put the bytes there. A further source is a further rung: one in memory belongs in
+//! [`Sources::send_from_memory`], one that has to fetch in [`Resources::prepare`].
+
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::batch::Batch;
+use super::hot::HotObjects;
+use super::readahead::{Cursor, Readahead, Slot};
+use super::rebuilt::RebuiltBlocks;
+use super::resource::{Resource, Resources};
+use super::splice;
+use super::turn::Turn;
+use super::zero_copy::ZeroCopy;
+use crate::engine::{Engine, PieceError};
+use crate::io::{Cut, taken};
+
+/// One core's sources of bodies.
+pub struct Sources {
+    /// What producing takes.
+    pub engine: Rc<Engine>,
+    /// What can be opened.
+    pub resources: Resources,
+    /// Small objects that are requested often.
+    pub hot: HotObjects,
+    /// Rebuilt blocks, for other clients of the same object.
+    pub rebuilt: RebuiltBlocks,
+    /// What is read ahead with; `None` if nothing is.
+    pub readahead: Option<Rc<Readahead>>,
+    /// Sends that pin their buffers.
+    pub zero_copy: Rc<ZeroCopy>,
+    /// Permits to produce a piece: as many as there are pool buffers.
+    pub permits: Semaphore,
+}
+
+/// The body of one response.
+pub struct Body {
+    /// Where its bytes come from.
+    pub resource: Resource,
+    cursor: Cursor,
+}
+
+impl Body {
+    /// A body of which nothing was sent yet.
+    pub fn new(resource: Resource) -> Body {
+        Body {
+            resource,
+            cursor: Cursor::default(),
+        }
+    }
+}
+
+/// Why a turn sent nothing.
+#[derive(Debug)]
+pub enum SendError {
+    /// The connection is over.
+    Connection(io::Error),
+    /// The piece can't be produced.
+    Piece(PieceError),
+}
+
+impl From<io::Error> for SendError {
+    fn from(error: io::Error) -> SendError {
+        SendError::Connection(error)
+    }
+}
+
+impl From<PieceError> for SendError {
+    fn from(error: PieceError) -> SendError {
+        SendError::Piece(error)
+    }
+}
+
+/// What a turn has done to get ready to produce its piece.
+#[derive(Default)]
+struct Ready<'a> {
+    has_yielded: bool,
+    is_prepared: bool,
+    batch: Option<Rc<Batch>>,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Sources {
+    /// Sends what the socket takes of the turn's head and body, and says how many bytes that was.
+    ///
+    /// # Errors
+    /// The connection's, or why the piece can't be produced.
+    pub async fn send(
+        &self,
+        turn: &Turn<'_>,
+        body: Option<&Body>,
+        slot: &Slot,
+    ) -> Result<usize, SendError> {
+        let Some(body) = body.filter(|_| turn.admitted > 0) else {
+            let head = [&turn.head[..]].into_iter();
+            let cut = turn.cut(turn.head.len())?;
+            return Ok(taken(turn.socket.send(head, cut))?);
+        };
+        let mut ready = Ready::default();
+        loop {
+            if let Some(sent) = self.send_from_memory(turn, &body.resource)? {
+                return Ok(sent);
+            }
+            // Boxed, so that a connection that waits for credit doesn't hold room for a piece's state.
+            if Box::pin(self.get_ready(&mut ready, turn, body, slot)).await? {
+                return Box::pin(self.send_produced(ready, turn, &body.resource)).await;
+            }
+        }
+    }
+
+    /// Sends from the sources in memory; `None` if none of them has the start of the body.
+    fn send_from_memory(&self, turn: &Turn<'_>, resource: &Resource) -> io::Result<Option<usize>> {
+        let Resource::Object(object) = resource else {
+            return Ok(None);
+        };
+        match self.hot.send(&self.engine, turn, object)? {
+            None => splice::send(&self.engine, &self.rebuilt, turn, object),
+            sent => Ok(sent),
+        }
+    }
+
+    /// Takes the next steps towards producing a piece. Returns whether the turn may produce it now; `false` if it
+    /// waited for other connections, so that the sources in memory are to be asked again.
+    async fn get_ready<'a>(
+        &'a self,
+        ready: &mut Ready<'a>,
+        turn: &Turn<'_>,
+        body: &Body,
+        slot: &Slot,
+    ) -> Result<bool, SendError> {
+        let resource = &body.resource;
+        // Clients that want the same rebuilt blocks: those behind find what is kept, and catch up.
+        if !std::mem::replace(&mut ready.has_yielded, true)
+            && matches!(resource, Resource::Object(object) if self.rebuilt.is_shared(object.id()))
+        {
+            self.engine.io.turn().await;
+            return Ok(false);
+        }
+        if !ready.is_prepared {
+            self.resources
+                .prepare(&self.engine, resource, turn.body.start)
+                .await?;
+            if let (Resource::Object(object), Some(readahead)) = (resource, &self.readahead) {
+                ready.batch = readahead
+                    .batch(&self.engine, turn, object, slot, &body.cursor)
+                    .await?;
+            }
+            ready.is_prepared = true;
+        }
+        if ready.permit.is_none() {
+            match self.permits.try_acquire() {
+                Ok(permit) => ready.permit = Some(permit),
+                Err(_) => {
+                    let permit = self.permits.acquire().await;
+                    ready.permit = Some(permit.map_err(io::Error::other)?);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Produces a piece, keeps what others may want of it, and sends it.
+    async fn send_produced(
+        &self,
+        ready: Ready<'_>,
+        turn: &Turn<'_>,
+        resource: &Resource,
+    ) -> Result<usize, SendError> {
+        let engine = &self.engine;
+        let mut wanted = turn.wanted();
+        if let Some(batch) = &ready.batch {
+            wanted.end = wanted.end.min(batch.range.end);
+        }
+        let piece = self
+            .resources
+            .produce(engine, resource, wanted, ready.batch.as_deref())
+            .await?;
+        if let Resource::Object(object) = resource {
+            let now = Instant::now();
+            self.rebuilt.keep(object, &piece, now);
+            self.hot.keep(object, &piece, now);
+        }
+        let head_bytes = turn.head.len();
+        let message = piece.into_message(turn.head.clone());
+        let offered = message.bytes();
+        let cut = turn.cut(offered)?;
+        let by_reference = match cut {
+            // What was read ahead is of another pool, and no peer may pin anything of that.
+            Cut::Whole if message.is_own() => self.zero_copy.send(engine, turn, message),
+            _ => Err(message),
+        };
+        let (counter, result) = match by_reference {
+            Ok(result) => (&engine.stats.zero_copy_bytes, result),
+            Err(message) => {
+                let result = turn.socket.send(message.whole(), cut);
+                (&engine.stats.copied_bytes, result)
+            }
+        };
+        let sent = taken(result)?;
+        counter.add(sent.saturating_sub(head_bytes) as u64);
+        engine.stats.discarded_bytes.add((offered - sent) as u64);
+        Ok(sent)
+    }
+}

@@ -1,0 +1,164 @@
+//! Lending: a connection's `SO_SNDBUF`, and the claim on the credit that covers it.
+//!
+//! When a buffer grows and shrinks is decided in [`send_window`](super::send_window).
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::send_window::{self, Verdict};
+use crate::body::AckMeter;
+use crate::body::ack_meter::{Interval, Reader};
+use crate::io::Socket;
+use crate::memory::budget::{Allowance, Budget, Claim};
+use crate::memory::limits::{LOW_LATENCY_RTT, SEND_BUFFER_START_BYTES, socket_bytes};
+
+/// What the connections of one core borrow from.
+pub struct Lender {
+    budget: Arc<Budget>,
+    /// `SO_SNDBUF` that every connection has, and returns to.
+    floor: u32,
+    /// The most that it may become: what the kernel lets this process set.
+    most: u32,
+    /// How many connections are fast.
+    fast: Cell<usize>,
+}
+
+impl Lender {
+    /// A lender that gives send buffers from `floor` to `most` bytes.
+    pub fn new(budget: Arc<Budget>, floor: u32, most: u32) -> Rc<Lender> {
+        Rc::new(Lender {
+            budget,
+            floor,
+            most,
+            fast: Cell::new(0),
+        })
+    }
+
+    /// The account of what may be lent.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// How fast a connection must be to borrow, with the credit that is left.
+    fn within(&self) -> Duration {
+        send_window::within(self.budget.free(), self.budget.total())
+    }
+}
+
+/// One connection's send buffer.
+pub struct SendBuffer {
+    lender: Rc<Lender>,
+    /// `SO_SNDBUF` now; set by `note` alone.
+    bytes: Cell<u32>,
+    /// Whether it has all that a low-latency connection is lent; asked again at the next sample.
+    is_low_latency: Cell<bool>,
+    /// What is borrowed beyond the floor.
+    claim: RefCell<Claim>,
+}
+
+impl SendBuffer {
+    /// That of a connection just accepted, whose socket has the floor.
+    pub fn new(lender: &Rc<Lender>) -> SendBuffer {
+        SendBuffer {
+            bytes: Cell::new(lender.floor),
+            is_low_latency: Cell::new(false),
+            claim: RefCell::new(Claim::empty(&lender.budget)),
+            lender: Rc::clone(lender),
+        }
+    }
+
+    /// `SO_SNDBUF` now.
+    pub fn bytes(&self) -> u32 {
+        self.bytes.get()
+    }
+
+    /// Before the first byte of a response with so many bytes: while credit is plentiful a connection may start with
+    /// more than the floor, so that a small object leaves at once.
+    pub fn start(&self, socket: &Socket, remaining: u64) -> io::Result<()> {
+        let wanted = SEND_BUFFER_START_BYTES.min(self.lender.most);
+        if remaining > 2 * u64::from(self.bytes()) && self.bytes() < wanted {
+            self.borrow(socket, wanted, Allowance::UpperQuarter)?;
+        }
+        Ok(())
+    }
+
+    /// Called while the connection waits for room. Lends it more if the kernel has sent all it was given, the peer
+    /// earned more, and there is something to lend. Returns whether the buffer grew.
+    pub fn grow(&self, socket: &Socket, meter: &AckMeter, now: Instant) -> io::Result<bool> {
+        let present = self.bytes();
+        let has_all = present >= self.lender.most || self.is_low_latency.get();
+        if has_all || socket.unsent_bytes()? > 0 {
+            return Ok(false);
+        }
+        meter.update(socket.unacknowledged_bytes()?, now);
+        let interval = meter.interval(Reader::Growth, now);
+        let verdict = send_window::judge(present, interval, self.lender.within());
+        if verdict != Verdict::TooEarly {
+            meter.restart(Reader::Growth, now);
+        }
+        if verdict != Verdict::Earned {
+            return Ok(false);
+        }
+        let earned = present.saturating_mul(2).min(self.lender.most);
+        if earned > send_window::low_latency_max(self.lender.fast.get())
+            && socket.round_trip()? < LOW_LATENCY_RTT
+        {
+            self.is_low_latency.set(true);
+            return Ok(false);
+        }
+        self.borrow(socket, earned, Allowance::Eighth)
+    }
+
+    fn borrow(&self, socket: &Socket, bytes: u32, allowance: Allowance) -> io::Result<bool> {
+        let extra = socket_bytes(bytes) - socket_bytes(self.lender.floor);
+        let mut claim = self.claim.borrow_mut();
+        // A claim that still covers bytes queued by a larger buffer is not shrunk here.
+        let extra = extra.max(claim.bytes());
+        if !claim.resize(extra, allowance) {
+            return Ok(false);
+        }
+        socket.set_send_buffer(bytes)?;
+        self.note(bytes);
+        Ok(true)
+    }
+
+    /// Notes the buffer that the socket has now.
+    fn note(&self, bytes: u32) {
+        let before = self.bytes.replace(bytes);
+        let fast = &self.lender.fast;
+        let others = fast.get() - usize::from(send_window::is_fast(before));
+        fast.set(others + usize::from(send_window::is_fast(bytes)));
+    }
+
+    /// At a sample: gives back what the connection's rate does not need, or what a low-latency one may not have beside
+    /// so many. What a larger buffer queued stays claimed until the kernel, which holds `held_bytes` for the socket, is
+    /// rid of it.
+    pub fn shrink(&self, socket: &Socket, sample: Interval, held_bytes: u64) {
+        let present = self.bytes();
+        let floor = self.lender.floor;
+        let mut kept = send_window::kept(present, floor, sample, self.lender.within());
+        if self.is_low_latency.replace(false) {
+            // There may be more fast connections than when it got its buffer.
+            kept = kept.min(send_window::low_latency_max(self.lender.fast.get()));
+        }
+        if kept < present && socket.set_send_buffer(kept).is_ok() {
+            self.note(kept);
+        }
+        let needed = socket_bytes(self.bytes()).max(held_bytes);
+        let extra = needed.saturating_sub(socket_bytes(floor));
+        let mut claim = self.claim.borrow_mut();
+        if extra < claim.bytes() {
+            let shrunk = claim.resize(extra, Allowance::Eighth);
+            debug_assert!(shrunk, "shrinking a claim works always");
+        }
+    }
+}
+
+impl Drop for SendBuffer {
+    fn drop(&mut self) {
+        self.note(0);
+    }
+}

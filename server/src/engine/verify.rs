@@ -1,0 +1,169 @@
+//! Checks every leaf that was read against its share's checksum table, whose pages are read with the blocks.
+
+use std::iter;
+
+use decode_kernel::share::{BLOCKS_OFFSET, TABLE_PAGE_ENTRIES};
+
+use super::plan::Read;
+use super::read::shortfall;
+use super::{Engine, PieceError};
+use crate::io::Reading;
+use crate::io::pool::Window;
+use crate::memory::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};
+use crate::objects::Object;
+use crate::objects::checksums::PageId;
+
+/// A page of a share's checksum table on its way.
+pub struct PageRead<'a> {
+    id: PageId,
+    reading: Reading<'a>,
+}
+
+impl Engine {
+    /// The pages of checksums that verifying these reads takes and that are not at hand: no more than fit `room` bytes,
+    /// and than are read together. Read one after the other, each page would cost a disk's latency.
+    pub fn missing_pages(&self, object: &Object, reads: &[Read], room: usize) -> Vec<PageId> {
+        let geometry = object.geometry();
+        let page_of = |at: u64| {
+            geometry
+                .table_page_of(at / u64::from(geometry.leaf_bytes()))
+                .0
+        };
+        reads
+            .iter()
+            .flat_map(|read| {
+                let pages = page_of(read.window.start)..=page_of(read.window.end - 1);
+                pages.map(|index| (object.id(), read.share, index))
+            })
+            .filter(|&id| !self.checksums.has(id))
+            .take(TABLE_PAGES_AT_ONCE.min(room / TABLE_PAGE_BYTES))
+            .collect()
+    }
+
+    /// Starts reading pages, each into a window of its own.
+    pub fn start_pages(
+        &self,
+        object: &Object,
+        ids: Vec<PageId>,
+        windows: Vec<Window>,
+    ) -> Vec<PageRead<'_>> {
+        iter::zip(ids, windows)
+            .filter_map(|(id, window)| self.start_page(object, id, window))
+            .collect()
+    }
+
+    /// Waits for pages, keeps the good ones, and says which can't be used.
+    ///
+    /// # Errors
+    /// If the runtime is going down.
+    pub async fn finish_pages(
+        &self,
+        object: &Object,
+        pages: Vec<PageRead<'_>>,
+    ) -> Result<Vec<PageId>, PieceError> {
+        let mut unusable = Vec::new();
+        for page in pages {
+            let id = page.id;
+            if !self.finish_page(object, page).await?.0 {
+                unusable.push(id);
+            }
+        }
+        Ok(unusable)
+    }
+
+    /// Starts reading a page into `window`; `None` if its share is not open.
+    fn start_page(&self, object: &Object, id: PageId, window: Window) -> Option<PageRead<'_>> {
+        let (_, number, index) = id;
+        let share = object.share(number)?;
+        let offset = object.geometry().table_offset() + index * TABLE_PAGE_BYTES as u64;
+        let reading = self.io.start_read(&share.file, window, offset);
+        Some(PageRead { id, reading })
+    }
+
+    /// Waits for a page, and keeps it if it is good. Returns whether it is, and the window.
+    async fn finish_page(
+        &self,
+        object: &Object,
+        page: PageRead<'_>,
+    ) -> Result<(bool, Window), PieceError> {
+        let (_, number, index) = page.id;
+        let (result, window) = page.reading.finish().await;
+        let window = window.ok_or(PieceError::Interrupted)?;
+        if let Some(error) = shortfall(result, window.len()) {
+            self.give_up(object, number, &error);
+            return Ok((false, window));
+        }
+        self.stats.table_read_bytes.add(window.len() as u64);
+        let kept = self.checksums.insert(object, number, index, &window);
+        if let Err(error) = &kept {
+            tracing::warn!(
+                key = %object.header().key, share = number, path = %object.share_path(number),
+                "leaf checksums can't be used: {error}"
+            );
+        }
+        Ok((kept.is_ok(), window))
+    }
+
+    /// Checks every leaf of a read's window. Pages of checksums that are not at hand are read into `page`, except those
+    /// that were found `unusable` just now. Returns whether all leaves matched, and the window for pages.
+    ///
+    /// # Errors
+    /// If a plan names a share that is not open, or the runtime is going down.
+    pub async fn verify(
+        &self,
+        object: &Object,
+        read: &Read,
+        bytes: &[u8],
+        mut page: Window,
+        unusable: &[PageId],
+    ) -> Result<(bool, Window), PieceError> {
+        let geometry = object.geometry();
+        let leaf_bytes = geometry.leaf_bytes() as usize;
+        let checksum = object.header().leaf_checksum;
+        let number = read.share;
+        let mut leaf = read.window.start / leaf_bytes as u64;
+        let mut rest = bytes;
+        let (mut matched, mut failed) = (0, 0);
+        while !rest.is_empty() {
+            // As many leaves as one page covers.
+            let (index, entry) = geometry.table_page_of(leaf);
+            let length = rest.len().min((TABLE_PAGE_ENTRIES - entry) * leaf_bytes);
+            let (part, behind) = rest.split_at(length);
+            let id = (object.id(), number, index);
+            if !self.checksums.has(id) && !unusable.contains(&id) {
+                let reading = self
+                    .start_page(object, id, page)
+                    .ok_or(PieceError::Bug("a plan names a share that is not open"))?;
+                page = self.finish_page(object, reading).await?.1;
+            }
+            self.checksums.with(id, |sums| {
+                for (offset, bytes) in part.chunks(leaf_bytes).enumerate() {
+                    // A page that is lost or damaged leaves its leaves unverifiable: as good as bad.
+                    let sum = sums.and_then(|sums| sums.get(entry + offset));
+                    if sum == Some(&checksum.compute(bytes)) {
+                        matched += 1;
+                    } else {
+                        failed += 1;
+                        mark_bad_leaf(object, number, leaf + offset as u64);
+                    }
+                }
+            });
+            leaf += length.div_ceil(leaf_bytes) as u64;
+            rest = behind;
+        }
+        self.stats.verified_leaves.add(matched);
+        self.stats.failed_leaves.add(failed);
+        Ok((failed == 0, page))
+    }
+}
+
+/// Marks a leaf that does not match its checksum.
+fn mark_bad_leaf(object: &Object, number: u16, leaf: u64) {
+    if object.mark_bad(number, leaf) {
+        tracing::warn!(
+            key = %object.header().key, share = number, path = %object.share_path(number),
+            offset = BLOCKS_OFFSET + leaf * u64::from(object.geometry().leaf_bytes()),
+            "bad leaf: its checksum does not match"
+        );
+    }
+}

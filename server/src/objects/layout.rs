@@ -1,0 +1,102 @@
+//! How an object lies in its shares: segments, blocks and leaves. Pure arithmetic.
+
+use std::ops::Range;
+
+use decode_kernel::share::Geometry;
+
+use crate::memory::limits::SPLICE_BLOCK_BYTES_MIN;
+
+/// How an object lies in its shares, whatever their format: segments of k blocks, one per share, and a
+/// share's blocks one after another in *share space*. Blocks are verified leaf by leaf, beginning anew in
+/// each block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes of the object.
+    pub size: u64,
+    /// Data shares.
+    pub k: u16,
+    /// Shares.
+    pub n: u16,
+    /// Bytes of one share's block of every segment but the last.
+    pub block_bytes: u64,
+    /// Bytes of its block of the last one; k of them may be more than is left of the object.
+    pub tail_block_bytes: u64,
+    /// Bytes of a leaf; a block's last one may be shorter.
+    pub leaf_bytes: u64,
+}
+
+impl From<&Geometry> for Layout {
+    fn from(geometry: &Geometry) -> Layout {
+        let tail = geometry.segments().checked_sub(1);
+        Layout {
+            size: geometry.size(),
+            k: geometry.k(),
+            n: geometry.n(),
+            block_bytes: u64::from(geometry.block_bytes()),
+            tail_block_bytes: tail.map_or(0, |tail| u64::from(geometry.block_len(tail))),
+            leaf_bytes: u64::from(geometry.leaf_bytes()),
+        }
+    }
+}
+
+impl Layout {
+    /// Bytes of the object in one segment, the last one perhaps excepted.
+    pub fn segment_bytes(&self) -> u64 {
+        self.block_bytes * u64::from(self.k)
+    }
+
+    /// Segments of the object.
+    pub fn segments(&self) -> u64 {
+        self.size.div_ceil(self.segment_bytes())
+    }
+
+    /// Bytes of one share's block of a segment.
+    pub fn block_len(&self, segment: u64) -> u64 {
+        match segment + 1 < self.segments() {
+            true => self.block_bytes,
+            false => self.tail_block_bytes,
+        }
+    }
+
+    /// Widens a range of share space to whole leaves.
+    pub fn whole_leaves(&self, range: &Range<u64>) -> Range<u64> {
+        let first = range.start / self.block_bytes;
+        let last = (range.end - 1) / self.block_bytes;
+        let (first_start, last_start) = (first * self.block_bytes, last * self.block_bytes);
+        let start = (range.start - first_start) / self.leaf_bytes * self.leaf_bytes;
+        let end = (range.end - last_start).next_multiple_of(self.leaf_bytes);
+        first_start + start..last_start + end.min(self.block_len(last))
+    }
+
+    /// Where the byte at `position` of the object lies.
+    pub fn locate(&self, position: u64) -> Place {
+        let segment = position / self.segment_bytes();
+        let in_segment = position % self.segment_bytes();
+        let block_len = self.block_len(segment);
+        Place {
+            segment,
+            block: in_segment / block_len,
+            in_block: in_segment % block_len,
+            block_len,
+        }
+    }
+
+    /// Whether the blocks around `position` are long enough to be spliced: a run of the page cache costs a call, and
+    /// many short ones cost more than copying them.
+    pub fn is_splice_worthwhile(&self, position: u64) -> bool {
+        self.block_len(position / self.segment_bytes()) >= SPLICE_BLOCK_BYTES_MIN
+    }
+}
+
+/// Where a byte of the object lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The segment's number.
+    pub segment: u64,
+    /// The block's number in its segment, which is its data share's.
+    pub block: u64,
+    /// The byte's offset in that block.
+    pub in_block: u64,
+    /// Bytes of the block.
+    pub block_len: u64,
+}

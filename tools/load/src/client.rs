@@ -1,0 +1,453 @@
+//! One client: asks, reads at its class's pace, counts. Nothing here decides when the run ends: the
+//! event loop drops its clients at the deadline, and guards count what was under way.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::check::Check;
+use crate::connect::{Connection, Dial, source};
+use crate::pace::Pacer;
+use crate::plan::{ByteSpan, Class};
+use crate::reading::{Ended, wait_for};
+use crate::response::{Body, Framing, Head};
+use crate::shared::{Local, Member};
+use crate::tally::{Counters, Failure, FaultKind, Tally, record};
+
+/// How long a client waits for the server's close after `Connection: close`.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// Which client this is.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// Index of its group in the plan.
+    pub(crate) group: usize,
+    /// Its number in the plan.
+    pub(crate) ordinal: u64,
+}
+
+/// Plays one client, from `start` until its requests are used up.
+pub(crate) async fn client(local: Rc<Local>, place: Place, start: Instant) {
+    let _note = PanicNote(&local);
+    sleep_until(start).await;
+    let member = Member {
+        local: &local,
+        prepared: &local.shared.groups[place.group],
+        group: place.group,
+    };
+    // Each client has its own sequence; the multiplier keeps neighbours apart.
+    let seed = local.shared.plan.seed ^ (place.ordinal + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut client = Client {
+        member,
+        ordinal: place.ordinal,
+        random: fastrand::Rng::with_seed(seed),
+        connection: None,
+    };
+    for _ in 0..member.prepared.group.requests.unwrap_or(u64::MAX) {
+        client.member.tally(|tally| tally.touch(Instant::now()));
+        let pause = match client.turn().await {
+            Ok(pause) => pause,
+            Err(failure) => {
+                client.connection = None;
+                client.member.tally(|tally| tally.fault(failure));
+                Counters::add(&local.shared.counters.faults, 1);
+                Some(local.shared.plan.backoff)
+            }
+        };
+        client.member.tally(|tally| tally.touch(Instant::now()));
+        if let Some(pause) = pause {
+            sleep(pause).await;
+        }
+    }
+}
+
+struct PanicNote<'a>(&'a Local);
+
+impl Drop for PanicNote<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panics.set(self.0.panics.get() + 1);
+        }
+    }
+}
+
+/// One client at work.
+struct Client<'a> {
+    member: Member<'a>,
+    ordinal: u64,
+    random: fastrand::Rng,
+    connection: Option<Connection>,
+}
+
+/// Counts on drop what was begun and not settled: the deadline came first.
+struct UnderWay<'a> {
+    member: Member<'a>,
+    count: fn(&mut Tally),
+    settled: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.member.tally(|tally| {
+                tally.touch(Instant::now());
+                (self.count)(tally);
+            });
+        }
+    }
+}
+
+impl<'a> Client<'a> {
+    fn under_way(&self, count: fn(&mut Tally)) -> UnderWay<'a> {
+        UnderWay {
+            member: self.member,
+            count,
+            settled: false,
+        }
+    }
+
+    /// One request and what follows it; the pause to make before the next.
+    async fn turn(&mut self) -> Result<Option<Duration>, Failure> {
+        let mut under_way = self.under_way(|tally| tally.unfinished += 1);
+        let result = self.attempt(&mut under_way).await;
+        under_way.settled = true;
+        result
+    }
+
+    async fn attempt(&mut self, under_way: &mut UnderWay<'_>) -> Result<Option<Duration>, Failure> {
+        // A server may close an idle connection just as it is used again. That is no fault: ask anew, once.
+        if let Some(connection) = self.connection.take() {
+            let asked = Instant::now();
+            match self.exchange(&connection.stream, asked, under_way).await {
+                Err(failure) if matches!(failure.kind, FaultKind::HeadClosed | FaultKind::Send) => {
+                    self.member.tally(|tally| tally.stale += 1);
+                }
+                other => return self.after(connection, other?).await,
+            }
+        }
+        let asked = Instant::now();
+        let connection = self.connect().await?;
+        match self.member.prepared.group.class {
+            Class::Connect => {
+                // A reset: closing tens of thousands a second would use up the ports in TIME_WAIT.
+                let _ = connection.stream.set_zero_linger();
+                Ok(None)
+            }
+            Class::Idle => Ok(Some(self.hold(&connection.stream, under_way).await)),
+            _ => {
+                let next = self.exchange(&connection.stream, asked, under_way).await?;
+                self.after(connection, next).await
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Connection, Failure> {
+        let shared = &self.member.local.shared;
+        let begun = Instant::now();
+        let dial = Dial {
+            address: shared.target.address,
+            source: source(self.ordinal, shared.sources),
+            receive_buffer: self.member.prepared.group.receive_buffer,
+            timeout: shared.plan.timeout,
+        };
+        let connection = dial.connect(&shared.counters).await?;
+        self.member.tally(|tally| {
+            tally.connects += 1;
+            record(&mut tally.connect_time, begun.elapsed());
+        });
+        Ok(connection)
+    }
+
+    /// Keeps the connection for the next request, or ends it in an orderly way.
+    async fn after(
+        &mut self,
+        connection: Connection,
+        next: Next,
+    ) -> Result<Option<Duration>, Failure> {
+        match next {
+            Next::Keep => self.connection = Some(connection),
+            Next::Drop => {}
+            Next::Pause(pause) => return Ok(Some(pause)),
+            Next::AwaitClose => {
+                // The server closes first: then TIME_WAIT and its port are the server's.
+                let _ = timeout(CLOSE_WAIT, async {
+                    loop {
+                        connection.stream.readable().await?;
+                        match connection.stream.try_read(&mut [0; 64]) {
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            other => return other,
+                        }
+                    }
+                })
+                .await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends one request and takes its response as the class does. `begun`: from when its times count.
+    async fn exchange(
+        &mut self,
+        stream: &TcpStream,
+        begun: Instant,
+        under_way: &mut UnderWay<'_>,
+    ) -> Result<Next, Failure> {
+        let group = &self.member.prepared.group;
+        let plan = self.member.plan();
+        let range = group.range.map(|lengths| self.draw_range(lengths));
+        let request = self.request(range);
+        self.send(stream, &request).await?;
+        drop(request);
+        self.member.tally(|tally| tally.requests += 1);
+
+        let awaited = timeout(plan.timeout, self.member.read_head(stream, begun)).await;
+        let (head, rest) = awaited.map_err(|_| {
+            Failure::new(
+                FaultKind::HeadTimeout,
+                format!("no response head within {:?}", plan.timeout),
+            )
+        })??;
+        self.member.tally(|tally| {
+            tally.responses += 1;
+            *tally.statuses.entry(head.status).or_default() += 1;
+        });
+        Counters::add(&self.member.local.shared.counters.responses, 1);
+
+        let mut body = Body::new(head.framing);
+        if !matches!(head.status, 200 | 206) {
+            return self.refusal(stream, head, &mut body, &rest).await;
+        }
+        let mut check = self.judge(&head, range)?;
+        let class = group.class;
+        let stop_at = match class {
+            Class::Stalled | Class::Aborting => Some(group.take.draw(&mut self.random)),
+            _ => None,
+        };
+        let mut pacer = match (class, group.rate) {
+            (Class::Slow, Some(rate)) => Some(Pacer::new(rate, Instant::now())),
+            _ => None,
+        };
+        let ended = self
+            .member
+            .read_body(
+                stream,
+                &mut body,
+                &mut check,
+                &rest,
+                stop_at,
+                pacer.as_mut(),
+            )
+            .await?;
+        drop(rest);
+        if class == Class::Stalled {
+            drop(check);
+            let pause = self.hold(stream, under_way).await;
+            return Ok(Next::Pause(pause));
+        }
+        if ended == Ended::Enough {
+            self.member.tally(|tally| tally.aborted += 1);
+            if self.random.bool() {
+                let _ = stream.set_zero_linger();
+            }
+            return Ok(Next::Drop);
+        }
+        check
+            .finish()
+            .map_err(|detail| Failure::new(FaultKind::WrongBytes, detail))?;
+        self.member.tally(|tally| {
+            tally.completed += 1;
+            record(&mut tally.total_time, begun.elapsed());
+        });
+        Counters::add(&self.member.local.shared.counters.completed, 1);
+        Ok(match (head.close, group.keep_alive) {
+            (false, true) => Next::Keep,
+            _ => Next::AwaitClose,
+        })
+    }
+
+    /// A random range of the object, as long as `lengths` or the object allow: first and last byte.
+    fn draw_range(&mut self, lengths: ByteSpan) -> (u64, u64) {
+        let length = lengths
+            .draw(&mut self.random)
+            .min(self.member.prepared.size);
+        let first = self.random.u64(0..=self.member.prepared.size - length);
+        (first, first + length - 1)
+    }
+
+    fn request(&mut self, range: Option<(u64, u64)>) -> Vec<u8> {
+        use std::fmt::Write;
+        let shared = &self.member.local.shared;
+        let group = &self.member.prepared.group;
+        let mut text = String::with_capacity(256);
+        text.push_str("GET ");
+        push_path(
+            &mut text,
+            group.path.as_deref().unwrap_or(&shared.target.path),
+            &mut self.random,
+        );
+        let _ = write!(
+            text,
+            " HTTP/1.1\r\nHost: {}\r\nUser-Agent: penstock-load\r\nAccept: */*\r\n",
+            shared.target.host
+        );
+        if !group.keep_alive {
+            text.push_str("Connection: close\r\n");
+        }
+        for (name, value) in &shared.plan.headers {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+        if let Some((first, last)) = range {
+            let _ = write!(text, "Range: bytes={first}-{last}\r\n");
+        }
+        text.push_str("\r\n");
+        text.into_bytes()
+    }
+
+    async fn send(&mut self, stream: &TcpStream, mut request: &[u8]) -> Result<(), Failure> {
+        let group = &self.member.prepared.group;
+        let mut pacer = match (group.class, group.rate) {
+            (Class::Drip, Some(rate)) => Some(Pacer::new(rate, Instant::now())),
+            _ => None,
+        };
+        while !request.is_empty() {
+            let mut most = request.len();
+            if let Some(pacer) = pacer.as_mut() {
+                let allowed = wait_for(pacer).await;
+                most = most.min(usize::try_from(allowed).unwrap_or(usize::MAX));
+            }
+            match stream.try_write(&request[..most]) {
+                Ok(sent) => {
+                    request = &request[sent..];
+                    if let Some(pacer) = pacer.as_mut() {
+                        pacer.took(sent as u64);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let wait = timeout(self.member.plan().timeout, stream.writable()).await;
+                    let ready = wait
+                        .map_err(|_| Failure::new(FaultKind::Send, "the request is not taken"))?;
+                    ready.map_err(|error| Failure::new(FaultKind::Send, error))?;
+                }
+                Err(error) => return Err(Failure::new(FaultKind::Send, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an answer that is not the object, and says what follows from it.
+    async fn refusal(
+        &mut self,
+        stream: &TcpStream,
+        head: Head,
+        body: &mut Body,
+        rest: &[u8],
+    ) -> Result<Next, Failure> {
+        let plan = self.member.plan();
+        self.member
+            .read_body(stream, body, &mut Check::Nothing, rest, None, None)
+            .await?;
+        if head.status != 503 {
+            return Err(Failure::new(
+                FaultKind::Status,
+                format!("status {}", head.status),
+            ));
+        }
+        Counters::add(&self.member.local.shared.counters.refused, 1);
+        let asked = head.retry_after.flatten().unwrap_or_default();
+        self.member.tally(|tally| {
+            tally.refused += 1;
+            tally.retry_after += u64::from(head.retry_after.is_some());
+            tally.retry_after_most = tally.retry_after_most.max(asked);
+        });
+        Ok(Next::Pause(
+            plan.backoff.max(asked.min(plan.retry_after_max)),
+        ))
+    }
+
+    /// Whether the head promises what was asked for, and how its body is to be compared.
+    fn judge(&self, head: &Head, range: Option<(u64, u64)>) -> Result<Check<'a>, Failure> {
+        let expected = &self.member.prepared.expected;
+        let length = match head.framing {
+            Framing::Length(length) => Some(length),
+            _ => None,
+        };
+        let Some((first, last)) = range else {
+            if head.status != 200 {
+                return Err(Failure::new(
+                    FaultKind::Range,
+                    "206 although no range was asked for",
+                ));
+            }
+            if let (Some(size), Some(length)) = (expected.size(), length)
+                && size != length
+            {
+                return Err(Failure::new(
+                    FaultKind::Body,
+                    format!("{length} bytes of an object of {size}"),
+                ));
+            }
+            return Ok(Check::new(expected, 0, true));
+        };
+        let sent = head.content_range.filter(|_| head.status == 206);
+        let fits = sent.is_some_and(|sent| (sent.first, sent.last) == (first, last));
+        if !fits || length.is_some_and(|length| length != last - first + 1) {
+            let detail = format!(
+                "asked for bytes {first}-{last}, got status {} and {:?}",
+                head.status, head.content_range
+            );
+            return Err(Failure::new(FaultKind::Range, detail));
+        }
+        Ok(Check::new(expected, first, false))
+    }
+
+    /// Keeps the connection without reading until the server ends it; the pause to make then.
+    async fn hold(&self, stream: &TcpStream, under_way: &mut UnderWay<'_>) -> Duration {
+        self.member.tally(|tally| tally.stalls += 1);
+        under_way.settled = true;
+        let mut held = self.under_way(|tally| tally.held += 1);
+        let holding = &self.member.local.shared.counters.holding;
+        Counters::add(holding, 1);
+        // Data makes the socket readable too. Denying that we could read waits for the next event, which
+        // is more data (rare: the buffer is small) or the end of the connection.
+        while let Ok(ready) = stream.ready(Interest::READABLE).await {
+            if ready.is_read_closed() || ready.is_error() {
+                break;
+            }
+            let _ = stream.try_io(Interest::READABLE, || {
+                Err::<(), _>(io::ErrorKind::WouldBlock.into())
+            });
+        }
+        held.settled = true;
+        Counters::subtract(holding, 1);
+        self.member.tally(|tally| tally.closed_by_server += 1);
+        self.member.plan().backoff
+    }
+}
+
+/// What happens to the connection after a response.
+enum Next {
+    Keep,
+    Drop,
+    AwaitClose,
+    /// Drop it and wait.
+    Pause(Duration),
+}
+
+/// Appends `path`, a random number below N in the place of `{N}`.
+fn push_path(text: &mut String, path: &str, random: &mut fastrand::Rng) {
+    use std::fmt::Write;
+    match path.split_once('{').and_then(|(before, rest)| {
+        rest.split_once('}')
+            .map(|(count, after)| (before, count, after))
+    }) {
+        Some((before, count, after)) if count.parse().is_ok_and(|count: u64| count > 0) => {
+            let count: u64 = count.parse().unwrap_or(1);
+            let _ = write!(text, "{before}{}{after}", random.u64(0..count));
+        }
+        _ => text.push_str(path),
+    }
+}

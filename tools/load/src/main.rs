@@ -1,0 +1,301 @@
+//! `penstock-load`: clients of all kinds against an HTTP/1.1 server, and what they cost it.
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytesize::ByteSize;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use penstock_load::{Class, Group, Plan, Progress, Report, Verify, Watch, run_with};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+/// Runs fast, slow, stalled, aborting and other clients against an HTTP/1.1 server, and reports throughput,
+/// times, and (of a server on this machine) memory and CPU.
+///
+/// Clients come in groups, `COUNT[@RATE][,key=value...]`; an option can be given several times. Keys: name, start
+/// (a delay such as 5s), requests (most per client, failed ones included), path (other than the URL's; {N} in it is a
+/// random number below N), range (LEN or MIN-MAX: random ranges), take (LEN or MIN-MAX: body bytes before stalling or
+/// aborting), keepalive (yes/no), rcvbuf (a size or auto), read (copy/discard), verify (a file), sha256.
+///
+/// Exit status: 0; 1 when bytes were wrong or the budget was exceeded; 2 when the run could not be made.
+#[derive(Debug, Parser)]
+#[command(
+    name = "penstock-load",
+    version,
+    after_help = "Example: penstock-load --url http://127.0.0.1:8080/big.bin \
+--stalled 10000 --slow 100@100KB/s --fast 4 --duration 30s --pid 1234 --csv out.csv --svg out.svg --seed 1"
+)]
+struct Args {
+    /// What to ask for: `http://host[:port]/path`
+    #[arg(long)]
+    url: String,
+    /// Clients that read as quickly as they can
+    #[arg(long, value_name = "GROUP")]
+    fast: Vec<String>,
+    /// Clients that read at a rate: 100@100KB/s
+    #[arg(long, value_name = "GROUP")]
+    slow: Vec<String>,
+    /// Clients that read the head (and `take` bytes), then no more, and stay
+    #[arg(long, value_name = "GROUP")]
+    stalled: Vec<String>,
+    /// Clients that close or reset after `take` bytes of body (0-1MiB unless given)
+    #[arg(long, value_name = "GROUP")]
+    aborting: Vec<String>,
+    /// Clients that connect, ask once, read, and close, again and again
+    #[arg(long, value_name = "GROUP")]
+    short: Vec<String>,
+    /// Clients that connect and close without asking, again and again
+    #[arg(long, visible_alias = "connect-only", value_name = "GROUP")]
+    connect: Vec<String>,
+    /// Clients that connect and send nothing
+    #[arg(long, value_name = "GROUP")]
+    idle: Vec<String>,
+    /// Clients that send their request head at a rate: 100@20B/s
+    #[arg(long, value_name = "GROUP")]
+    drip: Vec<String>,
+
+    /// When the run ends, whatever is still open
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Most requests of each client, for groups that do not say
+    #[arg(long)]
+    requests: Option<u64>,
+    /// Clients started per second
+    #[arg(long, default_value_t = 4000)]
+    ramp: u32,
+    /// Where random choices come from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Event loops
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Source addresses, 127.0.0.1 and up; as many as are needed unless given
+    #[arg(long)]
+    sources: Option<usize>,
+    /// Longest wait for a connection, and for a response head
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Longest wait for the next bytes of a body
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    idle_timeout: Duration,
+    /// Pause of a client after a failure or a 503
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    backoff: Duration,
+    /// Longest Retry-After that is obeyed
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    retry_after_max: Duration,
+    /// Another header line of every request, "Name: value"
+    #[arg(long, value_name = "LINE")]
+    header: Vec<String>,
+    /// Compare the URL's bytes with this file's
+    #[arg(long, value_name = "FILE", conflicts_with = "sha256")]
+    verify_file: Option<PathBuf>,
+    /// Compare whole objects with this SHA-256
+    #[arg(long, value_name = "HEX")]
+    sha256: Option<String>,
+
+    /// The server's process, to sample its memory and CPU time; several with commas
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pid: Vec<i32>,
+    /// Sample the descendants of --pid as well
+    #[arg(long, requires = "pid")]
+    children: bool,
+    /// Time between samples
+    #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration)]
+    interval: Duration,
+    /// Go on sampling so long after the last client
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    settle: Duration,
+    /// Memory the server may use, process and kernel together: drawn, judged, and the exit status if exceeded
+    #[arg(long, value_name = "SIZE")]
+    budget: Option<ByteSize>,
+
+    /// Write the samples as CSV
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Draw the samples as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write the groups' results as CSV
+    #[arg(long, value_name = "FILE")]
+    groups_csv: Option<PathBuf>,
+    /// Write everything as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Allow a target that is not this machine
+    #[arg(long)]
+    allow_remote: bool,
+}
+
+fn main() -> ExitCode {
+    match play(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("penstock-load: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn play(args: &Args) -> anyhow::Result<bool> {
+    let plan = plan(args)?;
+    let bar = progress_bar();
+    // The first interrupt ends the run with its report, a second one the process.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 2, Arc::clone(&interrupted))?;
+        flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let report = run_with(&plan, |progress| {
+        show(&bar, progress, &plan);
+        match interrupted.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })?;
+    bar.finish_and_clear();
+    print!("{report}");
+    write(args, &report)?;
+    let over = over_budget(args, &report)?;
+    Ok(!report.has_wrong_bytes() && !over)
+}
+
+fn plan(args: &Args) -> anyhow::Result<Plan> {
+    let mut plan = Plan::new(&args.url);
+    let classes = [
+        (Class::Stalled, &args.stalled),
+        (Class::Idle, &args.idle),
+        (Class::Drip, &args.drip),
+        (Class::Slow, &args.slow),
+        (Class::Aborting, &args.aborting),
+        (Class::Connect, &args.connect),
+        (Class::Short, &args.short),
+        (Class::Fast, &args.fast),
+    ];
+    for (class, specs) in classes {
+        for (number, spec) in specs.iter().enumerate() {
+            let mut group = Group::parse(class, spec)?;
+            // A second group of a class without a name of its own gets a number.
+            if number > 0 && group.name == class.name() {
+                group.name = format!("{}-{}", class.name(), number + 1);
+            }
+            group.requests = group.requests.or(args.requests);
+            plan.groups.push(group);
+        }
+    }
+    for line in &args.header {
+        let (name, value) = line
+            .split_once(':')
+            .with_context(|| format!("--header {line:?} has no colon"))?;
+        plan.headers
+            .push((name.trim().to_owned(), value.trim().to_owned()));
+    }
+    plan.verify = match (&args.verify_file, &args.sha256) {
+        (Some(path), _) => Verify::File(path.clone()),
+        (None, Some(hex)) => Verify::sha256_hex(hex)?,
+        (None, None) => Verify::No,
+    };
+    let watched =
+        !args.pid.is_empty() || args.csv.is_some() || args.svg.is_some() || args.budget.is_some();
+    plan.watch = watched.then(|| Watch {
+        pids: args.pid.clone(),
+        children: args.children,
+        interval: args.interval,
+        settle: args.settle,
+    });
+    plan.duration = args.duration;
+    plan.ramp = args.ramp;
+    plan.seed = args.seed;
+    plan.threads = args.threads;
+    plan.sources = args.sources;
+    plan.timeout = args.timeout;
+    plan.idle_timeout = args.idle_timeout;
+    plan.backoff = args.backoff;
+    plan.retry_after_max = args.retry_after_max;
+    plan.allow_remote = args.allow_remote;
+    Ok(plan)
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(bar: &ProgressBar, progress: &Progress, plan: &Plan) {
+    bar.set_message(format!(
+        "{:.0} of {:.0} s: {} open, {} responses, {} refused, {} faults, {:.2} GB",
+        progress.elapsed.as_secs_f64(),
+        plan.duration.as_secs_f64(),
+        progress.open,
+        progress.responses,
+        progress.refused,
+        progress.faults,
+        progress.body_bytes as f64 / 1e9
+    ));
+    bar.tick();
+}
+
+fn write(args: &Args, report: &Report) -> anyhow::Result<()> {
+    let write = |path: &Path, text: String| {
+        std::fs::write(path, text).with_context(|| path.display().to_string())
+    };
+    if let Some(path) = &args.json {
+        write(path, report.to_json() + "\n")?;
+    }
+    if let Some(path) = &args.groups_csv {
+        write(path, report.groups_csv())?;
+    }
+    if let Some(server) = &report.server {
+        if let Some(path) = &args.csv {
+            write(path, server.samples_csv())?;
+        }
+        if let Some(path) = &args.svg {
+            let clients: Vec<String> = report
+                .groups
+                .iter()
+                .map(|group| format!("{} {}", group.clients, group.name))
+                .collect();
+            server.draw(
+                path,
+                &clients.join(", "),
+                args.budget.map(|budget| budget.as_u64()),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn over_budget(args: &Args, report: &Report) -> anyhow::Result<bool> {
+    let (Some(budget), Some(server)) = (args.budget, &report.server) else {
+        return Ok(false);
+    };
+    if args.pid.is_empty() {
+        bail!("--budget needs --pid: without the process there is only half of the sum");
+    }
+    let used = server.peaks.bound;
+    let verdict = if used <= budget.as_u64() {
+        "kept"
+    } else {
+        "EXCEEDED"
+    };
+    println!(
+        "budget {verdict}: VmHWM + kernel {} of {}",
+        ByteSize(used).display().iec(),
+        budget.display().iec()
+    );
+    Ok(used > budget.as_u64())
+}

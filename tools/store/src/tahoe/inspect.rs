@@ -1,0 +1,268 @@
+//! Inspect: what one share file of Tahoe-LAFS says about itself. Without a cap nothing proves it to
+//! be what it says; that its parts fit together is checked.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use decode_kernel::sha256::Lanes;
+use decode_kernel::tahoe::{
+    CONTAINER_HEADER_BYTES, ChkCap, Container, Hash, Layout, ProvenNodes, Ueb, ueb_hash,
+    verify_chain,
+};
+
+use super::blocks::{Job, check_block, hash_blocks};
+use super::nodes::share_number;
+use super::open::{OpenShare, open_container, read, read_layout};
+use super::rejected::RejectReason;
+use crate::open::open_regular;
+use crate::progress::Progress;
+
+/// What is read of a block at once, in bytes.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// What a share file holds. Displays as lines of names and values.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// The container's header.
+    pub container: Container,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// The offset table, if it reads.
+    pub layout: Option<Layout>,
+    /// The URI extension block's keys and values, as far as it reads.
+    pub ueb: Vec<(String, Vec<u8>)>,
+    /// The hash of the URI extension block, which the cap would have.
+    pub ueb_hash: Option<Hash>,
+    /// The number that the file's name is.
+    pub number: Option<u16>,
+    /// Blocks that are damaged or missing; `None` if they were not read.
+    pub bad_blocks: Option<u64>,
+    /// What is wrong.
+    pub warnings: Vec<String>,
+}
+
+impl Inspection {
+    /// Whether nothing that was looked at is wrong.
+    pub fn good(&self) -> bool {
+        self.warnings.is_empty() && self.bad_blocks.unwrap_or(0) == 0
+    }
+}
+
+/// A file that tells nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct InspectError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: RejectReason,
+}
+
+/// Whether a file begins like a Tahoe-LAFS share.
+pub fn recognises(path: &Path) -> bool {
+    let mut head = [0; 4];
+    let file = open_regular(path).ok().flatten();
+    let read = file.and_then(|file| file.read_exact_at(&mut head, 0).ok());
+    read.is_some() && Container::recognises(&head)
+}
+
+/// Reads the container, the offset table, the chain and the URI extension block of a share file, and
+/// with `blocks` all its blocks.
+pub fn inspect(path: &Path, blocks: bool, progress: &Progress) -> Result<Inspection, InspectError> {
+    let opened = open_container(path)
+        .and_then(|(file, container)| Ok((file.metadata()?.len(), file, container)));
+    let (file_bytes, file, container) = opened.map_err(|reason| InspectError {
+        path: path.to_owned(),
+        reason,
+    })?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    let mut inspection = Inspection {
+        container,
+        file_bytes,
+        layout: None,
+        ueb: Vec::new(),
+        ueb_hash: None,
+        number: name.and_then(share_number),
+        bad_blocks: None,
+        warnings: Vec::new(),
+    };
+    if let Err(reason) = inspection.look(file, path, blocks, progress) {
+        inspection.warnings.push(reason.to_string());
+    }
+    Ok(inspection)
+}
+
+impl Inspection {
+    /// Looks at one part after the other, until one is no good.
+    fn look(
+        &mut self,
+        file: File,
+        path: &Path,
+        blocks: bool,
+        progress: &Progress,
+    ) -> Result<(), RejectReason> {
+        let (base, data_bytes) = (CONTAINER_HEADER_BYTES, self.container.data_bytes);
+        let layout = *self.layout.insert(read_layout(&file, &self.container)?);
+        let length = read(&file, layout.ueb_length_range(base, data_bytes)?)?;
+        let bytes = read(&file, layout.ueb_range(&length, base, data_bytes)?)?;
+        for entry in Ueb::entries(&bytes) {
+            let (_, key, value) = entry?;
+            self.ueb
+                .push((String::from_utf8_lossy(key).into_owned(), value.to_vec()));
+        }
+        self.ueb_hash = Some(ueb_hash(&bytes));
+        let ueb = self.check_ueb(&bytes)?;
+        let geometry = ueb.geometry;
+        let chain = read(&file, layout.chain_range(base, data_bytes)?)?;
+        let regions = layout.regions(&geometry, base, data_bytes)?;
+        if geometry.segments() > 1 && regions.ciphertext_node(0).is_none() {
+            self.warnings
+                .push("the ciphertext hash tree lies outside the share".into());
+        }
+        let Some(number) = self.number.filter(|&number| number < geometry.n()) else {
+            let n = geometry.n();
+            let warning = format!(
+                "the file's name is no share number 0..{n}, so that neither chain nor blocks can \
+                 be checked"
+            );
+            self.warnings.push(warning);
+            return Ok(());
+        };
+        let tree = geometry.share_tree();
+        let block_root = verify_chain(&chain, tree, number, &ueb.share_root)?;
+        if !blocks {
+            return Ok(());
+        }
+        let path = path.to_owned();
+        let share = OpenShare {
+            number,
+            node: 0,
+            path,
+            file,
+            regions,
+            block_root,
+        };
+        progress.add_len(geometry.share_data_bytes());
+        let mut lanes = Lanes::new(1);
+        let mut area = vec![0; WINDOW_BYTES.min(geometry.block_len(0)) as usize];
+        let mut bad = 0;
+        for segment in 0..geometry.segments() {
+            let block_len = geometry.block_len(segment);
+            let mut jobs = [Job {
+                share: &share,
+                segment,
+                area: &mut area,
+            }];
+            let hashes = hash_blocks(
+                &mut lanes,
+                &mut jobs,
+                block_len,
+                WINDOW_BYTES,
+                &mut |_, _| (),
+            );
+            // From the root each time, so that every stored hash is tried.
+            let mut fresh = ProvenNodes::new(geometry.tree(), block_root);
+            let checked = hashes
+                .into_iter()
+                .map(|hash| check_block(&share, &mut fresh, segment, hash?));
+            bad += checked.filter(Result::is_err).count() as u64;
+            progress.add(block_len);
+        }
+        self.bad_blocks = Some(bad);
+        Ok(())
+    }
+
+    /// The UEB, checked against a cap that says the same.
+    fn check_ueb(&self, bytes: &[u8]) -> Result<Ueb, RejectReason> {
+        let number = |key: &str| {
+            let found = self.ueb.iter().find(|entry| entry.0 == key);
+            let text = found.and_then(|(_, value)| std::str::from_utf8(value).ok());
+            text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let (k, n) = (number("needed_shares"), number("total_shares"));
+        let cap = ChkCap::new([0; 16], ueb_hash(bytes), k, n, number("size"));
+        let cap = cap.map_err(|_| {
+            std::io::Error::other("the URI extension block tells no size and numbers of shares")
+        })?;
+        Ok(Ueb::check(bytes, &cap, u64::MAX)?)
+    }
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Container {
+            version,
+            leases,
+            data_bytes,
+            ..
+        } = self.container;
+        writeln!(
+            f,
+            "format        Tahoe-LAFS immutable share, container version {version}"
+        )?;
+        writeln!(f, "file          {} bytes", self.file_bytes)?;
+        writeln!(
+            f,
+            "share data    {data_bytes} bytes from byte {CONTAINER_HEADER_BYTES}"
+        )?;
+        writeln!(f, "leases        {leases}")?;
+        match self.number {
+            Some(number) => writeln!(f, "share         {number}, by the file's name")?,
+            None => writeln!(f, "share         unknown: the file's name is no number")?,
+        }
+        if let Some(layout) = &self.layout {
+            writeln!(
+                f,
+                "layout        version {}; offsets in the share data:",
+                layout.version
+            )?;
+            for (what, offset) in [
+                ("data", layout.data),
+                ("plaintext hash tree, unused", layout.plaintext_tree),
+                ("ciphertext hash tree", layout.ciphertext_tree),
+                ("block hash tree", layout.block_tree),
+                ("share hash chain", layout.chain),
+                ("URI extension block", layout.ueb),
+            ] {
+                writeln!(f, "              {offset:>14}  {what}")?;
+            }
+        }
+        if let Some(hash) = &self.ueb_hash {
+            writeln!(f, "URI extension block, SHA-256d {}:", hex(hash))?;
+        }
+        for (key, value) in &self.ueb {
+            let text = value.iter().all(|byte| (0x20..0x7f).contains(byte)) && value.len() < 80;
+            let shown = if text {
+                String::from_utf8_lossy(value).into()
+            } else {
+                hex(value)
+            };
+            write!(f, "              {key}: {shown}")?;
+            match shown.parse() {
+                Ok(size) if key == "size" || key == "segment_size" => {
+                    writeln!(f, " ({})", ByteSize(size).display().iec())?;
+                }
+                _ => writeln!(f)?,
+            }
+        }
+        match self.bad_blocks {
+            None => {}
+            Some(0) => writeln!(f, "blocks        all good")?,
+            Some(bad) => writeln!(f, "blocks        {bad} BAD")?,
+        }
+        for warning in &self.warnings {
+            writeln!(f, "WRONG         {warning}")?;
+        }
+        write!(
+            f,
+            "Without its cap nothing proves a share to be what it says."
+        )
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

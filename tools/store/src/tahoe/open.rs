@@ -1,0 +1,298 @@
+//! Opening a file: its shares are found in all nodes, and proven to be the cap's.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use decode_kernel::tahoe::{
+    CONTAINER_HEADER_BYTES, ChkCap, Container, Geometry, Hash, LAYOUT_BYTES_MAX, Layout, Regions,
+    StorageIndex, Ueb, UebError, verify_chain,
+};
+
+use super::nodes::{self, Candidate};
+use super::rejected::{RejectReason, Rejected};
+use crate::open::open_regular;
+
+/// The longest segment that get and verify read unless told otherwise: 1 GiB. They read segments of any
+/// length in the same memory, save for a checksum per leaf; what a longer one costs is time, before
+/// its first byte is known to be good.
+pub const SEGMENT_MAX_DEFAULT: u64 = 1 << 30;
+
+/// What an uploader may ask of whoever opens a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest segment, in bytes.
+    pub segment_max: u64,
+    /// Most files to hold open. One of each number comes first, then second copies, and so on.
+    pub files_max: usize,
+}
+
+impl Default for Limits {
+    /// [`SEGMENT_MAX_DEFAULT`], and two copies of every share of the widest code.
+    fn default() -> Limits {
+        Limits {
+            segment_max: SEGMENT_MAX_DEFAULT,
+            files_max: 512,
+        }
+    }
+}
+
+/// One proven share, open for reading.
+#[derive(Debug)]
+pub struct OpenShare {
+    /// Its number, below n; proven, except that it may be its sibling's in the share hash tree, which
+    /// the hash of any block tells.
+    pub number: u16,
+    /// Index of its node in the list given.
+    pub node: usize,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Open for reading.
+    pub file: File,
+    /// Where its parts are, in offsets of the file.
+    pub regions: Regions,
+    /// The proven root of its block hash tree.
+    pub block_root: Hash,
+}
+
+/// A file of which at least k shares are proven. Blocks are not verified yet.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// Its cap: a secret, which `Debug` keeps.
+    pub cap: ChkCap,
+    /// Its layout.
+    pub geometry: Geometry,
+    /// The root of the ciphertext hash tree.
+    pub ciphertext_root: Hash,
+    /// Proven shares by number; of some numbers there may be several copies, since what is proven
+    /// now may have damaged blocks.
+    pub shares: Vec<OpenShare>,
+    /// What was found and is not used.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Why a file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No node has a file that may be a share.
+    #[error(
+        "no share of {storage_index} in the {nodes} nodes given{}",
+        list(notes)
+    )]
+    NotFound {
+        /// Which file.
+        storage_index: StorageIndex,
+        /// How many nodes were looked at.
+        nodes: usize,
+        /// Nodes that could not be looked at.
+        notes: Vec<String>,
+    },
+    /// Too few are proven.
+    #[error(
+        "{storage_index}: {have} good shares, {need} are needed{}",
+        list(notes)
+    )]
+    TooFew {
+        /// Which file.
+        storage_index: StorageIndex,
+        /// Proven shares of different numbers.
+        have: usize,
+        /// k.
+        need: usize,
+        /// What was wrong with the others.
+        notes: Vec<String>,
+    },
+    /// The shares are those of the cap, but the file is made so that it is not read.
+    #[error("{storage_index}: {reason}")]
+    Refused {
+        /// Which file.
+        storage_index: StorageIndex,
+        /// Why.
+        reason: UebError,
+    },
+}
+
+/// Opens the cap's file from the shares in `nodes`: each a node's directory, its `storage`, or its
+/// directory of shares. What is not used is logged, with a warning each.
+pub fn open(nodes: &[PathBuf], cap: &ChkCap, limits: &Limits) -> Result<OpenFile, OpenError> {
+    open_telling(nodes, cap, limits, &|rejected| {
+        let storage_index = cap.storage_index();
+        tracing::warn!(%storage_index, node = rejected.node, "share not used: {rejected}");
+    })
+}
+
+/// As [`open`], but nothing is logged.
+pub(super) fn quietly(
+    nodes: &[PathBuf],
+    cap: &ChkCap,
+    limits: &Limits,
+) -> Result<OpenFile, OpenError> {
+    open_telling(nodes, cap, limits, &|_| ())
+}
+
+fn open_telling(
+    nodes: &[PathBuf],
+    cap: &ChkCap,
+    limits: &Limits,
+    tell: &dyn Fn(&Rejected),
+) -> Result<OpenFile, OpenError> {
+    let storage_index = cap.storage_index();
+    let (found, mut rejected) = nodes::candidates(nodes, cap);
+    let none_found = found.is_empty();
+    let mut ueb: Option<Ueb> = None;
+    let mut shares: Vec<OpenShare> = Vec::new();
+    for candidate in in_rounds(found) {
+        let opened = match shares.len() < limits.files_max {
+            true => open_share(&candidate, cap, limits, &mut ueb),
+            false => Err(RejectReason::TooMany {
+                files_max: limits.files_max,
+            }),
+        };
+        match opened {
+            Ok(share) => shares.push(share),
+            // The UEB is the cap's own, so every good share has the same.
+            Err(RejectReason::Ueb(reason)) if !reason.of_this_share_only() => {
+                return Err(OpenError::Refused {
+                    storage_index,
+                    reason,
+                });
+            }
+            Err(reason) => {
+                let Candidate { node, path, .. } = candidate;
+                rejected.push(Rejected { node, path, reason });
+            }
+        }
+    }
+    rejected.iter().for_each(tell);
+    let notes = || rejected.iter().map(Rejected::to_string).collect();
+    if none_found {
+        return Err(OpenError::NotFound {
+            storage_index,
+            nodes: nodes.len(),
+            notes: notes(),
+        });
+    }
+    let have = shares
+        .iter()
+        .map(|share| share.number)
+        .collect::<HashSet<_>>()
+        .len();
+    let need = usize::from(cap.k());
+    let Some(ueb) = ueb.filter(|_| have >= need) else {
+        return Err(OpenError::TooFew {
+            storage_index,
+            have,
+            need,
+            notes: notes(),
+        });
+    };
+    shares.sort_by_key(|share| (share.number, share.node));
+    Ok(OpenFile {
+        cap: cap.clone(),
+        geometry: ueb.geometry,
+        ciphertext_root: ueb.ciphertext_root,
+        shares,
+        rejected,
+    })
+}
+
+/// First one candidate of each number, then the second copies, and so on.
+fn in_rounds(found: Vec<Candidate>) -> Vec<Candidate> {
+    let (mut last, mut copy) = (None, 0);
+    let mut ranked: Vec<(usize, Candidate)> = Vec::with_capacity(found.len());
+    for candidate in found {
+        copy = if last == Some(candidate.number) {
+            copy + 1
+        } else {
+            0
+        };
+        last = Some(candidate.number);
+        ranked.push((copy, candidate));
+    }
+    ranked.sort_by_key(|(copy, _)| *copy); // stable: by number within
+    ranked.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+/// Opens one candidate and proves it. `ueb` is the file's, once a share had it.
+fn open_share(
+    candidate: &Candidate,
+    cap: &ChkCap,
+    limits: &Limits,
+    ueb: &mut Option<Ueb>,
+) -> Result<OpenShare, RejectReason> {
+    let (file, container) = open_container(&candidate.path)?;
+    let (base, data_bytes) = (CONTAINER_HEADER_BYTES, container.data_bytes);
+    let layout = read_layout(&file, &container)?;
+    let length = read(&file, layout.ueb_length_range(base, data_bytes)?)?;
+    let bytes = read(&file, layout.ueb_range(&length, base, data_bytes)?)?;
+    let own = Ueb::check(&bytes, cap, limits.segment_max)?;
+    let Ueb {
+        geometry,
+        share_root,
+        ..
+    } = *ueb.get_or_insert(own);
+    let chain = read(&file, layout.chain_range(base, data_bytes)?)?;
+    let block_root = verify_chain(&chain, geometry.share_tree(), candidate.number, &share_root)?;
+    let regions = layout.regions(&geometry, base, data_bytes)?;
+    let Candidate {
+        number,
+        node,
+        ref path,
+    } = *candidate;
+    Ok(OpenShare {
+        number,
+        node,
+        path: path.clone(),
+        file,
+        regions,
+        block_root,
+    })
+}
+
+/// Opens a share file and reads its container's header.
+pub(super) fn open_container(path: &Path) -> Result<(File, Container), RejectReason> {
+    let file = open_regular(path)?.ok_or(RejectReason::NotAFile)?;
+    let len = file.metadata()?.len();
+    let head = read(&file, 0..len.min(32))?;
+    let container = Container::parse(&head, len)?;
+    Ok((file, container))
+}
+
+/// Reads a share's offset table.
+pub(super) fn read_layout(file: &File, container: &Container) -> Result<Layout, RejectReason> {
+    let len = container.data_bytes.min(LAYOUT_BYTES_MAX as u64);
+    let head = read(file, CONTAINER_HEADER_BYTES..CONTAINER_HEADER_BYTES + len)?;
+    Ok(Layout::parse(&head)?)
+}
+
+/// Reads a short range, whose length the format bounds.
+pub(super) fn read(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    file.read_exact_at(&mut bytes, range.start)?;
+    Ok(bytes)
+}
+
+/// Notes for the end of a message: "; a; b".
+fn list(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("; {note}")).collect()
+}
+
+impl std::fmt::Display for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let geometry = &self.geometry;
+        write!(
+            f,
+            "{}: {} ({} bytes), {} of {} shares, segments of {} bytes",
+            self.cap.storage_index(),
+            ByteSize(geometry.size()).display().iec(),
+            geometry.size(),
+            geometry.k(),
+            geometry.n(),
+            geometry.segment_bytes()
+        )
+    }
+}

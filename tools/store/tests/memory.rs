@@ -1,0 +1,71 @@
+//! Memory does not grow with the object: the most this process ever held after work on a small
+//! object is about the most after the same work on one six times as large. A binary of its own, so
+//! that no other test adds to it.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::io::{self, Read};
+
+use common::{Stores, flip, key};
+use penstock_store::Progress;
+use penstock_store::get::{GetOptions, get};
+use penstock_store::put::{PutOptions, put};
+use penstock_store::verify::Health;
+
+/// The most memory this process ever had resident, in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
+}
+
+/// Put, get with lost and damaged shares, verify, and repair of an object of `mebibytes`.
+fn work(mebibytes: u64, options: impl Fn(&Stores) -> PutOptions) {
+    let stores = Stores::new(6);
+    let options = options(&stores);
+    let report = put(
+        &mut io::repeat(7).take(mebibytes << 20),
+        &options,
+        &Progress::hidden(),
+    )
+    .unwrap();
+    fs::remove_file(&report.paths[1]).unwrap();
+    flip(&report.paths[2], 4096 + 12345);
+    let options = GetOptions {
+        stores: stores.paths.clone(),
+        key: key(),
+    };
+    get(&options, &mut io::sink(), &Progress::hidden()).unwrap();
+    assert_eq!(stores.health(), Health::Damaged);
+    assert!(stores.repair().0.complete());
+    assert_eq!(stores.health(), Health::Healthy);
+}
+
+#[test]
+fn memory_does_not_grow_with_the_object() {
+    for block_size in [64 << 10, 8 << 20] {
+        let options = |stores: &Stores| PutOptions {
+            block_size,
+            ..stores.options(4, 2)
+        };
+        work(64, options);
+        let small = peak();
+        work(384, options);
+        let large = peak();
+        assert!(
+            large - small < 16 << 20,
+            "peak {small} after 64 MiB, {large} after 384 MiB"
+        );
+    }
+}
