@@ -1,9 +1,9 @@
 //! What a core counts. One writer (its thread), any number of readers (the admin thread).
+//!
+//! A new counter or gauge is a line of the table `scalars!`: metrics and status take it from there. Nothing here knows
+//! what is counted: the module imports no other.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use crate::http::head::Status;
-use crate::http::protocol::Phase;
 
 /// A counter or gauge written by one thread. Plain loads and stores: no locked instruction.
 #[derive(Debug, Default)]
@@ -25,118 +25,49 @@ impl Cell {
     }
 }
 
-/// The phases of a connection, in the order of [`CoreStats::connections`].
-pub const PHASES: [(Phase, &str); 5] = [
-    (Phase::Idle, "idle"),
-    (Phase::Head, "head"),
-    (Phase::Opening, "opening"),
-    (Phase::Sending, "sending"),
-    (Phase::Lingering, "lingering"),
-];
-
-/// One core's numbers. Bytes unless said otherwise.
-#[derive(Debug, Default)]
-pub struct CoreStats {
-    /// Open connections by phase, as of the last tick.
-    pub connections: [Cell; PHASES.len()],
-    /// Connections accepted since the start.
-    pub accepted: Cell,
-    /// Connections refused because the limit was reached.
-    pub refused: Cell,
-    /// Connections closed by a deadline: head, idle, send, linger.
-    pub timed_out: Cell,
-    /// Connections reset because a body could not be finished.
-    pub resets: Cell,
-    /// Finished responses, in the order of [`Status::ALL`].
-    pub responses: [Cell; Status::ALL.len()],
-    /// Bytes the kernel took for clients, heads included.
-    pub sent_bytes: Cell,
-    /// Of those, bytes of bodies that `sendfile` took from the page cache.
-    pub passed_bytes: Cell,
-    /// Of those, bytes of bodies that were sent from what is kept of hot objects.
-    pub hot_bytes: Cell,
-    /// Of those, bytes of bodies that were sent from rebuilt blocks that were kept.
-    pub rebuilt_sent_bytes: Cell,
-    /// Of those, bytes of bodies that were copied from pool buffers.
-    pub copied_bytes: Cell,
-    /// Of those, bytes of bodies that the kernel took from pool buffers by reference,
-    pub zero_copy_bytes: Cell,
-    /// and those of them that it reported to have copied after all.
-    pub zero_copy_copied_bytes: Cell,
-    /// Pool buffers that the kernel sends from until peers have acknowledged.
-    pub pinned_buffers: Cell,
-    /// Routes that are sent to by copy, since the kernel copies there.
-    pub zero_copy_routes_off: Cell,
-    /// Bytes that were produced and not taken, to be produced again.
-    pub unsent_again_bytes: Cell,
-    /// Bytes read from data shares.
-    pub data_read_bytes: Cell,
-    /// Bytes read from parity shares.
-    pub parity_read_bytes: Cell,
-    /// Of both, bytes read past the page cache.
-    pub direct_read_bytes: Cell,
-    /// Bytes read from leaf checksum tables.
-    pub table_read_bytes: Cell,
-    /// Pieces produced.
-    pub pieces: Cell,
-    /// Segments (whole or a part) of which something was rebuilt.
-    pub rebuilt_segments: Cell,
-    /// Bytes rebuilt.
-    pub rebuilt_bytes: Cell,
-    /// Leaves whose checksum matched.
-    pub verified_leaves: Cell,
-    /// Leaves whose checksum did not match.
-    pub failed_leaves: Cell,
-    /// Share files given up after a read error.
-    pub lost_shares: Cell,
-    /// Bytes read from blocks of Tahoe-LAFS shares.
-    pub tahoe_read_bytes: Cell,
-    /// Segments of Tahoe-LAFS files verified,
-    pub verified_segments: Cell,
-    /// and their bytes.
-    pub verified_segment_bytes: Cell,
-    /// What is remembered of verified segments.
-    pub segment_record_bytes: Cell,
-    /// Objects that are open, as of the last tick.
-    pub open_objects: Cell,
-    /// Those of them with fewer shares than they were written with.
-    pub degraded_objects: Cell,
-    /// Those with no share to spare.
-    pub unspared_objects: Cell,
-    /// Pool buffers in all.
-    pub pool_buffers: Cell,
-    /// Pool buffers that nobody holds, as of the last tick.
-    pub pool_free: Cell,
-    /// Buffers for reading ahead.
-    pub readahead_buffers: Cell,
-    /// Those of them that nobody holds, as of the last tick.
-    pub readahead_free: Cell,
-    /// Kernel send queues of all connections, overhead included, as of the last sample.
-    pub send_queue_bytes: Cell,
-    /// Kernel memory of all connections' sockets, as of the last sample.
-    pub socket_bytes: Cell,
-    /// User memory that connections hold beyond their own size, as of the last sample.
-    pub connection_bytes: Cell,
-    /// What is held to know which leaves were verified, as of the last tick.
-    pub verified_bytes: Cell,
-    /// What is in use of the memory for hot objects, as of the last tick.
-    pub hot_memory_bytes: Cell,
-    /// What is in use of the memory for rebuilt blocks, as of the last tick.
-    pub rebuilt_memory_bytes: Cell,
-    /// What the decoder holds: tables, plans, workspace.
-    pub decoder_bytes: Cell,
+/// What a connection is doing: [`CoreStats::connections`] counts each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Between requests: nothing of the next one has arrived.
+    Idle,
+    /// A request head has begun to arrive.
+    Head,
+    /// Its object is being looked up.
+    Opening,
+    /// A response is under way.
+    Sending,
+    /// The last response is sent; the peer is to close.
+    Lingering,
 }
 
-impl CoreStats {
-    /// Counts a finished response.
-    pub fn responded(&self, status: Status) {
-        if let Some(at) = Status::ALL.iter().position(|&s| s == status) {
-            self.responses[at].add(1);
+impl Phase {
+    /// All of them, in the order of [`CoreStats::connections`].
+    pub const ALL: [Phase; 5] = [
+        Phase::Idle,
+        Phase::Head,
+        Phase::Opening,
+        Phase::Sending,
+        Phase::Lingering,
+    ];
+
+    /// Its name in metrics and in the status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Idle => "idle",
+            Phase::Head => "head",
+            Phase::Opening => "opening",
+            Phase::Sending => "sending",
+            Phase::Lingering => "lingering",
         }
     }
 }
 
-/// What a number is, for those who read it.
+/// The status codes that are counted, in the order of [`CoreStats::responses`].
+pub const STATUS_CODES: [u16; 15] = [
+    200, 206, 304, 400, 404, 405, 408, 410, 414, 416, 431, 500, 501, 503, 505,
+];
+
+/// How a number changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// It only grows.
@@ -145,216 +76,93 @@ pub enum Kind {
     Gauge,
 }
 
-/// A number that every core has one of.
+/// A number that each core counts.
 pub struct Scalar {
-    /// Its name, without prefix or suffix; bytes say so.
+    /// Its name, without the prefix `penstock_` and the suffix `_total`. It ends in `_bytes` if its unit is bytes.
     pub name: &'static str,
     /// What it is, in one line.
     pub help: &'static str,
     /// Counter or gauge.
     pub kind: Kind,
-    /// Where it is.
+    /// The field of [`CoreStats`].
     pub cell: fn(&CoreStats) -> &Cell,
 }
 
-const fn counter(name: &'static str, help: &'static str, cell: fn(&CoreStats) -> &Cell) -> Scalar {
-    Scalar {
-        name,
-        help,
-        kind: Kind::Counter,
-        cell,
-    }
+/// Defines [`CoreStats`] and [`SCALARS`] from lines of a kind, a name and a help text.
+macro_rules! scalars {
+    ($($kind:ident $name:ident $help:literal,)*) => {
+        /// One core's numbers.
+        #[derive(Debug, Default)]
+        pub struct CoreStats {
+            /// Open connections by phase, in the order of [`Phase::ALL`].
+            pub connections: [Cell; Phase::ALL.len()],
+            /// Finished responses, in the order of [`STATUS_CODES`].
+            pub responses: [Cell; STATUS_CODES.len()],
+            $(#[doc = $help] pub $name: Cell,)*
+        }
+
+        /// Every number that metrics and status show, but those by phase and by status code.
+        pub const SCALARS: &[Scalar] = &[$(Scalar {
+            name: stringify!($name),
+            help: $help,
+            kind: Kind::$kind,
+            cell: |stats| &stats.$name,
+        },)*];
+    };
 }
 
-const fn gauge(name: &'static str, help: &'static str, cell: fn(&CoreStats) -> &Cell) -> Scalar {
-    Scalar {
-        name,
-        help,
-        kind: Kind::Gauge,
-        cell,
-    }
+// The one place where a metric is added. Gauges are set once a tick, those of sockets and connections as of their last
+// sample.
+scalars! {
+    Counter accepted_connections "Connections accepted",
+    Counter refused_connections "Connections refused at the limit",
+    Counter timed_out_connections "Connections closed by a deadline",
+    Counter reset_bodies "Bodies cut off because they could not be finished",
+    Counter sent_bytes "Bytes the kernel took for clients",
+    Counter spliced_bytes "Bytes of bodies sent by reference from the page cache (spliced)",
+    Counter hot_sent_bytes "Bytes of bodies sent from hot objects in memory",
+    Counter rebuilt_sent_bytes "Bytes of bodies sent from rebuilt blocks in memory",
+    Counter copied_bytes "Bytes of bodies copied from pool buffers",
+    Counter zero_copy_bytes "Bytes of bodies sent by reference from pool buffers (zero-copy)",
+    Counter zero_copy_copied_bytes "Of zero_copy_bytes, bytes that the kernel reported it copied after all",
+    Gauge pinned_buffers "Pool buffers in zero-copy sends that peers have not acknowledged yet",
+    Gauge zero_copy_networks_off "Networks of peers without zero-copy sends, since the kernel copies there",
+    Counter discarded_bytes "Bytes that the socket did not take; they are produced again",
+    Counter data_read_bytes "Bytes read from data shares",
+    Counter parity_read_bytes "Bytes read from parity shares",
+    Counter direct_read_bytes "Of data and parity bytes read, those past the page cache",
+    Counter table_read_bytes "Bytes read from leaf checksum tables",
+    Counter pieces "Pieces produced",
+    Counter rebuilt_segments "Segments with rebuilt blocks, whole or in part",
+    Counter rebuilt_bytes "Bytes rebuilt",
+    Counter verified_leaves "Leaves whose checksum matched",
+    Counter failed_leaves "Leaves whose checksum did not match",
+    Counter failed_shares "Share files given up after a read error",
+    Counter tahoe_read_bytes "Bytes read from blocks of Tahoe-LAFS shares",
+    Counter verified_segments "Segments of Tahoe-LAFS files verified",
+    Counter verified_segment_bytes "Bytes of the segments of Tahoe-LAFS files verified",
+    Gauge verified_segment_memory_bytes "Memory of the records of verified segments",
+    Gauge open_objects "Objects whose shares are open",
+    Gauge degraded_objects "Open objects with shares missing or given up",
+    Gauge objects_without_redundancy "Open objects that can lose no further share",
+    Gauge pool_buffers "Pool buffers in all",
+    Gauge pool_buffers_free "Pool buffers that are free",
+    Gauge readahead_buffers "Readahead buffers in all",
+    Gauge readahead_buffers_free "Readahead buffers that are free",
+    Gauge send_queue_bytes "Kernel send queues of all connections",
+    Gauge socket_bytes "Kernel memory of all connections' sockets",
+    Gauge connection_bytes "User memory that connections hold beyond their tasks",
+    Gauge verified_memory_bytes "Memory of the records of verified leaves",
+    Gauge hot_memory_bytes "Memory used by hot objects",
+    Gauge rebuilt_memory_bytes "Memory used by rebuilt blocks that several clients want",
+    Gauge decoder_bytes "Memory of the decoder: tables, plans and workspace",
 }
 
-/// All of them, for the metrics and the status.
-pub const SCALARS: &[Scalar] = &[
-    counter("accepted_connections", "Connections accepted", |s| {
-        &s.accepted
-    }),
-    counter(
-        "refused_connections",
-        "Connections refused at the limit",
-        |s| &s.refused,
-    ),
-    counter(
-        "timed_out_connections",
-        "Connections ended by a deadline",
-        |s| &s.timed_out,
-    ),
-    counter(
-        "reset_bodies",
-        "Bodies cut off because too few good shares were left",
-        |s| &s.resets,
-    ),
-    counter("sent_bytes", "Bytes the kernel took for clients", |s| {
-        &s.sent_bytes
-    }),
-    counter(
-        "passed_through_bytes",
-        "Bytes of bodies sent straight from the page cache",
-        |s| &s.passed_bytes,
-    ),
-    counter(
-        "hot_bytes",
-        "Bytes of bodies sent from the memory of hot objects",
-        |s| &s.hot_bytes,
-    ),
-    counter(
-        "rebuilt_sent_bytes",
-        "Bytes of bodies sent from the memory of rebuilt blocks",
-        |s| &s.rebuilt_sent_bytes,
-    ),
-    counter(
-        "copied_bytes",
-        "Bytes of bodies copied from pool buffers",
-        |s| &s.copied_bytes,
-    ),
-    counter(
-        "zero_copy_bytes",
-        "Bytes of bodies sent from pool buffers by reference",
-        |s| &s.zero_copy_bytes,
-    ),
-    counter(
-        "zero_copy_copied_bytes",
-        "Of those, bytes that the kernel reported to have copied after all",
-        |s| &s.zero_copy_copied_bytes,
-    ),
-    gauge(
-        "pinned_buffers",
-        "Pool buffers that are sent from until peers have acknowledged",
-        |s| &s.pinned_buffers,
-    ),
-    gauge(
-        "zero_copy_routes_off",
-        "Networks of peers that are sent to by copy, since the kernel copies there",
-        |s| &s.zero_copy_routes_off,
-    ),
-    counter(
-        "produced_again_bytes",
-        "Bytes produced that the socket did not take",
-        |s| &s.unsent_again_bytes,
-    ),
-    counter("data_read_bytes", "Bytes read from data shares", |s| {
-        &s.data_read_bytes
-    }),
-    counter("parity_read_bytes", "Bytes read from parity shares", |s| {
-        &s.parity_read_bytes
-    }),
-    counter(
-        "direct_read_bytes",
-        "Of both, bytes read past the page cache",
-        |s| &s.direct_read_bytes,
-    ),
-    counter(
-        "table_read_bytes",
-        "Bytes read from leaf checksum tables",
-        |s| &s.table_read_bytes,
-    ),
-    counter("pieces", "Pieces produced", |s| &s.pieces),
-    counter(
-        "rebuilt_segments",
-        "Segments of which something was rebuilt",
-        |s| &s.rebuilt_segments,
-    ),
-    counter("rebuilt_bytes", "Bytes rebuilt", |s| &s.rebuilt_bytes),
-    counter("verified_leaves", "Leaves whose checksum matched", |s| {
-        &s.verified_leaves
-    }),
-    counter(
-        "failed_leaves",
-        "Leaves whose checksum did not match",
-        |s| &s.failed_leaves,
-    ),
-    counter(
-        "lost_shares",
-        "Share files given up after a read error",
-        |s| &s.lost_shares,
-    ),
-    counter(
-        "tahoe_read_bytes",
-        "Bytes read from blocks of Tahoe-LAFS shares",
-        |s| &s.tahoe_read_bytes,
-    ),
-    counter(
-        "verified_segments",
-        "Segments of Tahoe-LAFS files verified",
-        |s| &s.verified_segments,
-    ),
-    counter(
-        "verified_segment_bytes",
-        "Bytes of the segments of Tahoe-LAFS files verified",
-        |s| &s.verified_segment_bytes,
-    ),
-    gauge(
-        "segment_record_bytes",
-        "Memory of what is remembered of verified segments",
-        |s| &s.segment_record_bytes,
-    ),
-    gauge("open_objects", "Objects whose shares are open", |s| {
-        &s.open_objects
-    }),
-    gauge(
-        "degraded_objects",
-        "Of those, objects with shares missing or given up",
-        |s| &s.degraded_objects,
-    ),
-    gauge(
-        "unspared_objects",
-        "Of those, objects with no share to spare",
-        |s| &s.unspared_objects,
-    ),
-    gauge("pool_buffers", "Pool buffers in all", |s| &s.pool_buffers),
-    gauge("pool_buffers_free", "Pool buffers that nobody holds", |s| {
-        &s.pool_free
-    }),
-    gauge("ahead_buffers", "Buffers for reading ahead", |s| {
-        &s.readahead_buffers
-    }),
-    gauge(
-        "ahead_buffers_free",
-        "Buffers for reading ahead that nobody holds",
-        |s| &s.readahead_free,
-    ),
-    gauge(
-        "send_queue_bytes",
-        "Kernel send queues of all connections",
-        |s| &s.send_queue_bytes,
-    ),
-    gauge(
-        "socket_bytes",
-        "Kernel memory of all connections' sockets",
-        |s| &s.socket_bytes,
-    ),
-    gauge(
-        "connection_bytes",
-        "User memory held by connections beyond their tasks",
-        |s| &s.connection_bytes,
-    ),
-    gauge(
-        "verified_memory_bytes",
-        "Memory of which leaves were verified",
-        |s| &s.verified_bytes,
-    ),
-    gauge(
-        "hot_memory_bytes",
-        "Memory that small objects asked for often are kept in",
-        |s| &s.hot_memory_bytes,
-    ),
-    gauge(
-        "rebuilt_memory_bytes",
-        "Memory that rebuilt blocks which several clients want are kept in",
-        |s| &s.rebuilt_memory_bytes,
-    ),
-    gauge("decoder_bytes", "Memory of the decoder", |s| {
-        &s.decoder_bytes
-    }),
-];
+impl CoreStats {
+    /// Counts a finished response by its status code.
+    pub fn count_response(&self, code: u16) {
+        if let Some(at) = STATUS_CODES.iter().position(|&counted| counted == code) {
+            self.responses[at].add(1);
+        }
+    }
+}

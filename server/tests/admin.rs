@@ -241,7 +241,7 @@ fn objects_with_shares_missing_are_counted(io: Backend) {
             let all_or_none = |all| if all { open } else { 0 };
             open > 0
                 && total("degraded_objects") == all_or_none(degraded)
-                && total("unspared_objects") == all_or_none(unspared)
+                && total("objects_without_redundancy") == all_or_none(unspared)
         });
     }
 }

@@ -92,8 +92,8 @@ fn direct(server: &Server) -> u64 {
 
 fn wait_for_buffers(server: &Server) {
     server.wait_for_status("all buffers for reading ahead are free", |status| {
-        let [all, free] =
-            ["ahead_buffers", "ahead_buffers_free"].map(|name| number(status, &["totals", name]));
+        let [all, free] = ["readahead_buffers", "readahead_buffers_free"]
+            .map(|name| number(status, &["totals", name]));
         all > 0 && all == free
     });
 }
@@ -181,7 +181,7 @@ fn a_share_cut_off_while_it_is_served(io: Backend) {
     stores.truncate(KEY, 2, BLOCKS_OFFSET + 700_001);
     evict(&stores).unwrap();
     whole(&server, &content, "cut off");
-    assert!(server.total("lost_shares") > 0);
+    assert!(server.total("failed_shares") > 0);
     assert!(server.total("rebuilt_bytes") > 0);
     wait_for_buffers(&server);
 }

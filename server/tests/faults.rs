@@ -128,7 +128,7 @@ fn shares_truncated_in_the_middle_of_a_download(io: Backend) {
     stores.truncate(KEY, 0, 5000);
     stores.truncate(KEY, 2, 0);
     finish(&server, &content, client);
-    assert!(server.total("lost_shares") >= 2);
+    assert!(server.total("failed_shares") >= 2);
     server.wait_for_log("share given up");
 }
 

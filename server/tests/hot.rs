@@ -36,7 +36,7 @@ fn whole(server: &Server, path: &str, content: &[u8]) {
     assert_same(&response.body, content, path);
 }
 
-const COUNTERS: [&str; 3] = ["hot_bytes", "data_read_bytes", "verified_leaves"];
+const COUNTERS: [&str; 3] = ["hot_sent_bytes", "data_read_bytes", "verified_leaves"];
 
 fn counters(server: &Server) -> [u64; 3] {
     COUNTERS.map(|name| server.total(name))
@@ -46,7 +46,7 @@ fn the_third_get_reads_nothing(io: Backend) {
     let (_stores, server, content) = served(io, 16 << 10, &[]);
     for _ in 0..2 {
         whole(&server, PATH, &content);
-        assert_eq!(server.total("hot_bytes"), 0);
+        assert_eq!(server.total("hot_sent_bytes"), 0);
     }
     let before = counters(&server);
     for _ in 0..5 {
@@ -114,7 +114,7 @@ fn larger_objects_go_the_other_ways(io: Backend) {
     for _ in 0..5 {
         whole(&server, PATH, &content);
     }
-    assert_eq!(server.total("hot_bytes"), 0);
+    assert_eq!(server.total("hot_sent_bytes"), 0);
 }
 
 fn degraded_objects_are_kept_as_well(io: Backend) {
@@ -129,7 +129,7 @@ fn degraded_objects_are_kept_as_well(io: Backend) {
     for _ in 0..3 {
         whole(&server, PATH, &content);
     }
-    assert_eq!(server.total("hot_bytes"), content.len() as u64);
+    assert_eq!(server.total("hot_sent_bytes"), content.len() as u64);
     assert_eq!(server.total("rebuilt_segments"), 2);
 }
 
@@ -139,7 +139,7 @@ fn none_is_kept_where_none_is_to_be(io: Backend) {
         for _ in 0..4 {
             whole(&server, PATH, &content);
         }
-        let totals = ["hot_bytes", "hot_memory_bytes"].map(|name| server.total(name));
+        let totals = ["hot_sent_bytes", "hot_memory_bytes"].map(|name| server.total(name));
         assert_eq!(totals, [0, 0], "{options:?}");
         assert!(server.total("verified_leaves") >= 4 * 4);
     }
@@ -150,7 +150,7 @@ fn a_new_put_and_a_removal_are_seen(io: Backend) {
     for _ in 0..3 {
         whole(&server, PATH, &content);
     }
-    assert!(server.total("hot_bytes") > 0);
+    assert!(server.total("hot_sent_bytes") > 0);
     let other = Noise::new(9).bytes(10_000);
     stores.put(KEY, &mut &other[..], 4, 16 << 10);
     wait_until(|| {

@@ -92,7 +92,7 @@ fn every_option_is_a_key_of_the_file(io: Backend) {
     assert_eq!(status["io_backend"], io.to_string());
     assert_eq!(status["memory"]["connections_max"], 77);
     assert_eq!(status["totals"]["pool_buffers"], 5);
-    assert_eq!(status["totals"]["ahead_buffers"], 4);
+    assert_eq!(status["totals"]["readahead_buffers"], 4);
     let mut client = Client::connect(server.objects);
     client.send("GET");
     assert_eq!(
@@ -332,7 +332,7 @@ fn errors_at_start_say_what_is_wrong() {
         ),
         (
             &["serve", "--store", store, "--io", "magic"],
-            &["--io", "magic", "auto, uring or epoll"],
+            &["--io", "magic", "auto, uring, epoll"],
         ),
         (
             &["serve", "--store", store, "--pool-buffers", "0"],
@@ -405,7 +405,7 @@ fn errors_in_the_file_say_where() {
             &["line 2", "stroe", "store"][..],
         ),
         ("cores = \"many\"\n", &["line 1", "cores"]),
-        ("io = \"magic\"\n", &["magic", "auto, uring or epoll"]),
+        ("io = \"magic\"\n", &["magic", "`auto`, `uring`, `epoll`"]),
         ("head_timeout = \"soon\"\n", &["head_timeout"]),
         ("listen = 8080\n", &["listen"]),
         ("pool_buffers = -1\n", &["pool_buffers", "-1"]),

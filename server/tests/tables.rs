@@ -125,7 +125,11 @@ fn damaged_pages(io: Backend) {
     assert_eq!(server.total("failed_leaves"), 2);
     server.wait_for_log("leaf checksums can't be used");
     assert_same(&get(server.objects, PATH, &[]).body, &content, "the whole");
-    assert_eq!(server.total("lost_shares"), 0, "what is good is still used");
+    assert_eq!(
+        server.total("failed_shares"),
+        0,
+        "what is good is still used"
+    );
     assert_eq!(server.total("reset_bodies"), 0);
 }
 
@@ -140,7 +144,7 @@ fn shares_that_end_in_their_tables(io: Backend) {
     let rest = client.body(SIZE - READ_FIRST);
     assert_same(&rest, &content[READ_FIRST..], "the rest");
     // Both were found so: share 4 in the place of share 1. Their blocks are whole.
-    assert_eq!(server.total("lost_shares"), 2);
+    assert_eq!(server.total("failed_shares"), 2);
     server.wait_for_log("the file ends early: 100 of 4096 bytes");
     server.wait_for_log("the file ends early: 0 of 4096 bytes");
     assert_same(&get(server.objects, PATH, &[]).body, &content, "once more");

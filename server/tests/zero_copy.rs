@@ -141,13 +141,13 @@ fn all_that_is_sent_so_is_right() {
     }
     none_is_pinned(&server);
     let [sent, copied, passed] =
-        ["zero_copy_bytes", "copied_bytes", "passed_through_bytes"].map(|name| server.total(name));
+        ["zero_copy_bytes", "copied_bytes", "spliced_bytes"].map(|name| server.total(name));
     assert_eq!((sent + copied, passed), (asked, 0));
     assert!(sent > 0 && server.total("rebuilt_bytes") > 0);
     // The kernel's reports are counted, and change nothing.
     let reported = server.total("zero_copy_copied_bytes");
     assert!(reported > 0 && reported <= sent, "{reported} of {sent}");
-    assert_eq!(server.total("zero_copy_routes_off"), 0);
+    assert_eq!(server.total("zero_copy_networks_off"), 0);
 }
 
 fn stalled(server: &Server) -> Client {
@@ -289,7 +289,7 @@ fn auto_ends_where_the_kernel_copies() {
     // Once its rate is known, a buffer is pinned for it, and the kernel's report ends that.
     wait_until(|| {
         rounds(4);
-        match server.total("zero_copy_routes_off") {
+        match server.total("zero_copy_networks_off") {
             1 => Ok(()),
             off => Err(format!("{off} routes are off: {:#}", server.status())),
         }

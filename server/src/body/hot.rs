@@ -161,7 +161,7 @@ impl HotObjects {
         let cut = turn.cut(head.len() + bytes.len())?;
         let sent = sent_or_zero(turn.socket.send([head, bytes].into_iter(), cut))?;
         let of_body = sent.saturating_sub(head.len());
-        engine.stats.hot_bytes.add(of_body as u64);
+        engine.stats.hot_sent_bytes.add(of_body as u64);
         Ok(Some(sent))
     }
 }

@@ -213,7 +213,7 @@ impl Sources {
         };
         let sent = sent_or_zero(result)?;
         counter.add(sent.saturating_sub(head_bytes) as u64);
-        engine.stats.unsent_again_bytes.add((offered - sent) as u64);
+        engine.stats.discarded_bytes.add((offered - sent) as u64);
         Ok(sent)
     }
 }

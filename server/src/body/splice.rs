@@ -189,7 +189,7 @@ fn send_parts(
                     0
                 }
             };
-            engine.stats.passed_bytes.add(spliced as u64);
+            engine.stats.spliced_bytes.add(spliced as u64);
             (before.len() as u64 + bytes, ahead + spliced)
         };
         sent = Some(sent.unwrap_or(0) + accepted);

@@ -16,69 +16,20 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use lru::LruCache;
 
 use super::turn::Turn;
+use crate::config::values::ZeroCopyMode;
 use crate::engine::Engine;
-use crate::io::{Backend, Message, Pool, ZeroCopyRing, probe_zero_copy};
+use crate::io::{Message, Pool, ZeroCopyRing};
 use crate::memory::limits::{
     ZERO_COPY_BYTES_MIN, ZERO_COPY_HOLD, ZERO_COPY_PINS_MAX, ZERO_COPY_POOL_PART, ZERO_COPY_RETRY,
     ZERO_COPY_ROUTES_MAX,
 };
 use crate::stats::CoreStats;
-
-/// When pieces are sent zero-copy (`--zero-copy`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum When {
-    /// To peers that are fast, on routes where the kernel does not copy.
-    #[default]
-    Auto,
-    /// To all peers, whatever the kernel reports: for trying it out. The bounds on pinned buffers hold.
-    Always,
-    /// Never.
-    Off,
-}
-
-impl FromStr for When {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(When::Auto),
-            "always" => Ok(When::Always),
-            "off" => Ok(When::Off),
-            _ => Err(format!("`{text}`: use auto, always or off")),
-        }
-    }
-}
-
-impl fmt::Display for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            When::Auto => "auto",
-            When::Always => "always",
-            When::Off => "off",
-        })
-    }
-}
-
-/// Whether it can be done as asked: when it will be, and if that is never, why. The error is why not, where
-/// it was insisted on.
-pub fn choose(when: When, backend: Backend) -> Result<(When, Option<String>), String> {
-    let possible = match (when, backend) {
-        (When::Off, _) => return Ok((When::Off, None)),
-        (_, Backend::Epoll) => Err("it takes io_uring, which is not used".to_owned()),
-        (_, Backend::Uring) => probe_zero_copy(),
-    };
-    match possible {
-        Ok(()) => Ok((when, None)),
-        Err(why) if when == When::Always => Err(why),
-        Err(why) => Ok((When::Off, Some(why))),
-    }
-}
 
 /// A network of peers that are reached by the same way, as far as can be told: a /24 of IPv4, a /48 of IPv6,
 /// with the other bits zero.
@@ -138,7 +89,7 @@ struct Sent {
 
 /// One core's zero-copy sends.
 pub struct ZeroCopy {
-    when: When,
+    when: ZeroCopyMode,
     /// Made for the first send that is to go this way; `None` if that failed.
     pins: OnceCell<Option<Rc<ZeroCopyRing<Sent>>>>,
     /// The kernel refused a send for a reason of its own.
@@ -150,8 +101,8 @@ pub struct ZeroCopy {
 }
 
 impl ZeroCopy {
-    /// For a core with this pool. `when` is [`When::Off`] where the kernel can't.
-    pub fn new(when: When, pool: &Pool, stats: Arc<CoreStats>) -> Rc<ZeroCopy> {
+    /// For a core with this pool. `when` is [`ZeroCopyMode::Off`] where the kernel can't.
+    pub fn new(when: ZeroCopyMode, pool: &Pool, stats: Arc<CoreStats>) -> Rc<ZeroCopy> {
         Rc::new(ZeroCopy {
             when,
             pins: OnceCell::new(),
@@ -170,7 +121,7 @@ impl ZeroCopy {
         turn: &Turn<'_>,
         message: Message,
     ) -> Result<io::Result<usize>, Message> {
-        if self.when == When::Off
+        if self.when == ZeroCopyMode::Off
             || message.bytes() - message.head().len() < ZERO_COPY_BYTES_MIN
             || self.refused.get()
         {
@@ -231,13 +182,13 @@ impl ZeroCopy {
                         (its + 1, late || age(sent) > ZERO_COPY_HOLD)
                     })
             });
-            if its >= ZERO_COPY_PINS_MAX || late && self.when == When::Auto {
+            if its >= ZERO_COPY_PINS_MAX || late && self.when == ZeroCopyMode::Auto {
                 return false;
             }
         }
         let queued = || turn.socket.unacknowledged_bytes().map(u64::from);
         self.pins_max > 0
-            && (self.when == When::Always
+            && (self.when == ZeroCopyMode::Always
                 || gives_back_soon(bytes, turn.meter.rate())
                     && !self.copies(turn.peer, now)
                     && queued()
@@ -283,13 +234,15 @@ impl ZeroCopy {
             }
             self.stats.zero_copy_copied_bytes.add(sent.bytes as u64);
             let route = Route::to(sent.tag.to.ip());
-            if self.when == When::Auto && self.copying.borrow_mut().note(route, Instant::now()) {
+            if self.when == ZeroCopyMode::Auto
+                && self.copying.borrow_mut().note(route, Instant::now())
+            {
                 tracing::info!(%route, "zero-copy sends are off there: the kernel copies");
             }
         }
         self.stats.pinned_buffers.set(pins.pinned_sends() as u64);
         let copying = self.copying.borrow().0.len();
-        self.stats.zero_copy_routes_off.set(copying as u64);
+        self.stats.zero_copy_networks_off.set(copying as u64);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `penstock demo`: a store that has lost as many disks as its parity allows, served.
+//! `penstock demo`: serves a store that has lost as many disks as its parity allows.
 
 use std::fs;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use penstock_store::put::{self, PutOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Where to build the store, and keep it [default: a temporary directory]
+    /// Where to build the store; it is kept [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Where to serve it [default: 127.0.0.1:8080]
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
 
 const DATA: u16 = 4;
 const PARITY: u16 = 2;
-/// Two data shares: what they held must be rebuilt from parity.
+/// Two data shares: their blocks must be rebuilt from parity.
 const LOST: [usize; 2] = [0, 2];
 const OBJECT: &str = "demo.bin";
 const OBJECT_BYTES: u64 = 64 << 20;

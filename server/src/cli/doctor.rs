@@ -1,15 +1,15 @@
-//! `penstock doctor`: what this machine lets the server use, and the line that fixes what it doesn't.
+//! `penstock doctor`: what the server can use on this machine, and the command that fixes what it can't.
 
 use std::process::ExitCode;
 
 use decode_kernel::arch::Kernel;
-use penstock::body::zero_copy;
-use penstock::control;
-use penstock::io::{self, Backend, BackendChoice};
+use penstock::config::values::{BackendChoice, ZeroCopyMode};
+use penstock::control::{backend, preflight};
+use penstock::io::Backend;
 
 use super::serve::Arguments;
 
-/// Exits with 0 if nothing is amiss.
+/// Exits with 0 if every check passed.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = arguments.settings()?;
     let mut amiss = 0;
@@ -18,7 +18,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         amiss += usize::from(!good);
     };
 
-    let uring = io::choose(BackendChoice::Only(Backend::Uring), settings.cores);
+    let uring = backend::choose_io(BackendChoice::Uring, settings.cores);
     match &uring {
         Ok(_) => say(true, "io_uring can be used".to_owned()),
         Err(error) => say(
@@ -26,25 +26,30 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             format!("io_uring can't be used, epoll takes its place: {error}"),
         ),
     }
-    match zero_copy::choose(zero_copy::When::Always, Backend::Uring) {
-        Ok(_) => say(true, "zero-copy sends can be had (SEND_ZC)".to_owned()),
+    match backend::choose_zero_copy(ZeroCopyMode::Always, Backend::Uring) {
+        Ok(_) => say(true, "zero-copy sends can be used (SEND_ZC)".to_owned()),
         Err(why) => say(false, format!("no zero-copy sends: {why}")),
     }
     let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
     match Kernel::requested() {
         Ok(kernel) => say(
             true,
-            format!("codes by {} (of {})", kernel.name(), kernels.join(", ")),
+            format!(
+                "coding kernel {} (available: {})",
+                kernel.name(),
+                kernels.join(", ")
+            ),
         ),
         Err(error) => say(false, error.to_string()),
     }
-    match control::plan(&settings) {
+    match preflight::memory_plan(&settings) {
         Ok(plan) => {
             say(true, plan.summary());
-            let locked = control::locked_memory_advice(&settings, &plan).filter(|_| uring.is_ok());
+            let locked =
+                preflight::locked_memory_advice(&settings, &plan).filter(|_| uring.is_ok());
             for warning in locked
                 .into_iter()
-                .chain(control::machine_warnings(&settings, &plan))
+                .chain(preflight::machine_warnings(&settings, &plan))
             {
                 say(false, warning);
             }

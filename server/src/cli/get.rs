@@ -1,4 +1,4 @@
-//! `penstock get`: an object or a Tahoe-LAFS file to a file or standard output.
+//! `penstock get`: writes an object or a Tahoe-LAFS file to a file or standard output.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     /// Only these bytes of a Tahoe-LAFS file: the first and the last, counted from 0
     #[arg(long, value_name = "FIRST-LAST", requires = "nodes", conflicts_with = "stores", value_parser = range)]
     range: Option<Range<u64>>,
-    /// Where to write it; without it or as `-`, standard output
+    /// Where to write it; `-` is standard output, and the default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -67,7 +67,7 @@ enum Out<'a> {
     Stream(&'a mut dyn Write),
 }
 
-/// Runs `get`; to a file, tells what was got.
+/// Runs `get`, and reports what it wrote if that was a file.
 fn write<R: Display, E: std::error::Error + Send + Sync + 'static>(
     output: Option<&Path>,
     get: impl FnOnce(Out<'_>, &Progress) -> Result<R, E>,
@@ -87,7 +87,7 @@ fn write<R: Display, E: std::error::Error + Send + Sync + 'static>(
 /// Reads `FIRST-LAST`, both included.
 fn range(text: &str) -> Result<Range<u64>, String> {
     let wrong =
-        || format!("{text:?} is not FIRST-LAST, two numbers of which the first is no larger");
+        || format!("{text:?} is not FIRST-LAST: two numbers, the first no larger than the last");
     let (first, last) = text.split_once('-').ok_or_else(wrong)?;
     let first: u64 = first.parse().map_err(|_| wrong())?;
     let last: u64 = last.parse().map_err(|_| wrong())?;

@@ -1,4 +1,4 @@
-//! `penstock inspect`: what one share file says of itself.
+//! `penstock inspect`: shows what one share file contains.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `penstock ls`: what the stores hold.
+//! `penstock ls`: lists the objects in stores.
 
 use std::io::{self, Write as _};
 

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
 use tracing_subscriber::EnvFilter;
 
-/// Prints a line on standard output. A reader who went away (`| head`) is no reason to stop: what was asked for may
-/// be more than to be told of it.
+/// Prints a line on standard output. A reader that went away (`| head`) doesn't end the command, which may have more to
+/// do than print.
 macro_rules! say {
     ($($argument:tt)*) => {{
         use std::io::Write as _;
@@ -38,25 +38,25 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Build a small 4+2 store, lose two of its six directories, and serve what is left
+    /// Build a small 4+2 store, delete two of its six directories, and serve the rest
     Demo(demo::Arguments),
-    /// Store a file as erasure-coded shares, one in each store
+    /// Store a file as erasure-coded shares, one per store
     Put(put::Arguments),
-    /// Read an object or a Tahoe-LAFS file back, rebuilding what is missing
+    /// Read an object or a Tahoe-LAFS file, rebuilding what is missing
     Get(get::Arguments),
-    /// List the objects of some stores
+    /// List the objects in stores
     Ls(ls::Arguments),
-    /// Read everything and report what is damaged
+    /// Check every byte of objects or of a Tahoe-LAFS file, and report damage
     Verify(verify::Arguments),
     /// Rebuild missing and damaged shares
     Repair(repair::Arguments),
-    /// Show what one share file says of itself
+    /// Show what one share file contains
     Inspect(inspect::Arguments),
-    /// Serve the objects of some stores over HTTP
+    /// Serve the objects in stores over HTTP
     Serve(serve::Arguments),
-    /// Show what the declared memory will hold, without serving
+    /// Show how the declared memory would be divided
     Plan(serve::Arguments),
-    /// Check what this machine lets the server use, and say how to fix what it doesn't
+    /// Check this machine for what the server can use, and print how to fix what it can't
     Doctor(serve::Arguments),
 }
 
@@ -73,7 +73,7 @@ fn key(text: &str) -> Result<Key, String> {
     Key::new(text).map_err(|error| error.to_string())
 }
 
-/// Log lines go to standard error, `info` and above unless RUST_LOG says otherwise.
+/// Writes log lines to standard error: `info` and above, unless RUST_LOG sets another filter.
 pub(crate) fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -1,4 +1,4 @@
-//! `penstock put`: a file or standard input into shares.
+//! `penstock put`: stores a file or standard input as shares.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,17 +17,17 @@ use super::Stores;
 pub(super) struct Arguments {
     #[command(flatten)]
     stores: Stores,
-    /// Data shares; as many are needed to read
+    /// Data shares: as many as are needed to read
     #[arg(long, value_name = "K")]
     data: u16,
-    /// Parity shares; as many may be lost
+    /// Parity shares: as many as may be lost
     #[arg(long, value_name = "M")]
     parity: u16,
     /// The object's name [default: the file's name]
     #[arg(long, value_parser = super::key)]
     key: Option<Key>,
     /// Bytes of one block: how much of the file goes to one share at a time [default: 64KiB; less, down to
-    /// 16KiB, for more than 5 data shares]
+    /// 16KiB, with more than 5 data shares]
     #[arg(long, value_name = "SIZE")]
     block_size: Option<ByteSize>,
     /// rs8 (up to 256 shares) or rs16 [default: what fits the number of shares]
@@ -69,7 +69,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         let file = File::open(&arguments.file).with_context(|| format!("cannot open {name}"))?;
         let metadata = file
             .metadata()
-            .with_context(|| format!("cannot look at {name}"))?;
+            .with_context(|| format!("cannot read the metadata of {name}"))?;
         if metadata.is_dir() {
             bail!("{name} is a directory; put stores one file");
         }

@@ -12,7 +12,7 @@ use super::Stores;
 pub(super) struct Arguments {
     #[command(flatten)]
     stores: Stores,
-    /// The object; all of them without it
+    /// The object [default: all of them]
     #[arg(value_parser = super::key)]
     key: Option<Key>,
 }

@@ -1,4 +1,4 @@
-//! `penstock serve`: the server.
+//! `penstock serve`: runs the server.
 
 use std::io::Write as _;
 use std::path::PathBuf;

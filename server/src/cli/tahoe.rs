@@ -1,7 +1,7 @@
-//! What the subcommands that read Tahoe-LAFS files have in common: where shares are, and the cap.
+//! Options of the subcommands that read Tahoe-LAFS files: where the shares are, and the cap.
 //!
-//! A cap is a secret, and other users of a machine may see command lines; so it can come from a file
-//! or standard input too, and no message shows it.
+//! A cap is a secret, and other users of the machine may see command lines. So it can also come from a file or from
+//! standard input, and no message shows it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,8 +14,8 @@ use decode_kernel::tahoe::{CAP_TEXT_MAX, Cap};
 use penstock_store::tahoe::{Limits, SEGMENT_MAX_DEFAULT};
 
 /// Stores, or nodes of a Tahoe-LAFS grid.
-// What belongs to nodes conflicts with stores in so many words: `requires` alone is not asked for beside what `nodes`
-// conflicts with.
+// Options that require `nodes` also say that they conflict with `stores`: clap doesn't check `requires` where `nodes`
+// itself conflicts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Sources {
     /// A store directory; repeat it for each
@@ -29,8 +29,7 @@ pub(super) struct Sources {
     /// A Tahoe-LAFS storage node's directory, its `storage` or its `shares`; repeat it for each
     #[arg(long = "tahoe-node", id = "nodes", value_name = "DIR")]
     nodes: Vec<PathBuf>,
-    /// Read the cap from a file, or from standard input if it is `-`: command lines can be seen by
-    /// other users
+    /// Read the cap from a file, or from standard input if it is `-`: other users can see command lines
     #[arg(
         long,
         value_name = "FILE",
@@ -43,7 +42,7 @@ pub(super) struct Sources {
     tahoe_segment_max: ByteSize,
 }
 
-/// What to work on.
+/// What a command reads.
 pub(super) enum Source {
     /// Objects of stores: one, or all.
     Stores(Vec<PathBuf>, Option<Key>),
@@ -53,13 +52,13 @@ pub(super) enum Source {
         nodes: Vec<PathBuf>,
         /// The file's cap.
         cap: Cap,
-        /// What uploaders may ask for.
+        /// Limits on what an uploader may have chosen.
         limits: Limits,
     },
 }
 
 impl Sources {
-    /// The source that is meant, `name` being an object's name or a cap.
+    /// The source; `name` is an object's key or a cap.
     pub(super) fn source(self, name: Option<String>) -> anyhow::Result<Source> {
         if self.nodes.is_empty() {
             let key = name.as_deref().map(Key::new).transpose()?;
@@ -86,7 +85,7 @@ impl Sources {
 /// The cap in a file, without the white space around it.
 fn read_cap(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
-    // A little more than the longest cap, so that what is too long is told to be.
+    // A little more than the longest cap, so that a longer one is reported as too long.
     let limit = CAP_TEXT_MAX as u64 + 64;
     let read = match path.as_os_str() == "-" {
         true => io::stdin().lock().take(limit).read_to_string(&mut text),

@@ -1,4 +1,4 @@
-//! `penstock verify`: reads everything and reports what is damaged.
+//! `penstock verify`: checks every byte and reports damage.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,19 +10,19 @@ use penstock_store::verify::{self, Health, VerifyOptions};
 
 use super::tahoe::{Source, Sources};
 
-/// Exits with 0 if all is healthy, 1 if something is damaged but readable, 2 if something is unreadable or
-/// nothing could be looked at.
+/// Exits with 0 if all is healthy, 1 if something is damaged but readable, 2 if something is unreadable or could
+/// not be checked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     sources: Sources,
-    /// The object, all of them without it; with --tahoe-node, the file's read-cap
+    /// The object [default: all of them]; with --tahoe-node, the file's read-cap
     #[arg(value_name = "KEY|CAP")]
     name: Option<String>,
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    // An error is never the 1 of other commands, which says that all can be read.
+    // Other commands exit with 1 after an error. Here 1 says that all can be read.
     let health = verify(arguments).unwrap_or_else(|error| {
         eprintln!("penstock: {error:#}");
         Health::Unreadable

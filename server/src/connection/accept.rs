@@ -1,10 +1,8 @@
 //! Takes connections from a core's listener: to serve them, or to say that there is no place.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,44 +10,14 @@ use super::connection::Connection;
 use super::core::Core;
 use super::driver::drive;
 use super::seats::{Full, Seat, Seats};
-use crate::http::head::{self, Answer, Status};
+use crate::config::values::OverLimit;
+use crate::http::head::{self, Response};
+use crate::http::status::Status;
 use crate::io::{Interest, Socket};
 use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
 
 /// How long accepting pauses when there is no place, or no descriptor.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// What happens to a connection for which there is no place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OverLimit {
-    /// It is answered 503 with Retry-After.
-    #[default]
-    Refuse,
-    /// It waits in the backlog until there is one.
-    Wait,
-}
-
-impl FromStr for OverLimit {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "refuse" => Ok(OverLimit::Refuse),
-            "wait" => Ok(OverLimit::Wait),
-            _ => Err(format!(
-                "`{text}`: use refuse (503) or wait (in the backlog)"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for OverLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            OverLimit::Refuse => "refuse",
-            OverLimit::Wait => "wait",
-        })
-    }
-}
 
 /// Accepts connections and starts a task for each, until the core drains.
 pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, over: OverLimit) {
@@ -113,11 +81,11 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
 fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, Full>) {
     let (seat, refusal) = match seat {
         Ok(seat) => {
-            core.stats().accepted.add(1);
+            core.stats().accepted_connections.add(1);
             (Some(seat), None)
         }
         Err(full) => {
-            core.stats().refused.add(1);
+            core.stats().refused_connections.add(1);
             if core.refusing.get() >= REFUSALS_MAX {
                 return;
             }
@@ -138,7 +106,7 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     });
 }
 
-fn refusal(full: Full) -> Answer {
+fn refusal(full: Full) -> Response {
     let reason = match full {
         Full::Server => "this server holds as many connections as it may",
         Full::Address => "this client holds as many connections as one may",

@@ -6,7 +6,7 @@
 
 use crate::body::resource::CapError;
 use crate::engine::PieceError;
-use crate::http::head::Status;
+use crate::http::status::Status;
 use crate::objects::LookupError;
 
 /// A status and one line for the answer's body.

@@ -9,10 +9,10 @@ use super::lending::{Lender, SendBuffer};
 use super::seats::Seat;
 use crate::body::AckMeter;
 use crate::body::readahead::Slot;
-use crate::http::protocol::Phase;
 use crate::io::Socket;
 use crate::memory::budget::{Allowance, Claim};
 use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX};
+use crate::stats::Phase;
 
 /// Why the tick ended a connection's wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::connection::{CloseReason, Connection};
 use super::core::Core;
 use crate::body::ack_meter::{Interval, Reader};
-use crate::http::protocol::Phase;
 use crate::memory::limits::LINGER_TIMEOUT;
+use crate::stats::Phase;
 
 /// What connections are held to.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ impl Timeouts {
         let quiet = || since.min(connection.meter.quiet(now));
         let end = |reason| {
             connection.close_reason.set(Some(reason));
-            core.stats().timed_out.add(1);
+            core.stats().timed_out_connections.add(1);
         };
         match connection.phase.get() {
             Phase::Head => {

@@ -17,21 +17,21 @@ use super::lookup;
 use crate::body::source::SendError;
 use crate::body::{Body, Turn};
 use crate::engine::PieceError;
-use crate::http::head::Answer;
-use crate::http::protocol::{Action, Conn};
+use crate::http::head::Response;
+use crate::http::protocol::{Action, Protocol};
 use crate::io::{Interest, is_transient};
 use crate::memory::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
 };
 use crate::units::{Length, ObjectOffset};
 
-type ResponseConn = Conn<Body>;
+type BodyProtocol = Protocol<Body>;
 
 /// Serves one connection until it ends. With `refusal`, says only that and closes.
-pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<Answer>) {
+pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<Response>) {
     let mut conn = match refusal {
-        None => ResponseConn::default(),
-        Some(answer) => ResponseConn::refusing(answer),
+        None => BodyProtocol::default(),
+        Some(answer) => BodyProtocol::refusing(answer),
     };
     loop {
         if core.draining.get() {
@@ -40,7 +40,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
         connection.enter(conn.phase(), conn.held_bytes());
         if !connection.claim_head(conn.held_bytes()) {
             // Long heads of very many clients at once: what they would hold isn't there.
-            conn.overloaded(SystemTime::now());
+            conn.memory_refused(SystemTime::now());
         }
         let action = conn.next();
         let result = match action {
@@ -65,7 +65,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<A
     }
 }
 
-async fn receive(core: &Core, connection: &Connection, conn: &mut ResponseConn) -> io::Result<()> {
+async fn receive(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -> io::Result<()> {
     core.sources
         .engine
         .io
@@ -83,7 +83,7 @@ async fn receive(core: &Core, connection: &Connection, conn: &mut ResponseConn) 
     let room = REQUEST_HEAD_BYTES_MAX - conn.pending_bytes().min(REQUEST_HEAD_BYTES_MAX - 1);
     match connection.socket.receive(&mut scratch[..room]) {
         // What the last response left in the queue still holds memory: it is seen out first.
-        Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => conn.see_out(),
+        Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => conn.linger(),
         Ok(0) => conn.peer_closed(),
         Ok(count) => conn.received(&scratch[..count], SystemTime::now()),
         Err(error) if is_transient(&error) => {}
@@ -92,8 +92,8 @@ async fn receive(core: &Core, connection: &Connection, conn: &mut ResponseConn) 
     Ok(())
 }
 
-async fn open(core: &Core, conn: &mut ResponseConn) {
-    let Some(request) = conn.opening() else {
+async fn open(core: &Core, conn: &mut BodyProtocol) {
+    let Some(request) = conn.request() else {
         return;
     };
     match Box::pin(lookup::open(&core.sources, request)).await {
@@ -103,11 +103,11 @@ async fn open(core: &Core, conn: &mut ResponseConn) {
 }
 
 /// Waits for credit, then sends one piece of the response.
-async fn send(core: &Core, connection: &Connection, conn: &mut ResponseConn) -> io::Result<()> {
+async fn send(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -> io::Result<()> {
     let Some(out) = conn.outgoing() else {
         return Ok(());
     };
-    if out.is_untouched() {
+    if out.is_unsent() {
         connection
             .send_buffer
             .start(&connection.socket, out.remaining())?;
@@ -139,12 +139,12 @@ async fn send(core: &Core, connection: &Connection, conn: &mut ResponseConn) -> 
 }
 
 /// The kernel took `bytes` of the response.
-fn note_sent(core: &Core, connection: &Connection, conn: &mut ResponseConn, bytes: usize) {
+fn note_sent(core: &Core, connection: &Connection, conn: &mut BodyProtocol, bytes: usize) {
     let bytes = bytes as u64;
     core.stats().sent_bytes.add(bytes);
     connection.meter.add_sent(bytes);
     if let Some(status) = conn.sent(bytes, SystemTime::now()) {
-        core.stats().responded(status);
+        core.stats().count_response(status.code());
     }
 }
 
@@ -185,7 +185,7 @@ async fn wait_for_credit(
 
 /// The body can't go on: an error if nothing was sent yet, else a reset, so that no client takes a
 /// short body for a whole one.
-fn give_up(core: &Core, connection: &Connection, conn: &mut ResponseConn, error: &PieceError) {
+fn give_up(core: &Core, connection: &Connection, conn: &mut BodyProtocol, error: &PieceError) {
     if let Some(body) = conn.outgoing().and_then(|out| out.object()) {
         tracing::error!(
             name = body.resource.name(),
@@ -193,8 +193,8 @@ fn give_up(core: &Core, connection: &Connection, conn: &mut ResponseConn, error:
         );
     }
     let (status, reason) = answers::for_piece(error);
-    if conn.produce_failed(status, reason, SystemTime::now()) {
-        core.stats().resets.add(1);
+    if conn.body_failed(status, reason, SystemTime::now()) {
+        core.stats().reset_bodies.add(1);
         connection.socket.reset();
     }
 }
@@ -204,7 +204,7 @@ fn give_up(core: &Core, connection: &Connection, conn: &mut ResponseConn, error:
 ///
 /// The descriptor is kept until everything is acknowledged, whatever the peer does: what a closed socket
 /// still has queued is memory that no connection would account for.
-async fn linger(core: &Core, connection: &Connection, conn: &mut ResponseConn) -> io::Result<()> {
+async fn linger(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -> io::Result<()> {
     let socket = &connection.socket;
     socket.shutdown_send();
     let mut thrown_away = 0;

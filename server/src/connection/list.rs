@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use super::connection::Connection;
 use super::core::Core;
-use crate::http::protocol::Phase;
-use crate::stats::PHASES;
+use crate::stats::Phase;
 
 /// A connection in the status.
 #[derive(Clone, Debug, Serialize)]
@@ -51,11 +50,9 @@ pub fn list(core: &Core) -> Vec<Listed> {
 }
 
 fn listed(connection: &Connection, now: Instant) -> Listed {
-    let phase = connection.phase.get();
-    let name = PHASES.iter().find(|(p, _)| *p == phase);
     Listed {
         peer: connection.peer,
-        phase: name.map_or("", |(_, name)| name),
+        phase: connection.phase.get().name(),
         seconds: now
             .saturating_duration_since(connection.since.get())
             .as_secs(),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::answers::{self, Answer};
 use crate::body::{Body, Resource, Sources};
-use crate::http::head::Entity;
+use crate::http::head::Representation;
 use crate::http::parse::Request;
 use crate::http::route::{self, Route};
 use crate::objects::Object;
@@ -62,7 +62,7 @@ pub async fn open(sources: &Sources, request: &Request) -> Result<(Description, 
     Ok((description, Body::new(content.resource)))
 }
 
-impl Entity for Description {
+impl Representation for Description {
     fn size(&self) -> u64 {
         match self {
             Description::Object(object) => object.geometry().size(),

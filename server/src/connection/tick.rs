@@ -7,7 +7,7 @@ use super::connection::Connection;
 use super::core::Core;
 use super::deadlines::Timeouts;
 use crate::objects::Health;
-use crate::stats::PHASES;
+use crate::stats::Phase;
 
 /// A round of sampling asks the kernel about every socket once; it is spread over this many ticks, so
 /// that ten thousand connections cost well under 1% of a core.
@@ -29,17 +29,14 @@ impl Ticks {
     /// Looks at every connection, and samples some.
     pub fn tick(&mut self, core: &Core) {
         let now = Instant::now();
-        let mut phases = [0u64; PHASES.len()];
+        let mut phases = [0u64; Phase::ALL.len()];
         let (mut held, mut sockets, mut queues) = (0, 0, 0);
         for (slot, connection) in core.connections.borrow().iter() {
             if slot % SAMPLE_TICKS == self.turn {
                 sample(connection, now);
             }
             self.timeouts.enforce(core, connection, now);
-            let phase = connection.phase.get();
-            if let Some(at) = PHASES.iter().position(|&(p, _)| p == phase) {
-                phases[at] += 1;
-            }
+            phases[connection.phase.get() as usize] += 1;
             connection.readahead.reclaim(now);
             held += connection.held_bytes.get() as u64;
             sockets += connection.socket_bytes.get();
@@ -62,11 +59,15 @@ impl Ticks {
 fn set_gauges(core: &Core) {
     let (stats, sources) = (core.stats(), &core.sources);
     let engine = &sources.engine;
-    stats.pool_free.set(engine.pool.free_buffers() as u64);
+    stats
+        .pool_buffers_free
+        .set(engine.pool.free_buffers() as u64);
     let readahead = sources.readahead.as_ref();
     let free = readahead.map_or(0, |readahead| readahead.pool().free_buffers());
-    stats.readahead_free.set(free as u64);
-    stats.verified_bytes.set(engine.verified.bytes() as u64);
+    stats.readahead_buffers_free.set(free as u64);
+    stats
+        .verified_memory_bytes
+        .set(engine.verified.bytes() as u64);
     stats.hot_memory_bytes.set(sources.hot.bytes() as u64);
     stats
         .rebuilt_memory_bytes
@@ -78,7 +79,9 @@ fn set_gauges(core: &Core) {
     }
     stats.open_objects.set(health.open);
     stats.degraded_objects.set(health.degraded);
-    stats.unspared_objects.set(health.without_redundancy);
+    stats
+        .objects_without_redundancy
+        .set(health.without_redundancy);
     stats
         .decoder_bytes
         .set(engine.coder.borrow().workspace_bytes() as u64);

@@ -15,9 +15,10 @@ use tokio::sync::Semaphore;
 use crate::body::hot::HotObjects;
 use crate::body::readahead::Readahead;
 use crate::body::rebuilt::RebuiltBlocks;
-use crate::body::zero_copy::{self, ZeroCopy};
+use crate::body::zero_copy::ZeroCopy;
 use crate::body::{Resources, Sources};
-use crate::connection::accept::{OverLimit, accept};
+use crate::config::values::{OverLimit, ZeroCopyMode};
+use crate::connection::accept::accept;
 use crate::connection::core::Core;
 use crate::connection::deadlines::Timeouts;
 use crate::connection::gate::Gate;
@@ -45,7 +46,7 @@ pub enum Order {
         /// When to stop waiting.
         deadline: Instant,
     },
-    /// List the connections that stand out, for the status.
+    /// List the largest and the slowest connections, for the status.
     List {
         /// Where to.
         reply: Sender<Vec<Listed>>,
@@ -109,7 +110,7 @@ pub struct Plan {
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
-    pub zero_copy: zero_copy::When,
+    pub zero_copy: ZeroCopyMode,
     /// What connections are held to.
     pub timeouts: Timeouts,
     /// Where it counts.

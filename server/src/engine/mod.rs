@@ -61,7 +61,7 @@ impl Engine {
     /// Gives a share of an object up, since it can't be read: from now on others take its place.
     pub fn give_up(&self, object: &Object, number: ShareNumber, error: &io::Error) {
         if object.mark_lost(number) {
-            self.stats.lost_shares.add(1);
+            self.stats.failed_shares.add(1);
             tracing::warn!(
                 key = %object.header().key, share = %number, path = %object.share_path(number),
                 live = object.live_shares(), "share given up: {error}"

@@ -1,4 +1,4 @@
-//! Response heads: what a request and an object's description lead to (RFC 9110 sections 8, 13, 15).
+//! Response heads: what follows from a request and from what is known of an object (RFC 9110 sections 8, 14, 15).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -6,85 +6,12 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use super::parse::{IfRange, Method, Request};
+use super::parse::{Method, Request};
+use super::status::Status;
 use crate::memory::limits::RESPONSE_HEAD_BYTES_MAX;
 
-/// The statuses this server sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)] // the reason phrases below name them
-pub enum Status {
-    Ok,
-    PartialContent,
-    NotModified,
-    BadRequest,
-    NotFound,
-    MethodNotAllowed,
-    RequestTimeout,
-    Gone,
-    TargetTooLong,
-    RangeNotSatisfiable,
-    HeadersTooLarge,
-    InternalError,
-    NotImplemented,
-    Unavailable,
-    VersionNotSupported,
-}
-
-impl Status {
-    /// All of them, for the counters.
-    pub const ALL: [Status; 15] = [
-        Status::Ok,
-        Status::PartialContent,
-        Status::NotModified,
-        Status::BadRequest,
-        Status::NotFound,
-        Status::MethodNotAllowed,
-        Status::RequestTimeout,
-        Status::Gone,
-        Status::TargetTooLong,
-        Status::RangeNotSatisfiable,
-        Status::HeadersTooLarge,
-        Status::InternalError,
-        Status::NotImplemented,
-        Status::Unavailable,
-        Status::VersionNotSupported,
-    ];
-
-    /// The three-digit code.
-    pub fn code(self) -> u16 {
-        self.parts().0
-    }
-
-    fn parts(self) -> (u16, &'static str) {
-        match self {
-            Status::Ok => (200, "OK"),
-            Status::PartialContent => (206, "Partial Content"),
-            Status::NotModified => (304, "Not Modified"),
-            Status::BadRequest => (400, "Bad Request"),
-            Status::NotFound => (404, "Not Found"),
-            Status::MethodNotAllowed => (405, "Method Not Allowed"),
-            Status::RequestTimeout => (408, "Request Timeout"),
-            Status::Gone => (410, "Gone"),
-            Status::TargetTooLong => (414, "URI Too Long"),
-            Status::RangeNotSatisfiable => (416, "Range Not Satisfiable"),
-            Status::HeadersTooLarge => (431, "Request Header Fields Too Large"),
-            Status::InternalError => (500, "Internal Server Error"),
-            Status::NotImplemented => (501, "Not Implemented"),
-            Status::Unavailable => (503, "Service Unavailable"),
-            Status::VersionNotSupported => (505, "HTTP Version Not Supported"),
-        }
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (code, reason) = self.parts();
-        write!(f, "{code} {reason}")
-    }
-}
-
-/// What a response says about the object it carries.
-pub trait Entity {
+/// What a response says about the object that it carries (RFC 9110 section 3.2).
+pub trait Representation {
     /// Length of the whole object in bytes.
     fn size(&self) -> u64;
     /// The entity tag, quotes included. Strong: equal tags mean equal bytes.
@@ -93,15 +20,15 @@ pub trait Entity {
     fn content_type(&self) -> &str;
     /// When the object was put, in seconds since 1970, if that is known.
     fn modified(&self) -> Option<u64>;
-    /// Further fields for a response that carries it: whole lines, each with its CRLF.
+    /// More header fields: whole lines, each with its CRLF.
     fn fields(&self) -> &str {
         ""
     }
 }
 
-/// A response: its head (with the short text of an error behind it) and the range of the object that follows.
+/// A response: its head, with the short text of an error behind it, and the range of the object that follows.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// For the counters.
     pub status: Status,
     /// Status line, fields and empty line; behind them the text of an error.
@@ -112,20 +39,27 @@ pub struct Answer {
     pub keep_alive: bool,
 }
 
-/// Answers a request for an object that is there. `draining` ends the connection after it.
-pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining: bool) -> Answer {
+/// The response to a request for an object that was found. While the server is `draining` it is the connection's
+/// last.
+pub fn respond(
+    request: &Request,
+    object: &impl Representation,
+    now: SystemTime,
+    draining: bool,
+) -> Response {
     let keep_alive = request.keep_alive && !draining;
-    let modified = entity
+    let modified = object
         .modified()
         .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-    if not_modified(request, entity, modified) {
+    let conditions = &request.conditions;
+    if conditions.not_modified(object.etag(), modified) {
         let mut head = Head::new(Status::NotModified, now);
-        head.describe(entity, modified);
+        head.describe(object, modified);
         return head.finish(0..0, keep_alive, request.http10);
     }
-    let size = entity.size();
+    let size = object.size();
     // Range handling is defined for GET only; elsewhere the field must be ignored (RFC 9110 section 14.2).
-    let counts = request.method == Method::Get && if_range_holds(request, entity, modified);
+    let counts = request.method == Method::Get && conditions.range_counts(object.etag(), modified);
     let range = request.range.filter(|_| counts);
     let (status, body) = match range.map(|spec| spec.resolve(size)) {
         None => (Status::Ok, 0..size),
@@ -142,7 +76,7 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
         }
     };
     let mut head = Head::new(status, now);
-    head.field("Content-Type", entity.content_type());
+    head.field("Content-Type", object.content_type());
     head.formatted("Content-Length", body.end - body.start);
     if status == Status::PartialContent {
         head.formatted(
@@ -151,7 +85,7 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
         );
     }
     head.field("Accept-Ranges", "bytes");
-    head.describe(entity, modified);
+    head.describe(object, modified);
     let body = if request.method == Method::Head {
         0..0
     } else {
@@ -160,15 +94,15 @@ pub fn answer(request: &Request, entity: &impl Entity, now: SystemTime, draining
     head.finish(body, keep_alive, request.http10)
 }
 
-/// An error with a short text body. `request` is absent when the head could not be understood: then
-/// the connection closes, since where the next request starts is unknown.
+/// An error with a short text as its body. There is no `request` if its head could not be understood. The connection
+/// then closes, since nobody knows where the next request starts.
 pub fn error(
     status: Status,
     reason: &str,
     request: Option<&Request>,
     now: SystemTime,
     draining: bool,
-) -> Answer {
+) -> Response {
     let mut head = Head::new(status, now);
     if status == Status::MethodNotAllowed {
         head.field("Allow", "GET, HEAD");
@@ -183,40 +117,16 @@ pub fn error(
     head.text(reason, method, keep_alive, http10)
 }
 
-/// What `Retry-After` asks for, in seconds: connections end within seconds on a busy edge.
+/// The seconds in `Retry-After`. On a busy edge, connections end within seconds.
 pub const RETRY_AFTER_SECONDS: u32 = 2;
-
-/// RFC 9110 section 13.2.2: If-None-Match decides alone when it is there.
-fn not_modified(request: &Request, entity: &impl Entity, modified: Option<SystemTime>) -> bool {
-    if let Some(list) = &request.if_none_match {
-        return list.trim() == "*" || tags(list).any(|tag| tag == entity.etag());
-    }
-    matches!((modified, request.if_modified_since), (Some(modified), Some(since)) if modified <= since)
-}
-
-/// The opaque parts of a list of entity tags; weak comparison ignores the `W/` (RFC 9110 section 8.8.3.2).
-fn tags(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',').map(|tag| {
-        let tag = tag.trim();
-        tag.strip_prefix("W/").unwrap_or(tag)
-    })
-}
-
-fn if_range_holds(request: &Request, entity: &impl Entity, modified: Option<SystemTime>) -> bool {
-    match &request.if_range {
-        None => true,
-        Some(IfRange::Tag(tag)) => tag == entity.etag(),
-        Some(IfRange::Date(date)) => Some(*date) == modified,
-    }
-}
 
 /// Bytes of a date as HTTP writes it (IMF-fixdate, RFC 9110 section 5.6.7).
 const DATE_BYTES: usize = 29;
-/// Dates that a core remembers the text of: the present second's, and those of the objects in demand.
+/// Dates whose text a core remembers: the current second, and the dates of objects in demand.
 const DATES: usize = 16;
 
 thread_local! {
-    /// By second, each at its second's remainder.
+    /// Seconds and their texts, each at the place `seconds % DATES`.
     static DATE_TEXTS: RefCell<[(u64, [u8; DATE_BYTES]); DATES]> =
         const { RefCell::new([(u64::MAX, [0; DATE_BYTES]); DATES]) };
 }
@@ -229,7 +139,7 @@ fn date_text(date: SystemTime) -> [u8; DATE_BYTES] {
         let (known, text) = &mut texts[(seconds % DATES as u64) as usize];
         if *known != seconds {
             let date = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            // It has this length always: beyond the year 9999 httpdate stops, and so do we.
+            // The text always has this length: httpdate ends with the year 9999.
             let _ = write!(&mut text[..], "{}", httpdate::HttpDate::from(date));
             *known = seconds;
         }
@@ -250,7 +160,7 @@ impl Head {
             bytes: Vec::with_capacity(RESPONSE_HEAD_BYTES_MAX / 2),
         };
         match status {
-            // The usual one, without the machinery of formatting.
+            // The most frequent line does without formatting.
             Status::Ok => head.put("HTTP/1.1 200 OK\r\n"),
             _ => head.put_formatted(format_args!("HTTP/1.1 {status}\r\n")),
         }
@@ -285,34 +195,34 @@ impl Head {
         self.put_formatted(format_args!("{name}: {value}\r\n"));
     }
 
-    /// What identifies the object's bytes, and what else it says of itself.
-    fn describe(&mut self, entity: &impl Entity, modified: Option<SystemTime>) {
-        self.field("ETag", entity.etag());
+    /// The fields that identify the object's bytes, and its own fields.
+    fn describe(&mut self, object: &impl Representation, modified: Option<SystemTime>) {
+        self.field("ETag", object.etag());
         if let Some(modified) = modified {
             self.date("Last-Modified", modified);
         }
-        self.put(entity.fields());
+        self.put(object.fields());
     }
 
-    fn text(mut self, reason: &str, method: Method, keep_alive: bool, http10: bool) -> Answer {
+    fn text(mut self, reason: &str, method: Method, keep_alive: bool, http10: bool) -> Response {
         self.field("Content-Type", "text/plain; charset=utf-8");
         let body = format!("{}: {reason}\n", self.status);
         self.formatted("Content-Length", body.len());
-        let mut answer = self.finish(0..0, keep_alive, http10);
+        let mut response = self.finish(0..0, keep_alive, http10);
         if method == Method::Get {
-            answer.head.extend_from_slice(body.as_bytes());
+            response.head.extend_from_slice(body.as_bytes());
         }
-        answer
+        response
     }
 
-    fn finish(mut self, body: Range<u64>, keep_alive: bool, http10: bool) -> Answer {
+    fn finish(mut self, body: Range<u64>, keep_alive: bool, http10: bool) -> Response {
         if !keep_alive {
             self.field("Connection", "close");
         } else if http10 {
             self.field("Connection", "keep-alive");
         }
         self.put("\r\n");
-        Answer {
+        Response {
             status: self.status,
             head: self.bytes,
             body,
@@ -323,11 +233,12 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
+    use super::super::conditions::{Conditions, IfRange};
     use super::super::range::RangeSpec;
     use super::*;
 
     struct Object;
-    impl Entity for Object {
+    impl Representation for Object {
         fn size(&self) -> u64 {
             1000
         }
@@ -348,18 +259,16 @@ mod tests {
             path: "k".into(),
             query: String::new(),
             range: None,
-            if_range: None,
-            if_none_match: None,
-            if_modified_since: None,
+            conditions: Conditions::default(),
             keep_alive: true,
             http10: false,
         }
     }
 
-    fn respond(request: &Request) -> (Answer, String) {
-        let answer = answer(request, &Object, SystemTime::UNIX_EPOCH, false);
-        let text = String::from_utf8(answer.head.clone()).unwrap();
-        (answer, text)
+    fn response_to(request: &Request) -> (Response, String) {
+        let response = respond(request, &Object, SystemTime::UNIX_EPOCH, false);
+        let text = String::from_utf8(response.head.clone()).unwrap();
+        (response, text)
     }
 
     #[test]
@@ -377,8 +286,8 @@ mod tests {
 
     #[test]
     fn whole_object() {
-        let (answer, text) = respond(&get());
-        assert_eq!(answer.body, 0..1000);
+        let (response, text) = response_to(&get());
+        assert_eq!(response.body, 0..1000);
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
         for field in [
             "Content-Length: 1000\r\n",
@@ -394,27 +303,27 @@ mod tests {
 
     #[test]
     fn head_has_the_same_fields_and_no_body() {
-        let (get_answer, get_text) = respond(&get());
-        let (answer, text) = respond(&Request {
+        let (get_response, get_text) = response_to(&get());
+        let (response, text) = response_to(&Request {
             method: Method::Head,
             ..get()
         });
-        assert_eq!((text, answer.body), (get_text, 0..0));
-        assert_eq!(get_answer.status, answer.status);
+        assert_eq!((text, response.body), (get_text, 0..0));
+        assert_eq!(get_response.status, response.status);
     }
 
     #[test]
     fn ranges() {
         let range = Some(RangeSpec::Suffix { length: 10 });
-        let (answer, text) = respond(&Request { range, ..get() });
-        assert_eq!(answer.body, 990..1000);
+        let (response, text) = response_to(&Request { range, ..get() });
+        assert_eq!(response.body, 990..1000);
         assert!(text.starts_with("HTTP/1.1 206 "));
         assert!(text.contains("Content-Range: bytes 990-999/1000\r\n"));
         assert!(text.contains("Content-Length: 10\r\n"));
         let range = Some(RangeSpec::Open { first: 1000 });
-        let (answer, text) = respond(&Request { range, ..get() });
+        let (response, text) = response_to(&Request { range, ..get() });
         assert_eq!(
-            (answer.status, answer.body),
+            (response.status, response.body),
             (Status::RangeNotSatisfiable, 0..0)
         );
         assert!(text.contains("Content-Range: bytes */1000\r\n"));
@@ -422,57 +331,41 @@ mod tests {
 
     #[test]
     fn conditions() {
-        let not_modified = |r: Request| respond(&r).0.status == Status::NotModified;
-        let tag = |t: &str| Request {
-            if_none_match: Some(t.into()),
-            ..get()
-        };
-        assert!(not_modified(tag("\"abc\"")));
-        assert!(not_modified(tag("\"x\", W/\"abc\"")));
-        assert!(not_modified(tag("*")));
-        assert!(!not_modified(tag("\"abcd\"")));
-        let since = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
-        let dated = |s| Request {
-            if_modified_since: Some(since(s)),
-            ..get()
-        };
-        assert!(not_modified(dated(784_111_777)));
-        assert!(!not_modified(dated(784_111_776)));
-        assert!(!not_modified(Request {
-            if_none_match: Some("\"x\"".into()),
-            ..dated(u32::MAX.into())
-        }));
-
-        let range = Some(RangeSpec::Open { first: 1 });
-        let ranged = |r| {
-            respond(&Request {
+        let response_if = |conditions| {
+            let range = Some(RangeSpec::Open { first: 1 });
+            response_to(&Request {
                 range,
-                if_range: Some(r),
+                conditions,
                 ..get()
             })
-            .0
-            .status
         };
+        let (response, text) = response_if(Conditions {
+            if_none_match: Some("\"abc\"".into()),
+            ..Conditions::default()
+        });
         assert_eq!(
-            ranged(IfRange::Tag("\"abc\"".into())),
-            Status::PartialContent
+            (response.status, response.body),
+            (Status::NotModified, 0..0)
         );
-        assert_eq!(ranged(IfRange::Tag("W/\"abc\"".into())), Status::Ok);
-        assert_eq!(
-            ranged(IfRange::Date(since(784_111_777))),
-            Status::PartialContent
-        );
-        assert_eq!(ranged(IfRange::Date(since(784_111_778))), Status::Ok);
+        assert!(text.contains("ETag: \"abc\"\r\n"), "{text}");
+        for (tag, status) in [("\"abc\"", Status::PartialContent), ("\"x\"", Status::Ok)] {
+            let if_range = Some(IfRange::Tag(tag.into()));
+            let (response, _) = response_if(Conditions {
+                if_range,
+                ..Conditions::default()
+            });
+            assert_eq!(response.status, status);
+        }
     }
 
     #[test]
     fn errors_close_when_the_request_was_not_understood() {
         let now = SystemTime::UNIX_EPOCH;
-        let answer = error(Status::BadRequest, "no", None, now, false);
-        let text = String::from_utf8(answer.head).unwrap();
-        assert!(!answer.keep_alive && text.contains("Connection: close\r\n"));
+        let response = error(Status::BadRequest, "no", None, now, false);
+        let text = String::from_utf8(response.head).unwrap();
+        assert!(!response.keep_alive && text.contains("Connection: close\r\n"));
         assert!(text.ends_with("\r\n\r\n400 Bad Request: no\n"));
-        let answer = error(Status::NotFound, "no", Some(&get()), now, false);
-        assert!(answer.keep_alive);
+        let response = error(Status::NotFound, "no", Some(&get()), now, false);
+        assert!(response.keep_alive);
     }
 }

@@ -1,7 +1,11 @@
-//! HTTP/1.1 without I/O: bytes to requests, requests to response heads, and the state of one connection.
+//! HTTP/1.1 without I/O: from bytes to requests, from requests to response heads, and the state of one connection.
+//!
+//! It knows neither sockets nor objects.
 
+pub mod conditions;
 pub mod head;
 pub mod parse;
 pub mod protocol;
 pub mod range;
 pub mod route;
+pub mod status;

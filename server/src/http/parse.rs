@@ -1,14 +1,13 @@
-//! Bytes to a [`Request`]: one head, parsed by `httparse`, checked against our limits.
+//! From bytes to a [`Request`]: one head, parsed by `httparse` and checked against the limits.
 //!
 //! Everything here comes from a peer. A head is either complete, incomplete, or refused with a
-//! status that says why; "need more bytes" is an outcome, not an error.
-
-use std::time::SystemTime;
+//! status that says why. "Need more bytes" is an outcome, not an error.
 
 use percent_encoding::percent_decode;
 
-use super::head::Status;
+use super::conditions::{Conditions, IfRange};
 use super::range::{self, RangeSpec};
+use super::status::Status;
 use crate::memory::limits::{HEADER_FIELDS_MAX, REQUEST_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// The methods that are answered with an object.
@@ -20,15 +19,6 @@ pub enum Method {
     Head,
 }
 
-/// The condition of `If-Range` (RFC 9110 section 13.1.5): the range counts only if it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IfRange {
-    /// An entity tag, quotes included. A weak one never matches.
-    Tag(String),
-    /// A `Last-Modified` date, compared for equality.
-    Date(SystemTime),
-}
-
 /// What one request head asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -36,16 +26,12 @@ pub struct Request {
     pub method: Method,
     /// The path, percent-decoded, without its leading slash and without a query.
     pub path: String,
-    /// What follows the path's `?`, as it came.
+    /// The query behind the path's `?`, not decoded.
     pub query: String,
     /// One byte range. Several, other units and malformed ones are as if absent (RFC 9110 14.2).
     pub range: Option<RangeSpec>,
-    /// `If-Range`, if there was one.
-    pub if_range: Option<IfRange>,
-    /// The raw list of `If-None-Match`, if there was one.
-    pub if_none_match: Option<String>,
-    /// `If-Modified-Since`, if it was a valid date.
-    pub if_modified_since: Option<SystemTime>,
+    /// The conditions under which the object, or that range of it, is wanted.
+    pub conditions: Conditions,
     /// Whether the connection may serve another request after this one.
     pub keep_alive: bool,
     /// Whether the peer speaks HTTP/1.0 and must be told about keep-alive.
@@ -53,20 +39,20 @@ pub struct Request {
 }
 
 impl Request {
-    /// Bytes of memory that a boxed request takes.
+    /// Bytes of memory that a boxed request holds.
     pub fn held_bytes(&self) -> usize {
-        let list = self.if_none_match.as_ref().map_or(0, String::capacity);
+        let list = &self.conditions.if_none_match;
+        let list = list.as_ref().map_or(0, String::capacity);
         size_of::<Request>() + self.path.capacity() + self.query.capacity() + list
     }
 }
 
-/// A head that is refused. The connection closes after the answer, since what follows can't be
-/// trusted to be a request.
+/// A head that is refused. The connection closes after the response, since what follows may not be a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The status to answer with.
     pub status: Status,
-    /// What was wrong and what to do, in one line for the body of the answer.
+    /// What was wrong and what to do, in one line for the body of the response.
     pub reason: &'static str,
 }
 
@@ -105,7 +91,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
         ),
         Err(httparse::Error::Version) if claims_http(bytes) => refuse(
             Status::VersionNotSupported,
-            "only HTTP/1.1 and HTTP/1.0 are spoken here",
+            "only HTTP/1.1 and HTTP/1.0 are supported",
         ),
         Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => {
             refuse(Status::BadRequest, "a header field is malformed")
@@ -143,7 +129,7 @@ fn incomplete(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Parsed {
     Parsed::NeedMore
 }
 
-/// Whether the first line ends in `HTTP/` and something: then the version is what we don't know.
+/// Whether the first line names a version of HTTP: then it is the version that is unknown.
 fn claims_http(bytes: &[u8]) -> bool {
     let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
     line.windows(5).any(|w| w == b"HTTP/")
@@ -166,7 +152,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         _ => {
             return Err(Refusal {
                 status: Status::NotImplemented,
-                reason: "this method is not known here: use GET or HEAD",
+                reason: "this method is not supported: use GET or HEAD",
             });
         }
     };
@@ -187,9 +173,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         path,
         query,
         range: None,
-        if_range: None,
-        if_none_match: None,
-        if_modified_since: None,
+        conditions: Conditions::default(),
         keep_alive: !http10,
         http10,
     };
@@ -214,13 +198,13 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
             request.range = range::parse(text);
         } else if name.eq_ignore_ascii_case("if-range") {
             if_ranges += 1;
-            request.if_range = Some(match httpdate::parse_http_date(text) {
+            request.conditions.if_range = Some(match httpdate::parse_http_date(text) {
                 Ok(date) => IfRange::Date(date),
                 Err(_) => IfRange::Tag(text.to_owned()),
             });
         } else if name.eq_ignore_ascii_case("if-none-match") {
             // A list may come in several fields (RFC 9110 section 5.3).
-            match &mut request.if_none_match {
+            match &mut request.conditions.if_none_match {
                 Some(list) => {
                     list.push_str(", ");
                     list.push_str(text);
@@ -228,12 +212,12 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
                 none => *none = Some(text.to_owned()),
             }
         } else if name.eq_ignore_ascii_case("if-modified-since") {
-            request.if_modified_since = httpdate::parse_http_date(text).ok();
+            request.conditions.if_modified_since = httpdate::parse_http_date(text).ok();
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             // A request body in a coding we don't decode: its end can't be found.
             return Err(Refusal {
                 status: Status::NotImplemented,
-                reason: "a request with a body is not understood here",
+                reason: "requests with a body are not supported",
             });
         } else if name.eq_ignore_ascii_case("content-length") {
             match text.parse::<u64>() {
@@ -247,12 +231,12 @@ fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
     if hosts > 1 || (hosts == 0 && !http10) {
         return Err(bad("an HTTP/1.1 request needs exactly one Host field"));
     }
-    // Which of several would count is anybody's guess: none does.
+    // Nothing says which of several counts, so none does.
     if ranges > 1 {
         request.range = None;
     }
     if if_ranges > 1 {
-        request.if_range = None;
+        request.conditions.if_range = None;
         request.range = None;
     }
     Ok(request)

@@ -1,35 +1,39 @@
 //! One connection's state machine: events in, the next action out.
 //!
-//! It knows no descriptor, ring or clock: [`drive`](crate::connection::driver) performs the actions and reports
-//! what happened, so faults, slow peers and tiny limits are tested here with bytes and numbers.
+//! It knows no socket and no clock. The connection's driver performs the actions and reports what happened, so
+//! faults, slow peers and tiny limits are tested here with bytes and numbers.
 //!
 //! ```text
 //! Reading -> Opening -> Sending -> Reading | Lingering -> Closed
 //! ```
 //!
-//! What each state holds while its peer does nothing: `Reading` the bytes of an incomplete head (none
-//! between requests), `Opening` one request, `Sending` the unsent rest of a head and a handle on the
-//! object, `Lingering` nothing. None holds a pool buffer.
+//! While the peer does nothing, each state holds little, and none holds a pool buffer:
+//!
+//! - `Reading`: the bytes of an incomplete head; none between requests.
+//! - `Opening`: one request.
+//! - `Sending`: the unsent rest of a head, and a handle on the object.
+//! - `Lingering`: nothing.
 
 use std::ops::Range;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::http::head::{self, Answer, Entity, Status};
+use crate::http::head::{self, Representation, Response};
 use crate::http::parse::{self, Parsed, Request};
+use crate::http::status::Status;
+use crate::stats::Phase;
 
 /// What the driver must do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Wait for bytes of a request, then call [`Conn::received`] or [`Conn::peer_closed`].
+    /// Wait for bytes of a request, then call [`Protocol::received`] or [`Protocol::peer_closed`].
     Receive,
-    /// Look an object up, then call [`Conn::opened`] or [`Conn::open_failed`].
+    /// Look an object up, then call [`Protocol::opened`] or [`Protocol::open_failed`].
     Open,
-    /// Wait for credit, produce at most that much of the response, send it, then call
-    /// [`Conn::sent`].
+    /// Wait for send credit, produce at most that much of the response, send it, then call [`Protocol::sent`].
     Send,
-    /// Tell the peer that no more will come, then throw away what it sends until it closes.
+    /// Tell the peer that no more will come, then discard what it sends until it closes.
     Linger,
     /// Close the descriptor.
     Close,
@@ -45,7 +49,7 @@ pub struct Outgoing<O> {
     body: Range<u64>,
     object: Option<O>,
     keep_alive: bool,
-    /// Kept until the first byte is sent: until then the answer can still become an error.
+    /// Kept until the first byte is sent: until then the response can still become an error.
     request: Option<Box<Request>>,
 }
 
@@ -63,7 +67,7 @@ impl<O> Outgoing<O> {
         self.object.as_ref()
     }
     /// Whether no byte of the response has been sent.
-    pub fn is_untouched(&self) -> bool {
+    pub fn is_unsent(&self) -> bool {
         self.request.is_some()
     }
     /// Bytes left, head included.
@@ -81,33 +85,18 @@ enum State<O> {
     Closed,
 }
 
-/// Which state a connection is in, for deadlines and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Between requests: nothing of the next one has arrived.
-    Idle,
-    /// A request head has begun to arrive.
-    Head,
-    /// Its object is being looked up.
-    Opening,
-    /// A response is under way.
-    Sending,
-    /// The last response is sent; the peer is to close.
-    Lingering,
-}
-
-/// One connection.
+/// The HTTP/1.1 state of one connection, whose bodies come from objects `O`.
 #[derive(Debug)]
-pub struct Conn<O> {
+pub struct Protocol<O> {
     state: State<O>,
     /// Received bytes that are not yet a whole head. Empty, and without an allocation, between requests.
     pending: Vec<u8>,
     draining: bool,
 }
 
-impl<O> Default for Conn<O> {
+impl<O> Default for Protocol<O> {
     fn default() -> Self {
-        Conn {
+        Protocol {
             state: State::Reading,
             pending: Vec::new(),
             draining: false,
@@ -115,12 +104,12 @@ impl<O> Default for Conn<O> {
     }
 }
 
-impl<O> Conn<O> {
-    /// A connection that is refused: it gets this answer and ends.
-    pub fn refusing(answer: Answer) -> Conn<O> {
-        let mut conn = Conn::default();
-        conn.send(answer, None, None);
-        conn
+impl<O> Protocol<O> {
+    /// A connection that is refused: it gets this response and ends.
+    pub fn refusing(response: Response) -> Protocol<O> {
+        let mut protocol = Protocol::default();
+        protocol.send(response, None, None);
+        protocol
     }
 
     /// Bytes of an incomplete head held so far.
@@ -223,8 +212,8 @@ impl<O> Conn<O> {
         self.state = State::Closed;
     }
 
-    /// The peer will send no more, and has not taken all of the last response yet.
-    pub fn see_out(&mut self) {
+    /// The peer will send no more, but has not acknowledged all of the last response yet.
+    pub fn linger(&mut self) {
         self.pending = Vec::new();
         self.state = State::Lingering;
     }
@@ -244,16 +233,16 @@ impl<O> Conn<O> {
         }
     }
 
-    /// There is no memory for what this connection holds beyond its part. What is pipelined goes first: then
-    /// the response under way is the connection's last. A request that is too much by itself gets 503.
-    pub fn overloaded(&mut self, now: SystemTime) {
+    /// There is no memory for what this connection holds beyond its share. Pipelined requests are dropped first, and
+    /// the response under way becomes the connection's last. A request that is too large by itself gets 503.
+    pub fn memory_refused(&mut self, now: SystemTime) {
         let pipelined = !std::mem::take(&mut self.pending).is_empty();
         match &mut self.state {
             State::Opening(request) if pipelined => request.keep_alive = false,
             State::Reading | State::Opening(_) => {
                 let reason = "this server is short of memory for long requests";
-                let answer = head::error(Status::Unavailable, reason, None, now, true);
-                self.send(answer, None, None);
+                let response = head::error(Status::Unavailable, reason, None, now, true);
+                self.send(response, None, None);
             }
             State::Sending(out) => out.keep_alive &= !pipelined,
             State::Lingering | State::Closed => {}
@@ -261,37 +250,37 @@ impl<O> Conn<O> {
     }
 
     /// The request whose object is being looked up.
-    pub fn opening(&self) -> Option<&Request> {
+    pub fn request(&self) -> Option<&Request> {
         match &self.state {
             State::Opening(request) => Some(request),
             _ => None,
         }
     }
 
-    /// The object is open, and described by `entity`, of which only the response's head is kept.
-    pub fn opened(&mut self, entity: &impl Entity, object: O, now: SystemTime) {
+    /// The object is open. The response's head says what `described` says of it.
+    pub fn opened(&mut self, described: &impl Representation, object: O, now: SystemTime) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            let answer = head::answer(&request, entity, now, self.draining);
-            let object = (!answer.body.is_empty()).then_some(object);
-            self.send(answer, object, Some(request));
+            let response = head::respond(&request, described, now, self.draining);
+            let object = (!response.body.is_empty()).then_some(object);
+            self.send(response, object, Some(request));
         }
     }
 
     /// The object can't be served.
     pub fn open_failed(&mut self, status: Status, reason: &str, now: SystemTime) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            let answer = head::error(status, reason, Some(&request), now, self.draining);
-            self.send(answer, None, None);
+            let response = head::error(status, reason, Some(&request), now, self.draining);
+            self.send(response, None, None);
         }
     }
 
-    fn send(&mut self, answer: Answer, object: Option<O>, request: Option<Box<Request>>) {
-        let Answer {
+    fn send(&mut self, response: Response, object: Option<O>, request: Option<Box<Request>>) {
+        let Response {
             status,
             head,
             body,
             keep_alive,
-        } = answer;
+        } = response;
         let head = Bytes::from(head);
         self.state = State::Sending(Outgoing {
             status,
@@ -344,11 +333,10 @@ impl<O> Conn<O> {
         Some(status)
     }
 
-    /// The body can't be produced: fewer than k good shares are left for some range. Before the
-    /// first byte that is an error; later only a reset tells the client that the body is not whole.
-    /// Returns whether the driver must reset the connection.
+    /// The body can't be produced. Before the first byte that is an error; later only a reset tells the client that
+    /// the body is incomplete. Returns whether the driver must reset the connection.
     #[must_use]
-    pub fn produce_failed(&mut self, status: Status, reason: &str, now: SystemTime) -> bool {
+    pub fn body_failed(&mut self, status: Status, reason: &str, now: SystemTime) -> bool {
         let State::Sending(out) = &mut self.state else {
             return true;
         };
@@ -356,8 +344,8 @@ impl<O> Conn<O> {
             self.state = State::Closed;
             return true;
         };
-        let answer = head::error(status, reason, Some(&request), now, self.draining);
-        self.send(answer, None, None);
+        let response = head::error(status, reason, Some(&request), now, self.draining);
+        self.send(response, None, None);
         false
     }
 
@@ -374,7 +362,7 @@ mod tests {
 
     #[derive(Debug)]
     struct Object(u64);
-    impl Entity for Object {
+    impl Representation for Object {
         fn size(&self) -> u64 {
             self.0
         }
@@ -392,19 +380,19 @@ mod tests {
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
     const GET: &[u8] = b"GET /k HTTP/1.1\r\nHost: h\r\n\r\n";
 
-    fn conn_with(bytes: &[u8]) -> Conn<Object> {
-        let mut conn = Conn::default();
-        conn.received(bytes, NOW);
-        conn
+    fn received(bytes: &[u8]) -> Protocol<Object> {
+        let mut protocol = Protocol::default();
+        protocol.received(bytes, NOW);
+        protocol
     }
 
     /// Takes the whole response `step` bytes at a time; returns its length.
-    fn take_all(conn: &mut Conn<Object>, step: u64) -> u64 {
+    fn take_all(protocol: &mut Protocol<Object>, step: u64) -> u64 {
         let mut total = 0;
-        while let Some(out) = conn.outgoing() {
+        while let Some(out) = protocol.outgoing() {
             let bytes = out.remaining().min(step);
             total += bytes;
-            if conn.sent(bytes, NOW).is_some() {
+            if protocol.sent(bytes, NOW).is_some() {
                 break;
             }
         }
@@ -414,78 +402,86 @@ mod tests {
     #[test]
     fn a_request_byte_by_byte_then_keep_alive() {
         for step in [1, 7, 1000] {
-            let mut conn = Conn::default();
+            let mut protocol = Protocol::default();
             for byte in GET {
-                assert_eq!(conn.next(), Action::Receive);
-                conn.received(&[*byte], NOW);
+                assert_eq!(protocol.next(), Action::Receive);
+                protocol.received(&[*byte], NOW);
             }
-            assert_eq!(conn.next(), Action::Open);
-            assert_eq!(conn.opening().unwrap().path, "k");
-            conn.opened(&Object(100), Object(100), NOW);
-            let head = conn.outgoing().unwrap().head().len() as u64;
-            assert_eq!(take_all(&mut conn, step), head + 100);
-            assert_eq!((conn.next(), conn.phase()), (Action::Receive, Phase::Idle));
-            assert_eq!(conn.held_bytes(), 0, "an idle connection holds nothing");
+            assert_eq!(protocol.next(), Action::Open);
+            assert_eq!(protocol.request().unwrap().path, "k");
+            protocol.opened(&Object(100), Object(100), NOW);
+            let head = protocol.outgoing().unwrap().head().len() as u64;
+            assert_eq!(take_all(&mut protocol, step), head + 100);
+            assert_eq!(
+                (protocol.next(), protocol.phase()),
+                (Action::Receive, Phase::Idle)
+            );
+            assert_eq!(protocol.held_bytes(), 0, "an idle connection holds nothing");
         }
     }
 
     #[test]
     fn pipelined_requests_are_answered_in_order() {
         let two = [GET, GET, b"GET /x"].concat();
-        let mut conn = conn_with(&two);
+        let mut protocol = received(&two);
         for _ in 0..2 {
-            assert_eq!(conn.next(), Action::Open);
-            conn.opened(&Object(1), Object(1), NOW);
-            take_all(&mut conn, u64::MAX);
+            assert_eq!(protocol.next(), Action::Open);
+            protocol.opened(&Object(1), Object(1), NOW);
+            take_all(&mut protocol, u64::MAX);
         }
-        assert_eq!((conn.next(), conn.phase()), (Action::Receive, Phase::Head));
+        assert_eq!(
+            (protocol.next(), protocol.phase()),
+            (Action::Receive, Phase::Head)
+        );
     }
 
     #[test]
     fn a_refused_head_is_answered_then_lingers() {
-        let mut conn = conn_with(b"nonsense\r\n\r\n");
-        assert_eq!(conn.next(), Action::Send);
-        take_all(&mut conn, u64::MAX);
-        assert_eq!(conn.next(), Action::Linger);
+        let mut protocol = received(b"nonsense\r\n\r\n");
+        assert_eq!(protocol.next(), Action::Send);
+        take_all(&mut protocol, u64::MAX);
+        assert_eq!(protocol.next(), Action::Linger);
     }
 
     #[test]
     fn draining_ends_the_connection_after_the_response_under_way() {
-        let mut conn = conn_with(GET);
-        conn.opened(&Object(10), Object(10), NOW);
-        conn.drain();
-        take_all(&mut conn, 3);
-        assert_eq!(conn.next(), Action::Linger);
+        let mut protocol = received(GET);
+        protocol.opened(&Object(10), Object(10), NOW);
+        protocol.drain();
+        take_all(&mut protocol, 3);
+        assert_eq!(protocol.next(), Action::Linger);
     }
 
     #[test]
     fn failing_before_the_first_byte_is_a_500_and_after_it_a_reset() {
-        let mut conn = conn_with(GET);
-        conn.opened(&Object(10), Object(10), NOW);
-        assert!(!conn.produce_failed(Status::InternalError, "lost", NOW));
+        let mut protocol = received(GET);
+        protocol.opened(&Object(10), Object(10), NOW);
+        assert!(!protocol.body_failed(Status::InternalError, "lost", NOW));
         assert!(
-            conn.outgoing()
+            protocol
+                .outgoing()
                 .unwrap()
                 .head()
                 .starts_with(b"HTTP/1.1 500 ")
         );
-        take_all(&mut conn, u64::MAX);
-        assert_eq!(conn.next(), Action::Receive, "the connection lives on");
+        take_all(&mut protocol, u64::MAX);
+        assert_eq!(protocol.next(), Action::Receive, "the connection lives on");
 
-        let mut conn = conn_with(GET);
-        conn.opened(&Object(10), Object(10), NOW);
-        conn.sent(1, NOW);
-        assert!(conn.produce_failed(Status::InternalError, "lost", NOW));
-        assert_eq!(conn.next(), Action::Close);
+        let mut protocol = received(GET);
+        protocol.opened(&Object(10), Object(10), NOW);
+        protocol.sent(1, NOW);
+        assert!(protocol.body_failed(Status::InternalError, "lost", NOW));
+        assert_eq!(protocol.next(), Action::Close);
     }
 
     #[test]
     fn without_memory_a_request_is_refused_and_a_response_ends_the_connection() {
         for bytes in [&GET[..20], GET] {
-            let mut conn = conn_with(bytes);
-            conn.overloaded(NOW);
+            let mut protocol = received(bytes);
+            protocol.memory_refused(NOW);
             assert!(
-                conn.outgoing()
+                protocol
+                    .outgoing()
                     .unwrap()
                     .head()
                     .starts_with(b"HTTP/1.1 503 ")
@@ -493,43 +489,44 @@ mod tests {
         }
         // With another request behind it, that one is what goes.
         for opened_before in [true, false] {
-            let mut conn = conn_with(&[GET, GET].concat());
+            let mut protocol = received(&[GET, GET].concat());
             if opened_before {
-                conn.opened(&Object(10), Object(10), NOW);
-                conn.overloaded(NOW);
+                protocol.opened(&Object(10), Object(10), NOW);
+                protocol.memory_refused(NOW);
             } else {
-                conn.overloaded(NOW);
-                conn.opened(&Object(10), Object(10), NOW);
+                protocol.memory_refused(NOW);
+                protocol.opened(&Object(10), Object(10), NOW);
             }
-            assert_eq!(conn.pending_bytes(), 0);
-            let head = conn.outgoing().unwrap().head();
+            assert_eq!(protocol.pending_bytes(), 0);
+            let head = protocol.outgoing().unwrap().head();
             assert!(head.starts_with(b"HTTP/1.1 200 "));
-            take_all(&mut conn, u64::MAX);
-            assert_eq!(conn.next(), Action::Linger);
+            take_all(&mut protocol, u64::MAX);
+            assert_eq!(protocol.next(), Action::Linger);
         }
     }
 
     #[test]
     fn an_empty_object_is_its_head_alone() {
-        let mut conn = conn_with(GET);
-        conn.opened(&Object(0), Object(0), NOW);
-        assert!(conn.outgoing().unwrap().object().is_none());
-        take_all(&mut conn, u64::MAX);
-        assert_eq!(conn.next(), Action::Receive);
+        let mut protocol = received(GET);
+        protocol.opened(&Object(0), Object(0), NOW);
+        assert!(protocol.outgoing().unwrap().object().is_none());
+        take_all(&mut protocol, u64::MAX);
+        assert_eq!(protocol.next(), Action::Receive);
     }
 
     #[test]
     fn a_late_head_is_a_408_only_if_it_began() {
-        let mut conn = conn_with(b"GET /");
-        conn.head_timeout(NOW);
+        let mut protocol = received(b"GET /");
+        protocol.head_timeout(NOW);
         assert!(
-            conn.outgoing()
+            protocol
+                .outgoing()
                 .unwrap()
                 .head()
                 .starts_with(b"HTTP/1.1 408 ")
         );
-        let mut conn = Conn::<Object>::default();
-        conn.head_timeout(NOW);
-        assert_eq!(conn.next(), Action::Close);
+        let mut protocol = Protocol::<Object>::default();
+        protocol.head_timeout(NOW);
+        assert_eq!(protocol.next(), Action::Close);
     }
 }

@@ -1,8 +1,8 @@
-//! One byte range: the `Range` field (RFC 9110 section 14).
+//! The `Range` field: one byte range (RFC 9110 section 14).
 
 use std::ops::Range;
 
-/// A single byte range as asked for, not yet measured against an object.
+/// A byte range as the client asked for it, not yet resolved against an object's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeSpec {
     /// `bytes=first-last`, both included.
@@ -24,7 +24,7 @@ pub enum RangeSpec {
     },
 }
 
-/// The specification does not overlap an object of this size: 416.
+/// The range does not overlap the object: 416.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsatisfiable;
 

@@ -1,4 +1,4 @@
-//! What a request's path names: an object of the stores, or a file by its Tahoe-LAFS read-cap.
+//! What a request's path names: an object in the stores, or a Tahoe-LAFS file by its read-cap.
 //!
 //! The paths are those of Tahoe-LAFS's own gateway (its `docs/frontends/webapi.rst`), so that links keep
 //! working: `/uri/CAP`, `/uri?uri=CAP`, `/file/CAP/named=/NAME`, `/named/CAP/NAME`, the first two also with
@@ -20,14 +20,14 @@ pub enum Route<'a> {
     Cap {
         /// The cap's text, not yet understood.
         text: Cow<'a, str>,
-        /// How the client calls the file.
+        /// The file name that the client chose.
         name: Option<Cow<'a, str>>,
-        /// Whether it is to be saved rather than shown.
+        /// Whether the client is to save the file rather than show it.
         save: bool,
     },
 }
 
-/// Reads a request's path; caps are known only where there is a `gateway`.
+/// Reads a request's path. Caps are recognised only if there is a `gateway`.
 pub fn route(request: &Request, gateway: bool) -> Route<'_> {
     let path = request.path.as_str();
     if !gateway {
@@ -53,16 +53,15 @@ pub fn route(request: &Request, gateway: bool) -> Route<'_> {
     Route::Cap { text, name, save }
 }
 
-/// As Tahoe-LAFS reads a flag in a query.
+/// Reads a flag in a query as Tahoe-LAFS does.
 fn is_true(value: &str) -> bool {
     ["true", "t", "1", "on", "yes"].contains(&value.to_ascii_lowercase().as_str())
 }
 
-/// The longest file name that is announced, in bytes: what file systems have room for.
+/// The longest file name in bytes: what file systems can store.
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// What a name says of the content: the media type, by its extension. Without a name it is text, as
-/// Tahoe-LAFS has it.
+/// The media type, by the extension of the file's name. Without a name it is text, as in Tahoe-LAFS.
 pub fn content_type(name: Option<&str>) -> String {
     match name {
         None => "text/plain".to_owned(),
@@ -73,7 +72,7 @@ pub fn content_type(name: Option<&str>) -> String {
     }
 }
 
-/// RFC 8187 section 3.2.1: what may stand for itself in an extended value.
+/// Characters that an extended value must escape (RFC 8187 section 3.2.1).
 const ATTRIBUTE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'#')
@@ -88,7 +87,7 @@ const ATTRIBUTE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'|')
     .remove(b'~');
 
-/// The value of `Content-Disposition` (RFC 6266): the name in ASCII for old clients, and as it is.
+/// The value of `Content-Disposition` (RFC 6266): the name in ASCII for old clients, and the exact name.
 pub fn disposition(name: Option<&str>, save: bool) -> Option<String> {
     let kind = if save { "attachment" } else { "inline" };
     let Some(name) = name else {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::str::FromStr;
 use std::time::Duration;
 
 use io_uring::opcode;
@@ -177,48 +176,6 @@ fn retry_on_enomem<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
         }
     }
     make()
-}
-
-/// What the operator asks for (`--io`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BackendChoice {
-    /// io_uring if the kernel allows it, else epoll.
-    #[default]
-    Auto,
-    /// This one; if the kernel does not allow it, the server does not start.
-    Only(Backend),
-}
-
-impl FromStr for BackendChoice {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(BackendChoice::Auto),
-            "uring" => Ok(BackendChoice::Only(Backend::Uring)),
-            "epoll" => Ok(BackendChoice::Only(Backend::Epoll)),
-            _ => Err(format!(
-                "`{text}` is not an I/O backend: use auto, uring or epoll"
-            )),
-        }
-    }
-}
-
-/// Chooses the backend. The kernel is asked before anything depends on the answer. With `Auto`, the second value says
-/// why io_uring is not used.
-///
-/// # Errors
-/// Why the one that was asked for can't be used.
-pub fn choose(
-    choice: BackendChoice,
-    cores: usize,
-) -> Result<(Backend, Option<ProbeError>), ProbeError> {
-    match choice {
-        BackendChoice::Only(backend) => probe(backend, cores).map(|()| (backend, None)),
-        BackendChoice::Auto => Ok(match probe(Backend::Uring, cores) {
-            Ok(()) => (Backend::Uring, None),
-            Err(error) => (Backend::Epoll, Some(error)),
-        }),
-    }
 }
 
 #[cfg(test)]

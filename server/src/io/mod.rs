@@ -23,7 +23,7 @@ mod splice;
 mod sys;
 mod zero_copy;
 
-pub use backend::{Backend, BackendChoice, ProbeError, choose, probe, run};
+pub use backend::{Backend, ProbeError, probe, run};
 pub use message::{Chunk, Message};
 pub use page_cache::{FileVersion, advise_sequential, file_version, open_direct};
 pub use poller::Interest;

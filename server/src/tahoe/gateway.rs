@@ -233,7 +233,7 @@ impl Gateway {
         drop(turn);
         engine
             .stats
-            .segment_record_bytes
+            .verified_segment_memory_bytes
             .set(self.records.bytes() as u64);
         Ok(record)
     }

@@ -1,10 +1,10 @@
-//! The account of memory: declared, planned, lent and measured.
+//! Memory as declared, planned, lent and measured.
 
-use super::Shared;
+use super::state::ServerState;
 
-/// Name, help and value of each gauge that concerns the whole process.
-pub(super) fn gauges(shared: &Shared) -> Vec<(&'static str, &'static str, u64)> {
-    let plan = &shared.plan;
+/// Name, help and value of each gauge of the whole process.
+pub(super) fn gauges(server: &ServerState) -> Vec<(&'static str, &'static str, u64)> {
+    let plan = &server.plan;
     let cores = plan.declared.cores as u64;
     let process = process();
     vec![
@@ -15,28 +15,28 @@ pub(super) fn gauges(shared: &Shared) -> Vec<(&'static str, &'static str, u64)> 
         ),
         (
             "memory_planned_fixed_bytes",
-            "Planned for the process itself",
+            "Memory planned for the process itself",
             plan.fixed_bytes,
         ),
         (
             "memory_planned_cores_bytes",
-            "Planned for all cores",
+            "Memory planned for all cores",
             cores * plan.core_bytes(),
         ),
         (
             "memory_planned_connections_bytes",
-            "Planned for all connections at their floor",
+            "Memory planned for all connections, without lent credit",
             plan.connections as u64 * plan.connection_bytes,
         ),
         (
             "memory_credit_bytes",
-            "Credit to lend",
-            shared.budget.total(),
+            "Memory that can be lent to connections as credit",
+            server.budget.total(),
         ),
         (
             "memory_credit_lent_bytes",
-            "Credit lent now",
-            shared.budget.total().saturating_sub(shared.budget.free()),
+            "Credit lent to connections now",
+            server.budget.total().saturating_sub(server.budget.free()),
         ),
         (
             "memory_resident_bytes",
@@ -44,19 +44,19 @@ pub(super) fn gauges(shared: &Shared) -> Vec<(&'static str, &'static str, u64)> 
             process.resident,
         ),
         (
-            "memory_resident_most_bytes",
-            "The most it ever was (VmHWM)",
+            "memory_resident_peak_bytes",
+            "The most resident memory the process ever had (VmHWM)",
             process.resident_most,
         ),
         (
             "connections_max",
-            "Connections that are planned for",
+            "Connections that the memory is planned for",
             plan.connections as u64,
         ),
         (
             "connections_open",
-            "Connections that have a place",
-            shared.seats.taken() as u64,
+            "Connections that have a seat",
+            server.seats.taken() as u64,
         ),
     ]
 }

@@ -10,31 +10,31 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{Shared, memory};
-use crate::http::head::Status;
-use crate::stats::{CoreStats, Kind, PHASES, SCALARS};
+use super::memory;
+use super::state::ServerState;
+use crate::stats::{CoreStats, Kind, Phase, SCALARS, STATUS_CODES};
 
 /// The media type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics as text.
-pub(super) fn encode(shared: Arc<Shared>) -> Result<String, fmt::Error> {
+pub(super) fn encode(server: Arc<ServerState>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("penstock");
-    registry.register_collector(Box::new(Cores(shared)));
+    registry.register_collector(Box::new(CoresCollector(server)));
     let mut output = String::new();
     text::encode(&mut output, &registry)?;
     Ok(output)
 }
 
-struct Cores(Arc<Shared>);
+struct CoresCollector(Arc<ServerState>);
 
-impl fmt::Debug for Cores {
+impl fmt::Debug for CoresCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cores").finish_non_exhaustive()
+        f.debug_struct("CoresCollector").finish_non_exhaustive()
     }
 }
 
-impl Collector for Cores {
+impl Collector for CoresCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let cores = &self.0.cores;
         for scalar in SCALARS {
@@ -55,10 +55,10 @@ impl Collector for Cores {
             Kind::Gauge,
             |stats| {
                 let cells = stats.connections.iter();
-                PHASES
+                Phase::ALL
                     .iter()
                     .zip(cells)
-                    .map(|((_, name), cell)| (Some(("phase", (*name).to_owned())), cell.get()))
+                    .map(|(phase, cell)| (Some(("phase", phase.name().to_owned())), cell.get()))
                     .collect()
             },
         )?;
@@ -70,10 +70,10 @@ impl Collector for Cores {
             Kind::Counter,
             |stats| {
                 let cells = stats.responses.iter();
-                Status::ALL
+                STATUS_CODES
                     .iter()
                     .zip(cells)
-                    .map(|(status, cell)| (Some(("status", status.code().to_string())), cell.get()))
+                    .map(|(code, cell)| (Some(("status", code.to_string())), cell.get()))
                     .collect()
             },
         )?;
@@ -84,14 +84,14 @@ impl Collector for Cores {
             None,
             MetricType::Gauge,
         )?;
-        info.encode(metric.encode_family(&[("backend", self.0.backend.to_string())])?)?;
+        info.encode(metric.encode_family(&[("backend", self.0.backends.io.to_string())])?)?;
         let mut metric = encoder.encode_descriptor(
             "zero_copy",
             "When pieces are sent zero-copy",
             None,
             MetricType::Gauge,
         )?;
-        info.encode(metric.encode_family(&[("when", self.0.zero_copy.to_string())])?)?;
+        info.encode(metric.encode_family(&[("when", self.0.backends.zero_copy.to_string())])?)?;
         let up = ConstGauge::new(self.0.started.elapsed().as_secs() as i64);
         up.encode(encoder.encode_descriptor(
             "uptime_seconds",

@@ -1,12 +1,10 @@
 //! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, and at `/` a page that shows it live, on a thread
 //! of its own.
 //!
-//! It reads the cores' counters and nothing else, so nothing that happens here can slow a core.
+//! It reads the cores' counters, and asks each core for a list of connections. Nothing here can slow a core.
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -14,82 +12,15 @@ use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use axum::{Json, Router};
 
-use crossbeam_channel::Sender;
-
-use crate::body::zero_copy::When;
-use crate::connection::seats::Seats;
-use crate::control::worker::Order;
-use crate::io::Backend;
-use crate::memory::budget::Budget;
-use crate::memory::plan::MemoryPlan;
-use crate::stats::CoreStats;
-
 mod memory;
 mod metrics;
+mod state;
 mod status;
 
-/// What the admin thread sees of the server.
-pub struct Shared {
-    /// How the cores talk to the kernel.
-    pub backend: Backend,
-    /// Why that isn't io_uring, if it was tried.
-    pub why_not_uring: Option<String>,
-    /// When pieces are sent zero-copy,
-    pub zero_copy: When,
-    /// and why not, if that can't be done.
-    pub why_not_zero_copy: Option<String>,
-    /// One per core.
-    pub cores: Vec<Arc<CoreStats>>,
-    /// Where to ask each core for its connections.
-    pub orders: Vec<Sender<Order>>,
-    /// How the declared memory is divided.
-    pub plan: MemoryPlan,
-    /// Memory to lend.
-    pub budget: Arc<Budget>,
-    /// Places for connections.
-    pub seats: Arc<Seats>,
-    /// When the server started.
-    pub started: Instant,
-    ready: AtomicBool,
-}
-
-impl Shared {
-    /// Counters for the plan's cores, all zero.
-    pub fn new(
-        (backend, why_not_uring): (Backend, Option<String>),
-        (zero_copy, why_not_zero_copy): (When, Option<String>),
-        plan: MemoryPlan,
-        budget: Arc<Budget>,
-        seats: Arc<Seats>,
-    ) -> Shared {
-        Shared {
-            backend,
-            why_not_uring,
-            zero_copy,
-            why_not_zero_copy,
-            cores: (0..plan.declared.cores).map(|_| Arc::default()).collect(),
-            orders: Vec::new(),
-            plan,
-            budget,
-            seats,
-            started: Instant::now(),
-            ready: AtomicBool::new(false),
-        }
-    }
-
-    /// Whether every core serves and none is stopping.
-    pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
-    }
-
-    /// Says so.
-    pub fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
-    }
-}
+pub use state::ServerState;
 
 /// Starts the thread. It ends with the process.
-pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
+pub fn start(listener: TcpListener, server: Arc<ServerState>) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -99,7 +30,7 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> 
         .spawn(move || {
             let served = runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                axum::serve(listener, routes(shared)).await
+                axum::serve(listener, routes(server)).await
             });
             if let Err(error) = served {
                 tracing::error!(%error, "the admin listener stopped");
@@ -108,17 +39,17 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> 
     Ok(())
 }
 
-fn routes(shared: Arc<Shared>) -> Router {
+fn routes(server: Arc<ServerState>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .with_state(shared)
+        .with_state(server)
 }
 
-/// A page that asks for `/status` once a second. It may load nothing and talk to nobody else.
+/// A page that asks for `/status` once a second. Its policy lets it load nothing else.
 async fn page() -> impl IntoResponse {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                   connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -129,8 +60,8 @@ async fn page() -> impl IntoResponse {
     (headers, Html(include_str!("page.html")))
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    if shared.is_ready() {
+async fn ready(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
+    if server.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
         (
@@ -140,16 +71,16 @@ async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match metrics::encode(shared) {
+async fn metrics(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
+    match metrics::encode(server) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    // The cores answer at their next tick; waiting for them must not hold up other requests.
-    let asked = Arc::clone(&shared);
+async fn status(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
+    // The cores answer at their next tick. Waiting for them must not delay other requests.
+    let asked = Arc::clone(&server);
     let listed = tokio::task::spawn_blocking(move || status::ask_cores(&asked)).await;
-    Json(status::status(&shared, listed.unwrap_or_default()))
+    Json(status::status(&server, listed.unwrap_or_default()))
 }

@@ -1,4 +1,4 @@
-//! The cores' numbers summed up, as JSON for people and scripts.
+//! The cores' numbers as sums, in JSON, for people and scripts.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use serde::Serialize;
 
-use super::{Shared, memory};
+use super::memory;
+use super::state::ServerState;
 use crate::connection::list::Listed;
 use crate::control::worker::Order;
-use crate::http::head::Status;
-use crate::stats::{PHASES, SCALARS};
+use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};
 
 /// The answer of `/status`.
 #[derive(Debug, Serialize)]
@@ -29,17 +29,17 @@ pub(super) struct StatusReport {
     connections: BTreeMap<&'static str, u64>,
     responses: BTreeMap<u16, u64>,
     totals: BTreeMap<&'static str, u64>,
-    /// The connections that hold the most and the slowest ones, of each core.
-    standing_out: Vec<Listed>,
+    /// Of each core, the connections that hold the most memory, and the slowest ones.
+    largest_and_slowest: Vec<Listed>,
 }
 
-/// How long the cores have to list their connections: they look for orders once a tick.
+/// How long the cores may take to list their connections. They look for orders once a tick.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Asks every core which of its connections stand out.
-pub(super) fn ask_cores(shared: &Shared) -> Vec<Listed> {
-    let (reply, replies) = bounded(shared.orders.len().max(1));
-    let asked = shared
+/// Asks every core for its largest and slowest connections.
+pub(super) fn ask_cores(server: &ServerState) -> Vec<Listed> {
+    let (reply, replies) = bounded(server.orders.len().max(1));
+    let asked = server
         .orders
         .iter()
         .filter(|orders| {
@@ -58,38 +58,38 @@ pub(super) fn ask_cores(shared: &Shared) -> Vec<Listed> {
 }
 
 /// Sums over all cores.
-pub(super) fn status(shared: &Shared, standing_out: Vec<Listed>) -> StatusReport {
-    let sum = |get: &dyn Fn(&crate::stats::CoreStats) -> u64| -> u64 {
-        shared.cores.iter().map(|stats| get(stats)).sum()
+pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> StatusReport {
+    let sum = |get: &dyn Fn(&CoreStats) -> u64| -> u64 {
+        server.cores.iter().map(|stats| get(stats)).sum()
     };
     StatusReport {
         version: env!("CARGO_PKG_VERSION"),
-        ready: shared.is_ready(),
-        io_backend: shared.backend.to_string(),
-        why_not_uring: shared.why_not_uring.clone(),
-        zero_copy: shared.zero_copy.to_string(),
-        why_not_zero_copy: shared.why_not_zero_copy.clone(),
-        cores: shared.cores.len(),
-        uptime_seconds: shared.started.elapsed().as_secs(),
-        memory: memory::gauges(shared)
+        ready: server.is_ready(),
+        io_backend: server.backends.io.to_string(),
+        why_not_uring: server.backends.why_not_uring.clone(),
+        zero_copy: server.backends.zero_copy.to_string(),
+        why_not_zero_copy: server.backends.why_not_zero_copy.clone(),
+        cores: server.cores.len(),
+        uptime_seconds: server.started.elapsed().as_secs(),
+        memory: memory::gauges(server)
             .into_iter()
             .map(|(name, _, value)| (name, value))
             .collect(),
-        connections: PHASES
+        connections: Phase::ALL
             .iter()
             .enumerate()
-            .map(|(at, &(_, name))| (name, sum(&|stats| stats.connections[at].get())))
+            .map(|(at, phase)| (phase.name(), sum(&|stats| stats.connections[at].get())))
             .collect(),
-        responses: Status::ALL
+        responses: STATUS_CODES
             .iter()
             .enumerate()
-            .map(|(at, status)| (status.code(), sum(&|stats| stats.responses[at].get())))
+            .map(|(at, &code)| (code, sum(&|stats| stats.responses[at].get())))
             .filter(|&(_, count)| count > 0)
             .collect(),
         totals: SCALARS
             .iter()
             .map(|scalar| (scalar.name, sum(&|stats| (scalar.cell)(stats).get())))
             .collect(),
-        standing_out,
+        largest_and_slowest,
     }
 }

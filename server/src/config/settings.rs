@@ -1,0 +1,260 @@
+//! The settings of a server: the options with defaults filled in, and every value checked.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::options::Options;
+use super::values::{BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
+use crate::memory::limits;
+
+/// Every setting with its value, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Store directories.
+    pub stores: Vec<PathBuf>,
+    /// Directories of Tahoe-LAFS storage nodes.
+    pub tahoe_nodes: Vec<PathBuf>,
+    /// The longest segment of a Tahoe-LAFS file.
+    pub tahoe_segment_bytes_max: u64,
+    /// Where objects are served.
+    pub listen: SocketAddr,
+    /// Where metrics, health and status are served.
+    pub admin: SocketAddr,
+    /// Threads, each pinned to a core.
+    pub cores: usize,
+    /// How the cores are to talk to the kernel.
+    pub io: BackendChoice,
+    /// Pool buffers per core.
+    pub pool_buffers: usize,
+    /// Bytes of one pool buffer.
+    pub pool_buffer_bytes: usize,
+    /// Memory in all, kernel socket memory included.
+    pub memory_bytes: u64,
+    /// Memory of all cores for hot objects; `None` is the default part.
+    pub hot_bytes: Option<u64>,
+    /// Memory of all cores for readahead; `None` is the default part.
+    pub readahead_bytes: Option<u64>,
+    /// Memory of all cores for rebuilt blocks; `None` is the default part.
+    pub rebuilt_bytes: Option<u64>,
+    /// Share files that each core may have open; `None` is the default, or fewer if descriptors are scarce.
+    pub share_files: Option<usize>,
+    /// Connections in all; `None` is as many as fit.
+    pub connections_max: Option<usize>,
+    /// Connections from one address.
+    pub connections_per_address_max: Option<usize>,
+    /// What happens to a connection beyond the limit.
+    pub over_limit: OverLimit,
+    /// How long a leaf counts as verified; `None` if every read is verified.
+    pub verify_age: Option<Duration>,
+    /// When pieces are sent zero-copy.
+    pub zero_copy: ZeroCopyMode,
+    /// The largest `SO_SNDBUF` that a connection is lent.
+    pub send_buffer_max: u32,
+    /// Bytes per second that a client must acknowledge.
+    pub rate_min: u64,
+    /// Time for a request head.
+    pub head_timeout: Duration,
+    /// Time without a request.
+    pub idle_timeout: Duration,
+    /// Time without acknowledged bytes.
+    pub send_timeout: Duration,
+    /// Time for bodies to finish after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// A value that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--{option} {value}: {reason}")]
+pub struct SettingsError {
+    /// The option.
+    pub option: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// The bounds of its values.
+    pub reason: String,
+}
+
+fn bounded<T: PartialOrd + fmt::Display>(
+    option: &'static str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<T, SettingsError> {
+    if value < least || value > most {
+        return Err(SettingsError {
+            option,
+            value: value.to_string(),
+            reason: format!("it must be between {least} and {most}"),
+        });
+    }
+    Ok(value)
+}
+
+impl Settings {
+    /// Fills in the defaults and checks every value. `cores` is what the machine has.
+    pub fn new(options: Options, cores: usize) -> Result<Settings, SettingsError> {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let cores = bounded("cores", options.cores.unwrap_or(cores), 1, 1024)?;
+        let size = options
+            .pool_buffer_size
+            .unwrap_or(ByteSize(limits::POOL_BUFFER_BYTES_DEFAULT as u64));
+        let size = bounded(
+            "pool-buffer-size",
+            size,
+            ByteSize::kib(64),
+            ByteSize::gib(1),
+        )?;
+        if size.0 % 4096 != 0 {
+            return Err(SettingsError {
+                option: "pool-buffer-size",
+                value: size.to_string(),
+                reason: "it must be a multiple of 4KiB".to_owned(),
+            });
+        }
+        let time = |option, time: Option<humantime::Duration>, default: Duration| {
+            let (least, most) = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
+            let time = time.unwrap_or(default.into());
+            bounded(option, time, least.into(), most.into()).map(Duration::from)
+        };
+        let connections = options
+            .max_connections
+            .map(|connections| bounded("max-connections", connections, 1, 10_000_000))
+            .transpose()?;
+        let per_address = options
+            .max_connections_per_address
+            .map(|most| bounded("max-connections-per-address", most, 1, 10_000_000))
+            .transpose()?;
+        let verify_age = time("verify-age", options.verify_age, limits::VERIFY_AGE_DEFAULT)?;
+        let memory = options.memory.unwrap_or(ByteSize(limits::MEMORY_DEFAULT));
+        Ok(Settings {
+            stores: options.store,
+            tahoe_nodes: options.tahoe_node,
+            tahoe_segment_bytes_max: bounded(
+                "tahoe-segment-max",
+                options
+                    .tahoe_segment_max
+                    .unwrap_or(ByteSize(limits::TAHOE_SEGMENT_BYTES_MAX_DEFAULT)),
+                ByteSize::kib(1),
+                ByteSize::gib(64),
+            )?
+            .0,
+            listen: options.listen.unwrap_or(local(8080)),
+            admin: options.admin.unwrap_or(local(9090)),
+            cores,
+            io: options.io.unwrap_or_default(),
+            pool_buffers: bounded(
+                "pool-buffers",
+                options.pool_buffers.unwrap_or(limits::POOL_BUFFERS_DEFAULT),
+                1,
+                limits::POOL_BUFFERS_MAX,
+            )?,
+            pool_buffer_bytes: size.0 as usize,
+            memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
+            hot_bytes: options.hot_objects.map(|size| size.0),
+            readahead_bytes: options.read_ahead.map(|size| size.0),
+            rebuilt_bytes: options.rebuilt_blocks.map(|size| size.0),
+            share_files: options
+                .share_files
+                .map(|files| bounded("share-files", files, limits::SHARE_FILES_MIN, 10_000_000))
+                .transpose()?,
+            connections_max: connections,
+            connections_per_address_max: per_address,
+            over_limit: options.over_limit.unwrap_or_default(),
+            verify_age: match options.verify.unwrap_or_default() {
+                VerifyWhen::Once => Some(verify_age),
+                VerifyWhen::Always => None,
+            },
+            zero_copy: options.zero_copy.unwrap_or_default(),
+            send_buffer_max: bounded(
+                "send-buffer-max",
+                options
+                    .send_buffer_max
+                    .unwrap_or(ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MAX_DEFAULT))),
+                ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MIN)),
+                ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MAX)),
+            )?
+            .0 as u32,
+            rate_min: options.min_rate.unwrap_or_default().0,
+            head_timeout: time(
+                "head-timeout",
+                options.head_timeout,
+                limits::HEAD_TIMEOUT_DEFAULT,
+            )?,
+            idle_timeout: time(
+                "idle-timeout",
+                options.idle_timeout,
+                limits::IDLE_TIMEOUT_DEFAULT,
+            )?,
+            send_timeout: time(
+                "send-timeout",
+                options.send_timeout,
+                limits::SEND_TIMEOUT_DEFAULT,
+            )?,
+            drain_timeout: time(
+                "drain-timeout",
+                options.drain_timeout,
+                limits::DRAIN_TIMEOUT_DEFAULT,
+            )?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_override_the_file() {
+        let file: Options = toml::from_str(
+            "store = [\"/a\", \"/b\"]\nlisten = \"0.0.0.0:80\"\nio = \"epoll\"\n\
+             pool_buffer_size = \"1MiB\"\nsend_timeout = \"5m\"\nmemory = \"96MiB\"\n\
+             over_limit = \"wait\"\n",
+        )
+        .unwrap();
+        let flags = Options {
+            listen: Some("127.0.0.1:1".parse().unwrap()),
+            ..Options::default()
+        };
+        let settings = Settings::new(flags.or(file), 3).unwrap();
+        assert_eq!(settings.listen.port(), 1);
+        assert_eq!(settings.stores.len(), 2);
+        assert_eq!(settings.pool_buffer_bytes, 1 << 20);
+        assert_eq!(settings.send_timeout, Duration::from_secs(300));
+        assert_eq!(settings.cores, 3);
+        assert_eq!(settings.memory_bytes, 96 << 20);
+        assert_eq!(settings.over_limit, OverLimit::Wait);
+    }
+
+    #[test]
+    fn errors_name_the_option_and_its_bounds() {
+        let error = toml::from_str::<Options>("stroe = []")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("stroe"), "{error}");
+        let bad = |options| Settings::new(options, 1).unwrap_err().to_string();
+        let error = bad(Options {
+            pool_buffers: Some(0),
+            ..Options::default()
+        });
+        assert_eq!(error, "--pool-buffers 0: it must be between 1 and 1024");
+        let error = bad(Options {
+            pool_buffer_size: Some(ByteSize(70_000)),
+            ..Options::default()
+        });
+        assert!(error.contains("multiple of 4KiB"), "{error}");
+        let error = bad(Options {
+            idle_timeout: Some(Duration::from_millis(50).into()),
+            ..Options::default()
+        });
+        assert_eq!(
+            error,
+            "--idle-timeout 50ms: it must be between 100ms and 1day"
+        );
+        let error = toml::from_str::<Options>("verify = \"never\"").unwrap_err();
+        assert!(error.to_string().contains("`once` or `always`"), "{error}");
+    }
+}

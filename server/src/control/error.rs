@@ -1,0 +1,60 @@
+//! Why the server could not start or go on.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::io::ProbeError;
+use crate::memory::plan::PlanRefusal;
+
+/// Why the server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No store can be read.
+    #[error("{0}")]
+    Stores(io::Error),
+    /// The operator asked for io_uring, which can't be used.
+    #[error("--io uring: {0}")]
+    Backend(ProbeError),
+    /// The operator insists on zero-copy sends, which can't be used.
+    #[error("--zero-copy always: {0}")]
+    ZeroCopy(String),
+    /// The server can't listen on an address.
+    #[error("cannot listen on {address} ({what}): {error}")]
+    Listen {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The declared memory is too small for the settings.
+    #[error(transparent)]
+    Plan(#[from] PlanRefusal),
+    /// The kernel that PENSTOCK_KERNEL names can't be used.
+    #[error("PENSTOCK_KERNEL: {0}")]
+    Kernel(String),
+    /// A core stopped working.
+    #[error("core {core}: {error}")]
+    Core {
+        /// Its number.
+        core: usize,
+        /// Why.
+        error: io::Error,
+    },
+    /// Anything else that the operating system refused.
+    #[error("{what}: {error}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
+
+impl ServeError {
+    /// For `map_err`: the operating system refused `what`.
+    pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+        move |error| ServeError::System { what, error }
+    }
+}

@@ -1,0 +1,125 @@
+//! What is checked before the server starts: its directories, its memory plan, and the limits of the machine.
+
+use super::error::ServeError;
+use crate::config::Settings;
+use crate::config::values::ZeroCopyMode;
+use crate::io::{self as kernel, Resource};
+use crate::memory::limits;
+use crate::memory::plan::{Declared, MemoryPlan};
+
+/// Some store or node must be readable. The shares of those that are not count as lost.
+pub(super) fn check_directories(settings: &Settings) -> Result<(), ServeError> {
+    let all = [&settings.stores[..], &settings.tahoe_nodes].concat();
+    penstock_store::check_stores(&all).map_err(ServeError::Stores)?;
+    for store in settings.stores.iter().filter(|store| !store.is_dir()) {
+        tracing::warn!(store = %store.display(), "store missing; its shares count as lost");
+    }
+    for node in settings.tahoe_nodes.iter().filter(|node| !node.is_dir()) {
+        tracing::warn!(node = %node.display(), "node missing; its shares count as lost");
+    }
+    Ok(())
+}
+
+/// Divides the declared memory, within this machine's limit on descriptors, which is raised as far as it may be.
+pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
+    let descriptors = kernel::raise_resource_limit(Resource::Descriptors)
+        .map_err(ServeError::system("RLIMIT_NOFILE"))?;
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let gateway = !settings.tahoe_nodes.is_empty();
+    let share_files = settings
+        .share_files
+        .unwrap_or_else(|| limits::share_files(settings.cores, descriptors));
+    let own = limits::descriptors_own(settings.cores, share_files);
+    Ok(MemoryPlan::new(Declared {
+        memory_bytes: settings.memory_bytes,
+        cores: settings.cores,
+        pool_buffers: settings.pool_buffers,
+        pool_buffer_bytes: settings.pool_buffer_bytes,
+        hot_bytes: settings.hot_bytes,
+        readahead_bytes: settings.readahead_bytes,
+        rebuilt_bytes: settings.rebuilt_bytes,
+        share_files,
+        gateway,
+        connections: settings.connections_max,
+        descriptors_allow: descriptors.saturating_sub(own),
+        descriptors_own: own,
+    })?)
+}
+
+/// Advice if the limit on locked memory is too low for every core to register its pool with io_uring: once for
+/// reads, and once for zero-copy sends. A running server tries anyway, and logs the result.
+pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<String> {
+    let (times, sends) = match settings.zero_copy {
+        ZeroCopyMode::Off => (1, ""),
+        _ => (2, ", and send by copy"),
+    };
+    let wanted = (limits::RING_LOCKED_BYTES + times * plan.pool_bytes) * plan.declared.cores as u64;
+    let (_, locked) = kernel::resource_limit(Resource::LockedMemory);
+    (locked < wanted && !kernel::may_lock_memory()).then(|| {
+        let kib = wanted.div_ceil(1024);
+        format!(
+            "RLIMIT_MEMLOCK is {} KiB, rings and registered pool buffers take {kib} KiB: `ulimit -l {kib}` or \
+             LimitMEMLOCK={wanted}, else some cores use theirs unregistered{sends}",
+            locked >> 10,
+        )
+    })
+}
+
+/// Limits of the machine that are lower than the plan needs, each with the command that raises it.
+pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let setting = |path: &str| -> Option<Vec<u64>> {
+        let text = std::fs::read_to_string(path).ok()?;
+        text.split_whitespace()
+            .map(|number| number.parse().ok())
+            .collect()
+    };
+    // tcp_mem holds three limits in pages for all sockets of the machine: low, pressure, maximum.
+    let sockets =
+        plan.connections as u64 * limits::socket_bytes(plan.send_buffer_floor) + plan.credit_bytes;
+    if let Some([_, pressure, _]) = setting("/proc/sys/net/ipv4/tcp_mem").as_deref()
+        && pressure * 4096 < sockets
+    {
+        warnings.push(format!(
+            "net.ipv4.tcp_mem puts TCP under pressure at {} MiB, this plan's sockets may take {} MiB: \
+             `sysctl net.ipv4.tcp_mem=\"{} {} {}\"`",
+            (pressure * 4096) >> 20,
+            sockets >> 20,
+            sockets / 4096,
+            sockets / 4096 * 3 / 2,
+            sockets / 4096 * 2,
+        ));
+    }
+    let wanted = settings.send_buffer_max;
+    if send_buffer_max(wanted) < wanted {
+        warnings.push(format!(
+            "net.core.wmem_max caps a connection's send buffer at {} KiB: `sysctl net.core.wmem_max={wanted}`",
+            send_buffer_max(wanted) >> 10,
+        ));
+    }
+    warnings
+}
+
+/// Logs what the operator may want to change.
+pub(super) fn log_advice(settings: &Settings, plan: &MemoryPlan) {
+    for warning in machine_warnings(settings, plan) {
+        tracing::info!("{warning}");
+    }
+    if settings.send_timeout < limits::SEND_TIMEOUT_ADVISED {
+        tracing::warn!(
+            "--send-timeout {}: clients that read slowly acknowledge in steps some seconds apart, and may be \
+             closed; {} or more spares them",
+            humantime::format_duration(settings.send_timeout),
+            humantime::format_duration(limits::SEND_TIMEOUT_ADVISED),
+        );
+    }
+}
+
+/// The largest `SO_SNDBUF` that the kernel lets this process set, up to `wanted`. It silently reduces larger ones
+/// (socket(7)).
+pub(super) fn send_buffer_max(wanted: u32) -> u32 {
+    std::fs::read_to_string("/proc/sys/net/core/wmem_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .map_or(wanted, |most: u32| most.min(wanted))
+}
