@@ -57,7 +57,7 @@ impl AckMeter {
         AckMeter {
             sent: Cell::new(0),
             latest: Cell::new(mark),
-            marks: [const { () }; READERS].map(|()| Cell::new(mark)),
+            marks: std::array::from_fn(|_| Cell::new(mark)),
             rate: Cell::new(0),
         }
     }

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::connection::Connection;
 use super::core::Core;
 use super::driver::drive;
 use super::seats::{Full, Seat, Seats};
+use super::state::Connection;
 use crate::config::values::OverLimit;
 use crate::http::head::{self, Response};
 use crate::http::status::Status;

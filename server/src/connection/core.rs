@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::connection::Connection;
 use super::gate::Gate;
 use super::lending::Lender;
+use super::state::Connection;
 use crate::body::Sources;
 use crate::memory::limits::REQUEST_HEAD_BYTES_MAX;
 use crate::stats::CoreStats;

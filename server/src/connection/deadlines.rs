@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{CloseReason, Connection};
 use super::core::Core;
+use super::state::{CloseReason, Connection};
 use crate::body::ack_meter::{Interval, Reader};
 use crate::memory::limits::LINGER_TIMEOUT;
 use crate::stats::Phase;

@@ -10,10 +10,10 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use super::answers;
-use super::connection::{CloseReason, Connection};
 use super::core::Core;
 use super::gate::Admission;
 use super::lookup;
+use super::state::{CloseReason, Connection};
 use crate::body::source::SendError;
 use crate::body::{Body, Turn};
 use crate::engine::PieceError;

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::connection::Connection;
 use super::core::Core;
+use super::state::Connection;
 use crate::stats::Phase;
 
 /// A connection in the status.

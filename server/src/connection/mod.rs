@@ -5,7 +5,7 @@
 
 pub mod accept;
 pub mod answers;
-pub mod connection;
+
 pub mod core;
 pub mod deadlines;
 pub mod driver;
@@ -15,4 +15,5 @@ pub mod list;
 pub mod lookup;
 pub mod seats;
 pub mod send_window;
+pub mod state;
 pub mod tick;

@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use super::connection::Connection;
 use super::core::Core;
 use super::deadlines::Timeouts;
+use super::state::Connection;
 use crate::objects::Health;
 use crate::stats::Phase;
 
