@@ -40,9 +40,9 @@
 pub mod aes;
 pub mod arch;
 pub mod code;
-mod error;
+mod field;
 pub mod sha256;
 pub mod share;
 pub mod tahoe;
 
-pub use error::{CodeError, Role};
+pub use code::{CodeError, Role};

@@ -16,7 +16,7 @@ mod grouped;
 #[cfg(target_arch = "x86_64")]
 mod lockstep;
 mod portable;
-mod sha;
+pub(crate) mod sha;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tables;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

@@ -10,7 +10,7 @@
 //!
 //! so a block costs seven doublings in all and, on average, four additions per input.
 
-use crate::code::POLYNOMIAL_LOW;
+use crate::field::gf8::POLYNOMIAL_LOW;
 
 /// Bytes summed at once: as much as the smallest vector register files hold.
 const BLOCK_BYTES: usize = 128;
@@ -95,7 +95,7 @@ fn add(block: &mut [u8; BLOCK_BYTES], input: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::code::mul8;
+    use crate::field::gf8;
 
     /// Every coefficient times every byte, at a length with whole blocks and a part.
     #[test]
@@ -106,7 +106,7 @@ mod tests {
             let lists = BitLists::new(1, &[coefficient]);
             apply(&lists, &[&input], &mut [&mut output]);
             for (&x, &y) in input.iter().zip(&output) {
-                assert_eq!(y, mul8(coefficient, x), "{coefficient} * {x}");
+                assert_eq!(y, gf8::mul(coefficient, x), "{coefficient} * {x}");
             }
         }
     }

@@ -1,13 +1,13 @@
 //! What the SIMD back-ends multiply with: a coefficient as a bit matrix or as two small tables.
 
-use crate::code::{mul8, mul16};
+use crate::field::{gf8, gf16};
 
 /// A coefficient of GF(2^8) as the 8x8 bit matrix that `vgf2p8affineqb` multiplies bytes by.
 ///
 /// Multiplying by a constant is linear over bits, whatever the field's polynomial.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) fn bit_matrix(coefficient: u8) -> u64 {
-    matrix_of_columns(|j| mul8(coefficient, 1 << j))
+    matrix_of_columns(|j| gf8::mul(coefficient, 1 << j))
 }
 
 /// The bit matrix whose product with 2^j is `column(j)`. As the instruction has it: bit i of a
@@ -37,7 +37,7 @@ pub(super) struct WideMatrix {
 impl WideMatrix {
     pub(super) fn new(coefficient: u16) -> WideMatrix {
         let columns: [[u8; 2]; 16] =
-            std::array::from_fn(|j| mul16(coefficient, 1 << j).to_le_bytes());
+            std::array::from_fn(|j| gf16::mul(coefficient, 1 << j).to_le_bytes());
         let [low, high]: [usize; 2] = [0, 8];
         let matrix = |to: usize, from: usize| matrix_of_columns(|j| columns[from + j as usize][to]);
         WideMatrix {
@@ -60,7 +60,7 @@ pub(super) struct WideNibbles {
 impl WideNibbles {
     pub(super) fn new(coefficient: u16) -> WideNibbles {
         let product =
-            |at: usize, i: usize| mul16(coefficient, (i as u16) << (4 * at)).to_le_bytes();
+            |at: usize, i: usize| gf16::mul(coefficient, (i as u16) << (4 * at)).to_le_bytes();
         let tables =
             |byte: usize| std::array::from_fn(|at| std::array::from_fn(|i| product(at, i)[byte]));
         WideNibbles {
@@ -82,8 +82,8 @@ pub(super) struct Nibbles {
 impl Nibbles {
     pub(super) fn new(coefficient: u8) -> Nibbles {
         Nibbles {
-            low: std::array::from_fn(|i| mul8(coefficient, i as u8)),
-            high: std::array::from_fn(|i| mul8(coefficient, (i as u8) << 4)),
+            low: std::array::from_fn(|i| gf8::mul(coefficient, i as u8)),
+            high: std::array::from_fn(|i| gf8::mul(coefficient, (i as u8) << 4)),
         }
     }
 }
@@ -100,7 +100,7 @@ mod tests {
                 let bit = |i: usize| ((rows[7 - i] & x).count_ones() as u8 & 1) << i;
                 assert_eq!(
                     (0..8).fold(0, |sum, i| sum | bit(i)),
-                    mul8(c, x),
+                    gf8::mul(c, x),
                     "{c} * {x}"
                 );
             }
@@ -113,7 +113,7 @@ mod tests {
             let tables = Nibbles::new(c);
             for x in 0..=255u8 {
                 let product = tables.low[usize::from(x & 15)] ^ tables.high[usize::from(x >> 4)];
-                assert_eq!(product, mul8(c, x), "{c} * {x}");
+                assert_eq!(product, gf8::mul(c, x), "{c} * {x}");
             }
         }
     }

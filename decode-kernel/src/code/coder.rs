@@ -4,9 +4,8 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
-use super::{Code, CodeKind, Plan, rs16};
+use super::{Code, CodeError, CodeKind, Plan, rs16};
 use crate::arch::Kernel;
-use crate::error::CodeError;
 
 /// Encodes and rebuilds for one thread: a bounded cache of [`Plan`]s by erasure pattern, and the
 /// working space of rs16. Works for any number of codes.

@@ -7,8 +7,8 @@
 
 use reed_solomon_simd::{Error, ReedSolomonEncoder};
 
-use super::gf16::{invert, mul};
 use super::rs16::GRANULARITY;
+use crate::field::gf16::{invert, mul};
 
 /// Elements in one of the crate's chunks; the low bytes of all come first.
 const CHUNK_ELEMENTS: usize = GRANULARITY / 2;

@@ -2,43 +2,22 @@
 //! pattern takes ([`Plan`]), and the per-thread state that does it ([`Coder`]).
 
 mod coder;
+mod error;
 mod generator16;
-mod gf16;
-mod gf8;
+mod kind;
 mod plan;
 mod rs16;
 mod rs8;
 
-pub(crate) use gf8::{POLYNOMIAL_LOW, mul as mul8};
-pub(crate) use gf16::mul as mul16;
-
 pub use coder::Coder;
+pub use error::{CodeError, Role};
+pub use kind::CodeKind;
 pub use plan::Plan;
 
 use std::sync::{Arc, OnceLock};
 
 use crate::arch::{Products, WideProducts};
-use crate::error::CodeError;
 use generator16::Generator;
-
-/// Which code. The numbers are those of the share format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum CodeKind {
-    /// GF(2^8), polynomial 0x11D, zfec's systematic matrix; up to 256 shares.
-    Rs8 = 1,
-    /// GF(2^16), the code of the crate `reed-solomon-simd`; for wide codes.
-    Rs16 = 2,
-}
-
-impl std::fmt::Display for CodeKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            CodeKind::Rs8 => "rs8",
-            CodeKind::Rs16 => "rs16",
-        })
-    }
-}
 
 impl std::str::FromStr for CodeKind {
     type Err = CodeError;

@@ -1,8 +1,7 @@
 //! A plan: what rebuilding one erasure pattern takes, worked out once and used for every range.
 
-use super::{Code, CodeKind, rs8, rs16};
+use super::{Code, CodeError, CodeKind, Role, rs8, rs16};
 use crate::arch::{Kernel, Products, WideProducts};
-use crate::error::{CodeError, Role};
 
 /// How to rebuild certain shares of a code from certain others. Immutable; made by [`Plan::new`],
 /// cached by [`super::Coder`].

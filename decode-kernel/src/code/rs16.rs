@@ -5,7 +5,7 @@
 
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
-use crate::error::CodeError;
+use super::CodeError;
 
 /// More shares than the field has elements (less the zero) are never possible.
 pub(crate) const SHARES_MAX: usize = 65535;

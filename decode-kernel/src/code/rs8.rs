@@ -12,7 +12,7 @@
 //!
 //! where letters stand for the shares' points. It costs k^2 + k * wanted table look-ups.
 
-use super::gf8;
+use crate::field::gf8;
 
 /// The field has 256 points to evaluate at, so there are at most this many shares.
 pub(crate) const SHARES_MAX: usize = 256;

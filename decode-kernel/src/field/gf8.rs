@@ -1,7 +1,4 @@
-//! GF(2^8) with polynomial x^8+x^4+x^3+x^2+1 (0x11D) and generator 2, one element at a time.
-//!
-//! Only plans and tests compute with single elements; whole slices are the business of
-//! [`crate::arch`].
+//! GF(2^8) with polynomial x^8+x^4+x^3+x^2+1 (0x11D) and generator 2.
 
 /// The field's polynomial without its x^8 term: what overflowing doubles fold back in.
 pub(crate) const POLYNOMIAL_LOW: u8 = 0x1D;

@@ -1,4 +1,4 @@
-//! GF(2^16) as `reed-solomon-simd` represents it, one element at a time, with the crate's tables.
+//! GF(2^16) as `reed-solomon-simd` represents it, with the crate's tables.
 
 use reed_solomon_simd::engine::tables::get_exp_log;
 

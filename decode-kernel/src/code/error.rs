@@ -1,6 +1,6 @@
 //! What can be wrong with a request to a code, with the numbers that disagreed.
 
-use crate::code::CodeKind;
+use super::kind::CodeKind;
 
 /// Why a code could not be made, or a call to it was refused. No output is written on error.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
