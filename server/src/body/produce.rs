@@ -127,7 +127,7 @@ async fn read(
         || iter::zip(reads, &found).filter_map(|(read, view)| view.is_none().then_some(read));
     let (windows, failures) = fill(missing(), windows, |read, window| {
         let share = object.share(read.share)?;
-        let offset = read.window.start.in_file().0;
+        let offset = read.window.start.in_file();
         Some(engine.io.start_read(&share.file, window, offset))
     })
     .await?;
@@ -174,7 +174,7 @@ pub async fn read_direct(
     let pages = engine.start_pages(object, missing, pages);
     let filled = fill(reads.iter(), windows, |read, window| {
         let file = object.share(read.share)?.direct_file()?;
-        let offset = read.window.start.in_file().0;
+        let offset = read.window.start.in_file();
         Some(engine.io.start_direct_read(&file, window, offset))
     });
     let (windows, failures) = filled.await.ok()?;

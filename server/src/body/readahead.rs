@@ -308,7 +308,6 @@ impl Stream {
                 return false;
             }
             let blocks = in_file(&read.window);
-            let blocks = blocks.start.0..blocks.end.0;
             match engine.io.cachestat(&share.file, &blocks) {
                 None => return false,
                 Some(all) => cached &= all,

@@ -28,7 +28,7 @@ use crate::io::SplicePipe;
 use crate::io::{Segmentation, sent_or_zero};
 use crate::memory::limits::{SPLICE_BYTES_AT_ONCE, SPLICE_BYTES_MIN};
 use crate::objects::Object;
-use crate::units::{Length, ShareNumber, ShareOffset, in_file};
+use crate::units::{FileOffset, Length, ShareNumber, ShareOffset, in_file};
 
 /// Splices what the socket takes of the turn's head and body, up to where something is not at hand; `None` if the
 /// body's beginning has to be produced. The count may be short: the socket is full then, or the next attempt meets what
@@ -72,7 +72,7 @@ enum Part<'a> {
     Filed {
         share: ShareNumber,
         file: &'a File,
-        offset: u64,
+        offset: FileOffset,
         bytes: u64,
     },
     /// In a rebuilt block.
@@ -220,7 +220,7 @@ impl<'a> AtHand<'a> {
             return Some(Part::Filed {
                 share,
                 file: &self.object.share(share)?.file,
-                offset: run.start.in_file().0,
+                offset: run.start.in_file(),
                 bytes: end - run.start,
             });
         }
@@ -260,7 +260,7 @@ impl<'a> AtHand<'a> {
             let mut range = layout.leaf_range(&leaves);
             range.end = range.end.min(share_end);
             let range = in_file(&range);
-            engine.io.is_cached(&share.file, range.start.0..range.end.0)
+            engine.io.is_cached(&share.file, &range)
         });
         Some(covered)
     }

@@ -12,7 +12,7 @@ use crate::io::Window;
 use crate::memory::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};
 use crate::objects::Object;
 use crate::objects::checksums::PageId;
-use crate::units::ShareNumber;
+use crate::units::{FileOffset, ShareNumber};
 
 /// A page of a share's checksum table on its way.
 pub struct PageRead<'a> {
@@ -73,7 +73,8 @@ impl Engine {
     fn start_page(&self, object: &Object, id: PageId, window: Window) -> Option<PageRead<'_>> {
         let (_, number, index) = id;
         let share = object.share(number)?;
-        let offset = object.geometry().table_offset() + index * TABLE_PAGE_BYTES as u64;
+        let table = FileOffset(object.geometry().table_offset());
+        let offset = table + index * TABLE_PAGE_BYTES as u64;
         let reading = self.io.start_read(&share.file, window, offset);
         Some(PageRead { id, reading })
     }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::memory::limits::PIECE_BYTES_MAX;
+use crate::units::FileOffset;
 
 mod backend;
 mod message;
@@ -86,14 +87,15 @@ impl Io {
 
     /// Whether a range of a file is in the page cache. Without `cachestat` this is a guess from the range's two
     /// ends, and asking may start readahead.
-    pub fn is_cached(&self, file: &File, range: Range<u64>) -> bool {
-        self.page_cache.is_cached(file, range)
+    pub fn is_cached(&self, file: &File, range: &Range<FileOffset>) -> bool {
+        self.page_cache.is_cached(file, range.start.0..range.end.0)
     }
 
     /// Whether a non-empty range of a file is in the page cache, by `cachestat` alone; `None` where the kernel
     /// does not allow that call. Asking reads nothing in.
-    pub fn cachestat(&self, file: &File, range: &Range<u64>) -> Option<bool> {
-        self.page_cache.cachestat(file, range)
+    pub fn cachestat(&self, file: &File, range: &Range<FileOffset>) -> Option<bool> {
+        let range = range.start.0..range.end.0;
+        self.page_cache.cachestat(file, &range)
     }
 
     /// Waits until `socket` is ready, has failed, or was hung up. The first wait for bytes ends at once, because
@@ -117,8 +119,13 @@ impl Io {
 
     /// Starts filling `window` from `offset` of `file`. Bytes in the page cache are copied at once; the rest is
     /// read from disk. Reads that are started together are submitted together.
-    pub fn start_read(&self, file: &Arc<File>, window: Window, offset: u64) -> PendingRead<'_> {
-        self.reader.read(file, window, offset)
+    pub fn start_read(
+        &self,
+        file: &Arc<File>,
+        window: Window,
+        offset: FileOffset,
+    ) -> PendingRead<'_> {
+        self.reader.read(file, window, offset.0)
     }
 
     /// Starts filling `window` from `offset` of a file that [`open_direct`] opened, past the page cache. The
@@ -128,8 +135,8 @@ impl Io {
         &self,
         file: &Arc<File>,
         window: Window,
-        offset: u64,
+        offset: FileOffset,
     ) -> PendingRead<'_> {
-        self.reader.read_direct(file, window, offset)
+        self.reader.read_direct(file, window, offset.0)
     }
 }

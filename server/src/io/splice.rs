@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::socket::{Segmentation, Socket};
 use super::sys;
 use crate::memory::limits::SPLICE_BYTES_AT_ONCE;
+use crate::units::FileOffset;
 
 /// A pipe from files to sockets. It holds references to pages of the page cache, and no bytes of its own.
 pub struct SplicePipe {
@@ -44,9 +45,9 @@ impl SplicePipe {
     ///
     /// # Errors
     /// The file's; `WouldBlock` if the pipe is full.
-    pub fn splice_from(&self, file: &File, offset: u64, count: usize) -> io::Result<usize> {
+    pub fn splice_from(&self, file: &File, offset: FileOffset, count: usize) -> io::Result<usize> {
         let writing = self.writing.as_fd();
-        let added = sys::splice(file.as_fd(), Some(offset), writing, count, false)?;
+        let added = sys::splice(file.as_fd(), Some(offset.0), writing, count, false)?;
         self.held_bytes.set(self.held_bytes.get() + added);
         Ok(added)
     }
@@ -120,19 +121,20 @@ mod tests {
         let mut wanted = Vec::new();
         for (offset, count) in [(1000, 20_000), (50_000, 3), (99_000, 1000)] {
             assert_eq!(
-                pipe.splice_from(&file, offset as u64, count).unwrap(),
+                pipe.splice_from(&file, FileOffset(offset as u64), count)
+                    .unwrap(),
                 count
             );
             wanted.extend_from_slice(&bytes[offset..offset + count]);
         }
         assert_eq!(
-            pipe.splice_from(&file, 99_990, 100).unwrap(),
+            pipe.splice_from(&file, FileOffset(99_990), 100).unwrap(),
             10,
             "up to the end"
         );
         wanted.extend_from_slice(&bytes[99_990..]);
         assert_eq!(
-            pipe.splice_from(&file, 100_000, 1).unwrap(),
+            pipe.splice_from(&file, FileOffset(100_000), 1).unwrap(),
             0,
             "past the end"
         );
@@ -148,7 +150,7 @@ mod tests {
         // The peer does not read.
         let mut taken = 0;
         loop {
-            assert!(pipe.splice_from(&file, 0, 60_000).unwrap() > 0);
+            assert!(pipe.splice_from(&file, FileOffset(0), 60_000).unwrap() > 0);
             let sent = pipe.splice_to(&socket, Segmentation::ByKernel);
             assert_eq!(pipe.held_bytes(), 0);
             match sent {
@@ -163,7 +165,7 @@ mod tests {
         assert!(taken > 0);
         let mut got = vec![0; taken];
         peer.read_exact(&mut got).unwrap();
-        assert_eq!(pipe.splice_from(&file, 7, 5).unwrap(), 5);
+        assert_eq!(pipe.splice_from(&file, FileOffset(7), 5).unwrap(), 5);
         assert_eq!(pipe.splice_to(&socket, Segmentation::ByKernel).unwrap(), 5);
         let mut got = [0; 5];
         peer.read_exact(&mut got).unwrap();
@@ -171,12 +173,12 @@ mod tests {
 
         // It never holds more than the pipe does.
         let added: usize =
-            std::iter::from_fn(|| pipe.splice_from(&file, 0, bytes.len()).ok()).sum();
+            std::iter::from_fn(|| pipe.splice_from(&file, FileOffset(0), bytes.len()).ok()).sum();
         assert_eq!((added >= bytes.len(), added), (true, pipe.held_bytes()));
         drop(peer);
         let directory = tempfile::tempdir().unwrap();
         let not_a_file = File::open(directory.path()).unwrap();
         pipe.discard().unwrap();
-        assert!(pipe.splice_from(&not_a_file, 0, 10).is_err());
+        assert!(pipe.splice_from(&not_a_file, FileOffset(0), 10).is_err());
     }
 }

@@ -9,7 +9,7 @@ use super::gateway::Gateway;
 use crate::engine::read::fill;
 use crate::engine::{Engine, Piece, PieceError, plan};
 use crate::io::Chunk;
-use crate::units::ObjectOffset;
+use crate::units::{FileOffset, ObjectOffset};
 
 /// Produces the first part of `wanted` that lies in one segment and fits one pool buffer.
 pub async fn produce(
@@ -40,7 +40,7 @@ pub async fn produce(
         let (mut windows, failures) = fill(plan.reads.iter(), windows, |read, window| {
             let copy = &file.copies[copy(read.share)?];
             let blocks = copy.regions.block_range(0).start;
-            let offset = blocks + read.window.start.0;
+            let offset = FileOffset(blocks + read.window.start.0);
             Some(engine.io.start_read(&copy.file, window, offset))
         })
         .await?;

@@ -17,7 +17,7 @@ use crate::engine::read::shortfall;
 use crate::engine::{Engine, PieceError};
 use crate::io::Window;
 use crate::memory::limits::{BAD_LEAVES_MAX, TABLE_PAGE_BYTES, WINDOW_ALIGN};
-use crate::units::ShareNumber;
+use crate::units::{FileOffset, ShareNumber};
 
 /// Nodes of a hash tree in one page.
 const PAGE_NODES: u64 = TABLE_PAGE_BYTES as u64 / NODE_BYTES;
@@ -143,11 +143,11 @@ impl Pass<'_> {
         for (&at, window) in copies.iter().zip(windows.by_ref()) {
             let copy = &self.file.copies[at];
             let block = copy.regions.block_range(self.segment);
-            readings.push(
-                self.engine
-                    .io
-                    .start_read(&copy.file, window, block.start + range.start),
-            );
+            readings.push(self.engine.io.start_read(
+                &copy.file,
+                window,
+                FileOffset(block.start + range.start),
+            ));
         }
         let mut filled = Vec::with_capacity(copies.len() + more);
         let mut all_read = true;
@@ -394,7 +394,12 @@ impl Pass<'_> {
                     return Ok((false, page));
                 };
                 let file = &self.file.copies[at].file;
-                let (result, back) = self.engine.io.start_read(file, page, offset).finish().await;
+                let (result, back) = self
+                    .engine
+                    .io
+                    .start_read(file, page, FileOffset(offset))
+                    .finish()
+                    .await;
                 page = back.ok_or(PieceError::Interrupted)?;
                 match result {
                     // The file may end in this page, behind the node.
