@@ -233,6 +233,33 @@ pub fn penstock(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// A build of the product's program.
+pub struct Program {
+    /// What follows "penstock" in its name: nothing, or " before".
+    pub name: &'static str,
+    /// Its file.
+    pub path: PathBuf,
+}
+
+/// The product's program, as [`penstock`] finds it, and another build to compare it with, if that is `given`.
+///
+/// # Errors
+///
+/// As [`penstock`].
+pub fn programs(given: Option<&Path>, before: Option<&Path>) -> anyhow::Result<Vec<Program>> {
+    let mut programs = vec![Program {
+        name: "",
+        path: penstock(given)?,
+    }];
+    if before.is_some() {
+        programs.push(Program {
+            name: " before",
+            path: penstock(before)?,
+        });
+    }
+    Ok(programs)
+}
+
 /// The command that serves `stores` on one core, on addresses that the system chooses. `more` are further
 /// arguments, separated by blanks.
 pub fn serve_command(

@@ -65,6 +65,9 @@ struct Options {
     /// The server's program [default: the one beside this benchmark].
     #[arg(long, value_name = "FILE")]
     penstock: Option<PathBuf>,
+    /// Another build of the server's program, measured in turn with it.
+    #[arg(long, value_name = "FILE")]
+    before: Option<PathBuf>,
     /// More arguments of `penstock serve`, separated by blanks.
     #[arg(
         long,
@@ -160,7 +163,7 @@ fn main() -> anyhow::Result<()> {
     let default_size = ByteSize::mib(if options.quick { 64 } else { 512 });
     let size = options.size.unwrap_or(default_size).0;
     ensure!(size >= 1 << 20, "--size: nothing under 1MiB can be timed");
-    let penstock = launch::penstock(options.penstock.as_deref())?;
+    let programs = launch::programs(options.penstock.as_deref(), options.before.as_deref())?;
     let directory = scratch::directory("cold", options.dir.as_deref())?;
 
     let mut facts = machine::facts();
@@ -173,7 +176,7 @@ fn main() -> anyhow::Result<()> {
 
     let cases = build(&options, size, directory.path())?;
     let files: Vec<PathBuf> = cases.iter().flat_map(|case| case.files.clone()).collect();
-    let competitors = competitors(&options, &penstock, &cases, directory.path(), cores)?;
+    let competitors = competitors(&options, &programs, &cases, directory.path(), cores)?;
     let log = directory.path().join("log");
     let mut verified = 0;
     for Competitor { case, name, reader } in &competitors {
@@ -277,7 +280,7 @@ fn files_of(stores: &[PathBuf], key: &str) -> anyhow::Result<Vec<PathBuf>> {
 
 fn competitors<'a>(
     options: &Options,
-    penstock: &Path,
+    programs: &[launch::Program],
     cases: &'a [Case],
     directory: &Path,
     [server_core, client_core]: [usize; 2],
@@ -315,10 +318,15 @@ fn competitors<'a>(
             }));
         };
         if case.block_bytes.is_some() {
-            for backend in &options.io {
-                let command =
-                    launch::serve_command(penstock, backend, &case.stores, &options.serve_args);
-                add(&format!("penstock {backend}"), Source::Penstock(command));
+            for (backend, program) in options
+                .io
+                .iter()
+                .flat_map(|backend| programs.iter().map(move |program| (backend, program)))
+            {
+                let args = &options.serve_args;
+                let command = launch::serve_command(&program.path, backend, &case.stores, args);
+                let name = format!("penstock{} {backend}", program.name);
+                add(&name, Source::Penstock(command));
             }
         } else if let Some((program, _)) = &nginx {
             let place = directory.join("nginx");

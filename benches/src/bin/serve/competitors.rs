@@ -34,7 +34,7 @@ const SEAWEED: &str = "seaweedfs";
 
 /// All competitors, nginx first.
 pub(super) fn all(
-    penstock: &Path,
+    programs: &[launch::Program],
     serve_args: &str,
     directory: &Path,
     built: &Built,
@@ -64,20 +64,24 @@ pub(super) fn all(
     for ([k, m], coded) in &built.coded {
         for (state, stores) in [("", &coded.stores[..]), (" degraded", coded.degraded())] {
             for backend in ["uring", "epoll"] {
-                let command = launch::serve_command(penstock, backend, stores, serve_args);
-                add(
-                    format!("penstock {k}+{m}{state} {backend}"),
-                    Kind::Penstock(command),
-                )?;
+                for launch::Program { name, path } in programs {
+                    let command = launch::serve_command(path, backend, stores, serve_args);
+                    add(
+                        format!("penstock{name} {k}+{m}{state} {backend}"),
+                        Kind::Penstock(command),
+                    )?;
+                }
             }
         }
         // All clients walk through the same object: what they spare each other is to be seen.
         let alone = format!("{serve_args} --rebuilt-blocks 0");
-        let command = launch::serve_command(penstock, "uring", coded.degraded(), &alone);
-        add(
-            format!("penstock {k}+{m} degraded unshared uring"),
-            Kind::Penstock(command),
-        )?;
+        for launch::Program { name, path } in programs {
+            let command = launch::serve_command(path, "uring", coded.degraded(), &alone);
+            add(
+                format!("penstock{name} {k}+{m} degraded unshared uring"),
+                Kind::Penstock(command),
+            )?;
+        }
     }
     if let Some(stored) = stored.map(Rc::new) {
         for (state, copy) in [("", &stored.healthy), (" degraded", &stored.degraded)] {

@@ -83,6 +83,9 @@ struct Options {
     /// The server's program [default: the one beside this benchmark].
     #[arg(long, value_name = "FILE")]
     penstock: Option<PathBuf>,
+    /// Another build of the server's program, measured in turn with it.
+    #[arg(long, value_name = "FILE")]
+    before: Option<PathBuf>,
     /// More arguments of `penstock serve`, separated by blanks.
     #[arg(
         long,
@@ -135,7 +138,7 @@ fn main() -> anyhow::Result<()> {
         server: server_core,
         client: client_core,
     };
-    let penstock = launch::penstock(options.penstock.as_deref())?;
+    let programs = launch::programs(options.penstock.as_deref(), options.before.as_deref())?;
     for (name, value) in &facts {
         println!("{name}: {value}");
     }
@@ -162,7 +165,7 @@ fn main() -> anyhow::Result<()> {
         }
     };
     let competitors = competitors::all(
-        &penstock,
+        &programs,
         &options.serve_args,
         directory.path(),
         &built,
