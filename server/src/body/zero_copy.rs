@@ -1,6 +1,6 @@
 //! Which pieces are sent zero-copy, and to which networks that is no gain.
 //!
-//! A zero-copy send pins its piece's pool buffer until the peer has acknowledged it, and a pinned buffer can't be taken
+//! A zero-copy send ring its piece's pool buffer until the peer has acknowledged it, and a pinned buffer can't be taken
 //! back. So only peers that acknowledge soon are sent to so, by their rate in the last sample. A peer that stops just
 //! then keeps two buffers at most until its send timeout, and all such peers together half of the pool; the other half
 //! is for everybody, so that no piece waits for another's peer. A piece that may not pin its buffer now is copied: no
@@ -26,50 +26,50 @@ use crate::config::values::ZeroCopyMode;
 use crate::engine::Engine;
 use crate::io::{Message, Pool, ZeroCopyRing};
 use crate::memory::limits::{
-    ZERO_COPY_BYTES_MIN, ZERO_COPY_HOLD, ZERO_COPY_PINS_MAX, ZERO_COPY_POOL_PART, ZERO_COPY_RETRY,
-    ZERO_COPY_ROUTES_MAX,
+    ZERO_COPY_BYTES_MIN, ZERO_COPY_HOLD, ZERO_COPY_NETWORKS_MAX, ZERO_COPY_PINS_MAX,
+    ZERO_COPY_POOL_PART, ZERO_COPY_RETRY,
 };
 use crate::stats::CoreStats;
 
-/// A network of peers that are reached by the same way, as far as can be told: a /24 of IPv4, a /48 of IPv6,
-/// with the other bits zero.
+/// A network of peers that are probably reached by the same route: a /24 of IPv4, a /48 of IPv6, with the other bits
+/// zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Route(IpAddr);
+pub struct Network(IpAddr);
 
-impl Route {
+impl Network {
     /// The network of a peer.
-    pub fn to(peer: IpAddr) -> Route {
-        Route(match peer.to_canonical() {
+    pub fn of(peer: IpAddr) -> Network {
+        Network(match peer.to_canonical() {
             IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & !0 << 8).into()),
             IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !0 << 80).into()),
         })
     }
 }
 
-impl fmt::Display for Route {
+impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.0, if self.0.is_ipv4() { 24 } else { 48 })
     }
 }
 
-/// The routes on which the kernel copied lately. Of very many, those found last.
-struct Copying(LruCache<Route, Instant>);
+/// The networks to which the kernel was found to copy, the most recent ones.
+struct Copying(LruCache<Network, Instant>);
 
 impl Copying {
     fn new() -> Copying {
-        const MOST: NonZeroUsize = NonZeroUsize::new(ZERO_COPY_ROUTES_MAX).unwrap();
+        const MOST: NonZeroUsize = NonZeroUsize::new(ZERO_COPY_NETWORKS_MAX).unwrap();
         Copying(LruCache::new(MOST))
     }
 
     /// The kernel reported a copy. Returns whether that is news.
-    fn note(&mut self, route: Route, now: Instant) -> bool {
-        self.0.put(route, now + ZERO_COPY_RETRY).is_none()
+    fn note(&mut self, network: Network, now: Instant) -> bool {
+        self.0.put(network, now + ZERO_COPY_RETRY).is_none()
     }
 
-    fn holds(&mut self, route: Route, now: Instant) -> bool {
-        let until = self.0.peek(&route).copied();
+    fn holds(&mut self, network: Network, now: Instant) -> bool {
+        let until = self.0.peek(&network).copied();
         if until.is_some_and(|until| now >= until) {
-            self.0.pop(&route);
+            self.0.pop(&network);
             return false;
         }
         until.is_some()
@@ -77,7 +77,7 @@ impl Copying {
 }
 
 /// Whether a peer that acknowledges `rate` bytes a second will soon have acknowledged this many.
-fn gives_back_soon(bytes: u64, rate: u64) -> bool {
+fn acknowledges_soon(bytes: u64, rate: u64) -> bool {
     u128::from(bytes) * 1000 <= u128::from(rate) * ZERO_COPY_HOLD.as_millis()
 }
 
@@ -89,9 +89,9 @@ struct Sent {
 
 /// One core's zero-copy sends.
 pub struct ZeroCopy {
-    when: ZeroCopyMode,
-    /// Made for the first send that is to go this way; `None` if that failed.
-    pins: OnceCell<Option<Rc<ZeroCopyRing<Sent>>>>,
+    mode: ZeroCopyMode,
+    /// Made for the first zero-copy send; `None` if that failed.
+    ring: OnceCell<Option<Rc<ZeroCopyRing<Sent>>>>,
     /// The kernel refused a send for a reason of its own.
     refused: Cell<bool>,
     copying: RefCell<Copying>,
@@ -101,11 +101,11 @@ pub struct ZeroCopy {
 }
 
 impl ZeroCopy {
-    /// For a core with this pool. `when` is [`ZeroCopyMode::Off`] where the kernel can't.
-    pub fn new(when: ZeroCopyMode, pool: &Pool, stats: Arc<CoreStats>) -> Rc<ZeroCopy> {
+    /// For a core with this pool. `mode` is [`ZeroCopyMode::Off`] where the kernel can't.
+    pub fn new(mode: ZeroCopyMode, pool: &Pool, stats: Arc<CoreStats>) -> Rc<ZeroCopy> {
         Rc::new(ZeroCopy {
-            when,
-            pins: OnceCell::new(),
+            mode,
+            ring: OnceCell::new(),
             refused: Cell::new(false),
             copying: RefCell::new(Copying::new()),
             pins_max: pool.buffers() / ZERO_COPY_POOL_PART,
@@ -113,7 +113,7 @@ impl ZeroCopy {
         })
     }
 
-    /// Offers a message to a socket without waiting for room, if it is to go this way; else gives it back.
+    /// Offers a message to a socket without waiting for room, if it may be sent zero-copy; else gives it back.
     /// The count is what was taken, of the head and then of the slices.
     pub fn send(
         self: &Rc<Self>,
@@ -121,7 +121,7 @@ impl ZeroCopy {
         turn: &Turn<'_>,
         message: Message,
     ) -> Result<io::Result<usize>, Message> {
-        if self.when == ZeroCopyMode::Off
+        if self.mode == ZeroCopyMode::Off
             || message.bytes() - message.head().len() < ZERO_COPY_BYTES_MIN
             || self.refused.get()
         {
@@ -131,7 +131,7 @@ impl ZeroCopy {
         if !self.may_pin(turn, message.bytes() as u64, now) {
             return Err(message);
         }
-        let Some(pins) = self.pins(engine) else {
+        let Some(ring) = self.ring(engine) else {
             return Err(message);
         };
         let socket = turn.socket;
@@ -149,11 +149,11 @@ impl ZeroCopy {
             to: turn.peer,
             at: now,
         };
-        let result = pins.send(socket, message.without_head(), tag);
-        self.settle(pins);
+        let result = ring.send(socket, message.without_head(), tag);
+        self.settle(ring);
         match result {
             Ok(taken) => Ok(Ok(head + taken)),
-            Err(error) if is_refusal(&error) || !pins.is_usable() => {
+            Err(error) if is_refusal(&error) || !ring.is_usable() => {
                 self.refused.set(true);
                 let advice = match error.raw_os_error() {
                     Some(libc::ENOMEM) => "; raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=)",
@@ -170,46 +170,46 @@ impl ZeroCopy {
 
     /// Whether a piece of this many bytes may keep its buffer until the connection's peer has it.
     fn may_pin(&self, turn: &Turn<'_>, bytes: u64, now: Instant) -> bool {
-        if let Some(Some(pins)) = self.pins.get() {
-            self.settle(pins);
-            if pins.pinned_sends() >= self.pins_max {
+        if let Some(Some(ring)) = self.ring.get() {
+            self.settle(ring);
+            if ring.pinned_sends() >= self.pins_max {
                 return false;
             }
             let age = |sent: &Sent| now.saturating_duration_since(sent.at);
-            let (its, late) = pins.with_tags(|tags| {
+            let (its, late) = ring.with_tags(|tags| {
                 tags.filter(|sent| sent.to == turn.peer)
                     .fold((0, false), |(its, late), sent| {
                         (its + 1, late || age(sent) > ZERO_COPY_HOLD)
                     })
             });
-            if its >= ZERO_COPY_PINS_MAX || late && self.when == ZeroCopyMode::Auto {
+            if its >= ZERO_COPY_PINS_MAX || late && self.mode == ZeroCopyMode::Auto {
                 return false;
             }
         }
         let queued = || turn.socket.unacknowledged_bytes().map(u64::from);
         self.pins_max > 0
-            && (self.when == ZeroCopyMode::Always
-                || gives_back_soon(bytes, turn.meter.rate())
+            && (self.mode == ZeroCopyMode::Always
+                || acknowledges_soon(bytes, turn.meter.rate())
                     && !self.copies(turn.peer, now)
                     && queued()
-                        .is_ok_and(|queued| gives_back_soon(queued + bytes, turn.meter.rate())))
+                        .is_ok_and(|queued| acknowledges_soon(queued + bytes, turn.meter.rate())))
     }
 
     fn copies(&self, peer: SocketAddr, now: Instant) -> bool {
-        let route = Route::to(peer.ip());
-        self.copying.borrow_mut().holds(route, now)
+        let network = Network::of(peer.ip());
+        self.copying.borrow_mut().holds(network, now)
     }
 
     /// The ring, made when it is needed for the first time: where no client is fast enough, or the kernel
     /// copies everywhere, none is.
-    fn pins(self: &Rc<Self>, engine: &Engine) -> Option<&Rc<ZeroCopyRing<Sent>>> {
+    fn ring(self: &Rc<Self>, engine: &Engine) -> Option<&Rc<ZeroCopyRing<Sent>>> {
         let made = self
-            .pins
+            .ring
             .get_or_init(|| match engine.io.zero_copy_ring(&engine.pool) {
-                Ok(pins) => {
-                    let pins = Rc::new(pins);
-                    tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&pins)));
-                    Some(pins)
+                Ok(ring) => {
+                    let ring = Rc::new(ring);
+                    tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&ring)));
+                    Some(ring)
                 }
                 Err(error) => {
                     tracing::warn!("zero-copy sends are off on this core: {error}");
@@ -219,28 +219,28 @@ impl ZeroCopy {
         made.as_ref()
     }
 
-    async fn watch(self: Rc<Self>, pins: Rc<ZeroCopyRing<Sent>>) {
+    async fn watch(self: Rc<Self>, ring: Rc<ZeroCopyRing<Sent>>) {
         loop {
-            pins.wait_for_completion().await;
-            self.settle(&pins);
+            ring.wait_for_completion().await;
+            self.settle(&ring);
         }
     }
 
     /// Takes note of the sends that ended.
-    fn settle(&self, pins: &ZeroCopyRing<Sent>) {
-        for sent in pins.take_completed() {
+    fn settle(&self, ring: &ZeroCopyRing<Sent>) {
+        for sent in ring.take_completed() {
             if !sent.copied {
                 continue;
             }
             self.stats.zero_copy_copied_bytes.add(sent.bytes as u64);
-            let route = Route::to(sent.tag.to.ip());
-            if self.when == ZeroCopyMode::Auto
-                && self.copying.borrow_mut().note(route, Instant::now())
+            let network = Network::of(sent.tag.to.ip());
+            if self.mode == ZeroCopyMode::Auto
+                && self.copying.borrow_mut().note(network, Instant::now())
             {
-                tracing::info!(%route, "zero-copy sends are off there: the kernel copies");
+                tracing::info!(%network, "zero-copy sends to this network are off: the kernel copies");
             }
         }
-        self.stats.pinned_buffers.set(pins.pinned_sends() as u64);
+        self.stats.pinned_buffers.set(ring.pinned_sends() as u64);
         let copying = self.copying.borrow().0.len();
         self.stats.zero_copy_networks_off.set(copying as u64);
     }
@@ -259,37 +259,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_route_is_a_network_of_peers() {
-        let route = |text: &str| Route::to(text.parse().unwrap()).to_string();
-        assert_eq!(route("192.0.2.77"), "192.0.2.0/24");
-        assert_eq!(route("::ffff:192.0.2.77"), "192.0.2.0/24");
-        assert_eq!(route("2001:db8:1:2::3"), "2001:db8:1::/48");
+    fn a_network_is_a_prefix_of_its_peers_addresses() {
+        let network = |text: &str| Network::of(text.parse().unwrap()).to_string();
+        assert_eq!(network("192.0.2.77"), "192.0.2.0/24");
+        assert_eq!(network("::ffff:192.0.2.77"), "192.0.2.0/24");
+        assert_eq!(network("2001:db8:1:2::3"), "2001:db8:1::/48");
     }
 
     #[test]
-    fn copying_is_remembered_for_a_time_and_not_of_all() {
+    fn copying_is_remembered_for_a_time_and_of_few_networks() {
         let mut copying = Copying::new();
-        let route = |n: u32| Route::to(IpAddr::V4((n << 8).into()));
+        let network = |n: u32| Network::of(IpAddr::V4((n << 8).into()));
         let now = Instant::now();
-        assert!(!copying.holds(route(1), now));
-        assert!(copying.note(route(1), now));
-        assert!(!copying.note(route(1), now), "known already");
-        assert!(copying.holds(route(1), now + ZERO_COPY_RETRY / 2));
-        assert!(!copying.holds(route(1), now + ZERO_COPY_RETRY));
+        assert!(!copying.holds(network(1), now));
+        assert!(copying.note(network(1), now));
+        assert!(!copying.note(network(1), now), "known already");
+        assert!(copying.holds(network(1), now + ZERO_COPY_RETRY / 2));
+        assert!(!copying.holds(network(1), now + ZERO_COPY_RETRY));
         assert_eq!(copying.0.len(), 0);
-        for n in 0..2 * ZERO_COPY_ROUTES_MAX as u32 {
-            copying.note(route(n), now);
+        for n in 0..2 * ZERO_COPY_NETWORKS_MAX as u32 {
+            copying.note(network(n), now);
         }
-        assert_eq!(copying.0.len(), ZERO_COPY_ROUTES_MAX);
-        assert!(!copying.holds(route(0), now));
+        assert_eq!(copying.0.len(), ZERO_COPY_NETWORKS_MAX);
+        assert!(!copying.holds(network(0), now));
     }
 
     #[test]
-    fn slow_peers_do_not_give_back_soon() {
-        assert!(!gives_back_soon(1, 0));
-        assert!(!gives_back_soon(256 << 10, 10 << 20));
-        assert!(gives_back_soon(256 << 10, 100 << 20));
-        assert!(!gives_back_soon(2 << 20, 100 << 20), "much is queued");
-        assert!(gives_back_soon(u64::MAX / 2000, u64::MAX));
+    fn slow_peers_do_not_acknowledge_soon() {
+        assert!(!acknowledges_soon(1, 0));
+        assert!(!acknowledges_soon(256 << 10, 10 << 20));
+        assert!(acknowledges_soon(256 << 10, 100 << 20));
+        assert!(!acknowledges_soon(2 << 20, 100 << 20), "much is queued");
+        assert!(acknowledges_soon(u64::MAX / 2000, u64::MAX));
     }
 }

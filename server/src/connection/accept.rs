@@ -22,12 +22,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Accepts connections and starts a task for each, until the core drains.
 pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, over: OverLimit) {
     loop {
-        let ready = core
-            .sources
-            .engine
-            .io
-            .ready(&listener, Interest::Read)
-            .await;
+        let ready = core.io().ready(&listener, Interest::Read).await;
         if core.draining.get() {
             return;
         }
@@ -72,7 +67,7 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
             }
         }
         // There may be more: the others have their turn first.
-        core.sources.engine.io.yield_now().await;
+        core.io().yield_now().await;
     }
 }
 

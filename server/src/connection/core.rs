@@ -10,6 +10,7 @@ use super::gate::Gate;
 use super::lending::Lender;
 use super::state::Connection;
 use crate::body::Sources;
+use crate::io::Io;
 use crate::memory::limits::REQUEST_HEAD_BYTES_MAX;
 use crate::stats::CoreStats;
 
@@ -46,6 +47,11 @@ impl Core {
             scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
             draining: Cell::new(false),
         }
+    }
+
+    /// Its way to the kernel.
+    pub fn io(&self) -> &Io {
+        &self.sources.engine.io
     }
 
     /// Its counters.

@@ -60,17 +60,13 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
         }
         if action == Action::Send && matches!(conn.next(), Action::Send | Action::Open) {
             // Perhaps nothing waited: the others get their turn by hand.
-            core.sources.engine.io.yield_now().await;
+            core.io().yield_now().await;
         }
     }
 }
 
 async fn receive(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -> io::Result<()> {
-    core.sources
-        .engine
-        .io
-        .ready(&connection.socket, Interest::Read)
-        .await?;
+    core.io().ready(&connection.socket, Interest::Read).await?;
     match connection.close_reason.take() {
         Some(CloseReason::HeadTimeout) => {
             conn.head_timeout(SystemTime::now());
@@ -171,13 +167,7 @@ async fn wait_for_credit(
         }
         match core.gate.admit(space, remaining, polled) {
             Admission::Bytes(bytes) => return Ok(bytes as usize),
-            Admission::Wait => {
-                core.sources
-                    .engine
-                    .io
-                    .ready(&connection.socket, Interest::Write)
-                    .await?
-            }
+            Admission::Wait => core.io().ready(&connection.socket, Interest::Write).await?,
         }
         polled = true;
     }
@@ -209,7 +199,7 @@ async fn linger(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -
     socket.shutdown_send();
     let mut thrown_away = 0;
     loop {
-        core.sources.engine.io.ready(socket, Interest::Read).await?;
+        core.io().ready(socket, Interest::Read).await?;
         let received = socket.receive(&mut core.scratch.borrow_mut()[..]);
         match received {
             Ok(0) => break,

@@ -239,7 +239,7 @@ pub const ZERO_COPY_PINS_MAX: usize = 2;
 /// peers of the pinned ones do.
 pub const ZERO_COPY_POOL_PART: usize = 2;
 /// Networks of peers that a core remembers because the kernel copies to them.
-pub const ZERO_COPY_ROUTES_MAX: usize = 256;
+pub const ZERO_COPY_NETWORKS_MAX: usize = 256;
 /// After this time the kernel is tried again where it copied: a packet capture ends, a route changes.
 pub const ZERO_COPY_RETRY: Duration = Duration::from_secs(600);
 /// Submission queue entries of the ring for zero-copy sends, which are submitted one by one.
@@ -333,7 +333,7 @@ pub(super) const RING_BYTES: u64 =
 /// 256 bytes each), and the routes.
 const ZERO_COPY_BYTES: u64 = POOL_BUFFERS_MAX as u64 / ZERO_COPY_POOL_PART as u64
     * (2 * 16 + 2 * 256)
-    + ZERO_COPY_ROUTES_MAX as u64 * 128
+    + ZERO_COPY_NETWORKS_MAX as u64 * 128
     + 16 * 1024;
 /// What one core's ring takes of RLIMIT_MEMLOCK, in whole powers of two of pages. Measured on Linux 6.18: 328 KiB.
 pub const RING_LOCKED_BYTES: u64 = 384 << 10;
