@@ -294,7 +294,9 @@ fn auto_ends_where_the_kernel_copies() {
             off => Err(format!("{off} routes are off: {:#}", server.status())),
         }
     });
-    server.wait_for_log("zero-copy sends to this network are off: the kernel copies network=127.0.0.0/24");
+    server.wait_for_log(
+        "zero-copy sends to this network are off: the kernel copies network=127.0.0.0/24",
+    );
     none_is_pinned(&server);
     let sent = server.total("zero_copy_bytes");
     assert!(sent > 0 && server.total("zero_copy_copied_bytes") > 0);

@@ -158,8 +158,8 @@ impl HotObjects {
             return Ok(None);
         };
         let (head, bytes) = (&turn.head[..], ring.read(bytes));
-        let cut = turn.cut(head.len() + bytes.len())?;
-        let sent = sent_or_zero(turn.socket.send([head, bytes].into_iter(), cut))?;
+        let segmentation = turn.segmentation(head.len() + bytes.len())?;
+        let sent = sent_or_zero(turn.socket.send([head, bytes].into_iter(), segmentation))?;
         let of_body = sent.saturating_sub(head.len());
         engine.stats.hot_sent_bytes.add(of_body as u64);
         Ok(Some(sent))

@@ -105,8 +105,8 @@ impl Sources {
     ) -> Result<usize, SendError> {
         let Some(body) = body.filter(|_| turn.admitted > 0) else {
             let head = [&turn.head[..]].into_iter();
-            let cut = turn.cut(turn.head.len())?;
-            return Ok(sent_or_zero(turn.socket.send(head, cut))?);
+            let segmentation = turn.segmentation(turn.head.len())?;
+            return Ok(sent_or_zero(turn.socket.send(head, segmentation))?);
         };
         let mut ready = Ready::default();
         loop {
@@ -196,8 +196,8 @@ impl Sources {
         let head_bytes = turn.head.len();
         let message = piece.into_message(turn.head.clone());
         let offered = message.bytes();
-        let cut = turn.cut(offered)?;
-        let by_reference = match cut {
+        let segmentation = turn.segmentation(offered)?;
+        let by_reference = match segmentation {
             // What was read ahead is of another pool, and no peer may pin anything of that.
             Segmentation::ByKernel if message.is_owned() => {
                 self.zero_copy.send(engine, turn, message)
@@ -207,7 +207,7 @@ impl Sources {
         let (counter, result) = match by_reference {
             Ok(result) => (&engine.stats.zero_copy_bytes, result),
             Err(message) => {
-                let result = turn.socket.send(message.parts(), cut);
+                let result = turn.socket.send(message.parts(), segmentation);
                 (&engine.stats.copied_bytes, result)
             }
         };

@@ -148,7 +148,7 @@ fn send_parts(
 ) -> io::Result<Option<usize>> {
     let socket = turn.socket;
     let mut left: u64 = parts.iter().map(Part::bytes).sum();
-    let cut = turn.cut(turn.head.len() + left as usize)?;
+    let segmentation = turn.segmentation(turn.head.len() + left as usize)?;
     let mut head = Some(&turn.head[..]).filter(|head| !head.is_empty());
     let mut sent = None;
     for group in parts.chunk_by(|one, next| one.is_kept() == next.is_kept()) {
@@ -161,10 +161,10 @@ fn send_parts(
                 Part::Filed { .. } => None,
             });
             let all = before.into_iter().chain(kept);
-            let accepted = sent_or_zero(match cut {
+            let accepted = sent_or_zero(match segmentation {
                 // What follows at once goes into the same packets.
                 Segmentation::ByKernel if left > 0 => socket.send_more(all),
-                _ => socket.send(all, cut),
+                _ => socket.send(all, segmentation),
             })?;
             let before = before.map_or(0, <[u8]>::len);
             engine
@@ -183,7 +183,7 @@ fn send_parts(
                 false => sent_or_zero(socket.send_more([before].into_iter()))?,
             };
             let spliced = match ahead == before.len() {
-                true => sent_or_zero(pipe.splice_to(socket, cut))?,
+                true => sent_or_zero(pipe.splice_to(socket, segmentation))?,
                 false => {
                     pipe.discard()?;
                     0

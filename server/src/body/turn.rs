@@ -39,7 +39,7 @@ impl Turn<'_> {
 
     /// How to cut a send of so many bytes, head included, into segments. The end of a response needs no
     /// acknowledgement for anything to go on.
-    pub fn cut(&self, offered: usize) -> io::Result<Segmentation> {
+    pub fn segmentation(&self, offered: usize) -> io::Result<Segmentation> {
         let buffer = self.send_buffer;
         let is_small = (offered as u64) < self.remaining
             && buffer < SEGMENT_BYTES_MAX

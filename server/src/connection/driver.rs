@@ -1,9 +1,9 @@
 //! Performs what a connection's protocol wants next, and reports what happened.
 //!
 //! The way of a GET: wait for a request, look its object up, then wait for credit, let the body's sources send no more
-//! than that, and forget it, until the body is sent. Nothing is read or decoded before the kernel reported room, but
-//! for [`readahead`](crate::body::readahead). No pool buffer is held while waiting for a client, but for those that the
-//! kernel sends from ([`zero_copy`](crate::body::zero_copy)).
+//! than that, and forget it, until the body is sent. Nothing is read or decoded before the kernel reported room,
+//! except by [`readahead`](crate::body::readahead). No pool buffer is held while waiting for a client, except those that
+//! the kernel sends from ([`zero_copy`](crate::body::zero_copy)).
 
 use std::io;
 use std::rc::Rc;
@@ -27,80 +27,84 @@ use crate::units::{Length, ObjectOffset};
 
 type BodyProtocol = Protocol<Body>;
 
-/// Serves one connection until it ends. With `refusal`, says only that and closes.
+/// Serves one connection until it ends. With a `refusal` it sends only that and closes.
 pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<Response>) {
-    let mut conn = match refusal {
+    let mut protocol = match refusal {
         None => BodyProtocol::default(),
         Some(answer) => BodyProtocol::refusing(answer),
     };
     loop {
         if core.draining.get() {
-            conn.drain();
+            protocol.drain();
         }
-        connection.enter(conn.phase(), conn.held_bytes());
-        if !connection.claim_head(conn.held_bytes()) {
-            // Long heads of very many clients at once: what they would hold isn't there.
-            conn.memory_refused(SystemTime::now());
+        connection.enter(protocol.phase(), protocol.held_bytes());
+        if !connection.claim_head(protocol.held_bytes()) {
+            // Very many clients send long heads at once: there is no memory for this one.
+            protocol.memory_refused(SystemTime::now());
         }
-        let action = conn.next();
+        let action = protocol.next();
         let result = match action {
-            Action::Receive => receive(&core, &connection, &mut conn).await,
+            Action::Receive => receive(&core, &connection, &mut protocol).await,
             Action::Open => {
-                open(&core, &mut conn).await;
+                open(&core, &mut protocol).await;
                 Ok(())
             }
-            Action::Send => send(&core, &connection, &mut conn).await,
-            Action::Linger => linger(&core, &connection, &mut conn).await,
+            Action::Send => send(&core, &connection, &mut protocol).await,
+            Action::Linger => linger(&core, &connection, &mut protocol).await,
             Action::Close => return connection.socket.set_close_timeout(core.send_timeout),
         };
         if let Err(error) = result {
             // The peer is gone, or a deadline ended the connection.
-            tracing::debug!(%error, phase = ?conn.phase(), "connection ended");
-            conn.closed();
+            tracing::debug!(%error, phase = ?protocol.phase(), "connection ended");
+            protocol.closed();
         }
-        if action == Action::Send && matches!(conn.next(), Action::Send | Action::Open) {
-            // Perhaps nothing waited: the others get their turn by hand.
+        if action == Action::Send && matches!(protocol.next(), Action::Send | Action::Open) {
+            // Perhaps nothing was waited for: other connections get their turn by hand.
             core.io().yield_now().await;
         }
     }
 }
 
-async fn receive(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -> io::Result<()> {
+async fn receive(
+    core: &Core,
+    connection: &Connection,
+    protocol: &mut BodyProtocol,
+) -> io::Result<()> {
     core.io().ready(&connection.socket, Interest::Read).await?;
     match connection.close_reason.take() {
         Some(CloseReason::HeadTimeout) => {
-            conn.head_timeout(SystemTime::now());
+            protocol.head_timeout(SystemTime::now());
             return Ok(());
         }
         Some(CloseReason::Closed) => return Err(io::ErrorKind::TimedOut.into()),
         None => {}
     }
     let mut scratch = core.scratch.borrow_mut();
-    let room = REQUEST_HEAD_BYTES_MAX - conn.pending_bytes().min(REQUEST_HEAD_BYTES_MAX - 1);
+    let room = REQUEST_HEAD_BYTES_MAX - protocol.pending_bytes().min(REQUEST_HEAD_BYTES_MAX - 1);
     match connection.socket.receive(&mut scratch[..room]) {
-        // What the last response left in the queue still holds memory: it is seen out first.
-        Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => conn.linger(),
-        Ok(0) => conn.peer_closed(),
-        Ok(count) => conn.received(&scratch[..count], SystemTime::now()),
+        // The rest of the last response is still queued and holds memory: the connection lingers until it is gone.
+        Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => protocol.linger(),
+        Ok(0) => protocol.peer_closed(),
+        Ok(count) => protocol.received(&scratch[..count], SystemTime::now()),
         Err(error) if is_transient(&error) => {}
         Err(error) => return Err(error),
     }
     Ok(())
 }
 
-async fn open(core: &Core, conn: &mut BodyProtocol) {
-    let Some(request) = conn.request() else {
+async fn open(core: &Core, protocol: &mut BodyProtocol) {
+    let Some(request) = protocol.request() else {
         return;
     };
     match Box::pin(lookup::open(&core.sources, request)).await {
-        Ok((description, body)) => conn.opened(&description, body, SystemTime::now()),
-        Err((status, reason)) => conn.open_failed(status, reason, SystemTime::now()),
+        Ok((description, body)) => protocol.opened(&description, body, SystemTime::now()),
+        Err((status, reason)) => protocol.open_failed(status, reason, SystemTime::now()),
     }
 }
 
 /// Waits for credit, then sends one piece of the response.
-async fn send(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -> io::Result<()> {
-    let Some(out) = conn.outgoing() else {
+async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol) -> io::Result<()> {
+    let Some(out) = protocol.outgoing() else {
         return Ok(());
     };
     if out.is_unsent() {
@@ -127,25 +131,25 @@ async fn send(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -> 
         .send(&turn, out.object(), &connection.readahead)
         .await;
     match sent {
-        Ok(bytes) => note_sent(core, connection, conn, bytes),
+        Ok(bytes) => note_sent(core, connection, protocol, bytes),
         Err(SendError::Connection(error)) => return Err(error),
-        Err(SendError::Piece(error)) => give_up(core, connection, conn, &error),
+        Err(SendError::Piece(error)) => give_up(core, connection, protocol, &error),
     }
     Ok(())
 }
 
 /// The kernel took `bytes` of the response.
-fn note_sent(core: &Core, connection: &Connection, conn: &mut BodyProtocol, bytes: usize) {
+fn note_sent(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, bytes: usize) {
     let bytes = bytes as u64;
     core.stats().sent_bytes.add(bytes);
     connection.meter.add_sent(bytes);
-    if let Some(status) = conn.sent(bytes, SystemTime::now()) {
+    if let Some(status) = protocol.sent(bytes, SystemTime::now()) {
         core.stats().count_response(status.code());
     }
 }
 
-/// Waits until the socket takes some of the `remaining` bytes, and says how many now. On the way the
-/// connection may earn a larger buffer.
+/// Waits until the socket takes some of the `remaining` bytes, and says how many. Meanwhile the connection may earn a
+/// larger send buffer.
 async fn wait_for_credit(
     core: &Core,
     connection: &Connection,
@@ -175,15 +179,15 @@ async fn wait_for_credit(
 
 /// The body can't go on: an error if nothing was sent yet, else a reset, so that no client takes a
 /// short body for a whole one.
-fn give_up(core: &Core, connection: &Connection, conn: &mut BodyProtocol, error: &PieceError) {
-    if let Some(body) = conn.outgoing().and_then(|out| out.object()) {
+fn give_up(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, error: &PieceError) {
+    if let Some(body) = protocol.outgoing().and_then(|out| out.object()) {
         tracing::error!(
             name = body.resource.name(),
             "the object can't be read: {error}"
         );
     }
     let (status, reason) = answers::for_piece(error);
-    if conn.body_failed(status, reason, SystemTime::now()) {
+    if protocol.body_failed(status, reason, SystemTime::now()) {
         core.stats().reset_bodies.add(1);
         connection.socket.reset();
     }
@@ -194,7 +198,11 @@ fn give_up(core: &Core, connection: &Connection, conn: &mut BodyProtocol, error:
 ///
 /// The descriptor is kept until everything is acknowledged, whatever the peer does: what a closed socket
 /// still has queued is memory that no connection would account for.
-async fn linger(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -> io::Result<()> {
+async fn linger(
+    core: &Core,
+    connection: &Connection,
+    protocol: &mut BodyProtocol,
+) -> io::Result<()> {
     let socket = &connection.socket;
     socket.shutdown_send();
     let mut thrown_away = 0;
@@ -221,6 +229,6 @@ async fn linger(core: &Core, connection: &Connection, conn: &mut BodyProtocol) -
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(LINGER_PAUSE_MOST);
     }
-    conn.closed();
+    protocol.closed();
     Ok(())
 }
