@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::Key;
 use penstock_store::Progress;
-use penstock_store::put::{self, PutOptions};
+use penstock_store::put::{self, PutOptions, SourceFile};
 
 use super::Stores;
 
@@ -67,13 +67,18 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     } else {
         let name = arguments.file.display();
         let file = File::open(&arguments.file).with_context(|| format!("cannot open {name}"))?;
-        let metadata = file
-            .metadata()
-            .with_context(|| format!("cannot read the metadata of {name}"))?;
+        let no_metadata = || format!("cannot read the metadata of {name}");
+        let metadata = file.metadata().with_context(no_metadata)?;
         if metadata.is_dir() {
             bail!("{name} is a directory; put stores one file");
         }
-        (Box::new(file), metadata.is_file().then_some(metadata.len()))
+        if metadata.is_file() {
+            let source = SourceFile::new(file).with_context(no_metadata)?;
+            let size = source.len();
+            (Box::new(source), Some(size))
+        } else {
+            (Box::new(file), None)
+        }
     };
     let options = PutOptions {
         stores: arguments.stores.stores,

@@ -14,9 +14,12 @@
 //! least k, and which otherwise nobody reads.
 
 mod place;
+mod source;
 
 #[cfg(test)]
 mod crash_tests;
+
+pub use source::SourceFile;
 
 use std::fmt;
 use std::fs;
