@@ -1,5 +1,6 @@
 //! The `penstock` command.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -8,11 +9,15 @@ mod cli;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
-    cli::start_logging();
-    match cli::run(arguments) {
+    let logging = arguments.start_logging();
+    let result = cli::run(arguments);
+    // What is still to be logged comes before the error that ended it.
+    drop(logging);
+    match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("penstock: {error:#}");
+            // Nobody may be there to read it.
+            let _ = writeln!(std::io::stderr(), "penstock: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
+use penstock::control::logging::{self, LogThread};
 use tracing_subscriber::EnvFilter;
 
 /// Prints a line on standard output. A reader that went away (`| head`) doesn't end the command, which may have more to
@@ -73,15 +74,29 @@ fn key(text: &str) -> Result<Key, String> {
     Key::new(text).map_err(|error| error.to_string())
 }
 
-/// Writes log lines to standard error: `info` and above, unless RUST_LOG sets another filter.
-pub(crate) fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false)
-        .init();
+impl Arguments {
+    /// Writes log lines to standard error: `info` and above, unless RUST_LOG sets another filter. A server's lines are
+    /// written by a thread, which the returned guard ends.
+    pub(crate) fn start_logging(&self) -> Option<LogThread> {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .with_target(false)
+            // A log that can't be written is no reason to print, and panic if that fails too.
+            .log_internal_errors(false);
+        match self.command {
+            Command::Serve(_) | Command::Demo(_) => {
+                let (writer, thread) = logging::start();
+                lines.with_writer(writer).init();
+                Some(thread)
+            }
+            _ => {
+                lines.with_writer(std::io::stderr).init();
+                None
+            }
+        }
+    }
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

@@ -19,6 +19,7 @@ pub mod backend;
 mod cores;
 mod error;
 mod listeners;
+pub mod logging;
 pub mod preflight;
 mod signals;
 pub mod worker;

@@ -272,6 +272,8 @@ pub const TAHOE_VERIFICATIONS_MAX: usize = 4;
 /// after all of it was hashed, a gigabyte or two in a second.
 pub const TAHOE_SEGMENT_BYTES_MAX_DEFAULT: u64 = 256 << 20;
 
+/// Log lines that wait to be written. Beyond them lines are dropped and counted: no reader of the log may hold up a core.
+pub const LOG_LINES_MAX: usize = 256;
 /// How often a core looks at its deadlines and its control channel, and samples its sockets.
 pub const TICK: Duration = Duration::from_millis(250);
 /// A request head must arrive whole within this time of its first byte (408).

@@ -13,7 +13,7 @@ pub mod stores;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -117,6 +117,17 @@ pub fn penstock() -> Command {
     command
 }
 
+/// What becomes of the server's log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogReader {
+    /// They are collected for [`Server::log`].
+    Collects,
+    /// The other end of standard error is closed.
+    Gone,
+    /// The other end is open, but nobody reads.
+    Stalls,
+}
+
 /// A running server. It is killed when dropped.
 pub struct Server {
     child: Child,
@@ -127,6 +138,8 @@ pub struct Server {
     /// What it printed until it was ready.
     pub printed: String,
     log: Arc<Mutex<String>>,
+    /// Standard error, if it is held open and not read.
+    _unread: Option<ChildStderr>,
 }
 
 impl Server {
@@ -149,16 +162,32 @@ impl Server {
     }
 
     /// Starts a server and waits until it listens. If it ends instead, gives what it said.
-    pub fn launch(mut command: Command) -> Result<Server, String> {
+    pub fn launch(command: Command) -> Result<Server, String> {
+        Server::launch_with(command, LogReader::Collects)
+    }
+
+    /// The same with another reader of its log.
+    pub fn launch_with(mut command: Command, reader: LogReader) -> Result<Server, String> {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("penstock starts");
         let log = Arc::new(Mutex::new(String::new()));
-        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let (read, unread) = match (child.stderr.take(), reader) {
+            (errors, LogReader::Collects) => (errors, None),
+            (errors, LogReader::Stalls) => (None, errors),
+            (errors, LogReader::Gone) => {
+                drop(errors);
+                (None, None)
+            }
+        };
         let lines = Arc::clone(&log);
         let reader = thread::spawn(move || {
+            let Some(errors) = read else {
+                return;
+            };
+            let mut errors = BufReader::new(errors);
             let mut line = String::new();
             while errors.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
                 lines.lock().unwrap().push_str(&line);
@@ -197,6 +226,7 @@ impl Server {
             admin: admin.unwrap(),
             printed,
             log,
+            _unread: unread,
         })
     }
 

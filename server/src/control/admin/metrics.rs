@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::super::logging;
 use super::memory;
 use super::state::ServerState;
 use crate::stats::{CoreStats, Kind, Phase, SCALARS, STATUS_CODES};
@@ -98,6 +99,13 @@ impl Collector for CoresCollector {
             "Seconds since the server started",
             None,
             MetricType::Gauge,
+        )?)?;
+        let dropped = ConstCounter::new(logging::dropped_lines());
+        dropped.encode(encoder.encode_descriptor(
+            "log_lines_dropped",
+            "Log lines that could not be written",
+            None,
+            MetricType::Counter,
         )?)?;
         for (name, help, value) in memory::gauges(&self.0) {
             let gauge = ConstGauge::new(value as i64);

@@ -1,0 +1,56 @@
+//! The log of a server: lines to standard error, written by a thread of their own.
+//!
+//! A core hands its lines to a bounded queue and goes on. What does not fit, or can't be written because the reader of
+//! standard error is gone, is dropped and counted: no reader of the log may hold up or end a download.
+
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use crate::memory::limits::LOG_LINES_MAX;
+
+/// The thread that writes; dropped, it writes what is queued, for a second at most, and ends.
+pub struct LogThread {
+    _guard: WorkerGuard,
+}
+
+/// Lines that did not fit the queue. The log is the process's, and so is this.
+static QUEUE: OnceLock<ErrorCounter> = OnceLock::new();
+/// Lines that standard error did not take.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// Starts the thread.
+pub fn start() -> (NonBlocking, LogThread) {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_LINES_MAX)
+        .lossy(true)
+        .thread_name("log")
+        .finish(StandardError);
+    QUEUE.get_or_init(|| writer.error_counter());
+    (writer, LogThread { _guard: guard })
+}
+
+/// Lines that were dropped since the start.
+pub fn dropped_lines() -> u64 {
+    let queue = QUEUE.get().map_or(0, ErrorCounter::dropped_lines);
+    queue as u64 + UNWRITTEN.load(Ordering::Relaxed)
+}
+
+/// Standard error, of which a failure is counted and no error.
+struct StandardError;
+
+impl Write for StandardError {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if io::stderr().write_all(line).is_err() {
+            UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // Standard error is not buffered.
+        Ok(())
+    }
+}
