@@ -4,6 +4,10 @@
 //! forgotten first. A bit says: this leaf was read and matched its checksum while its file had this
 //! *version* ([`Share::revalidate`](super::Share::revalidate) tells versions apart), less than the verify age ago.
 //! A leaf that was forgotten, or never known, is read and verified as always.
+//!
+//! What was verified are pages in the page cache, not a file: pages that left it and came back came from the disk, which
+//! may have rotted meanwhile. So leaves that are found to be missing from the cache are forgotten, and so is a run that
+//! was not found there whole for [`CONFIRMED_FOR`], in which nobody would have seen its pages leave and come back.
 
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -12,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use crate::memory::limits::{RESIDENT_FOR, VERIFIED_PAGE_BYTES, VERIFIED_PAGES_MAX};
+use crate::memory::limits::{CONFIRMED_FOR, RESIDENT_FOR, VERIFIED_PAGE_BYTES, VERIFIED_PAGES_MAX};
 use crate::units::{ObjectId, ShareNumber};
 
 /// Leaves in one run: 4 MiB of a share at the usual leaf length.
@@ -33,6 +37,8 @@ struct Page {
     since: Instant,
     /// When the page cache was asked for the whole run, and whether it had that.
     asked: Option<(Instant, bool)>,
+    /// When the page cache was last found to have the whole run, or leaves of it were verified.
+    confirmed: Instant,
 }
 
 // The key, this, two links; a slot of the map of at most twice as many slots as entries, and its tag.
@@ -114,11 +120,13 @@ impl VerifiedLeaves {
                 leaves: [0; WORDS],
                 since: now,
                 asked: None,
+                confirmed: now,
             };
             let page = pages.get_or_insert_mut((object, share, part.page), fresh);
             if page.version != version || page.is_old(now, age) {
                 *page = fresh();
             }
+            page.confirmed = now;
             for (word, mask) in masks(part) {
                 page.leaves[word] |= mask;
             }
@@ -158,6 +166,10 @@ impl VerifiedLeaves {
             let Some(page) = pages.get_mut(&(object, share, part.page)) else {
                 break;
             };
+            if now.saturating_duration_since(page.confirmed) >= CONFIRMED_FOR {
+                page.leaves = [0; WORDS];
+                break;
+            }
             let known = page.known(version, part, now, age);
             if known == 0 {
                 break;
@@ -170,8 +182,13 @@ impl VerifiedLeaves {
                 _ => (now, find(start..start + PAGE_LEAVES)),
             };
             page.asked = Some((at, whole));
+            if whole {
+                page.confirmed = at;
+            }
             let first = start + u64::from(part.first);
             if !whole && !find(first..first + u64::from(known)) {
+                // What comes back into the page cache comes from the disk, and is verified again.
+                page.forget(part);
                 break;
             }
             covered += u64::from(known);
@@ -196,6 +213,12 @@ impl Page {
         gap.map_or(part.count, |gap| gap - part.first)
     }
 
+    fn forget(&mut self, part: Part) {
+        for (word, mask) in masks(part) {
+            self.leaves[word] &= !mask;
+        }
+    }
+
     fn is_old(&self, now: Instant, age: Duration) -> bool {
         now.saturating_duration_since(self.since) >= age
     }
@@ -208,6 +231,8 @@ mod tests {
     use std::cell::Cell;
 
     const AGE: Duration = Duration::from_secs(60);
+    /// For tests of the age alone.
+    const SHORT_AGE: Duration = Duration::from_secs(6);
 
     fn file(object: u64, share: u16, version: u32) -> FileVersion {
         (ObjectId(object), ShareNumber(share), version)
@@ -219,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_was_verified_is_known_until_it_is_too_old_or_the_file_changes() {
-        let (memory, now) = (memory(), Instant::now());
+        let (memory, now) = (VerifiedLeaves::new(Some(SHORT_AGE)), Instant::now());
         let covers = |version, leaves: Range<u64>, now| {
             let all = leaves.end - leaves.start;
             memory.covered(file(1, 2, version), leaves, now, |_| true) == all
@@ -235,16 +260,16 @@ mod tests {
             assert_eq!(memory.covered(name, 3..4, now, |_| true), 0, "{what}");
         }
         assert!(!covers(1, 3..4, now), "another version");
-        let almost = now + AGE - Duration::from_millis(1);
+        let almost = now + SHORT_AGE - Duration::from_millis(1);
         assert!(covers(0, 3..4, almost));
         // Verified again later: what was verified first decides.
         memory.note(file(1, 2, 0), 0..2, almost);
-        assert!(!covers(0, 0..1, now + AGE));
-        memory.note(file(1, 2, 0), 0..2, now + AGE);
-        assert!(covers(0, 0..2, now + AGE) && !covers(0, 3..4, now + AGE));
+        assert!(!covers(0, 0..1, now + SHORT_AGE));
+        memory.note(file(1, 2, 0), 0..2, now + SHORT_AGE);
+        assert!(covers(0, 0..2, now + SHORT_AGE) && !covers(0, 3..4, now + SHORT_AGE));
         // A new version forgets the old one.
-        memory.note(file(1, 2, 1), 5..6, now + AGE);
-        assert!(covers(1, 5..6, now + AGE) && !covers(1, 0..1, now + AGE));
+        memory.note(file(1, 2, 1), 5..6, now + SHORT_AGE);
+        assert!(covers(1, 5..6, now + SHORT_AGE) && !covers(1, 0..1, now + SHORT_AGE));
     }
 
     #[test]
@@ -263,12 +288,44 @@ mod tests {
         // Not all of the run is there: the leaves that are wanted count, each time anew.
         let a_part = |leaves: Range<u64>| leaves.end <= 100;
         assert_eq!(covered(0..100, now, a_part), (100, 2));
-        assert_eq!(covered(0..101, now, a_part), (0, 1));
         assert_eq!(covered(0..100, now, a_part), (100, 1));
         let now = now + RESIDENT_FOR;
         assert_eq!(covered(0..1100, now, |_| true), (1100, 2));
         assert_eq!(covered(1023..1100, now, |_| false), (77, 0));
         assert_eq!(covered(0..1, now + RESIDENT_FOR, |_| false), (0, 2));
+    }
+
+    #[test]
+    fn pages_that_left_the_cache_are_not_known_when_they_are_back() {
+        let (memory, now) = (memory(), Instant::now());
+        memory.note(file(1, 0, 0), 0..1024, now);
+        let covered = |leaves, now, there: fn(Range<u64>) -> bool| {
+            memory.covered(file(1, 0, 0), leaves, now, there)
+        };
+        assert_eq!(covered(0..200, now, |_| true), 200);
+        let now = now + RESIDENT_FOR;
+        assert_eq!(
+            covered(100..110, now, |leaves| leaves.end <= 100),
+            0,
+            "gone"
+        );
+        let now = now + RESIDENT_FOR;
+        assert_eq!(covered(100..110, now, |_| true), 0, "back, from the disk");
+        assert_eq!(covered(0..100, now, |_| true), 100, "these stayed");
+        memory.note(file(1, 0, 0), 100..110, now);
+        assert_eq!(covered(0..200, now, |_| true), 200, "verified again");
+    }
+
+    #[test]
+    fn a_run_that_was_not_seen_in_the_cache_for_long_is_not_known() {
+        let (memory, now) = (memory(), Instant::now());
+        memory.note(file(1, 0, 0), 0..1024, now);
+        let covered = |now| memory.covered(file(1, 0, 0), 0..10, now, |_| true);
+        let almost = CONFIRMED_FOR - Duration::from_millis(1);
+        assert_eq!(covered(now + almost), 10);
+        assert_eq!(covered(now + 2 * almost), 10, "it was seen between");
+        assert_eq!(covered(now + 2 * almost + CONFIRMED_FOR), 0);
+        assert_eq!(covered(now + 2 * almost + CONFIRMED_FOR), 0, "for good");
     }
 
     #[test]
