@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::state::{CloseReason, Connection};
-use crate::body::ack_meter::{Interval, Reader};
+use crate::body::ack_meter::{AckMeter, Interval, Reader};
 use crate::memory::limits::LINGER_TIMEOUT;
 use crate::stats::Phase;
 
@@ -48,14 +48,16 @@ impl Timeouts {
             Phase::Opening => {}
             // Also when idle or lingering: the last response may still be on its way.
             _ if connection.meter.is_outstanding() => {
-                if quiet() <= self.send && self.rate_is_due(connection, now).is_none() {
+                if quiet() <= self.send && self.rate_is_due(&connection.meter, now).is_none() {
                     return;
                 }
                 // What is known is as old as the last sample: no verdict without asking again.
                 if let Ok(unacknowledged) = connection.socket.unacknowledged_bytes() {
                     connection.meter.update(unacknowledged, now);
                 }
-                if quiet() > self.send || self.is_too_slow(connection, now) {
+                if quiet() > self.send
+                    || self.is_too_slow(&connection.meter, connection.since.get(), now)
+                {
                     end(CloseReason::Closed);
                     connection.socket.reset();
                 }
@@ -82,24 +84,81 @@ impl Timeouts {
     }
 
     /// What was acknowledged in the interval of the least rate, once that is over.
-    fn rate_is_due(&self, connection: &Connection, now: Instant) -> Option<Interval> {
-        let interval = connection.meter.interval(Reader::LeastRate, now);
+    fn rate_is_due(&self, meter: &AckMeter, now: Instant) -> Option<Interval> {
+        let interval = meter.interval(Reader::LeastRate, now);
         (interval.lasted >= self.send).then_some(interval)
     }
 
     /// Judges a client by what it acknowledged over one whole interval in which it always had something to
-    /// take. The interval begins again with every phase, and after every verdict.
-    fn is_too_slow(&self, connection: &Connection, now: Instant) -> bool {
-        let meter = &connection.meter;
-        if connection.since.get() > meter.began(Reader::LeastRate) {
+    /// take. The interval begins again with every phase, the present one at `since`, and after every verdict.
+    fn is_too_slow(&self, meter: &AckMeter, since: Instant, now: Instant) -> bool {
+        if since > meter.began(Reader::LeastRate) {
             meter.restart(Reader::LeastRate, now);
             return false;
         }
-        let Some(interval) = self.rate_is_due(connection, now) else {
+        let Some(interval) = self.rate_is_due(meter, now) else {
             return false;
         };
         meter.restart(Reader::LeastRate, now);
         let least = u128::from(self.rate_min) * interval.lasted.as_millis() / 1000;
         u128::from(interval.bytes) < least
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEND: Duration = Duration::from_secs(8);
+    const TIMEOUTS: Timeouts = Timeouts {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(60),
+        send: SEND,
+        rate_min: 40_000,
+    };
+
+    /// Whether a peer that acknowledges so many bytes at the end of every second is found too slow, and when.
+    fn closed_after(bytes: u64, seconds: u64) -> Option<u64> {
+        let begun = Instant::now();
+        let meter = AckMeter::new(begun);
+        meter.add_sent(u64::from(u32::MAX));
+        (1..=seconds).find(|&second| {
+            let now = begun + Duration::from_secs(second);
+            meter.update((u64::from(u32::MAX) - second * bytes) as u32, now);
+            TIMEOUTS.is_too_slow(&meter, begun, now)
+        })
+    }
+
+    #[test]
+    fn a_peer_below_the_least_rate_is_found_after_one_interval() {
+        assert_eq!(closed_after(39_999, 100), Some(8));
+        assert_eq!(closed_after(0, 100), Some(8));
+        assert_eq!(closed_after(40_000, 100), None);
+    }
+
+    #[test]
+    fn a_peer_that_was_fast_once_is_judged_by_the_present_interval() {
+        let begun = Instant::now();
+        let meter = AckMeter::new(begun);
+        meter.add_sent(1 << 30);
+        meter.update((1 << 30) - (1 << 29), begun);
+        let at = |intervals| begun + SEND * intervals;
+        let verdict = |intervals| TIMEOUTS.is_too_slow(&meter, begun, at(intervals));
+        assert!(!verdict(1), "half a gigabyte");
+        assert!(verdict(2), "and nothing since");
+    }
+
+    #[test]
+    fn a_phase_that_begins_gives_a_whole_interval() {
+        let begun = Instant::now();
+        let meter = AckMeter::new(begun);
+        meter.add_sent(1 << 20);
+        // It was idle for a minute, and is sent to for a second.
+        let since = begun + Duration::from_secs(60);
+        let now = since + Duration::from_secs(1);
+        assert!(TIMEOUTS.rate_is_due(&meter, now).is_some(), "to be judged");
+        assert!(!TIMEOUTS.is_too_slow(&meter, since, now));
+        assert!(TIMEOUTS.rate_is_due(&meter, now + SEND / 2).is_none());
+        assert!(TIMEOUTS.is_too_slow(&meter, since, now + SEND));
     }
 }
