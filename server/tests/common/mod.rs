@@ -26,6 +26,9 @@ pub use stores::{BLOCK, KEY, Noise, Stores, assert_same, sha256};
 /// How long anything may take before the test fails. Far more than any takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long `/status` waits for the cores.
+const CORES_ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// How the server under test talks to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -247,9 +250,18 @@ impl Server {
         });
     }
 
-    /// The admin listener's `/status`.
+    /// The admin listener's `/status`. Each core is asked for its connections, and answers when it has counted what it
+    /// sent: whoever has read a body finds it counted. After [`CORES_ANSWER_WITHIN`] the status comes without the cores
+    /// that did not answer, and is asked for again.
     pub fn status(&self) -> Value {
-        serde_json::from_slice(&get(self.admin, "/status", &[]).body).expect("JSON")
+        wait_until(|| {
+            let asked = Instant::now();
+            let status = get(self.admin, "/status", &[]);
+            if asked.elapsed() >= CORES_ANSWER_WITHIN {
+                return Err("a core is kept from answering".to_owned());
+            }
+            Ok(serde_json::from_slice(&status.body).expect("JSON"))
+        })
     }
 
     /// One of the numbers in `/status`.
