@@ -290,6 +290,23 @@ impl Server {
         })
     }
 
+    /// Waits until this many downloads stall, and checks that their sockets hold no more than they may. What a socket
+    /// holds is known as of its last sample. A round of sampling is eight ticks, and a status is answered at a tick, so
+    /// after ten in which nothing was sent the sum is right.
+    pub fn expect_stalled_within_plan(&self, clients: usize) {
+        let (mut sent, mut at_rest) = (0, 0);
+        self.wait_for_status("all wait, with no more than they may have", |status| {
+            let before = std::mem::replace(&mut sent, number(status, &["totals", "sent_bytes"]));
+            at_rest = if sent == before { at_rest + 1 } else { 0 };
+            let memory = |name| number(status, &["memory", name]);
+            let each = memory("memory_planned_connections_bytes") / memory("connections_max");
+            let allowed = clients as u64 * each + memory("memory_credit_lent_bytes");
+            status["connections"]["sending"] == clients as u64
+                && at_rest >= 10
+                && number(status, &["totals", "socket_bytes"]) <= allowed
+        });
+    }
+
     /// The process's resident memory in bytes.
     pub fn rss_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
