@@ -100,17 +100,16 @@ fn all_is_back(server: &Server, content: &[u8]) {
 fn clients_that_are_stopped_are_closed_in_time(io: Backend) {
     let content = Noise::new(1).bytes(SIZE);
     let stores = degraded(&content);
-    // Long enough for slow clients as long as they live. Who is stopped between two requests is an idle one.
+    // Short, since it is waited for. A slow client that a busy machine keeps from reading for so long may be closed
+    // while it lives, and comes back. A client that is stopped between two requests is an idle one.
     let options = ["--send-timeout", "8s", "--idle-timeout", "2s"];
     let server = Server::start(&stores, io, &options);
     let clients = Clients::start(&server);
     clients.stop();
     all_is_back(&server, &content);
     let closed = server.total("timed_out_connections");
-    assert!(
-        closed >= EACH as u64,
-        "{closed}: all of the slow ones were in the middle"
-    );
+    // Nothing else ends a stopped client's connection, wherever in its download it was.
+    assert!(closed >= 2 * EACH as u64, "{closed} were closed");
 }
 
 fn clients_that_are_stopped_and_killed_leave_nothing(io: Backend) {
@@ -125,10 +124,7 @@ fn clients_that_are_stopped_and_killed_leave_nothing(io: Backend) {
         _ => Ok(()),
     });
     let open = memory(&server, "connections_open");
-    assert!(
-        open >= 2 * EACH as u64,
-        "{open}: who is slow or stalled stays"
-    );
+    assert!(open >= 2 * EACH as u64, "{open}: clients that stall stay");
     drop(clients);
     all_is_back(&server, &content);
     assert_eq!(server.total("timed_out_connections"), 0);
