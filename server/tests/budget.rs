@@ -210,7 +210,9 @@ fn all_kinds_of_clients_stay_within(io: Backend) {
         let mut lent = 0;
         crowd.wait("all stall, and 12 whole objects and some ranges", |now| {
             lent = lent.max(memory(&server, "memory_credit_lent_bytes"));
-            now.holding == STALLED as u64 && now.completed >= 60
+            // With some MiB to lend, fast clients are lent more than the floor, now and then.
+            let has_lent = lent > 0 || connections.is_empty();
+            now.holding == STALLED as u64 && now.completed >= 60 && has_lent
         });
         let report = crowd.end();
         assert_within(&report, DECLARED);
@@ -221,9 +223,6 @@ fn all_kinds_of_clients_stay_within(io: Backend) {
         assert!(of("fast").completed > 0);
         assert!(of("slow").checked_bytes > 0, "slow ones get on");
         assert_eq!(of("fast").checked_bytes, of("fast").body_bytes);
-        if !connections.is_empty() {
-            assert!(lent > 0, "fast clients are lent more than the floor");
-        }
         nothing_is_left(&server);
         assert!(server.total("rebuilt_bytes") > 0);
     }
@@ -325,8 +324,8 @@ fn slow_heads_stay_within(io: Backend) {
     let content = Noise::new(5).bytes(SIZE);
     let stores = degraded(&content);
     let server = Server::start(&stores, io, &[SMALL, &["--head-timeout", "10m"]].concat());
-    // The first is done some 28 s after it began: the others begin before.
-    let drip = group(Class::Drip, CLIENTS, |group| group.rate = Some(250));
+    // The first is done some 47 s after it began: the others begin before, and hold much before, on any machine.
+    let drip = group(Class::Drip, CLIENTS, |group| group.rate = Some(150));
     let crowd = Crowd::start_with(&server, vec![drip], None, |plan| {
         plan.headers.push(("X-Long".to_owned(), "z".repeat(7000)));
     });

@@ -22,6 +22,8 @@ const ENTRIES: u64 = 511;
 const BLOCK: u32 = 64 << 10;
 /// Three table pages for each of four data shares.
 const SIZE: usize = 20 << 20;
+/// Without readahead, which for a client that is found fast enough comes to the second pages before any piece does.
+const PIECES_ALONE: [&str; 4] = ["--cores", "1", "--read-ahead", "0"];
 /// What [`begin`] reads: with what the sockets hold, much less than the 8 MiB that the first pages cover.
 const READ_FIRST: usize = 1 << 20;
 
@@ -65,8 +67,7 @@ fn each_page_is_read_once(io: Backend) {
 fn pages_come_with_the_blocks(io: Backend) {
     let (stores, content, geometry) = put();
     stores.remove_store(5);
-    // What is read ahead, of a client found fast enough, meets the ends before the pieces do.
-    let server = Server::start(&stores, io, &["--cores", "1", "--read-ahead", "0"]);
+    let server = Server::start(&stores, io, &PIECES_ALONE);
     let mut client = begin(&server, &content);
     // Three of five shares end where the leaves of the second page begin: no block from there on is verified.
     let leaf = u64::from(geometry.leaf_bytes());
@@ -135,7 +136,7 @@ fn damaged_pages(io: Backend) {
 
 fn shares_that_end_in_their_tables(io: Backend) {
     let (stores, content, geometry) = put();
-    let server = Server::start(&stores, io, &["--cores", "1"]);
+    let server = Server::start(&stores, io, &PIECES_ALONE);
     let mut client = begin(&server, &content);
     let second = geometry.table_offset() + PAGE;
     // Within the second page, and just before it.
