@@ -210,7 +210,7 @@ fn all_kinds_of_clients_stay_within(io: Backend) {
         let mut lent = 0;
         crowd.wait("all stall, and 12 whole objects and some ranges", |now| {
             lent = lent.max(memory(&server, "memory_credit_lent_bytes"));
-            // With some MiB to lend, fast clients are lent more than the floor, now and then.
+            // With some MiB to lend, fast clients get larger buffers from time to time.
             let has_lent = lent > 0 || connections.is_empty();
             now.holding == STALLED as u64 && now.completed >= 60 && has_lent
         });
@@ -324,7 +324,7 @@ fn slow_heads_stay_within(io: Backend) {
     let content = Noise::new(5).bytes(SIZE);
     let stores = degraded(&content);
     let server = Server::start(&stores, io, &[SMALL, &["--head-timeout", "10m"]].concat());
-    // The first is done some 47 s after it began: the others begin before, and hold much before, on any machine.
+    // A head takes 47 s. All clients begin, and hold much, before the first is done.
     let drip = group(Class::Drip, CLIENTS, |group| group.rate = Some(150));
     let crowd = Crowd::start_with(&server, vec![drip], None, |plan| {
         plan.headers.push(("X-Long".to_owned(), "z".repeat(7000)));

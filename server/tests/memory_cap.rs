@@ -91,7 +91,7 @@ fn more_than_the_data_limit(io: Backend) {
     }
     put_through_pipe(bounded(&put_command(&stores)), &noise);
 
-    // More is declared than the limit: the buffers for readahead and what keeps rebuilt blocks would take most of it. The
+    // More is declared than the limit: the buffers for readahead and the rebuilt blocks would take most of it. The
     // cgroup below bounds the former too, and some of the latter.
     let options = ["--read-ahead", "0", "--rebuilt-blocks", "0"];
     let serve = Server::command(&stores, io, &options);

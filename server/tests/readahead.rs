@@ -1,8 +1,8 @@
 //! Readahead, past the page cache: what comes from the disk is what was put, verified as everything is, and
 //! nobody keeps what was read for them.
 //!
-//! How much is read so depends on how fast a client is found to be, and that on the machine: `is_fast` has unit tests.
-//! Here the first batch is what is asked about: it is read ahead whatever the client is.
+//! How much is read ahead depends on how fast a client is, and so on the machine. Unit tests judge that (`is_fast`).
+//! These tests ask for the first batch only, which every client gets.
 
 mod common;
 
@@ -57,13 +57,13 @@ fn served(stores: &Stores, io: Backend, options: &[&str]) -> Option<Server> {
     // Clients that stall are not to be closed, however long a test takes.
     let options = [&["--cores", "1", "--send-timeout", "1h"], options].concat();
     let server = Server::start(stores, io, &options);
-    // To open the files reads their headers, and the kernel reads on: how far depends on its pages.
+    // The server reads headers when it opens the files, and the kernel reads on. How far depends on its page size.
     get(server.objects, PATH, &["Range: bytes=0-0"]);
     evict_again(stores);
     Some(server)
 }
 
-/// Lets the page cache forget the shares once more. What the server has just read may be in use for a while.
+/// Lets the page cache forget the shares once more. Pages that the server has just read may stay for a while.
 fn evict_again(stores: &Stores) {
     wait_until(|| evict(stores));
 }
@@ -106,8 +106,8 @@ fn direct(server: &Server) -> u64 {
 
 fn wait_for_buffers(server: &Server) {
     server.wait_for_status("all buffers for readahead are free", |status| {
-        let [all, free] =
-            ["readahead_buffers", "readahead_buffers_free"].map(|name| number(status, &["totals", name]));
+        let [all, free] = ["readahead_buffers", "readahead_buffers_free"]
+            .map(|name| number(status, &["totals", name]));
         all > 0 && all == free
     });
 }
@@ -230,7 +230,7 @@ fn clients_that_stall_keep_no_buffer(io: Backend) {
             client
         })
         .collect();
-    // The first had one, whether or not the others found in the page cache what it went on with.
+    // The first client had a batch. The others may have found everything in the page cache.
     assert!(direct(&server) > 0);
     wait_for_buffers(&server);
     assert_eq!(memory(&server, "connections_open"), 4);

@@ -26,8 +26,8 @@ const WHOLE: usize = 96 * SEGMENT;
 const SIZE: usize = WHOLE + 1234;
 
 /// An object of which some data shares are lost, and a server with one core, so that every request meets what the ones
-/// before left. It has so few connections that the send buffer of each is 64 KiB from the start, which the kernel
-/// doubles: a response of one segment is taken whole on every machine.
+/// before left. It has so few connections that each has a send buffer of 64 KiB from the start. The kernel doubles that,
+/// so it takes a response of one segment whole on every machine.
 fn served(io: Backend, lost: &[usize], options: &[&str]) -> (Stores, Server, Vec<u8>) {
     let stores = Stores::new(6);
     let content = Noise::new(21).bytes(SIZE);
@@ -72,7 +72,7 @@ fn since(server: &Server, before: [u64; 2]) -> [u64; 2] {
     [after[0] - before[0], after[1] - before[1]]
 }
 
-/// No other client came that would want it. The gauge is set at every tick, and so is a status.
+/// The gauge is set at every tick, and a status takes a tick: the second status has it as it is now.
 fn nothing_is_kept(server: &Server) {
     for _ in 0..2 {
         assert_eq!(server.total("rebuilt_memory_bytes"), 0);
@@ -84,8 +84,9 @@ fn bytes_of(lost: usize) -> u64 {
     (WHOLE / 4 * lost) as u64
 }
 
-/// Asks until nothing is rebuilt any more: all blocks of the lost shares are kept then, and sent from there. The other
-/// shares' files must have rested for a moment: until then their blocks are read, and what lies between is rebuilt.
+/// Requests all segments until nothing is rebuilt any more. Then all blocks of the lost shares are kept, and sent from
+/// there. The files of the other shares must have rested for a moment: until then their blocks are read, and the lost
+/// ones between them are rebuilt.
 fn until_kept(server: &Server, content: &[u8], lost: usize) {
     wait_until(|| {
         let before = counters(server);
@@ -133,7 +134,7 @@ fn clients_of_all_kinds_while_blocks_come_and_go(io: Backend) {
     let server = Server::start(&stores, io, &options);
     together(8, |number| {
         let noise = Noise::new(100 + number as u64).bytes(16 * 40);
-        // What takes long with a small window is shorter.
+        // Through a small window shorter ranges.
         let (mut client, most) = match number % 2 {
             0 => (Client::connect(server.objects), 1 << 20),
             _ => (Client::connect_small(server.objects), 1 << 17),
@@ -147,7 +148,7 @@ fn clients_of_all_kinds_while_blocks_come_and_go(io: Backend) {
         }
         whole(&server, &content);
     });
-    // Whether they met depends on who ran when; these two do, in far less than there is room for.
+    // Whether those clients shared a block depends on the machine. These two do.
     wait_until(|| {
         let before = counters(&server);
         for _ in 0..2 {
@@ -162,7 +163,7 @@ fn clients_of_all_kinds_while_blocks_come_and_go(io: Backend) {
     assert_eq!(server.total("failed_leaves"), 0);
 }
 
-/// Fails if a piece that ends within a kept block has it rebuilt.
+/// Fails if a piece that ends inside a kept block has that block rebuilt.
 fn slow_clients_are_sent_what_is_kept(io: Backend) {
     let (_stores, server, content) = served(io, &[0, 2], &[]);
     until_kept(&server, &content, 2);
@@ -210,14 +211,14 @@ fn none_is_kept_where_none_is_to_be(io: Backend) {
     }
 }
 
-/// Fails if what is kept is kept for ever. When exactly it goes is a unit test's matter.
+/// Fails if blocks are kept for ever. A unit test says when they go.
 fn it_is_let_go_after_the_verification_age(io: Backend) {
     let (_stores, server, content) = served(io, &[0, 1], &["--verify-age", "1s"]);
     let grows = |counter: usize| {
         wait_until(|| {
             let before = counters(&server);
             for _ in 0..3 {
-                // A lost block alone: nothing else is read, of which the verification could be too old.
+                // A lost block alone. No leaf of another share is needed, whose verification could be too old.
                 part(&mut Client::connect(server.objects), &content, 0, BLOCK - 1);
             }
             match since(&server, before)[counter] {

@@ -26,7 +26,7 @@ on_both_backends! {
 }
 
 const SIZE: usize = 4 << 20;
-/// No client is to be closed for stalling or resting, however long a test takes.
+/// The server must not close clients that stall or rest, however long a test takes.
 const PATIENT: [&str; 4] = ["--send-timeout", "1h", "--idle-timeout", "1h"];
 const SMALL_PATH: &str = "/small.bin";
 
@@ -50,7 +50,7 @@ fn admitted(server: &Server, clients: usize) -> Vec<Client> {
 fn a_crowd_is_refused_and_the_admitted_notice_nothing(io: Backend) {
     const SEATS: usize = 16;
     const CROWD: usize = 300;
-    /// What an admitted client takes at a time. With so small a window the whole takes long.
+    /// What an admitted client reads at a time. Its window is small, so the whole takes long.
     const PART: usize = 512 << 10;
     let (stores, content) = prepared(1);
     let options = ["--memory", "48MiB", "--max-connections", "16"];
@@ -67,7 +67,7 @@ fn a_crowd_is_refused_and_the_admitted_notice_nothing(io: Backend) {
     for client in clients.iter_mut().take(SEATS / 2) {
         assert_same(&client.body(PART), &content[..PART], "the beginning");
     }
-    // All of the crowd at once, again and again.
+    // As often as the whole crowd is refused five times.
     for round in 1..=5 {
         crowd.wait("more refusals", |now| now.refused >= round * CROWD as u64);
     }
@@ -112,7 +112,7 @@ fn a_crowd_waits(io: Backend) {
     let mut clients = admitted(&server, SEATS);
     let mut waiting = Client::connect(server.objects);
     waiting.ask("GET", PATH, &[]);
-    // Never, as long as nobody goes; this is how long it is looked for.
+    // It waits as long as nobody leaves. A longer look would find no more.
     assert!(!waiting.hears_within(Duration::from_millis(300)));
     let mut group = Group::new(Class::Short, 60);
     group.requests = Some(4);
@@ -193,8 +193,8 @@ fn dawdle(mut client: Client, stop: &dyn Fn() -> bool) -> Option<End> {
 }
 
 /// Three clients: two dawdle at 16 KB/s, one of them at a server that does not mind; the third takes far more
-/// than the least rate. Fails if the dawdling one is kept where there is a least rate, if it is closed where there is
-/// none, and if the third is closed too. How a rate is judged is a unit test's matter.
+/// than the least rate. Fails if the server with a least rate keeps the slow client or closes the fast one, or if the
+/// other closes any. Unit tests of `deadlines` say how a rate is judged.
 fn a_client_that_is_too_slow_is_closed(io: Backend) {
     const SIZE: usize = 24 << 20;
     const TIMEOUT: Duration = Duration::from_secs(8);
@@ -211,7 +211,7 @@ fn a_client_that_is_too_slow_is_closed(io: Backend) {
         assert_eq!(client.head().status, 200);
         client
     };
-    // A machine that keeps the third client from reading makes it slow: then all is tried again.
+    // A busy machine may keep the third client from reading, so that it is slow. Then the test tries again.
     wait_until(|| {
         let before = strict.total("timed_out_connections");
         let (slow, kept, mut faster) = (one(&strict), one(&patient), one(&strict));
@@ -244,7 +244,7 @@ fn a_client_that_is_too_slow_is_closed(io: Backend) {
         });
         match strict.total("timed_out_connections") - before {
             1 => Ok(()),
-            // In pieces of 64 KiB this far apart it would take twice the least rate.
+            // Reads of 64 KiB this far apart make twice the least rate.
             _ if longest > TIMEOUT / 10 => Err(format!("kept from reading for {longest:?}")),
             count => panic!("{count} were closed, though one read at least each {longest:?}"),
         }

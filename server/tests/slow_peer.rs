@@ -27,7 +27,7 @@ on_both_backends! {
 
 /// Far more than the sockets of both sides hold.
 const LARGE: usize = 4 << 20;
-/// Clients that stall are not to be closed, however long a test takes.
+/// The server must not close clients that stall, however long a test takes.
 const PATIENT: [&str; 2] = ["--send-timeout", "1h"];
 
 fn served_large(io: Backend, options: &[&str]) -> (Stores, Server, Vec<u8>) {
@@ -62,7 +62,7 @@ fn stall(server: &Server, clients: usize, path: &str) -> (Vec<Client>, Value) {
     .into_iter()
     .flatten()
     .collect();
-    // At rest: at some ticks in a row nothing more was sent.
+    // At rest: during some ticks in a row nothing was sent.
     let (mut sent, mut at_rest) = (0, 0);
     let status = server.wait_for_status("all buffers free while all wait", |status| {
         let totals = &status["totals"];
@@ -118,10 +118,10 @@ fn a_thousand_stalled_clients_cost_little_memory(io: Backend) {
         ));
     }
     let stores = gibibyte();
-    // Of what clients share, little: how much of it is used depends on which of them meet, and on the page cache.
+    // Little that clients share: how much of it they use depends on the page cache, and on which of them run together.
     let shared = ["--pool-buffers", "1", "--read-ahead", "0"];
     let server = Server::start(&stores, io, &[&PATIENT[..], &shared].concat());
-    // A part of it, so that what every server needs for its first client is there.
+    // The first client, so that what every server needs once is there.
     get(server.objects, PATH, &["Range: bytes=0-999999"]);
     let before = server.rss_bytes();
     let (mut clients, status) = stall(&server, CLIENTS, PATH);
@@ -217,7 +217,7 @@ fn a_client_that_vanishes_is_forgotten(io: Backend) {
 fn a_client_that_never_reads_again_is_closed(io: Backend) {
     let (_stores, server, content) = served_large(io, &["--send-timeout", "500ms"]);
     let mut client = stalled(&server, PATH);
-    // It reads nothing until it is closed: what it reads then is what was on its way.
+    // It must not read before it is closed.
     server.wait_for_status("it is closed", |status| {
         status["totals"]["timed_out_connections"] == 1
     });

@@ -32,14 +32,15 @@ const LARGE: usize = 4 << 20;
 /// Blocks that are worth it.
 const BLOCK: usize = 64 << 10;
 
-/// One core, so that every request meets what the ones before left; and so few connections that the send buffer of each
-/// is 64 KiB from the start and to the end, which the kernel doubles: a block is taken whole on every machine.
+/// One core, so that every request meets what the ones before left. There are so few connections that each has a send
+/// buffer of 64 KiB from the start, and none gets more. The kernel doubles that, so it takes a block whole on every
+/// machine.
 fn served_large(io: Backend, options: &[&str]) -> (Stores, Server, Vec<u8>) {
     let stores = Stores::new(6);
     let content = Noise::new(7).bytes(LARGE);
     stores.put(KEY, &mut &content[..], 4, BLOCK as u32);
     let send_buffers = ["--max-connections", "300", "--send-buffer-max", "64KiB"];
-    // Clients that stall are not to be closed, however long a test takes.
+    // The server must not close clients that stall, however long a test takes.
     let patient = ["--cores", "1", "--send-timeout", "1h"];
     let options = [&patient[..], &send_buffers, options].concat();
     let server = Server::start(&stores, io, &options);
@@ -61,7 +62,7 @@ fn until_spliced(server: &Server, content: &[u8]) {
 /// Fails if anything is spliced that was not verified, or if anything that was is read, verified or copied again.
 fn the_second_get_is_spliced(io: Backend) {
     let (_stores, server, content) = served_large(io, &[]);
-    // Block by block: each fits the socket, so that nothing has a second time.
+    // Block by block: each is taken whole, so no part of it is asked for a second time.
     let mut client = Client::connect(server.objects);
     for first in (0..LARGE).step_by(BLOCK) {
         let last = first + BLOCK - 1;
@@ -177,7 +178,7 @@ fn what_was_verified_long_ago_is_verified_again(io: Backend) {
     let grows = |name: &str| {
         wait_until(|| {
             let before = server.total(name);
-            // What the first verifies the second meets well before its time is over.
+            // The second finds what the first verified, well before its time is over.
             for _ in 0..2 {
                 let part = get(server.objects, PATH, &["Range: bytes=0-65535"]);
                 assert_same(&part.body, &content[..65_536], "a part");
@@ -209,7 +210,7 @@ fn begin(server: &Server, content: &[u8], read: usize) -> Client {
 fn shares_cut_off_under_a_body(io: Backend) {
     let (stores, server, content) = served_large(io, &[]);
     let mut client = begin(&server, &content, 100_000);
-    // What is on its way lies well before: 3 MiB of the object, of which the sockets hold a tenth.
+    // The sockets hold less than the first 3 MiB of the object, which are whole.
     stores.truncate(KEY, 0, BLOCKS_OFFSET + (768 << 10));
     stores.truncate(KEY, 2, 0);
     let rest = client.body(LARGE - 100_000);
@@ -279,7 +280,7 @@ fn what_many_wait_for_is_verified_once(io: Backend) {
     });
     let verified = server.total("verified_leaves");
     let leaves = (LARGE as u64).div_ceil(4096);
-    // Some twice: of a leaf that two pieces share. Each client for itself would verify all of them.
+    // A leaf that two pieces share may be verified twice. Clients that found nothing would verify all leaves each.
     assert!(
         (leaves..2 * leaves).contains(&verified),
         "{verified} leaves were verified of {leaves}, for {CLIENTS} clients"

@@ -100,8 +100,8 @@ fn all_is_back(server: &Server, content: &[u8]) {
 fn clients_that_are_stopped_are_closed_in_time(io: Backend) {
     let content = Noise::new(1).bytes(SIZE);
     let stores = degraded(&content);
-    // Short, since it is waited for. A slow client that a busy machine keeps from reading for so long may be closed
-    // while it lives, and comes back. A client that is stopped between two requests is an idle one.
+    // Short, since the test waits for it. A busy machine may keep a slow client from reading for so long; then it is
+    // closed early, and connects again. A client that is stopped between two requests is idle.
     let options = ["--send-timeout", "8s", "--idle-timeout", "2s"];
     let server = Server::start(&stores, io, &options);
     let clients = Clients::start(&server);

@@ -22,7 +22,7 @@ const ENTRIES: u64 = 511;
 const BLOCK: u32 = 64 << 10;
 /// Three table pages for each of four data shares.
 const SIZE: usize = 20 << 20;
-/// Without readahead, which for a client that is found fast enough comes to the second pages before any piece does.
+/// Without readahead: for a fast client it reads the second pages before any piece needs them.
 const PIECES_ALONE: [&str; 4] = ["--cores", "1", "--read-ahead", "0"];
 /// What [`begin`] reads: with what the sockets hold, much less than the 8 MiB that the first pages cover.
 const READ_FIRST: usize = 1 << 20;

@@ -168,8 +168,7 @@ fn clients_whose_link_is_cut_are_closed(io: Backend) {
     apart(move |side| {
         let content = Noise::new(1).bytes(SIZE);
         let stores = degraded(&content);
-        // Short, since it is waited for. Where it takes so long to get here, those that stall from the start are closed
-        // before the cut, and those that are done are idle.
+        // Short, since the test waits for them. On a slow machine some clients may be closed before the cut.
         let options = ["--send-timeout", "10s", "--idle-timeout", "10s"];
         let server = serve(&stores, io, &options);
         let (stalled, reading) = downloads(&side, &server, &content);
@@ -200,12 +199,12 @@ fn a_link_that_comes_back_in_time_is_no_end(io: Backend) {
     apart(move |side| {
         let content = Noise::new(2).bytes(SIZE);
         let stores = degraded(&content);
-        // Far longer than the link is cut, and than a slow machine takes for the whole.
+        // Far longer than the cut, and than a slow machine needs for the whole test.
         let server = serve(&stores, io, &["--send-timeout", "1h"]);
         let (stalled, reading) = downloads(&side, &server, &content);
         side.set_link("down");
         let open = memory(&server, "connections_open");
-        // So that the server meets the cut: longer than the kernel takes to send once more.
+        // So long that the kernel retransmits in vain.
         thread::sleep(Duration::from_millis(1500));
         assert_eq!(memory(&server, "connections_open"), open);
         side.set_link("up");

@@ -64,7 +64,7 @@ fn served(options: &[&str]) -> Option<(Stores, Server, Vec<u8>)> {
         all.extend(["--zero-copy", "always"]);
     }
     if !options.contains(&"--send-timeout") {
-        // Clients that stall are not to be closed, however long a test takes.
+        // The server must not close clients that stall, however long a test takes.
         all.extend(["--send-timeout", "1h"]);
     }
     all.extend(FEW);
@@ -166,8 +166,8 @@ fn stalled(server: &Server) -> Client {
     client
 }
 
-/// As many stalled downloads, once they keep this many buffers. What a client that reads nothing was sent first is more
-/// than its receive buffer takes, so its buffer stays pinned, and the number is the same on every machine.
+/// Starts stalled downloads, and waits until they keep this many buffers. A first piece is longer than a receive buffer,
+/// so its pool buffer stays pinned until the client reads. The number is the same on every machine.
 fn stall(server: &Server, clients: usize, pinned: u64) -> Vec<Client> {
     let all = (0..clients).map(|_| stalled(server)).collect();
     server.wait_for_status("all wait, and keep their buffers", |status| {
@@ -279,17 +279,17 @@ fn a_body_finishes_while_the_server_stops() {
     assert!(!server.log().contains("cut off"), "{}", server.log());
 }
 
-/// Bytes per second at which a client of this test is sent to zero-copy, whatever is queued: two buffers of 64 KiB, which
-/// the kernel doubles, are acknowledged within [`ZERO_COPY_HOLD`].
+/// The rate at which a client of this test is sent to zero-copy, whatever is queued. Then it acknowledges two send buffers
+/// of 64 KiB, which the kernel doubles, within [`ZERO_COPY_HOLD`].
 const FAST_ENOUGH: u64 = (2 * 2 * (64 << 10)) * 1000 / ZERO_COPY_HOLD.as_millis() as u64;
 
 /// A connection is sampled once in so many ticks, and a status is answered at a tick.
 const SAMPLE_TICKS: usize = 8;
 
-/// Fails if no buffer is pinned for a fast client, and if buffers are pinned for clients on a route where the kernel
-/// copies. Which rate is fast is a unit test's matter; a machine that never reaches it can't tell.
+/// Fails if no buffer is pinned for a fast client, or if buffers are pinned on a route where the kernel copies. Unit
+/// tests say which rate is fast; on a machine that never reaches it this test is skipped.
 fn auto_ends_where_the_kernel_copies() {
-    // A small send buffer: a client needs less than on most machines it has.
+    // With a small send buffer a lower rate is enough.
     let options = ["--zero-copy", "auto", "--send-buffer-max", "64KiB"];
     let Some((_stores, server, content)) = served(&options) else {
         return;
@@ -320,8 +320,7 @@ fn auto_ends_where_the_kernel_copies() {
                 off => Err(format!("{off} networks are off: {status:#}")),
             }
         });
-        // It is as fast as before: at each of two samples more it would be sent to so again. What is on its way when the
-        // first report comes is counted by now.
+        // The client is as fast as before. During two more samples it must not be sent to zero-copy again.
         let sent = server.total("zero_copy_bytes");
         for _ in 0..if was_fast { 2 * SAMPLE_TICKS } else { 0 } {
             assert_eq!(server.total("zero_copy_bytes"), sent, "not any more");
@@ -335,7 +334,9 @@ fn auto_ends_where_the_kernel_copies() {
     if !was_fast {
         return;
     }
-    server.wait_for_log("zero-copy sends to this network are off: the kernel copies network=127.0.0.0/24");
+    server.wait_for_log(
+        "zero-copy sends to this network are off: the kernel copies network=127.0.0.0/24",
+    );
     none_is_pinned(&server);
     assert!(server.total("zero_copy_bytes") > 0 && server.total("zero_copy_copied_bytes") > 0);
     assert_same(&get(server.objects, PATH, &[]).body, &content, "another's");

@@ -250,9 +250,9 @@ impl Server {
         });
     }
 
-    /// The admin listener's `/status`. Each core is asked for its connections, and answers when it has counted what it
-    /// sent: whoever has read a body finds it counted. After [`CORES_ANSWER_WITHIN`] the status comes without the cores
-    /// that did not answer, and is asked for again.
+    /// The admin listener's `/status`. It asks every core for its connections. A core answers between two sends, so a
+    /// body that a test has read is counted by then. A status that took [`CORES_ANSWER_WITHIN`] may lack a core's answer;
+    /// then it is requested again.
     pub fn status(&self) -> Value {
         wait_until(|| {
             let asked = Instant::now();
@@ -290,9 +290,9 @@ impl Server {
         })
     }
 
-    /// Waits until this many downloads stall, and checks that their sockets hold no more than they may. What a socket
-    /// holds is known as of its last sample. A round of sampling is eight ticks, and a status is answered at a tick, so
-    /// after ten in which nothing was sent the sum is right.
+    /// Waits until this many downloads stall and their sockets hold no more than the plan allows. The sum is as old as
+    /// the sockets' last samples. A round of sampling takes eight ticks, and every status takes one, so the sum is right
+    /// once nothing was sent during ten of them.
     pub fn expect_stalled_within_plan(&self, clients: usize) {
         let (mut sent, mut at_rest) = (0, 0);
         self.wait_for_status("all wait, with no more than they may have", |status| {
