@@ -67,7 +67,9 @@ pub async fn produce(
             if let Some(version) = version.filter(|_| matched) {
                 let file = (object.id(), read.share, version);
                 let leaves = object.layout().leaves(&read.window);
-                engine.verified.note(file, leaves, Instant::now());
+                // A batch was read past the page cache.
+                let cached = matches!(chunk, Chunk::Window(_));
+                engine.verified.note(file, leaves, cached, Instant::now());
             }
         }
         if !verified {

@@ -8,7 +8,7 @@
 //! A turn asks the sources in memory first, which cost no reading. If none has its bytes it gets ready to produce a
 //! piece. Whenever that had to wait for other connections, the sources in memory are asked again: what was waited for
 //! has often put the bytes there. A further source is a further rung: one in memory belongs in
-//! [`Sources::send_from_memory`], one that has to fetch in [`Resources::prepare`].
+//! `Sources::send_from_memory`, one that has to fetch in [`Resources::prepare`].
 
 use std::io;
 use std::rc::Rc;

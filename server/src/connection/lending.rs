@@ -1,6 +1,6 @@
 //! Lending: a connection's `SO_SNDBUF`, and the claim on the credit that covers it.
 //!
-//! When a buffer grows and shrinks is decided in [`send_window`](super::send_window).
+//! When a buffer grows and shrinks is decided in [`send_window`].
 
 use std::cell::{Cell, RefCell};
 use std::io;

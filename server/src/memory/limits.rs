@@ -184,7 +184,7 @@ pub const TABLE_PAGES_AT_ONCE: usize = 64;
 /// usual leaf length.
 pub const VERIFIED_PAGES_MAX: usize = 2048;
 /// What one of them takes, its place in the table included.
-pub const VERIFIED_PAGE_BYTES: usize = 272;
+pub const VERIFIED_PAGE_BYTES: usize = 376;
 /// The longest object that is kept in memory if it is requested often: what a fast connection takes at once. Longer
 /// ones cost less per byte in the other ways.
 pub const HOT_OBJECT_BYTES_MAX: u64 = 64 << 10;
@@ -211,8 +211,8 @@ pub const VERIFY_AGE_DEFAULT: Duration = Duration::from_secs(600);
 /// spliced comes from the disk, unverified, and the core waits for it. Asking for every piece would cost 5 to 10% of a
 /// spliced byte (0.4 to 0.8 microseconds for each share's 64 KiB).
 pub const RESIDENT_FOR: Duration = Duration::from_millis(100);
-/// How long leaves count as verified without the page cache being found to have all of their run. Pages that leave the
-/// cache and come back within that time, by another program's doing, go unnoticed.
+/// How long leaves count as verified without the page cache being asked for them. Pages that leave the cache and come
+/// back between two questions go unnoticed.
 pub const CONFIRMED_FOR: Duration = Duration::from_secs(10);
 /// How long the version of a share's file counts before the kernel is asked again, so that it isn't asked for every
 /// piece that is spliced. What changes in that time changes what is sent, as it does while it waits in a socket.
