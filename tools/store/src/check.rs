@@ -1,4 +1,5 @@
-//! Reading all leaves of all shares of a put: what verify reports and repair acts on.
+//! Reads all leaves of all shares of a put. `verify` reports the findings, and `repair` acts on
+//! them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,10 +12,10 @@ use crate::progress::Progress;
 use crate::rows::{Rows, ShareReader};
 use crate::store::{Rejected, Scan};
 
-/// What is read of one share at once, in bytes; more if that is less than a leaf.
+/// Bytes of one share that are read at once; one leaf if a leaf is longer.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// Something found wrong, or worth knowing, about one object.
+/// A finding about one object: damage, or something worth knowing.
 #[derive(Debug)]
 pub enum Finding {
     /// Leaves that do not match their checksums, or cannot be read.
@@ -25,12 +26,13 @@ pub enum Finding {
         store: usize,
         /// The share file.
         path: PathBuf,
-        /// Which leaves, consecutive.
+        /// The run of consecutive leaves.
         leaves: Range<u64>,
-        /// Where they are in the file, bytes.
+        /// Their byte range in the file.
         offsets: Range<u64>,
     },
-    /// A page of the table of leaf checksums is damaged, so that its leaves cannot be verified.
+    /// A page of the table of leaf checksums is damaged, so that the leaves it covers cannot be
+    /// verified.
     BadTablePage {
         /// Which share.
         number: u16,
@@ -40,7 +42,7 @@ pub enum Finding {
         path: PathBuf,
         /// Which page.
         page: u64,
-        /// Where it is in the file, bytes.
+        /// Its byte offset in the file.
         offset: u64,
         /// The leaves whose checksums it holds.
         leaves: Range<u64>,
@@ -83,14 +85,14 @@ pub enum Finding {
         /// Its k.
         need: usize,
     },
-    /// Rows in which fewer than k leaves are good: these bytes of the blocks cannot be read.
+    /// Rows in which fewer than k leaves are good. These bytes of the blocks cannot be read.
     LostRows {
         /// Which leaves of every share.
         leaves: Range<u64>,
         /// Bytes in share space; add 4096 for offsets in the files.
         range: Range<u64>,
     },
-    /// The leaves are good, but the whole is not what its digest says.
+    /// Every leaf matches its checksum, but the object does not match its digest.
     Digest(String),
 }
 
@@ -176,7 +178,8 @@ impl fmt::Display for Leaves<'_> {
     }
 }
 
-/// Reports what headers and directories alone tell. `chosen` is the group a reader would use.
+/// Reports the findings that headers and directories alone give. `chosen` is the group that a
+/// reader would use.
 pub(crate) fn report_scan(scan: &Scan, chosen: Option<usize>, report: &mut dyn FnMut(Finding)) {
     let need = |header: &Header| usize::from(header.geometry.k());
     let Some(chosen) = chosen else {
@@ -221,7 +224,7 @@ pub(crate) fn report_scan(scan: &Scan, chosen: Option<usize>, report: &mut dyn F
     }
 }
 
-/// The numbers below n that do not occur.
+/// The share numbers below n that `present` lacks.
 pub(crate) fn missing(present: impl Iterator<Item = u16>, header: &Header) -> Vec<u16> {
     let present: BTreeSet<u16> = present.collect();
     (0..header.geometry.n())
@@ -243,12 +246,12 @@ pub(crate) struct Checked {
 #[derive(Clone)]
 struct BadRun {
     leaves: Range<u64>,
-    /// The table page, if it is that which is bad.
+    /// The damaged table page, if the page is the reason.
     page: Option<u64>,
 }
 
-/// Reads every leaf of every file, and reports the bad ones, runs of them as one. Memory: 1 MiB, or
-/// a leaf, and a few bytes a share.
+/// Reads every leaf of every file and reports bad leaves, one finding for each run of them. Takes 1
+/// MiB of memory, or one leaf if that is longer, and a few bytes for each share.
 pub(crate) fn check_leaves(
     rows: &mut Rows,
     progress: &Progress,
@@ -274,8 +277,8 @@ pub(crate) fn check_leaves(
         let leaves = (geometry.leaves() - first).min(window_leaves) as usize;
         let start = first * leaf_bytes;
         let len = (geometry.share_bytes() - start).min(buffer.len() as u64) as usize;
-        // Of each row: how many shares are good, and which was counted last. Copies of a share
-        // follow each other.
+        // For each row: the number of good shares, and the share counted last. Copies of one share
+        // follow each other, so a share counts once.
         let mut rows: Vec<(u16, Option<u16>)> = vec![(0, None); leaves];
         for (i, reader) in readers.iter_mut().enumerate() {
             let number = reader.share.number;
@@ -298,7 +301,7 @@ pub(crate) fn check_leaves(
                             page,
                         });
                         done.into_iter()
-                            .for_each(|done| report(bad(reader, header, done)));
+                            .for_each(|done| report(bad_leaves_finding(reader, header, done)));
                     }
                 }
             }
@@ -323,14 +326,14 @@ pub(crate) fn check_leaves(
     }
     for (reader, run) in readers.iter().zip(runs) {
         run.into_iter()
-            .for_each(|run| report(bad(reader, header, run)));
+            .for_each(|run| report(bad_leaves_finding(reader, header, run)));
     }
     lost.into_iter()
         .for_each(|run| report(lost_rows(header, run)));
     checked
 }
 
-fn bad(reader: &ShareReader, header: &Header, run: BadRun) -> Finding {
+fn bad_leaves_finding(reader: &ShareReader, header: &Header, run: BadRun) -> Finding {
     let geometry = &header.geometry;
     let (number, store, path) = (
         reader.share.number,
@@ -351,7 +354,7 @@ fn bad(reader: &ShareReader, header: &Header, run: BadRun) -> Finding {
             }
         }
         None => {
-            let range = space(header, &leaves);
+            let range = share_space_range(header, &leaves);
             let offsets = BLOCKS_OFFSET + range.start..BLOCKS_OFFSET + range.end;
             Finding::BadLeaves {
                 number,
@@ -365,12 +368,12 @@ fn bad(reader: &ShareReader, header: &Header, run: BadRun) -> Finding {
 }
 
 fn lost_rows(header: &Header, leaves: Range<u64>) -> Finding {
-    let range = space(header, &leaves);
+    let range = share_space_range(header, &leaves);
     Finding::LostRows { leaves, range }
 }
 
-/// The bytes of share space that consecutive leaves cover.
-fn space(header: &Header, leaves: &Range<u64>) -> Range<u64> {
+/// The range of share space that consecutive leaves cover.
+fn share_space_range(header: &Header, leaves: &Range<u64>) -> Range<u64> {
     let geometry = &header.geometry;
     geometry.leaf_range(leaves.start).start..geometry.leaf_range(leaves.end - 1).end
 }

@@ -1,22 +1,23 @@
-//! Errors of file work that every operation shares.
+//! The error that every operation on files shares.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// An I/O error with what was being done, and to which file. Its message has the system's in it, so
-/// that is not its `source` too: a chain of messages would say it twice.
+/// An I/O error, with the operation that failed and the file it failed on. The message includes the
+/// system's message. So the I/O error is not the `source` as well: a printed chain of errors would
+/// repeat it.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {cause}", path.display())]
 pub struct FileError {
-    /// What was tried: "write", "rename", …
+    /// The operation: "write", "rename", …
     pub action: &'static str,
-    /// To which file or directory.
+    /// The file or directory.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     pub cause: io::Error,
 }
 
-/// Adds to an I/O error what was tried, and on which path.
+/// Adds the operation and the path to an I/O error.
 pub(crate) trait During<T> {
     fn during(self, action: &'static str, path: &Path) -> Result<T, FileError>;
 }

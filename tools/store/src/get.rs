@@ -1,4 +1,4 @@
-//! Get: an object's bytes, from any k shares, each leaf verified and the whole digested.
+//! Get: reads an object from any k shares, verifies each leaf, and checks the digest of the whole.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,11 +13,12 @@ use crate::rows::{ReadStats, RowError, Rows};
 use crate::store::{self, OpenError};
 use crate::temp::{allow_open_files, replace_file, write_all_parts};
 
-/// Segments up to this length are read whole, several at once if short; longer ones block by block,
-/// in which case a missing block costs reading k others. Rebuilding takes as much again at most.
+/// Segments up to this length are read whole, several at once if they are short. Longer segments
+/// are read block by block, and then a missing block costs k reads of other shares. Rebuilding
+/// takes at most as much memory again.
 const WINDOW_BYTES: u64 = 16 << 20;
 
-/// Which object, from where.
+/// The object to read, and the stores to read it from.
 #[derive(Clone, Debug)]
 pub struct GetOptions {
     /// All stores that may have shares of it.
@@ -26,12 +27,12 @@ pub struct GetOptions {
     pub key: Key,
 }
 
-/// What was read.
+/// The result of a get.
 #[derive(Clone, Debug)]
 pub struct GetReport {
-    /// What the shares say; the number is that of one of them.
+    /// The object's header, with the share number of one of the shares read.
     pub header: Header,
-    /// Damage met, and work done for it.
+    /// Damage found, and the work done to repair it in memory.
     pub stats: ReadStats,
 }
 
@@ -63,7 +64,7 @@ impl std::fmt::Display for GetReport {
     }
 }
 
-/// Why an object was not got, or not whole.
+/// Why an object could not be read whole.
 #[derive(Debug, thiserror::Error)]
 pub enum GetError {
     /// It could not be opened.
@@ -72,28 +73,28 @@ pub enum GetError {
     /// It is too damaged.
     #[error(transparent)]
     Row(#[from] RowError),
-    /// Every leaf matched, but the whole did not: the shares do not belong together, or were made
-    /// wrongly.
+    /// Every leaf matched its checksum, but the object does not match its digest: the shares do not
+    /// belong together, or were made wrongly.
     #[error("object {key:?}: its digest is {found}, its shares say {expected}")]
     Digest {
         /// Which object.
         key: Key,
         /// The digest in the headers.
         expected: Digest,
-        /// The digest of what was read.
+        /// The digest of the bytes that were read.
         found: Digest,
     },
-    /// Where it was to go failed.
+    /// Writing to the output failed.
     #[error("cannot write the object: {0}")]
     Write(io::Error),
-    /// The file it was to become could not be made.
+    /// The output file could not be created.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// Writes the object to `out`. On an error `out` has got only verified bytes, but not all of them;
-/// after [`GetError::Digest`] all, yet not to be trusted. Memory stays bounded: 32 MiB, or two rows
-/// of the widest code if that is more.
+/// Writes the object to `out`. After an error `out` holds a part of the object, and every byte of
+/// it was verified. After [`GetError::Digest`] it holds the whole object, which is not to be
+/// trusted. Takes at most 32 MiB of memory, or two rows of the widest code if those are longer.
 pub fn get(
     options: &GetOptions,
     out: &mut dyn Write,
@@ -109,9 +110,8 @@ pub fn get(
     })
 }
 
-/// As [`get`], to a file. It appears under its name only when it is complete and synced; an
-/// existing one is replaced in one step. What is not a regular file (a device, a pipe) is written
-/// to directly.
+/// As [`get`], but writes to a file. The file appears under its name only when it is complete and
+/// synced, and replaces an existing file in one step. A device or a pipe is written to directly.
 pub fn get_file(
     options: &GetOptions,
     path: &Path,
@@ -141,7 +141,7 @@ pub(crate) fn read_object(
 ) -> Result<(), GetError> {
     let mut sha = Sha256::new();
     for_each_window(rows, &mut |parts: &[&[u8]]| {
-        // SHA-256 takes longer than all the rest: it gets a core of its own.
+        // SHA-256 takes longer than everything else together, so it gets a thread of its own.
         std::thread::scope(|scope| {
             scope.spawn(|| parts.iter().for_each(|part| sha.update(part)));
             write_all_parts(out, parts)
@@ -164,14 +164,14 @@ pub(crate) fn read_object(
     Ok(())
 }
 
-/// Gives the object's bytes to `take`, in order, several parts at a time.
+/// Passes the object's bytes to `take`, in order, several parts at a time.
 fn for_each_window(
     rows: &mut Rows,
     take: &mut dyn FnMut(&[&[u8]]) -> io::Result<()>,
 ) -> Result<(), GetError> {
     let geometry = rows.header.geometry;
     let (k, block_bytes) = (u64::from(geometry.k()), u64::from(geometry.block_bytes()));
-    let mut left = geometry.size(); // bytes of the object not yet given
+    let mut left = geometry.size(); // bytes of the object still to come
     if geometry.segment_bytes() <= WINDOW_BYTES {
         let wanted: Vec<u16> = (0..geometry.k()).collect();
         let window_segments = WINDOW_BYTES / geometry.segment_bytes();
@@ -201,7 +201,7 @@ fn for_each_window(
         }
         return Ok(());
     }
-    // One block at a time, in strips that end where leaves do.
+    // One block at a time, in strips that end where leaves end.
     let leaf_bytes = u64::from(geometry.leaf_bytes());
     let strip = (WINDOW_BYTES / k / leaf_bytes).max(1) * leaf_bytes;
     let mut buffer = vec![0; strip as usize];
@@ -220,7 +220,8 @@ fn for_each_window(
     Ok(())
 }
 
-/// The part of `bytes` that belongs to the object, of which `left` bytes are to come: padding goes.
+/// The part of `bytes` that belongs to the object, without padding. `left` counts the object's
+/// bytes still to come.
 fn trim<'a>(bytes: &'a [u8], left: &mut u64) -> &'a [u8] {
     let len = bytes
         .len()

@@ -1,4 +1,4 @@
-//! Inspect: what one share file says about itself, and whether its parts are good.
+//! Inspect: prints what one share file says about itself, and checks whether its parts are good.
 
 use std::fmt;
 use std::io;
@@ -16,22 +16,22 @@ use crate::store::OpenShare;
 
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// What a share file holds. Displays as lines of names and values.
+/// The content of a share file. Displays as lines of names and values.
 #[derive(Clone, Debug)]
 pub struct Inspection {
     /// Its header.
     pub header: Header,
-    /// Its length in bytes, which should be what the geometry says.
+    /// Its length in bytes, which should be the length that the geometry gives.
     pub file_bytes: u64,
     /// Pages of the leaf table that are damaged or missing.
     pub bad_pages: u64,
-    /// Leaves that are damaged, missing, or in a bad page of the table; `None` if they were not
-    /// read.
+    /// Leaves that are damaged, missing, or covered by a bad page of the table. `None` if the
+    /// leaves were not read.
     pub bad_leaves: Option<u64>,
 }
 
 impl Inspection {
-    /// Whether nothing that was looked at is wrong.
+    /// Whether no part that was checked is damaged.
     pub fn good(&self) -> bool {
         self.file_bytes == self.header.geometry.share_file_bytes()
             && self.bad_pages == 0
@@ -39,7 +39,7 @@ impl Inspection {
     }
 }
 
-/// Why a file tells nothing.
+/// Why a file cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// It could not be read.
@@ -77,8 +77,8 @@ pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspect
     };
     let mut reader = ShareReader::new(share, &header);
     let geometry = header.geometry;
-    // A header may promise more than is there: what is beyond the end of the file is bad without a
-    // look.
+    // A header may promise more than the file has. Pages beyond the end of the file count as bad
+    // without being read.
     let there = file_bytes.saturating_sub(geometry.table_offset()) / PAGE_BYTES as u64;
     let there = there.min(geometry.table_pages());
     let bad = (0..there)
@@ -86,7 +86,7 @@ pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspect
         .count();
     let bad_pages = geometry.table_pages() - there + bad as u64;
     let bad_leaves = leaves.then(|| {
-        // Leaves without a table page cannot be verified, so only those with one need reading.
+        // Leaves without a good table page cannot be verified, so only the others are read.
         let leaf_bytes = u64::from(geometry.leaf_bytes());
         let readable = geometry
             .leaves()

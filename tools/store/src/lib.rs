@@ -1,9 +1,9 @@
-//! Objects in directory stores, and all work on their files: [`put`], [`get`], [`ls`], [`verify`],
-//! [`repair`], [`inspect`]; and Tahoe-LAFS files in the directories of storage nodes ([`tahoe`]).
+//! Objects in directory stores and all operations on their files: [`put`], [`get`], [`ls`], [`verify`], [`repair`],
+//! [`inspect`]. Also Tahoe-LAFS files in the directories of storage nodes ([`tahoe`]).
 //!
-//! The formats, codes and checksums are `decode_kernel`'s; arguments, output and exit status are the
-//! command line's. Everything here blocks. The server opens objects with [`open_object`], on a thread
-//! that may block, and reads shares and verifies leaves by itself.
+//! Formats, codes and checksums are in `decode_kernel`; arguments, output and exit status are in the server's command
+//! line. Every function here blocks. The server opens objects with [`open_object`] on a thread that may block, and then
+//! reads shares and verifies leaves itself.
 
 mod check;
 mod error;

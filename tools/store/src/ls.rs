@@ -1,4 +1,4 @@
-//! Ls: the objects in the stores, from their headers.
+//! Ls: lists the objects in the stores, from the headers of their shares.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,21 +8,21 @@ use decode_kernel::share::Header;
 
 use crate::store::{self, RejectReason, Rejected};
 
-/// One object, or what is left of one.
+/// An object, or the remains of one.
 #[derive(Debug)]
 pub enum Listed {
     /// An object with at least one good header.
     Object {
-        /// What a reader would use; the newest put, if none is readable.
+        /// The header of the put that a reader would use; of the newest put, if none is readable.
         header: Header,
-        /// How many different shares of that put there are.
+        /// The number of different shares of that put.
         shares: usize,
         /// Whether those are at least k.
         readable: bool,
         /// Share files of other puts of the key.
         other_puts: usize,
     },
-    /// A directory with share files, none of which tells what it is.
+    /// A directory whose share files all have bad headers, so that its key is unknown.
     Unusable {
         /// The directory below `objects`.
         dir: String,
@@ -73,19 +73,19 @@ impl fmt::Display for Listed {
     }
 }
 
-/// All objects in `stores`, one at a time, in the order of their keys' hashes. Opens each object's
-/// shares to read their headers, and closes them again. An error if none of the stores can be read.
+/// Lists all objects in `stores`, in the order of their keys' hashes. Opens the shares of one
+/// object at a time, reads their headers and closes them. Fails if none of the stores can be read.
 pub fn ls(stores: &[PathBuf]) -> std::io::Result<impl Iterator<Item = Listed> + '_> {
     crate::temp::allow_open_files(stores.len());
     store::check_stores(stores)?;
-    Ok(store::object_dirs(stores).filter_map(move |dir| listed(stores, dir)))
+    Ok(store::object_dirs(stores).filter_map(move |dir| list_object(stores, dir)))
 }
 
-fn listed(stores: &[PathBuf], dir: String) -> Option<Listed> {
+fn list_object(stores: &[PathBuf], dir: String) -> Option<Listed> {
     let mut scan = store::scan_dir(stores, &dir, None);
     let chosen = scan.chosen();
     let Some(group) = scan.groups.get(chosen.unwrap_or(0)) else {
-        // An empty directory is what an interrupted put leaves of a new key.
+        // An interrupted put of a new key leaves an empty directory.
         scan.rejected
             .retain(|rejected| !matches!(rejected.reason, RejectReason::StoreMissing));
         let rejected = scan.rejected;

@@ -1,4 +1,4 @@
-//! Opens files that may be shares.
+//! Opens files that may be shares: regular files only, without touching their access times.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,11 +8,11 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Opens a file for reading; `None` if it is not a regular file. Where the kernel lets us (for files that one owns),
-/// reading it leaves its access time alone, which nobody wants to know of a share and every read would look at
-/// (`O_NOATIME`, open(2)).
+/// Opens a file for reading; `None` if it is not a regular file. Where the kernel allows it (on files that the
+/// process's user owns), reading does not update the access time (`O_NOATIME`, open(2)). Nothing uses the access time
+/// of a share, and without the flag every read checks whether to update it.
 pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
-    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    // The type is checked before opening, since opening a FIFO would wait for a writer.
     if !fs::metadata(path)?.is_file() {
         return Ok(None);
     }
@@ -36,11 +36,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_leaves_the_access_time_of_what_one_owns() {
+    fn reading_an_own_file_keeps_its_access_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "bytes").unwrap();
-        // Older than its change, so that a read would be noted even with `relatime`.
+        // The access time is older than the last change, so that a read would update it even with `relatime`.
         let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let times = fs::FileTimes::new().set_accessed(long_ago);
         File::options()
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_own_is_opened_too_and_what_is_no_file_is_not() {
+    fn only_regular_files_are_opened_whoever_owns_them() {
         assert!(open_regular(Path::new("/proc/version")).unwrap().is_some());
         assert!(open_regular(Path::new("/proc")).unwrap().is_none());
         assert!(open_regular(Path::new("/dev/null")).unwrap().is_none());

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How far an operation has come, in bytes.
+/// The progress of an operation, in bytes.
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Shows nothing, anywhere.
+    /// A bar that is never drawn.
     pub fn hidden() -> Progress {
         Progress(ProgressBar::hidden())
     }
 
-    /// A bar headed by `verb` on standard error, if that is a terminal. The operation sets the
-    /// length when it knows it; until then bytes and speed are shown.
+    /// A bar on standard error, headed by `verb`, if standard error is a terminal. It shows bytes
+    /// and speed until the operation sets the length.
     pub fn on_terminal(verb: &'static str) -> Progress {
         // indicatif draws nothing when standard error is not a terminal.
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
@@ -24,7 +24,7 @@ impl Progress {
         Progress(bar)
     }
 
-    /// Tells how many bytes more are to be done; adds up over several objects.
+    /// Adds to the number of bytes to do. The numbers of several objects add up.
     pub fn add_len(&self, bytes: u64) {
         if self.0.length().is_none() {
             self.0.set_style(style(
@@ -35,13 +35,14 @@ impl Progress {
         self.0.inc_length(bytes);
     }
 
-    /// Tells that `bytes` more are done.
+    /// Adds to the number of bytes done.
     pub fn add(&self, bytes: u64) {
         self.0.inc(bytes);
     }
 
-    /// Runs `print` (which writes lines to the terminal) with the bar out of the way. Holds the
-    /// bar: anything that touches it in `print` would wait for itself, so only this crate calls it.
+    /// Clears the bar, runs `print` (which writes lines to the terminal), and draws the bar again.
+    /// The bar is locked meanwhile, so a `print` that used it would deadlock; therefore only this
+    /// crate calls this.
     pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)
     }

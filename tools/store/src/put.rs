@@ -1,17 +1,16 @@
 //! Put: a stream of unknown length becomes n shares in n stores.
 //!
-//! The order of things makes a crash harmless at any point:
+//! The order of the steps makes a crash harmless at any point:
 //!
-//! 1. shares grow as temporary files, which no reader looks at; the header, written last, tells
-//!    size and digest;
-//! 2. all are synced, then all are renamed into place beside those of older puts, then the
-//!    directories synced. Readers use the newest put with k shares, so the object changes at the
-//!    k-th rename, in one step;
-//! 3. only then are the shares of older puts removed.
+//! 1. Shares are written as temporary files, which no reader opens. The header is written last, since size and digest
+//!    are known only then.
+//! 2. All shares are synced, then all are renamed into place beside those of older puts, then the directories are
+//!    synced. Readers use the newest put with k shares, so the object changes at the k-th rename, in one step.
+//! 3. Only then are the shares of older puts removed.
 //!
-//! An error before the end takes back what was renamed. A crash leaves temporary files, which the
-//! next put or repair removes, or some shares of the new put, which repair completes if they are at
-//! least k, and which otherwise nobody reads.
+//! An error before the end undoes the renames. A crash leaves temporary files, which the next put or repair removes. It
+//! may also leave some shares of the new put: repair completes them if there are at least k, and otherwise no reader
+//! uses them.
 
 mod place;
 mod source;
@@ -46,51 +45,51 @@ use place::{Step, share_files};
 
 pub(crate) use place::remove_older;
 
-/// Block length unless asked otherwise, in bytes: as long as k of them are at most 480 KiB, from 16 to 64 KiB in steps of
-/// 16. Long blocks are few runs to pass through for the same bytes. A whole segment and what is rebuilt of it should
-/// fit one of the server's pool buffers (768 KiB), or ranges are read again; and so they are where what a connection takes
-/// at once (128 KiB and more) is few of the blocks that are lost together. Measured with k = 10 and four shares lost,
-/// no block rebuilt for more than one connection, see docs/decisions/0014.
+/// The default block length in bytes: as long as k blocks are at most 480 KiB, from 16 to 64 KiB in steps of 16. Long
+/// blocks mean fewer reads for the same bytes. A whole segment and its rebuilt blocks should fit one of the server's
+/// pool buffers (768 KiB), or ranges are read more than once. They are also read more than once where a connection's
+/// piece (128 KiB and more) covers only few of the blocks that are lost together. Measured with k = 10 and four shares
+/// lost, each block rebuilt for one connection only: see docs/decisions/0014.
 pub fn default_block_bytes(k: u16) -> u32 {
     const STEP: u32 = 16 << 10;
     let most = (480 << 10) / u32::from(k.max(1));
     (most / STEP * STEP).clamp(STEP, 4 * STEP)
 }
-/// Longest segment (k blocks) that put takes, in bytes: it holds one whole segment in memory.
+/// The longest segment (k blocks) that put accepts, in bytes: put holds one whole segment in memory.
 pub const SEGMENT_BYTES_MAX: u64 = 256 << 20;
-/// Short segments are read, coded and written together up to this many bytes.
+/// Short segments are read, encoded and written together, up to this many bytes.
 const BATCH_BYTES: u64 = 8 << 20;
-/// What the parity of one step takes, in bytes, unless a leaf of each parity share takes more.
+/// Bytes of parity made in one step, unless one leaf of each parity share is more.
 const PARITY_BYTES: usize = 8 << 20;
 
-/// What to store, where, and how.
+/// The object to store, its code, and the stores.
 #[derive(Clone, Debug)]
 pub struct PutOptions {
-    /// At least n different directories; share i goes to the i-th. Made if need be.
+    /// At least n different directories; share i goes to the i-th. They are created if they do not exist.
     pub stores: Vec<PathBuf>,
-    /// k: data shares, and how many are needed to read.
+    /// k: the number of data shares, which is also the number needed to read.
     pub data: u16,
-    /// m: parity shares; how many may be lost. n = k + m.
+    /// m: the number of parity shares, which is also the number that may be lost. n = k + m.
     pub parity: u16,
     /// The object's name.
     pub key: Key,
     /// Block length in bytes: a multiple of 4096 up to 16 MiB, with k of them at most
     /// [`SEGMENT_BYTES_MAX`].
     pub block_size: u32,
-    /// The code; rs8 up to n = 256, then rs16, if `None`.
+    /// The code. If `None`, rs8 up to n = 256 and rs16 above.
     pub code: Option<CodeKind>,
-    /// Media type; guessed from the key's ending if `None`.
+    /// The media type; guessed from the extension of the key if `None`.
     pub content_type: Option<String>,
-    /// Length of the source in bytes, if known: only for the progress bar.
+    /// Length of the source in bytes, if known. Only the progress bar uses it.
     pub size_hint: Option<u64>,
 }
 
-/// What was stored.
+/// The result of a put.
 #[derive(Clone, Debug)]
 pub struct PutReport {
     /// The header of share 0.
     pub header: Header,
-    /// Where each share is, by number.
+    /// The path of each share, by number.
     pub paths: Vec<PathBuf>,
     /// Share files of older puts that were removed.
     pub replaced: usize,
@@ -138,10 +137,10 @@ pub enum PutError {
         .0.display(), .1.display()
     )]
     SameStore(PathBuf, PathBuf),
-    /// Numbers that make no layout.
+    /// The numbers make no valid layout.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
-    /// k blocks are too long.
+    /// A segment of k blocks is too long.
     #[error(
         "a segment of {k} blocks of {block_size} bytes is over {SEGMENT_BYTES_MAX} bytes; choose a \
          smaller block size"
@@ -152,7 +151,7 @@ pub enum PutError {
         /// Bytes.
         block_size: u32,
     },
-    /// Numbers that make no code.
+    /// The numbers make no valid code.
     #[error(transparent)]
     Code(#[from] CodeError),
     /// A content type that cannot be stored.
@@ -161,13 +160,13 @@ pub enum PutError {
     /// The source failed.
     #[error("cannot read what is to be put: {0}")]
     Source(io::Error),
-    /// A share already there claims to be of the end of time, so no newer put can be made.
+    /// The newest share of the object has the last generation there is, so no newer put can be made.
     #[error(
         "the generation {0} of the object's newest share leaves no room for a newer one; remove \
          that share"
     )]
     Generation(Generation),
-    /// No random bytes to be had.
+    /// The system gives no random bytes.
     #[error("cannot get random bytes: {0}")]
     Random(getrandom::Error),
     /// A store failed.
@@ -175,9 +174,9 @@ pub enum PutError {
     File(#[from] FileError),
 }
 
-/// Stores what `source` gives until its end. Memory stays bounded, whatever its length: a batch of
-/// segments (8 MiB, or one segment of at most [`SEGMENT_BYTES_MAX`]), 8 MiB of parity (or one leaf
-/// of each parity share), and 4 KiB a share.
+/// Stores all bytes of `source`. The memory it takes does not depend on their number: a batch of segments (8 MiB, or
+/// one segment of at most [`SEGMENT_BYTES_MAX`]), 8 MiB of parity (or one leaf of each parity share), and 4 KiB for
+/// each share.
 pub fn put(
     source: &mut dyn Read,
     options: &PutOptions,
@@ -186,7 +185,7 @@ pub fn put(
     put_in_steps(source, options, progress, &mut |_| Ok(()))
 }
 
-/// [`put`], calling `after` at each step; an error from it is as if the disk had failed there.
+/// As [`put`], but calls `after` at each step. An error from `after` acts like a disk failure at that step.
 fn put_in_steps(
     source: &mut dyn Read,
     options: &PutOptions,
@@ -206,14 +205,14 @@ fn put_in_steps(
     })
 }
 
-/// A put's choices, checked, with its directories made.
+/// The checked choices of a put, whose directories exist.
 struct Plan<'a> {
     /// n stores.
     stores: &'a [PathBuf],
     /// The object's directory in each.
     dirs: Vec<PathBuf>,
     code: Code,
-    /// Of an object of no bytes; the size comes when it is known.
+    /// The header of an empty object; the size is filled in once it is known.
     empty: Header,
 }
 
@@ -319,13 +318,13 @@ impl Plan<'_> {
             let len = read_full(source, &mut batch).map_err(PutError::Source)?;
             size += len as u64;
             let whole = len - len % segment_bytes;
-            // The last segment is cut in k shorter blocks, padded with zeros.
+            // The last segment is cut into k shorter blocks, padded with zeros.
             let tail_block = with_size((len - whole) as u64)?.tail_block_bytes() as usize;
             let padded = whole + k * tail_block;
             batch[len..padded.max(len)].fill(0);
             let mut segments: Vec<&[u8]> = batch[..whole].chunks_exact(segment_bytes).collect();
             segments.extend((tail_block > 0).then(|| &batch[whole..padded]));
-            // SHA-256 takes longer than all the rest: it gets a core of its own.
+            // SHA-256 takes longer than everything else together, so it gets a thread of its own.
             std::thread::scope(|scope| {
                 scope.spawn(|| digest.update(&batch[..len]));
                 for share in 0..k {
@@ -364,9 +363,9 @@ fn block(segment: &[u8], k: usize, number: usize) -> &[u8] {
 struct Parity<'a> {
     code: &'a Code,
     coder: Coder,
-    /// One a parity share.
+    /// One buffer for each parity share.
     buffers: Vec<Vec<u8>>,
-    /// Length of each, a multiple of the leaf's.
+    /// Length of each buffer, a multiple of the leaf's.
     capacity: usize,
 }
 
@@ -422,8 +421,8 @@ impl Parity<'_> {
     }
 }
 
-/// Makes the stores and the object's directory in each, cleans up after interrupted writes, and
-/// refuses a store given twice.
+/// Creates the stores and the object's directory in each, and removes the files of interrupted writes. Refuses a list
+/// in which one store occurs twice.
 fn prepare_stores(stores: &[PathBuf], key: &Key) -> Result<Vec<PathBuf>, PutError> {
     let mut seen: Vec<((u64, u64), &PathBuf)> = Vec::new();
     for store in stores {
@@ -445,7 +444,7 @@ fn prepare_stores(stores: &[PathBuf], key: &Key) -> Result<Vec<PathBuf>, PutErro
     Ok(dirs)
 }
 
-/// A generation newer than any share's that is there, even if the clock was set back.
+/// A generation newer than that of every existing share, even if the clock was set back.
 fn new_generation(stores: &[PathBuf], key: &Key, now: u64) -> Result<Generation, PutError> {
     let scan = store::scan(stores, key);
     let from_headers = scan.groups.iter().map(|group| group.header.generation);
@@ -464,7 +463,7 @@ fn new_generation(stores: &[PathBuf], key: &Key, now: u64) -> Result<Generation,
     Ok(Generation::new(nanos, random))
 }
 
-/// Fills `buffer` from `source`; less only at its end.
+/// Fills `buffer` from `source`. Reads fewer bytes only at the end of `source`.
 fn read_full(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {

@@ -1,10 +1,10 @@
-//! Repair: rebuild missing and damaged shares in place, one object or all.
+//! Repair: rebuilds missing and damaged shares in place, of one object or of all.
 //!
-//! A share is rebuilt in a temporary file of the store it goes to, synced, read back, and renamed
-//! over what was there. A crash leaves each share as it was or whole. Sources are verified leaf by
-//! leaf, and the object's digest is checked before anything is written, so that repair never
-//! spreads damage. Older puts are removed only when all n shares of the newest readable one are
-//! good; shares of a newer, incomplete put are left alone, for they may be those of a put at work.
+//! A share is rebuilt in a temporary file of its store, synced, read back, and renamed over the old
+//! file. After a crash each share is either as it was or complete. Sources are verified leaf by
+//! leaf, and the object's digest is checked before anything is written, so repair never spreads
+//! damage. Older puts are removed only when all n shares of the newest readable put are good.
+//! Shares of a newer, incomplete put are left alone, since that put may still be running.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -25,23 +25,23 @@ use crate::store::{self, Group, OpenError, OpenShare, RejectReason, Rejected, Sc
 use crate::temp::{TempFile, allow_open_files, create_dir, remove_stale, sync_dir};
 use crate::write::NewShares;
 
-/// What k sources and the shares being rebuilt take at once, in bytes, unless a row of them takes
+/// Bytes that k sources and the shares being rebuilt take at once, unless one row of them takes
 /// more.
 const WINDOW_BYTES: u64 = 16 << 20;
-/// Read at once to verify what was written.
+/// Bytes that are read at once to verify a new share.
 const READ_BACK_BYTES: u64 = 1 << 20;
 
 /// What to repair.
 #[derive(Clone, Debug)]
 pub struct RepairOptions {
-    /// All stores that may have shares, and where missing ones may go: share i to the i-th if that
-    /// is free. Made if need be.
+    /// All stores that may have shares. Missing shares go to these stores too: share i to the i-th
+    /// if that is free. They are created if they do not exist.
     pub stores: Vec<PathBuf>,
     /// One object, or all if `None`.
     pub key: Option<Key>,
 }
 
-/// Something done, or that could not be.
+/// One action of a repair, or a failed one.
 #[derive(Debug)]
 pub enum Repaired {
     /// A share is whole again.
@@ -85,7 +85,7 @@ impl fmt::Display for Repaired {
     }
 }
 
-/// The sum of it.
+/// Totals of a repair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RepairReport {
     /// Objects that needed nothing.
@@ -131,15 +131,15 @@ pub enum RepairError {
     Stores(#[from] io::Error),
 }
 
-/// Repairs the object or objects; calls `report` with each thing done, and the object's name (its
-/// directory's, if no share tells the key). Goes on with the next object after a failure. Memory
-/// stays bounded: 32 MiB, or two rows if that is more.
+/// Repairs one object or all. Calls `report` with each action and the object's name (the name of
+/// its directory, if no share tells the key). After a failure it continues with the next object.
+/// Takes at most 32 MiB of memory, or two rows if those are longer.
 pub fn repair(
     options: &RepairOptions,
     progress: &Progress,
     report: &mut dyn FnMut(&str, Repaired),
 ) -> Result<RepairReport, RepairError> {
-    let stores = different(&options.stores);
+    let stores = without_duplicates(&options.stores);
     allow_open_files(stores.len() * 2);
     store::check_stores(&stores)?;
     stores.iter().for_each(|store| {
@@ -166,9 +166,9 @@ pub fn repair(
     Ok(sum)
 }
 
-/// The stores without those that are the same directory as an earlier one: a share "missing" from
-/// the second name would replace the one under the first.
-fn different(stores: &[PathBuf]) -> Vec<PathBuf> {
+/// Removes stores that are the same directory as an earlier one. Otherwise a share "missing" under
+/// the second name would replace the share under the first.
+fn without_duplicates(stores: &[PathBuf]) -> Vec<PathBuf> {
     let mut seen = HashSet::new();
     let new = |store: &&PathBuf| match fs::metadata(store) {
         Ok(found) => seen.insert((found.dev(), found.ino())),
@@ -177,7 +177,7 @@ fn different(stores: &[PathBuf]) -> Vec<PathBuf> {
     stores.iter().filter(new).cloned().collect()
 }
 
-/// Repairs what `scan` found; whether it found any file.
+/// Repairs the object that `scan` found. Returns whether there was any file.
 fn repair_object(
     mut scan: Scan,
     name: &str,
@@ -243,21 +243,21 @@ fn repair_object(
     true
 }
 
-/// What was reported of one object.
+/// The outcome of the repair of one object.
 struct Done {
     shares: u64,
     failed: bool,
     older: usize,
 }
 
-/// A share to be rebuilt, and where to.
+/// A share to rebuild, and its place.
 struct Target {
     number: u16,
     store: usize,
     path: PathBuf,
 }
 
-/// Makes all shares of the group good; an error if it cannot be read, in which case nothing was
+/// Makes all shares of the group good. Fails if the group cannot be read, and then nothing was
 /// written.
 fn repair_group(
     group: Group,
@@ -311,9 +311,9 @@ fn repair_group(
     Ok(())
 }
 
-/// Where each share that is missing or damaged is to go: a damaged one stays where it is; a missing
-/// one goes to the store at its number if that has no share of this put, else to the first that has
-/// none.
+/// The place of each missing or damaged share. A damaged share stays where it is. A missing share
+/// goes to the store at its number if that store has no share of this put, else to the first store
+/// that has none.
 fn targets(
     rows: &Rows,
     stores: &[PathBuf],
@@ -331,8 +331,8 @@ fn targets(
         ..
     } in rows.readers.iter().map(|reader| &reader.share)
     {
-        // The first file of a number is the one that counts. A store with only a second copy is
-        // free: the copy has the name that the missing share will have, and gives way to it.
+        // The first file of each number counts. A store that only has a second copy is free: the
+        // missing share will have the same file name and replaces the copy.
         if last.replace(*number) != Some(*number) {
             taken.insert(*store);
             if damaged.contains(number) {
@@ -365,7 +365,7 @@ fn targets(
     targets
 }
 
-/// Rebuilds all targets in one pass over the sources. A store that fails costs its own share only.
+/// Rebuilds all targets in one pass over the sources. A failing store costs only its own share.
 fn rebuild(
     rows: &mut Rows,
     stores: &[PathBuf],
@@ -405,7 +405,7 @@ fn rebuild(
             .map(|buffer| &mut buffer[..len as usize])
             .collect();
         if let Err(error) = rows.read(start..start + len, &wanted, &mut outputs) {
-            // Read well a moment ago, so the disks are failing now.
+            // The same leaves were read successfully a moment ago, so the disks are failing now.
             errors.fill(Some(error.to_string()));
             break;
         }
@@ -439,9 +439,10 @@ fn rebuild(
     results
 }
 
-/// Reads a new share back and renames it over its place.
+/// Reads a new share back, then renames it into place.
 fn place(temp: TempFile, target: &Target, header: &Header) -> Result<(), String> {
-    // From the disk, not from memory, where the system takes the advice.
+    // The read back should come from the disk and not from the page cache, where the system follows
+    // the advice.
     let _ = rustix::fs::fadvise(temp.file(), 0, None, rustix::fs::Advice::DontNeed);
     read_back(&temp, target, header)
         .map_err(|what| format!("{}: {what} reads back differently", temp.path().display()))?;
@@ -454,7 +455,7 @@ fn place(temp: TempFile, target: &Target, header: &Header) -> Result<(), String>
     placed().map_err(|error: FileError| error.to_string())
 }
 
-/// Verifies all of a share that was just written; an error names the part.
+/// Verifies every part of a share that was just written. An error names the bad part.
 fn read_back(temp: &TempFile, target: &Target, header: &Header) -> Result<(), String> {
     let number = target.number;
     let (found, file) = store::open_share(temp.path()).map_err(|error| error.to_string())?;

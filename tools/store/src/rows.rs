@@ -1,8 +1,8 @@
-//! Reading ranges of share space, verified leaf by leaf, and rebuilding what is missing or bad.
+//! Reads ranges of share space, verifies each leaf, and rebuilds missing and bad leaves.
 //!
-//! A *row* is one leaf of every share. Any share may be bad anywhere; a row can be read while k of
-//! its leaves are good. So shares are never given up as a whole: each range is rebuilt from
-//! whatever shares are good in that range. Used by get and repair.
+//! A *row* is one leaf of every share. Any share may be bad at any place; a row can be read as long as k of its leaves
+//! are good. So no share is given up as a whole: each range is rebuilt from the shares that are good in that range. Get
+//! and repair use this.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, PAGE_BYTES, TablePage};
 
 use crate::store::{Group, OpenShare};
 
-/// Rebuilding patterns kept ready. Damage that differs from row to row needs more than one.
+/// Rebuild plans kept for reuse. Damage that differs from row to row needs more than one.
 const PLANS_MAX: usize = 16;
 
 /// Why a range cannot be read.
@@ -35,12 +35,12 @@ pub enum RowError {
         /// k.
         need: usize,
     },
-    /// The header's code cannot be made, or refused its input.
+    /// The code in the header cannot be made, or refused its input.
     #[error(transparent)]
     Code(#[from] CodeError),
 }
 
-/// What reading met.
+/// Damage found while reading, and the work done to rebuild.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadStats {
     /// Leaves that were read but did not match their checksums, or could not be read.
@@ -60,8 +60,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Rows of the group's shares. A number that occurs twice is used twice: where one is bad the
-    /// other may be good.
+    /// The rows of the group's shares. Both copies of a share are used: one may be good where the other is bad.
     pub(crate) fn new(group: Group) -> Result<Rows, RowError> {
         let Group { header, shares } = group;
         let geometry = &header.geometry;
@@ -81,9 +80,9 @@ impl Rows {
         })
     }
 
-    /// Fills `outputs[i]` with `range` of share `wanted[i]` (distinct numbers), each verified or
-    /// rebuilt from verified leaves. The range begins at a leaf's start and ends at a leaf's end;
-    /// outputs are as long as it. Takes as much memory again for k shares of the range at most.
+    /// Fills `outputs[i]` with `range` of share `wanted[i]` (the numbers differ). Each leaf is verified, or rebuilt
+    /// from verified leaves. The range begins at the start of a leaf and ends at the end of one; the outputs are as
+    /// long as the range. Takes at most as much memory again as k shares of the range.
     pub(crate) fn read(
         &mut self,
         range: Range<u64>,
@@ -110,7 +109,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Reads `range` of share `number` wherever it is, noting which leaves are good.
+    /// Reads `range` of share `number` from any of its copies, and marks the good leaves.
     fn read_one(&mut self, number: u16, range: &Range<u64>, output: &mut [u8], good: &mut [bool]) {
         let leaf_bytes = self.header.geometry.leaf_bytes() as usize;
         let mut first = true;
@@ -122,7 +121,7 @@ impl Rows {
             if first {
                 self.stats.bad_leaves += reader.read(&self.header, range.start, output, good);
             } else if good.contains(&false) {
-                // A second copy of the share: take the leaves that the first lacks.
+                // A second copy of the share supplies the leaves that the first lacks.
                 let mut copy = vec![0; output.len()];
                 let mut copy_good = vec![false; good.len()];
                 reader.read(&self.header, range.start, &mut copy, &mut copy_good);
@@ -138,8 +137,8 @@ impl Rows {
         }
     }
 
-    /// Rebuilds the `rows` (counted from the range's start) of the outputs that `bad` names; the
-    /// others are good there.
+    /// Rebuilds the `rows` (counted from the start of the range) of the outputs named by `bad`. The other outputs are
+    /// good in these rows.
     fn rebuild(
         &mut self,
         range: &Range<u64>,
@@ -161,7 +160,7 @@ impl Rows {
             .collect();
         sources.extend(here.iter().map(|&i| usize::from(wanted[i])));
 
-        // The rest of k from shares that nobody asked for.
+        // The rest of the k sources are shares that the caller did not ask for.
         let mut extra = 0;
         let mut good = vec![false; rows.len()];
         for reader in &mut self.readers {
@@ -196,7 +195,7 @@ impl Rows {
                     need: k,
                 });
             }
-            // Too few are good all along, but there may be enough in each row.
+            // Too few shares are good over the whole run, but each row may have enough.
             let middle = rows.start + rows.len() / 2;
             self.rebuild(range, rows.start..middle, wanted, bad, outputs)?;
             return self.rebuild(range, middle..rows.end, wanted, bad, outputs);
@@ -224,17 +223,17 @@ impl Rows {
     }
 }
 
-/// One share file, read in verified leaves.
+/// One share file, read leaf by leaf with verification.
 pub(crate) struct ShareReader {
     pub(crate) share: OpenShare,
-    /// The page of the leaf table that was used last, and which it is.
+    /// The page of the leaf table that was used last, and its index.
     page: Box<[u8; PAGE_BYTES]>,
     page_index: Option<u64>,
     page_good: bool,
 }
 
 impl ShareReader {
-    /// A reader of a share whose header is `header`, number aside.
+    /// A reader of a share of the put that `header` describes; the number in `header` is ignored.
     pub(crate) fn new(share: OpenShare, header: &Header) -> ShareReader {
         debug_assert!(share.number < header.geometry.n());
         ShareReader {
@@ -245,9 +244,8 @@ impl ShareReader {
         }
     }
 
-    /// Fills `buffer` from `start` in share space (a leaf's start, and the buffer's end a leaf's
-    /// end); sets `good[i]` for each leaf that matches its checksum. Errors are bad leaves. Gives
-    /// how many are bad.
+    /// Fills `buffer` from `start` in share space. Both ends of the range are ends of leaves. Sets `good[i]` for each
+    /// leaf that matches its checksum. A leaf that cannot be read is bad. Returns the number of bad leaves.
     pub(crate) fn read(
         &mut self,
         header: &Header,
@@ -262,7 +260,7 @@ impl ShareReader {
         let mut bad = 0;
         for (i, (leaf, good)) in buffer.chunks_mut(leaf_bytes).zip(good).enumerate() {
             let at = (i * leaf_bytes) as u64;
-            // One bad sector must not take its neighbours along.
+            // One bad sector must not cost the neighbouring leaves.
             let read = all_read || self.share.file.read_exact_at(leaf, offset + at).is_ok();
             let (page, entry) = geometry.table_page_of((start + at) / leaf_bytes as u64);
             let sum = self

@@ -5,10 +5,10 @@
 //! <store>/tmp/…                                     files being written, in the same filesystem
 //! ```
 //!
-//! A reader lists the object's directory in every store, reads the headers, and groups the files
-//! that are shares of the same put ([`scan`]). It uses the newest group with k distinct numbers
-//! ([`open_object`]). File names are never believed, only headers, so that files may be copied by
-//! hand. Stores that are missing or unreadable are like lost shares: noted, not fatal.
+//! A reader lists the object's directory in every store, reads the headers, and groups the files that are shares of the
+//! same put ([`scan`]). It uses the newest group with k distinct numbers ([`open_object`]). Headers decide, file names
+//! do not, so that files may be copied by hand. Missing and unreadable stores count as lost shares: they are reported,
+//! and reading continues.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ use crate::open::open_regular;
 pub struct OpenShare {
     /// Its number, 0..n.
     pub number: u16,
-    /// Index of its store in the list given.
+    /// Index of its store in the list of stores.
     pub store: usize,
     /// Where it is.
     pub path: PathBuf,
@@ -39,11 +39,11 @@ pub struct OpenShare {
 /// The newest readable put of an object.
 #[derive(Debug)]
 pub struct OpenObject {
-    /// What all its shares say; the number is that of the first of [`OpenObject::shares`].
+    /// The header that all its shares agree on; the share number is that of the first of [`OpenObject::shares`].
     pub header: Header,
     /// At least k shares of distinct numbers, sorted by number.
     pub shares: Vec<OpenShare>,
-    /// What [`fingerprint`] gave just before the object was opened.
+    /// The [`fingerprint`] from just before the object was opened.
     pub fingerprint: u64,
 }
 
@@ -51,11 +51,11 @@ pub struct OpenObject {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No store has a file for it.
-    #[error("no object {key:?} in the {stores} stores given")]
+    #[error("no object {key:?} in any of the {stores} stores")]
     NotFound {
         /// The key asked for.
         key: Key,
-        /// How many stores were looked at.
+        /// The number of stores searched.
         stores: usize,
     },
     /// There are shares, but no put has enough of them.
@@ -70,9 +70,9 @@ pub enum OpenError {
         have: usize,
         /// k of that generation.
         need: usize,
-        /// The newest generation seen.
+        /// The newest generation found.
         generation: Generation,
-        /// What was wrong with files and stores that might have had the rest.
+        /// Problems of files and stores that might have had the other shares.
         notes: Vec<String>,
     },
     /// There are files, but none of them is a share that can be used; or no store could be read.
@@ -80,7 +80,7 @@ pub enum OpenError {
     Unusable {
         /// The key asked for.
         key: Key,
-        /// What was wrong with each file and store.
+        /// The problem of each file and store.
         notes: Vec<String>,
     },
 }
@@ -88,7 +88,7 @@ pub enum OpenError {
 /// A share file or a store that could not be used, and why.
 #[derive(Debug)]
 pub struct Rejected {
-    /// Index of the store in the list given.
+    /// Index of the store in the list of stores.
     pub store: usize,
     /// The file, or the directory that could not be listed.
     pub path: PathBuf,
@@ -114,7 +114,7 @@ pub enum RejectReason {
     /// A directory or special file with the name of a share.
     #[error("not a regular file")]
     NotAFile,
-    /// Its header does not read.
+    /// Its header is invalid.
     #[error("{0}")]
     Header(#[from] HeaderError),
     /// Too short or too long for its header.
@@ -130,13 +130,12 @@ pub enum RejectReason {
     OtherObject(Key),
 }
 
-/// The shares of one put that were found.
+/// All shares found of one put.
 #[derive(Debug)]
 pub(crate) struct Group {
-    /// What they say; the number is that of the first found.
+    /// The header that they agree on; the share number is that of the first file found.
     pub(crate) header: Header,
-    /// All files found, sorted by number; the same number may occur twice, the one in the store at
-    /// that position first.
+    /// All files found, sorted by number. A number may occur twice; the copy in the store at that position comes first.
     pub(crate) shares: Vec<OpenShare>,
 }
 
@@ -161,22 +160,22 @@ impl Group {
     }
 }
 
-/// What one look through the stores found of one object.
+/// The result of one search of the stores for one object.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// Puts, the newest first.
+    /// Groups, the newest put first.
     pub(crate) groups: Vec<Group>,
     /// Files and stores that could not be used.
     pub(crate) rejected: Vec<Rejected>,
 }
 
 impl Scan {
-    /// Index in [`Scan::groups`] of the one a reader uses: the newest with k shares.
+    /// Index in [`Scan::groups`] of the group that a reader uses: the newest with k shares.
     pub(crate) fn chosen(&self) -> Option<usize> {
         self.groups.iter().position(Group::readable)
     }
 
-    /// Takes a file in: a share that is `wanted`, or a reason why it is none.
+    /// Adds a file: to its group if it is a `wanted` share, else to the rejected files.
     fn add(
         &mut self,
         store: usize,
@@ -215,8 +214,8 @@ impl Scan {
 
 /// Opens the newest put of `key` that has k distinct shares in `stores`.
 ///
-/// Files that are no good (wrong length, bad header, another object's) are passed over, with a
-/// warning each in the log. Leaves are not verified here.
+/// Unusable files (wrong length, bad header, another object's) are skipped, each with a warning in the log. Leaves are
+/// not verified here.
 pub fn open_object(stores: &[PathBuf], key: &Key) -> Result<OpenObject, OpenError> {
     let fingerprint = fingerprint(stores, key);
     let Group {
@@ -232,7 +231,7 @@ pub fn open_object(stores: &[PathBuf], key: &Key) -> Result<OpenObject, OpenErro
     })
 }
 
-/// The group that [`open_object`] opens, with all copies of shares of which there are several.
+/// The group that [`open_object`] opens, including second copies of shares.
 pub(crate) fn choose(stores: &[PathBuf], key: &Key) -> Result<Group, OpenError> {
     let mut scan = scan(stores, key);
     for rejected in &scan.rejected {
@@ -243,8 +242,7 @@ pub(crate) fn choose(stores: &[PathBuf], key: &Key) -> Result<Group, OpenError> 
     }
     let unusable = |rejected: &Rejected| !matches!(rejected.reason, RejectReason::StoreMissing);
     let nothing_there = scan.groups.is_empty() && !scan.rejected.iter().any(unusable);
-    // One of several stores missing is a lost disk; all of them missing is more likely a mistyped
-    // path.
+    // One missing store among several is a lost disk. If all are missing, a mistyped path is more likely.
     if nothing_there && scan.rejected.len() < stores.len() {
         return Err(OpenError::NotFound {
             key: key.clone(),
@@ -267,9 +265,8 @@ pub(crate) fn choose(stores: &[PathBuf], key: &Key) -> Result<Group, OpenError> 
     })
 }
 
-/// A number that changes when the object's share files do: over store, name, inode, modification
-/// time and length of each. Cheap: lists directories, opens nothing. Not stable between releases:
-/// never store it.
+/// A number that changes when the object's share files change. It covers store, name, inode, modification time and
+/// length of each file. Cheap: it lists directories and opens nothing. Not stable between releases, so never store it.
 pub fn fingerprint(stores: &[PathBuf], key: &Key) -> u64 {
     let dir = object_dir(key);
     let mut hasher = DefaultHasher::new();
@@ -296,10 +293,10 @@ pub fn fingerprint(stores: &[PathBuf], key: &Key) -> u64 {
     hasher.finish()
 }
 
-/// Files that are opened before their headers are read: those of most objects, whatever else lies there.
+/// The number of files opened before their headers are read. This covers all share files of most objects.
 const OPENED_TOGETHER: usize = 64;
 
-/// Looks for all shares of `key` in all `stores`, reading headers only.
+/// Finds all shares of `key` in all `stores`. Reads headers only.
 pub(crate) fn scan(stores: &[PathBuf], key: &Key) -> Scan {
     let mut scan = scan_dir(stores, &object_dir(key), Some(key));
     // A put or repair may have replaced files between listing and opening them.
@@ -316,8 +313,8 @@ pub(crate) fn scan(stores: &[PathBuf], key: &Key) -> Scan {
     scan
 }
 
-/// As [`scan`], for one object's directory (`ab/cdef…`), whatever its key is. Shares whose key does
-/// not belong in `dir` are rejected, so all groups have the same key.
+/// As [`scan`], for one object's directory (`ab/cdef…`) whose key need not be known. Shares whose key does not belong
+/// in `dir` are rejected, so all groups have the same key.
 pub(crate) fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
     let mut scan = Scan::default();
     let mut found = Vec::new();
@@ -347,7 +344,7 @@ pub(crate) fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan
     }
     let mut found = found.into_iter().peekable();
     while found.peek().is_some() {
-        // Several are opened before the first is read, so that their disks seek at the same time.
+        // Several files are opened before the first header is read, so that their disks seek at the same time.
         let opened: Vec<_> = found
             .by_ref()
             .take(OPENED_TOGETHER)
@@ -367,22 +364,22 @@ pub(crate) fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan
             .shares
             .sort_by_key(|s| (s.number, s.store != usize::from(s.number), s.store));
     }
-    // Two groups of one generation differ in something else: the one with more shares is right.
+    // Two groups of one generation differ in another field. The group with more shares is right.
     scan.groups
         .sort_by_key(|group| std::cmp::Reverse((group.header.generation, group.distinct())));
     scan
 }
 
-/// Opens a share file: its header must read, and its length be what the header says.
+/// Opens a share file. Its header must be valid, and its length must match the header.
 pub(crate) fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
     let file = open_file(path)?;
     Ok((read_header(&file)?, file))
 }
 
-/// Opens a file that may be a share, and has the page with its header read without waiting for it.
+/// Opens a file that may be a share, and asks for its header page without waiting.
 fn open_file(path: &Path) -> Result<File, RejectReason> {
     let file = open_regular(path)?.ok_or(RejectReason::NotAFile)?;
-    // Where a file system knows no such advice, the page is read when it is wanted.
+    // On a file system that ignores the advice, the page is read when it is needed.
     let _ = fadvise(
         &file,
         0,
@@ -392,7 +389,7 @@ fn open_file(path: &Path) -> Result<File, RejectReason> {
     Ok(file)
 }
 
-/// Reads a share's header; the file's length must be what it says.
+/// Reads a share's header. The file's length must match it.
 fn read_header(file: &File) -> Result<Header, RejectReason> {
     let len = file.metadata()?.len();
     let mut page = [0; PAGE_BYTES];
@@ -406,9 +403,8 @@ fn read_header(file: &File) -> Result<Header, RejectReason> {
     Ok(header)
 }
 
-/// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the
-/// names of one `ab` directory at a time. Stores that cannot be read are passed over; see
-/// [`check_stores`].
+/// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the names of one `ab`
+/// directory at a time. Skips stores that cannot be read; see [`check_stores`].
 pub(crate) fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + '_ {
     (0..=255u8).flat_map(move |first| {
         let first = format!("{first:02x}");
@@ -428,8 +424,7 @@ pub(crate) fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + 
     })
 }
 
-/// The first store that cannot be listed, if all of them cannot: then there is nothing to look
-/// through.
+/// Fails if no store can be listed, with the error of the first one.
 pub fn check_stores(stores: &[PathBuf]) -> io::Result<()> {
     let mut first = None;
     for store in stores {
@@ -453,12 +448,12 @@ pub fn check_stores(stores: &[PathBuf]) -> io::Result<()> {
     }
 }
 
-/// Where a store keeps its objects.
+/// The directory of a store's objects.
 pub(crate) fn objects_dir(store: &Path) -> PathBuf {
     store.join("objects")
 }
 
-/// The share files in an object's directory, in order of name.
+/// The share files in an object's directory, sorted by name.
 pub(crate) fn share_paths(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -476,7 +471,7 @@ fn is_share_name(path: &Path) -> bool {
         .is_some_and(|extension| extension == "share")
 }
 
-/// Notes for the end of a message: "; a; b".
+/// Formats notes for the end of a message: "; a; b".
 fn list(notes: &[String]) -> String {
     notes.iter().map(|note| format!("; {note}")).collect()
 }

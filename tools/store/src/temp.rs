@@ -1,7 +1,7 @@
-//! Files being written: created under a store's `tmp`, and either renamed into place or removed.
+//! Temporary files: created under a store's `tmp`, then either renamed into place or removed.
 //!
-//! A temporary file is locked (flock) by the process that writes it, for as long as that lives. So
-//! one that nobody has locked was left by a process that died, and may be removed by anyone
+//! The process that writes a temporary file holds a lock on it (flock) as long as it lives. So an
+//! unlocked temporary file was left by a dead process, and any process may remove it
 //! ([`remove_stale`]). Where locks are not supported, nothing is removed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -20,7 +20,7 @@ pub(crate) struct TempFile {
 }
 
 impl TempFile {
-    /// A new file under `store`'s `tmp`, making both directories if need be.
+    /// Creates a file under `store`'s `tmp`, and both directories if they do not exist.
     pub(crate) fn create(store: &Path) -> Result<TempFile, FileError> {
         let dir = tmp_dir(store);
         create_dir(&dir)?;
@@ -44,9 +44,9 @@ impl TempFile {
                 path,
                 placed: false,
             };
-            // Without locks nobody removes what others left, so going on is safe.
+            // Without locks no process removes stale files, so it is safe to continue.
             let _ = temp.file.lock();
-            // Someone may have taken it for a left-over between its creation and the lock.
+            // Another process may have removed the file as stale between its creation and the lock.
             let links = temp.file.metadata().during("look at", &temp.path)?.nlink();
             if links > 0 {
                 return Ok(temp);
@@ -62,8 +62,8 @@ impl TempFile {
         &self.path
     }
 
-    /// Renames the file to `place`, in one step; what was there before is replaced. Its data must
-    /// have been synced before, and the directory must be synced after.
+    /// Renames the file to `place` in one step, replacing an existing file. Its data must have been
+    /// synced before, and the directory must be synced afterwards.
     pub(crate) fn rename(mut self, place: &Path) -> Result<(), FileError> {
         fs::rename(&self.path, place).during("rename a new share to", place)?;
         self.placed = true;
@@ -74,13 +74,14 @@ impl TempFile {
 impl Drop for TempFile {
     fn drop(&mut self) {
         if !self.placed {
-            // Nothing more can be done; the next put or repair finds it unlocked.
+            // Nothing more can be done here. The next put or repair finds the file unlocked and
+            // removes it.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Removes the files that dead processes left under `store`'s `tmp`; tells how many.
+/// Removes the files that dead processes left under `store`'s `tmp`, and returns their number.
 pub(crate) fn remove_stale(store: &Path) -> usize {
     let mut removed = 0;
     for entry in fs::read_dir(tmp_dir(store)).into_iter().flatten().flatten() {
@@ -93,8 +94,8 @@ pub(crate) fn remove_stale(store: &Path) -> usize {
             continue;
         };
         match file.try_lock() {
-            // Removed while the lock is held: its maker, if only just creating it, sees that it is
-            // gone.
+            // The lock is held during the removal. If the creator of the file has not locked it
+            // yet, it will notice that the file is gone.
             Ok(()) => removed += usize::from(fs::remove_file(&path).is_ok()),
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
         }
@@ -106,13 +107,12 @@ pub(crate) fn remove_stale(store: &Path) -> usize {
     removed
 }
 
-/// Where a store keeps files being written.
+/// The directory of a store's temporary files.
 pub(crate) fn tmp_dir(store: &Path) -> PathBuf {
     store.join("tmp")
 }
 
-/// Makes a directory and those above it, so that they are still there after a crash: each new one's
-/// parent is synced.
+/// Creates a directory and its missing parents durably: the parent of each new directory is synced.
 pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
     let parent = path
         .parent()
@@ -122,7 +122,8 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
         && error.kind() == io::ErrorKind::NotFound
     {
         create_dir(parent)?;
-        // Once: where none can be made, in /proc, it is not found however often one tries.
+        // A second attempt only. Where no directory can be created, in /proc, the error stays the
+        // same at every attempt.
         made = fs::create_dir(path);
     }
     match made {
@@ -139,11 +140,12 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
         .during("sync the directory", path)
 }
 
-/// Lets this process have `files` open at once if the hard limit allows; otherwise opening fails
-/// later, with an error that says so. A wide code has a file per share.
+/// Raises this process's limit of open files to `files` and some more, if the hard limit allows it.
+/// Otherwise opening fails later, with an error that says so. A wide code has one file for each
+/// share.
 pub(crate) fn allow_open_files(files: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    // Standard streams, directories, a spool, and whatever the caller has open.
+    // Some more: standard streams, directories, a spool, and files that the caller has open.
     let wanted = files as u64 + 64;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < wanted) {
@@ -158,8 +160,8 @@ pub(crate) fn allow_open_files(files: usize) {
     }
 }
 
-/// Gives `write` a file that appears as `path` only when it is complete and synced; an existing one
-/// is replaced in one step. What is not a regular file (a device, a pipe) is written to directly.
+/// Passes `write` a file that appears as `path` only when it is complete and synced. It replaces an
+/// existing file in one step. A device or a pipe is written to directly.
 pub(crate) fn replace_file<T, E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<T, E>,
@@ -171,7 +173,7 @@ pub(crate) fn replace_file<T, E: From<FileError>>(
             .during("open", path)?;
         return write(&mut file);
     }
-    // A link stays a link: the file it leads to is replaced.
+    // A symbolic link stays; the file it points to is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let dir = path
         .parent()
@@ -179,7 +181,7 @@ pub(crate) fn replace_file<T, E: From<FileError>>(
         .unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".penstock-get-").suffix(".part");
-    // As any new file; the process's umask takes away what it takes away.
+    // The permissions of any new file, less the process's umask.
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     let mut file = builder
         .permissions(permissions)
@@ -214,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dropped_is_removed_and_renamed_stays() {
+    fn a_dropped_file_is_removed_and_a_renamed_one_stays() {
         let store = tempfile::tempdir().unwrap();
         let temp = TempFile::create(store.path()).unwrap();
         let path = temp.path().to_owned();
@@ -229,14 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_made_with_those_above() {
+    fn missing_parent_directories_are_created() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("a/b/c");
         create_dir(&deep).unwrap();
         create_dir(&deep).unwrap();
         assert!(deep.is_dir());
 
-        // What is in the way, and where none can be made: an error that names it.
+        // A file in the way, and a place where no directory can be created: the error names the
+        // path.
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
         let dangling = root.path().join("dangling");
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_writes_is_stale() {
+    fn only_unlocked_files_are_stale() {
         let store = tempfile::tempdir().unwrap();
         assert_eq!(remove_stale(store.path()), 0);
         let live = TempFile::create(store.path()).unwrap();
@@ -267,9 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_written_in_order_however_little_is_taken() {
-        struct Sip(Vec<u8>);
-        impl Write for Sip {
+    fn parts_are_written_in_order_by_short_writes() {
+        struct ThreeAtATime(Vec<u8>);
+        impl Write for ThreeAtATime {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 self.0.extend(&bytes[..bytes.len().min(3)]);
                 Ok(bytes.len().min(3))
@@ -278,9 +281,9 @@ mod tests {
                 Ok(())
             }
         }
-        let mut sip = Sip(Vec::new());
-        write_all_parts(&mut sip, &[b"", b"abcde", b"", b"f", b"ghi", b""]).unwrap();
-        assert_eq!(sip.0, b"abcdefghi");
+        let mut writer = ThreeAtATime(Vec::new());
+        write_all_parts(&mut writer, &[b"", b"abcde", b"", b"f", b"ghi", b""]).unwrap();
+        assert_eq!(writer.0, b"abcdefghi");
     }
 
     #[test]

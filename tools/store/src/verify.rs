@@ -1,4 +1,4 @@
-//! Verify: read everything there is of one object or of all, and tell what is wrong with it.
+//! Verify: reads all shares of one object or of all, and reports what is damaged or missing.
 
 use std::fmt;
 use std::io;
@@ -21,12 +21,12 @@ pub struct VerifyOptions {
     pub stores: Vec<PathBuf>,
     /// One object, or all if `None`.
     pub key: Option<Key>,
-    /// Whether to check the whole object's digest too, which reads the data a second time. Without
-    /// it shares that are good by themselves but were made wrongly are not found.
+    /// Whether to check the digest of the whole object too, which reads the data a second time.
+    /// Only the digest finds shares that match their checksums but were made wrongly.
     pub digest: bool,
 }
 
-/// How well an object, or the worst of several, is. In order of worse.
+/// The health of one object, or the worst of several. Ordered from best to worst.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Health {
     /// All n shares are there and good.
@@ -54,14 +54,14 @@ impl fmt::Display for Health {
     }
 }
 
-/// The sum of it.
+/// Totals of a verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
     /// Objects with all n shares good.
     pub healthy: u64,
     /// Objects that can be read, but should be repaired.
     pub damaged: u64,
-    /// Objects that cannot be read, or not whole.
+    /// Objects of which at least a part cannot be read.
     pub unreadable: u64,
     /// Bytes of blocks that were read.
     pub bytes: u64,
@@ -70,7 +70,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// The worst object's; healthy if there is none.
+    /// The health of the worst object; healthy if there is no object.
     pub fn health(&self) -> Health {
         match self {
             VerifyReport {
@@ -103,12 +103,12 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Reads every share of the object or objects; calls `report` with each finding, and the object's
-/// name (its directory's, if no share tells the key; nothing, for a finding about a store) as it is
-/// found.
+/// Reads every share of one object or of all. Calls `report` with each finding and the object's
+/// name: the name of its directory if no share tells the key, and an empty name for a finding about
+/// a store.
 ///
 /// # Errors
-/// If the one object asked for is not there, or if no store can be read.
+/// If the object asked for does not exist, or if no store can be read.
 pub fn verify(
     options: &VerifyOptions,
     progress: &Progress,
@@ -164,7 +164,7 @@ pub enum VerifyError {
     Stores(#[from] io::Error),
 }
 
-/// Verifies what `scan` found; `None` if it found no file at all.
+/// Verifies the object that `scan` found; `None` if it found no file.
 fn verify_object(
     mut scan: Scan,
     name: &str,
@@ -173,7 +173,7 @@ fn verify_object(
     sum: &mut VerifyReport,
     report: &mut dyn FnMut(&str, Finding),
 ) -> Option<Health> {
-    // Those were reported once for all.
+    // Missing stores were reported once for all objects.
     scan.rejected
         .retain(|rejected| !matches!(rejected.reason, RejectReason::StoreMissing));
     if scan.groups.is_empty() && scan.rejected.is_empty() {

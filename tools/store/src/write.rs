@@ -1,9 +1,10 @@
-//! Share files being written: blocks first, then the table, the header last, all synced; renamed by
-//! the caller. Used by put, for all n shares, and by repair, for those it rebuilds.
+//! Writes share files: blocks first, then the table, the header last, then a sync. The caller
+//! renames them. Put uses this for all n shares, and repair for those it rebuilds.
 //!
-//! The table's place is known only when all blocks are, and its size has no bound, so finished
-//! pages wait in a spool, an unlinked file that all shares use: page p of the i-th share is at
-//! (p*shares + i)*4096. An object with fewer than 512 leaves a share never makes one.
+//! The table follows the blocks, so its offset is unknown until all blocks are written, and its
+//! size has no bound. Finished pages therefore wait in a spool, an unlinked file that all shares
+//! use: page p of the i-th share is at (p*shares + i)*4096. An object with fewer than 512 leaves
+//! per share needs no spool.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -17,10 +18,10 @@ use decode_kernel::share::{
 use crate::error::{During, FileError};
 use crate::temp::{TempFile, create_dir, tmp_dir, write_all_parts};
 
-/// Pages copied from the spool with one write.
+/// Pages copied from the spool by one write.
 const TABLE_BATCH_PAGES: u64 = 64;
 
-/// Several shares of one put, growing.
+/// Several shares of one put while they are written.
 pub(crate) struct NewShares {
     shares: Vec<NewShare>,
     spool: Spool,
@@ -32,7 +33,7 @@ pub(crate) struct NewShares {
 struct NewShare {
     number: u16,
     temp: TempFile,
-    /// Checksums of the page of the table that is filling.
+    /// Checksums for the page of the table that is being filled.
     entries: Vec<u64>,
     /// Pages of the table in the spool.
     pages: u64,
@@ -47,8 +48,8 @@ struct Spool {
 }
 
 impl NewShares {
-    /// No shares yet. At most `shares` will be added; checksums wait in an unlinked file of
-    /// `spool_store`.
+    /// Starts with no shares. At most `shares` may be added. Finished table pages wait in an
+    /// unlinked file of `spool_store`.
     pub(crate) fn new(
         spool_store: &Path,
         shares: usize,
@@ -69,7 +70,7 @@ impl NewShares {
         }
     }
 
-    /// Begins share `number` in a temporary file of `store`.
+    /// Starts share `number` in a temporary file of `store`.
     pub(crate) fn add(&mut self, store: &Path, number: u16) -> Result<(), FileError> {
         assert!(
             (self.shares.len() as u64) < self.spool.shares,
@@ -89,8 +90,8 @@ impl NewShares {
         Ok(())
     }
 
-    /// Appends blocks or ranges of blocks to the `index`-th share added. Each part begins at a
-    /// leaf's start, and all but the last of the share end at a leaf's end.
+    /// Appends blocks or ranges of blocks to the `index`-th share. Each part begins at the start of
+    /// a leaf, and every part but the share's last ends at the end of one.
     pub(crate) fn append(&mut self, index: usize, parts: &[&[u8]]) -> Result<(), FileError> {
         let share = &mut self.shares[index];
         write_all_parts(&mut share.temp.file(), parts).during("write", share.temp.path())?;
@@ -119,11 +120,11 @@ impl NewShares {
         Ok(())
     }
 
-    /// Ends the `index`-th share added: padding, table, its header (that of `header`, with its own
-    /// number), and a sync.
+    /// Finishes the `index`-th share: padding, table, header (`header` with the share's own
+    /// number), sync.
     ///
     /// # Panics
-    /// If other bytes were appended than `header` tells.
+    /// If the number of bytes appended is not what `header` says.
     pub(crate) fn finish(&mut self, index: usize, header: &Header) -> Result<(), FileError> {
         let share = &self.shares[index];
         assert_eq!(
@@ -147,7 +148,7 @@ impl NewShares {
         share.temp.file().sync_all().during("sync", path)
     }
 
-    /// The files, in the order added, with their numbers.
+    /// The finished files with their share numbers, in the order in which they were added.
     pub(crate) fn into_files(self) -> impl Iterator<Item = (u16, TempFile)> {
         self.shares
             .into_iter()

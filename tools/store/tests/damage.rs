@@ -1,5 +1,5 @@
-//! Damage anywhere in share files: found by verify, survived by get while k shares are good in each
-//! row, undone by repair; and a clear error, never wrong bytes, beyond that.
+//! Damage anywhere in share files: verify finds it, get reads around it while each row has k good leaves, and repair
+//! undoes it. Beyond that, get fails with a clear error and never returns wrong bytes.
 
 mod common;
 
@@ -21,19 +21,19 @@ use proptest::prelude::*;
 /// A way to harm one share file.
 #[derive(Clone, Debug)]
 enum Harm {
-    /// One bit, at this fraction of the file (of 65536).
+    /// One bit is flipped, at this fraction of the file (of 65536).
     Flip(u16),
     /// The file ends at this fraction.
     Truncate(u16),
-    /// Some bytes more.
+    /// Some bytes are appended.
     Extend(u16),
-    /// Overwritten by the share file of another store.
+    /// The share file of another store overwrites it.
     Swap(u8),
-    /// By a share of another object.
+    /// A share of another object overwrites it.
     Foreign,
-    /// By a share of an older put.
+    /// A share of an older put overwrites it.
     Old,
-    /// Gone.
+    /// The file is removed.
     Remove,
 }
 
@@ -73,8 +73,7 @@ fn apply(harm: &Harm, victim: usize, paths: &[PathBuf], old: &[Vec<u8>], foreign
     fs::write(path, bytes).unwrap();
 }
 
-/// A put of other bytes under `name`, as the bytes of its share files; the object is gone from the
-/// stores after.
+/// The share files of a put of other bytes under `name`, as bytes. The object is removed from the stores afterwards.
 fn shares_of(name: &str, options: &PutOptions) -> Vec<Vec<u8>> {
     let options = PutOptions {
         key: Key::new(name).unwrap(),
@@ -92,8 +91,8 @@ fn shares_of(name: &str, options: &PutOptions) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// For each row, the different numbers good in it, by a plain reading of all files that knows
-/// nothing of the crate's code.
+/// For each row, the different share numbers that are good in it. It reads all files by itself, without the crate's own
+/// reading code.
 fn good_by_row(paths: &[PathBuf], right: &Header) -> Vec<usize> {
     let geometry = right.geometry;
     let mut rows = vec![BTreeMap::new(); geometry.leaves() as usize];
@@ -129,8 +128,8 @@ fn good_by_row(paths: &[PathBuf], right: &Header) -> Vec<usize> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Any damage to any files: the object is read while each row has k good leaves, and repair
-    /// makes all whole; else the error says so, and repair leaves all files as they are.
+    /// Any damage to any files. While each row has k good leaves, the object is read, and repair makes all shares
+    /// whole. Otherwise the error says so, and repair leaves all files as they are.
     #[test]
     fn any_damage(
         (data, parity) in (1..=4u16, 0..=3u16),
@@ -165,7 +164,7 @@ proptest! {
         let health = match (readable, whole) {
             (true, true) => Health::Healthy,
             (true, false) => Health::Damaged,
-            // An older put may be readable when all of the newer one is overwritten.
+            // An older put may be readable when the newer one is overwritten.
             (false, _) => Health::Unreadable,
         };
         let others = harms.iter().any(|(_, harm)| matches!(harm, Harm::Old));
@@ -220,7 +219,7 @@ fn every_share_may_be_bad_somewhere() {
     );
     let offset = |row: u64| 4096 + row * 4096;
     for (row, share) in (0..7).flat_map(|row| [(row, row % 6), (row, (row + 1) % 6)]) {
-        // Runs of bad leaves are one finding; each begins or ends with a row of ours.
+        // Runs of bad leaves are one finding; each run begins or ends with one of these rows.
         let path = paths[share as usize].display().to_string();
         let named = |f: &&String| {
             f.contains(&path) && f.contains(&format!("share {share} in store {share}"))
@@ -282,7 +281,7 @@ fn a_damaged_table_page_costs_its_share_only_its_own_leaves() {
     let report = put(&mut &bytes[..], &options, &Progress::hidden()).unwrap();
     let table = report.header.geometry.table_offset();
     assert_eq!(report.header.geometry.table_pages(), 3);
-    // A different page of each share.
+    // A different page in each share.
     for (page, path) in report.paths.iter().enumerate() {
         flip(path, table + page as u64 * 4096 + 17);
     }
@@ -324,8 +323,7 @@ fn two_copies_of_a_share_help_each_other() {
 
 #[test]
 fn wrong_bytes_with_right_checksums_are_found_by_the_digest() {
-    // Data shares of one put, headers of another: only the digest can tell. Made by hand from two
-    // puts.
+    // Data shares of one put with the headers of another, made by hand from two puts. Only the digest can find that.
     let stores = Stores::new(2);
     let old = noise(5000, 1);
     let new = noise(5000, 2);
@@ -360,18 +358,18 @@ fn wrong_bytes_with_right_checksums_are_found_by_the_digest() {
         Health::Healthy,
         "the shares alone look well"
     );
-    // Repair does not make more of it.
+    // Repair does not spread the damage.
     fs::remove_dir_all(&stores.paths[1]).unwrap();
     assert!(!stores.repair().0.complete());
     assert!(!stores.paths[1].join("objects").exists());
 }
 
 #[test]
-fn repair_puts_missing_shares_where_no_other_is() {
+fn repair_places_missing_shares_in_free_stores() {
     let stores = Stores::new(7);
     let bytes = noise(100_000, 9);
     let paths = stores.put(&bytes, 4, 2).paths;
-    // Share 2's store has share 5 instead (moved by hand); share 0 is lost with its disk.
+    // Share 5 was moved into share 2's store by hand; share 0 is lost with its disk.
     fs::rename(&paths[5], &paths[2]).unwrap();
     fs::remove_dir_all(&stores.paths[0]).unwrap();
     let (report, done) = stores.repair();
@@ -385,7 +383,7 @@ fn repair_puts_missing_shares_where_no_other_is() {
     assert_eq!(stores.health(), Health::Healthy);
     assert_eq!(stores.repair().0.healthy, 1);
 
-    // Without a free store one share has no place.
+    // Without a free store, one share has no place.
     fs::remove_dir_all(&stores.paths[3]).unwrap();
     let options = RepairOptions {
         stores: stores.paths[..6]
@@ -408,7 +406,7 @@ fn repair_puts_missing_shares_where_no_other_is() {
 }
 
 #[test]
-fn repair_does_not_take_one_directory_under_two_names_for_two() {
+fn repair_notices_one_directory_under_two_names() {
     let stores = Stores::new(3);
     let paths = stores.put(b"abc", 2, 1).paths;
     fs::remove_file(&paths[2]).unwrap();
@@ -424,7 +422,7 @@ fn repair_does_not_take_one_directory_under_two_names_for_two() {
 }
 
 #[test]
-fn old_puts_go_only_when_the_new_one_is_whole() {
+fn old_puts_are_removed_only_when_the_new_one_is_whole() {
     let stores = Stores::new(3);
     let old = stores.put(b"old", 2, 1);
     let kept: Vec<_> = old
@@ -441,7 +439,7 @@ fn old_puts_go_only_when_the_new_one_is_whole() {
         "{findings:?}"
     );
 
-    // One share of the new put left: the old one is read, and nothing is removed.
+    // One share of the new put is left: the old put is read, and nothing is removed.
     let new_share = fs::read(&new.paths[0]).unwrap();
     fs::remove_file(&new.paths[1]).unwrap();
     fs::remove_file(&new.paths[2]).unwrap();
@@ -454,7 +452,7 @@ fn old_puts_go_only_when_the_new_one_is_whole() {
     stores.repair();
     assert_eq!(fs::read(&new.paths[0]).unwrap(), new_share);
 
-    // Two of the new: it is read, completed, and then the old one goes.
+    // Two shares of the new put: it is read and completed, and then the old put is removed.
     stores.put(b"new", 2, 1);
     kept.iter()
         .for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
@@ -475,7 +473,7 @@ fn old_puts_go_only_when_the_new_one_is_whole() {
 }
 
 #[test]
-fn listing_tells_what_is_there() {
+fn objects_and_their_remains_are_listed() {
     let stores = Stores::new(4);
     assert!(ls(&stores.paths).is_err(), "no store can be read");
     stores.put(&noise(70_000, 1), 2, 1);
@@ -513,7 +511,7 @@ fn listing_tells_what_is_there() {
         text.contains("dir/key.bin") && text.contains("UNREADABLE: 3 shares"),
         "{text}"
     );
-    // With no header left it is still listed.
+    // An object without any good header is still listed.
     for path in &other.paths[2..] {
         fs::write(path, "not a share").unwrap();
     }
@@ -529,7 +527,7 @@ fn listing_tells_what_is_there() {
 }
 
 #[test]
-fn inspecting_good_bad_and_other_files() {
+fn good_bad_and_foreign_files_are_inspected() {
     let stores = Stores::new(3);
     let paths = stores.put(&noise(40_000, 2), 2, 1).paths;
     let report = inspect(&paths[2], true, &Progress::hidden()).unwrap();
@@ -548,7 +546,7 @@ fn inspecting_good_bad_and_other_files() {
     let report = inspect(&paths[2], true, &Progress::hidden()).unwrap();
     assert!(!report.good() && report.bad_leaves == Some(report.header.geometry.leaves()));
     assert!(report.to_string().contains("WRONG"), "{report}");
-    // A header that promises an exbibyte is believed no further than the file goes.
+    // A header that promises an exbibyte is read no further than the end of the file.
     let geometry = Geometry::new(1 << 60, 2, 3, 8192, 4096).unwrap();
     let huge = Header {
         geometry,
@@ -571,7 +569,7 @@ fn inspecting_good_bad_and_other_files() {
 }
 
 #[test]
-fn what_is_not_there_is_an_error() {
+fn a_missing_object_is_an_error() {
     let stores = Stores::new(2);
     stores.put(b"x", 1, 1);
     let absent = Key::new("absent").unwrap();

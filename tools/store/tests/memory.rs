@@ -1,6 +1,6 @@
-//! Memory does not grow with the object: the most this process ever held after work on a small
-//! object is about the most after the same work on one six times as large. A binary of its own, so
-//! that no other test adds to it.
+//! Memory does not grow with the object: the peak memory of this process after work on a small
+//! object is about the peak after the same work on an object six times as large. These tests are a
+//! binary of their own, so that no other test adds to the peak.
 
 #![cfg(target_os = "linux")]
 
@@ -15,7 +15,7 @@ use penstock_store::get::{GetOptions, get};
 use penstock_store::put::{PutOptions, put};
 use penstock_store::verify::Health;
 
-/// The most memory this process ever had resident, in bytes.
+/// The peak resident memory of this process, in bytes.
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status

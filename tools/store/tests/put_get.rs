@@ -1,4 +1,5 @@
-//! What was put comes back: over sizes, codes, and every way to lose shares; and what put refuses.
+//! Get returns the bytes that were put, over sizes, codes, and every way to lose shares; and put
+//! refuses bad options.
 
 mod common;
 
@@ -28,7 +29,7 @@ fn edges(unit: usize, most: usize) -> impl Strategy<Value = usize> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Any size, any code: the bytes come back with any m shares lost.
+    /// Any size, any code: get returns the bytes with any m shares lost.
     #[test]
     fn round_trip(
         (data, parity) in (1..=6u16, 0..=4u16),
@@ -100,7 +101,7 @@ fn wide_codes_and_long_blocks() {
     for (code, data, parity, block_size, size) in [
         (CodeKind::Rs8, 200, 56, 4096, 1_700_000),
         (CodeKind::Rs16, 260, 40, 4096, 1_300_000),
-        // A segment over get's window, read block by block; several pages of the leaf table.
+        // A segment longer than get's window, read block by block; several pages of the leaf table.
         (CodeKind::Rs8, 3, 2, 8 << 20, 30_000_001),
         (CodeKind::Rs16, 2, 1, 12 << 20, 25_000_000),
     ] {
@@ -134,7 +135,7 @@ fn wider_than_rs8_chooses_rs16() {
 }
 
 #[test]
-fn the_header_tells_all() {
+fn the_header_describes_the_object() {
     let stores = Stores::new(3);
     let options = PutOptions {
         key: Key::new("a/b.html").unwrap(),
@@ -213,21 +214,21 @@ fn a_failing_source_leaves_everything_as_it_was() {
 fn a_failing_store_is_named_and_leaves_everything_as_it_was() {
     let stores = Stores::new(3);
     stores.put(b"old", 2, 1);
-    // The last store's place for temporary files is taken by a file.
+    // A file is in the way of the last store's directory for temporary files.
     let tmp = stores.paths[2].join("tmp");
     fs::remove_dir(&tmp).unwrap();
     fs::write(&tmp, "in the way").unwrap();
     let before = stores.files();
     let error = put(&mut &b"new"[..], &stores.options(2, 1), &Progress::hidden()).unwrap_err();
     assert!(error.to_string().contains(tmp.to_str().unwrap()), "{error}");
-    // Printed as a chain of causes, the system's words come once.
+    // A printed chain of causes has the system's message once.
     assert!(std::error::Error::source(&error).is_none(), "{error}");
     assert_eq!(stores.files(), before);
     assert_eq!(stores.get().unwrap(), b"old");
 }
 
 #[test]
-fn what_put_refuses() {
+fn put_refuses_bad_options() {
     let stores = Stores::new(3);
     let refused = |options: PutOptions| {
         put(&mut &b"x"[..], &options, &Progress::hidden())
@@ -266,7 +267,7 @@ fn what_put_refuses() {
 }
 
 #[test]
-fn what_an_interrupted_put_left_is_removed_by_the_next() {
+fn a_put_removes_the_files_of_an_interrupted_one() {
     let stores = Stores::new(3);
     for store in &stores.paths {
         fs::create_dir_all(store.join("tmp")).unwrap();
@@ -293,7 +294,7 @@ fn get_to_a_file_shows_only_complete_files() {
         0
     );
 
-    // Through a link; the link stays.
+    // Get writes through a symbolic link, and the link stays.
     let link = stores.root.path().join("link");
     std::os::unix::fs::symlink("out", &link).unwrap();
     fs::write(&place, "to be replaced").unwrap();
@@ -301,11 +302,12 @@ fn get_to_a_file_shows_only_complete_files() {
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert!(fs::read(&place).unwrap() == bytes);
 
-    // A device is written to, not replaced.
+    // Get writes to a device and does not replace it.
     get_file(&options, "/dev/null".as_ref(), &Progress::hidden()).unwrap();
     assert!(!fs::metadata("/dev/null").unwrap().is_file());
 
-    // Damage that shows only late: the file that was there stays, and nothing is left beside it.
+    // Damage that shows only near the end: the existing file stays, and no other file is left
+    // beside it.
     let end = header(&report.paths[0]).geometry.share_bytes() + 4096 - 10;
     common::flip(&report.paths[0], end);
     common::flip(&report.paths[1], end);

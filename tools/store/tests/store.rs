@@ -49,8 +49,8 @@ impl Stores {
         Stores(dir, stores)
     }
 
-    /// Writes a share of `key` into the directory of "a", so that a foreign one can be placed
-    /// there.
+    /// Writes a share of `key` into the directory of the key "a", so that a share of another object
+    /// can be placed there.
     fn add(&self, store: usize, key: &str, nanos: u64, number: u16) -> PathBuf {
         let (header, bytes) = share(key, nanos, number);
         let dir = self.1[store]
@@ -103,7 +103,7 @@ fn the_newest_put_with_k_shares_is_opened() {
 }
 
 #[test]
-fn files_that_are_no_good_are_passed_over_and_named() {
+fn unusable_files_are_skipped_and_named() {
     let stores = Stores::new(4);
     stores.add(0, "a", 5, 0);
     stores.add(1, "b", 5, 1);

@@ -1,6 +1,6 @@
-//! Memory does not grow with a Tahoe-LAFS file, nor with its segments, which the uploader chooses: the
-//! most this process ever held after reading a file of some MiB in one segment is about the most after
-//! reading one many times as large. A binary of its own, so that no other test adds to it.
+//! Memory does not grow with a Tahoe-LAFS file, nor with its segments, whose length the uploader chooses. The peak
+//! memory of this process after reading a file of some MiB in one segment is about the peak after reading one many
+//! times as large. These tests are a binary of their own, so that no other test adds to the peak.
 
 #![cfg(target_os = "linux")]
 
@@ -15,7 +15,7 @@ use penstock_store::tahoe::verify::{VerifyOptions, verify};
 use penstock_store::tahoe::write::{Upload, on_nodes};
 use penstock_store::verify::Health;
 
-/// The most memory this process ever had resident, in bytes.
+/// The peak resident memory of this process, in bytes.
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status

@@ -1,4 +1,4 @@
-//! A put that stops at each of its steps, by a crash or by an error.
+//! Puts that stop at each of their steps, by a crash or by an error.
 
 use std::fs;
 use std::path::Path;
@@ -58,8 +58,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Copies all that is on the "disks" at this moment: what a machine that stops now has when it
-/// starts again.
+/// Copies all files on the "disks" at this moment: the state that a machine finds when it restarts
+/// after a crash.
 fn copy(from: &Path, to: &Path) {
     for path in files(from) {
         let copy = to.join(path.strip_prefix(from).unwrap());
@@ -96,7 +96,7 @@ fn a_crash_at_any_step_leaves_the_old_object_or_the_new_one() {
         };
         assert_eq!(read(&crashed).unwrap(), expected, "{step:?}");
 
-        // Repair completes what can be read, and removes what the crash left.
+        // Repair completes the object that can be read, and removes the files that the crash left.
         let again = root.path().join(format!("{step:?} repaired"));
         copy(&crashed, &again);
         let (stores, key) = (stores(&again), None);
@@ -120,7 +120,7 @@ fn a_crash_at_any_step_leaves_the_old_object_or_the_new_one() {
             .count();
         assert_eq!(left, 0, "{step:?}");
 
-        // And the next put leaves nothing of either.
+        // The next put leaves no file of either.
         put(&mut &b"next"[..], &options(&crashed), &Progress::hidden()).unwrap();
         assert_eq!(files(&crashed).len(), 3, "{step:?}: {:?}", files(&crashed));
         assert_eq!(read(&crashed).unwrap(), b"next");
@@ -175,7 +175,7 @@ fn a_clock_set_back_does_not_make_a_put_older() {
         .generation;
     let second = new_generation(&options.stores, &options.key, 5).unwrap();
     assert!(second > first);
-    // A file of the end of time, which nothing can be newer than.
+    // A file with the last generation there is, so that no generation is newer.
     let last = Generation::from_bytes([255; 16]);
     let dir = store::objects_dir(&options.stores[0]).join(object_dir(&options.key));
     fs::write(dir.join(decode_kernel::share::share_file_name(&last)), "").unwrap();

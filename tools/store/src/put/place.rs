@@ -1,5 +1,5 @@
-//! The end of a put: new shares get their names, and older ones go. Every step of it is a state in
-//! which a crash may leave the disks, and in each the object can be read.
+//! The end of a put: new shares are renamed into place, and older shares are removed. A crash may
+//! leave the disks in the state after any step, and in each of these states the object can be read.
 
 use std::fs;
 use std::io;
@@ -18,15 +18,16 @@ use crate::temp::{TempFile, sync_dir};
 pub(super) enum Step {
     /// All shares are written and synced, under temporary names.
     Written,
-    /// This share has its name.
+    /// This share is renamed into place.
     Renamed(u16),
-    /// All shares have their names, and the directories are synced.
+    /// All shares are renamed into place, and the directories are synced.
     Synced,
 }
 
-/// Names the new shares in `files`, the i-th in `dirs[i]`, then removes older puts from all
-/// `stores`. Calls `after` at each step; an error from it is as if the disk had failed there. Gives
-/// the shares' paths and how many old files went. On an error the new shares are gone.
+/// Renames the new shares in `files` into place, the i-th in `dirs[i]`, then removes older puts
+/// from all `stores`. Calls `after` at each step; an error from it acts like a disk failure at that
+/// step. Returns the paths of the shares and the number of old files removed. After an error the
+/// new shares are removed again.
 pub(super) fn commit(
     stores: &[PathBuf],
     dirs: &[PathBuf],
@@ -51,21 +52,21 @@ pub(super) fn commit(
         sync_dir(dir)?;
     }
     after(Step::Synced)?;
-    renamed.stand();
+    renamed.keep();
     let replaced = remove_older(stores, &header.key, &header.generation);
     Ok((paths, replaced))
 }
 
-/// Shares renamed into place by a put that may yet fail; removed when dropped, the last first, so
-/// that what is left by a crash here is as if fewer had been renamed.
+/// Shares renamed into place by a put that may still fail. Dropping this removes them, the last
+/// first, so that a crash during the removal leaves the same state as a crash after fewer renames.
 struct Renamed<'a> {
     paths: &'a [PathBuf],
     count: usize,
 }
 
 impl Renamed<'_> {
-    /// From here on the new put stands.
-    fn stand(mut self) {
+    /// Keeps the shares: the put has succeeded.
+    fn keep(mut self) {
         self.count = 0;
     }
 }
@@ -80,8 +81,8 @@ impl Drop for Renamed<'_> {
     }
 }
 
-/// Removes share files of puts older than `generation`; tells how many. Those that cannot be
-/// removed are logged: they do no harm, and a repair tries again.
+/// Removes share files of puts older than `generation`, and returns their number. Files that cannot
+/// be removed are logged. They do no harm, and a repair tries again.
 pub(crate) fn remove_older(stores: &[PathBuf], key: &Key, generation: &Generation) -> usize {
     let mut removed = 0;
     for (path, found) in share_files(stores, key) {

@@ -1,5 +1,4 @@
-//! Hashing blocks of several shares side by side, and checking them with what shares say of
-//! themselves.
+//! Hashes blocks of several shares side by side, and checks them with the hash trees in the shares.
 
 use std::io;
 use std::ops::Range;
@@ -10,16 +9,17 @@ use decode_kernel::tahoe::{BLOCK_TAG, Hash, NODE_BYTES, ProvenNodes};
 
 use super::open::OpenShare;
 
-/// What is wrong with a block or a tree of a share.
+/// Damage to a block of a share or to its hash trees.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    /// It could not be read; a file that was cut since it was opened is an unexpected end.
+    /// It could not be read. For a file that was truncated after it was opened, the error is an
+    /// unexpected end of file.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// Its hash and the nodes beside it do not lead to the root.
     #[error("a block or the hashes that prove it are damaged")]
     Hash,
-    /// It was good, and is not any more.
+    /// It was good when it was first read, and a second read gave other bytes.
     #[error("it changed while it was read")]
     Changed,
     /// The share ends before its ciphertext hash tree does.
@@ -27,16 +27,16 @@ pub(super) enum Fault {
     Outside,
 }
 
-/// One block to be hashed: where it begins in which share's file, and a buffer for a window of it.
+/// One block to hash: its share, its offset in the share's file, and a buffer for one window of it.
 pub(super) struct Job<'a> {
     pub(super) share: &'a OpenShare,
     pub(super) segment: u64,
     pub(super) area: &'a mut [u8],
 }
 
-/// Hashes a block of `block_len` bytes of each job, as leaves of block hash trees; in windows of
-/// `window` bytes (or less at the end), each of which `see` gets to see with its job's index. What
-/// cannot be read has no hash; `see` is not called for the rest of it.
+/// Hashes one block of `block_len` bytes for each job, as leaves of block hash trees. It reads
+/// windows of `window` bytes (less at the end) and passes each to `see` with the job's index. A
+/// block that cannot be read has no hash, and `see` is not called for the rest of it.
 pub(super) fn hash_blocks(
     lanes: &mut Lanes,
     jobs: &mut [Job<'_>],
@@ -55,7 +55,7 @@ pub(super) fn hash_blocks(
                 let start = job.share.regions.block_range(job.segment).start + at;
                 match job.share.file.read_exact_at(area, start) {
                     Ok(()) => see(index, area),
-                    // Its lane goes on with whatever is there, and is not looked at.
+                    // The lane of this job continues with any bytes; its hash is ignored.
                     Err(error) => failed[index] = Some(error),
                 }
             }
@@ -73,7 +73,7 @@ pub(super) fn hash_blocks(
     hashes.into_iter().zip(failed).map(outcome).collect()
 }
 
-/// Checks the hash of `segment`'s block with the share's block hash tree.
+/// Checks the hash of `segment`'s block against the share's block hash tree.
 pub(super) fn check_block(
     share: &OpenShare,
     proven: &mut ProvenNodes,
@@ -89,7 +89,7 @@ pub(super) fn check_block(
         .map_err(|_| Fault::Hash)
 }
 
-/// Checks the hash of `segment`'s ciphertext with the share's copy of that tree.
+/// Checks the hash of `segment`'s ciphertext against the share's copy of the ciphertext hash tree.
 pub(super) fn check_ciphertext(
     share: &OpenShare,
     proven: &mut ProvenNodes,

@@ -1,4 +1,4 @@
-//! Get: a file's bytes, or a range of them, by its cap.
+//! Get: reads a file, or a range of it, by its cap.
 
 use std::io::Write;
 use std::ops::Range;
@@ -13,27 +13,27 @@ use crate::error::FileError;
 use crate::progress::Progress;
 use crate::temp::{allow_open_files, replace_file};
 
-/// Which file, from where.
+/// The file to read, and the nodes to read it from.
 #[derive(Clone, Debug)]
 pub struct GetOptions {
     /// All nodes that may have shares of it.
     pub nodes: Vec<PathBuf>,
     /// Its cap.
     pub cap: Cap,
-    /// Which bytes of it; all if `None`.
+    /// The range to read; the whole file if `None`.
     pub range: Option<Range<u64>>,
-    /// What uploaders may ask for.
+    /// Limits on what an uploader's choices may cost.
     pub limits: Limits,
 }
 
-/// What was read.
+/// The result of a get.
 #[derive(Clone, Copy, Debug)]
 pub struct GetReport {
-    /// Which file; `None` if the cap held it.
+    /// The file; `None` for a literal file, which the cap itself holds.
     pub storage_index: Option<StorageIndex>,
-    /// How many bytes of it.
+    /// The number of bytes read.
     pub bytes: u64,
-    /// Damage met, and work done for it.
+    /// Damage found, and the work done to rebuild.
     pub stats: ReadStats,
     /// Share files and nodes that were not used.
     pub rejected: usize,
@@ -68,7 +68,7 @@ impl std::fmt::Display for GetReport {
     }
 }
 
-/// Why a file was not got, or not whole.
+/// Why a file could not be read whole.
 #[derive(Debug, thiserror::Error)]
 pub enum GetError {
     /// It could not be opened.
@@ -77,21 +77,21 @@ pub enum GetError {
     /// A segment could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The range has bytes that the file has not.
+    /// The range reaches beyond the end of the file.
     #[error("bytes {}..{} are not all in a file of {size} bytes", range.start, range.end)]
     Range {
         /// The range asked for.
         range: Range<u64>,
-        /// Bytes of the file.
+        /// The size of the file in bytes.
         size: u64,
     },
-    /// The file it was to become could not be made.
+    /// The output file could not be created.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// Writes the file, or the range of it, to `out`. On an error `out` has got only verified bytes, but
-/// not all of them. Memory is bounded as [`Reader::new`] says.
+/// Writes the file, or the range of it, to `out`. After an error `out` holds a part of it, and every byte of that part
+/// was verified. Memory is bounded as [`Reader::new`] says.
 pub fn get(
     options: &GetOptions,
     out: &mut dyn Write,
@@ -100,7 +100,7 @@ pub fn get(
     Source::open(options)?.write(out, progress)
 }
 
-/// As [`get`], to a file, which appears under its name only when it is complete and synced; see
+/// As [`get`], but writes to a file, which appears under its name only when it is complete and synced; see
 /// [`crate::get::get_file`].
 pub fn get_file(
     options: &GetOptions,
@@ -111,7 +111,7 @@ pub fn get_file(
     replace_file(path, |out| source.write(out, progress))
 }
 
-/// What is open, before anything is made to write to.
+/// The opened source. It is opened before any output file is created.
 enum Source<'a> {
     Literal(&'a [u8]),
     Shares(Box<Reader>, Range<u64>),
@@ -169,7 +169,7 @@ impl Source<'_> {
     }
 }
 
-/// Opens a file after making room for as many descriptors as it may take.
+/// Opens a file, after raising the limit of open files to what it may need.
 pub(super) fn open_allowed(
     nodes: &[PathBuf],
     cap: &ChkCap,

@@ -1,5 +1,5 @@
-//! Inspect: what one share file of Tahoe-LAFS says about itself. Without a cap nothing proves it to
-//! be what it says; that its parts fit together is checked.
+//! Inspect: prints what one Tahoe-LAFS share file says about itself. Without a cap it cannot be verified that the share
+//! is what it says; inspect checks that its parts agree with each other.
 
 use std::fmt;
 use std::fs::File;
@@ -20,44 +20,44 @@ use super::rejected::RejectReason;
 use crate::open::open_regular;
 use crate::progress::Progress;
 
-/// What is read of a block at once, in bytes.
+/// Bytes of a block that are read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// What a share file holds. Displays as lines of names and values.
+/// The content of a share file. Displays as lines of names and values.
 #[derive(Clone, Debug)]
 pub struct Inspection {
     /// The container's header.
     pub container: Container,
     /// Bytes of the file.
     pub file_bytes: u64,
-    /// The offset table, if it reads.
+    /// The offset table, if it is valid.
     pub layout: Option<Layout>,
-    /// The URI extension block's keys and values, as far as it reads.
+    /// The keys and values of the URI extension block, as far as it can be parsed.
     pub ueb: Vec<(String, Vec<u8>)>,
-    /// The hash of the URI extension block, which the cap would have.
+    /// The hash of the URI extension block. The file's cap would have the same hash.
     pub ueb_hash: Option<Hash>,
-    /// The number that the file's name is.
+    /// The share number that the file is named by.
     pub number: Option<u16>,
-    /// Blocks that are damaged or missing; `None` if they were not read.
+    /// Blocks that are damaged or missing; `None` if the blocks were not read.
     pub bad_blocks: Option<u64>,
-    /// What is wrong.
+    /// Problems found, as text.
     pub warnings: Vec<String>,
 }
 
 impl Inspection {
-    /// Whether nothing that was looked at is wrong.
+    /// Whether no part that was checked is damaged.
     pub fn good(&self) -> bool {
         self.warnings.is_empty() && self.bad_blocks.unwrap_or(0) == 0
     }
 }
 
-/// A file that tells nothing.
+/// A file that cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
 pub struct InspectError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: RejectReason,
 }
 
@@ -69,8 +69,8 @@ pub fn recognises(path: &Path) -> bool {
     read.is_some() && Container::recognises(&head)
 }
 
-/// Reads the container, the offset table, the chain and the URI extension block of a share file, and
-/// with `blocks` all its blocks.
+/// Reads the container, the offset table, the chain and the URI extension block of a share file; with `blocks` also all
+/// its blocks.
 pub fn inspect(path: &Path, blocks: bool, progress: &Progress) -> Result<Inspection, InspectError> {
     let opened = open_container(path)
         .and_then(|(file, container)| Ok((file.metadata()?.len(), file, container)));
@@ -89,15 +89,15 @@ pub fn inspect(path: &Path, blocks: bool, progress: &Progress) -> Result<Inspect
         bad_blocks: None,
         warnings: Vec::new(),
     };
-    if let Err(reason) = inspection.look(file, path, blocks, progress) {
+    if let Err(reason) = inspection.check_parts(file, path, blocks, progress) {
         inspection.warnings.push(reason.to_string());
     }
     Ok(inspection)
 }
 
 impl Inspection {
-    /// Looks at one part after the other, until one is no good.
-    fn look(
+    /// Checks one part after another, and stops at the first bad one.
+    fn check_parts(
         &mut self,
         file: File,
         path: &Path,
@@ -163,7 +163,7 @@ impl Inspection {
                 WINDOW_BYTES,
                 &mut |_, _| (),
             );
-            // From the root each time, so that every stored hash is tried.
+            // Each block starts from the root again, so that every stored hash is checked.
             let mut fresh = ProvenNodes::new(geometry.tree(), block_root);
             let checked = hashes
                 .into_iter()
@@ -175,7 +175,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// The UEB, checked against a cap that says the same.
+    /// Parses the UEB and checks it against a cap made from the same values.
     fn check_ueb(&self, bytes: &[u8]) -> Result<Ueb, RejectReason> {
         let number = |key: &str| {
             let found = self.ueb.iter().find(|entry| entry.0 == key);

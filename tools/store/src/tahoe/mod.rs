@@ -1,14 +1,14 @@
-//! Tahoe-LAFS immutable files, read from the directories in which storage nodes keep shares: got,
-//! verified and inspected. The format itself is [`decode_kernel::tahoe`].
+//! Tahoe-LAFS immutable files: get, verify and inspect them in the directories in which storage
+//! nodes keep shares. The format itself is in [`decode_kernel::tahoe`].
 //!
 //! ```text
 //! <node>/storage/shares/<ab>/<storage index>/<share number>    one or many shares on a node
 //! <node>/storage/shares/incoming/...                           unfinished uploads, never looked at
 //! ```
 //!
-//! Nothing tells which node has what, so all are looked at. A file name is believed only so far as
-//! the share's own proof says the same. Shares that are no good are passed over and told of; caps,
-//! being secrets, never are: messages name the storage index.
+//! No index says which node has which share, so all nodes are searched. A share's number is taken
+//! from its file name and then checked against the share's hash chain. Unusable shares are skipped
+//! and reported. Caps are secrets and are never printed: messages name the storage index.
 //!
 //! The feature `test-writer` adds `write`, which makes share files for tests and benchmarks.
 

@@ -1,4 +1,4 @@
-//! Where nodes keep the shares of a file.
+//! Finds the shares of a file in the directories of nodes.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use decode_kernel::tahoe::ChkCap;
 
 use super::rejected::{RejectReason, Rejected};
 
-/// The directory of shares that `dir` means: a node's directory, its `storage`, or the directory of
+/// The directory of shares of a node. `dir` may be the node's directory, its `storage` directory, or the directory of
 /// shares itself.
 pub fn share_root(dir: &Path) -> PathBuf {
     let below = [dir.join("storage/shares"), dir.join("shares")];
@@ -21,15 +21,15 @@ pub fn share_root(dir: &Path) -> PathBuf {
 /// A file that may be a share.
 #[derive(Debug)]
 pub(super) struct Candidate {
-    /// The number it was found under, below n.
+    /// The share number in its name, below n.
     pub(super) number: u16,
-    /// Index of its node in the list given.
+    /// Index of its node in the list of nodes.
     pub(super) node: usize,
     pub(super) path: PathBuf,
 }
 
-/// All files named as shares of the cap's file are, in order of number, then node; and the nodes that
-/// could not be looked at.
+/// All files whose names are those of shares of the cap's file, sorted by number, then by node; and the nodes that
+/// could not be searched.
 pub(super) fn candidates(nodes: &[PathBuf], cap: &ChkCap) -> (Vec<Candidate>, Vec<Rejected>) {
     let (mut found, mut rejected) = (Vec::new(), Vec::new());
     let below = cap.storage_index().dir();
@@ -64,7 +64,7 @@ pub(super) fn candidates(nodes: &[PathBuf], cap: &ChkCap) -> (Vec<Candidate>, Ve
     (found, rejected)
 }
 
-/// The number that a file name is, if it is one as storage servers write them.
+/// The share number in a file name, if the name is one that storage servers write.
 pub(super) fn share_number(name: &str) -> Option<u16> {
     let digits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = digits && (name == "0" || !name.starts_with('0'));
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_shares() {
+    fn only_share_numbers_as_servers_write_them_are_read() {
         for (name, number) in [
             ("0", Some(0)),
             ("7", Some(7)),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ways_to_name_a_node() {
+    fn a_node_is_named_by_any_of_three_directories() {
         let node = tempfile::tempdir().unwrap();
         let shares = node.path().join("storage/shares");
         assert_eq!(share_root(node.path()), node.path());

@@ -1,4 +1,4 @@
-//! Opening a file: its shares are found in all nodes, and proven to be the cap's.
+//! Opens a file: finds its shares in all nodes, and verifies that they belong to the cap.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -17,22 +17,21 @@ use super::nodes::{self, Candidate};
 use super::rejected::{RejectReason, Rejected};
 use crate::open::open_regular;
 
-/// The longest segment that get and verify read unless told otherwise: 1 GiB. They read segments of any
-/// length in the same memory, save for a checksum per leaf; what a longer one costs is time, before
-/// its first byte is known to be good.
+/// The longest segment that get and verify read by default: 1 GiB. The memory they take does not depend on the length,
+/// apart from one checksum for each leaf. A longer segment costs time before its first byte is verified.
 pub const SEGMENT_MAX_DEFAULT: u64 = 1 << 30;
 
-/// What an uploader may ask of whoever opens a file.
+/// Limits on what an uploader's choices may cost the reader of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Longest segment, in bytes.
     pub segment_max: u64,
-    /// Most files to hold open. One of each number comes first, then second copies, and so on.
+    /// Largest number of files to hold open. The first copy of each share comes first, then second copies, and so on.
     pub files_max: usize,
 }
 
 impl Default for Limits {
-    /// [`SEGMENT_MAX_DEFAULT`], and two copies of every share of the widest code.
+    /// [`SEGMENT_MAX_DEFAULT`], and enough files for two copies of every share of the widest code.
     fn default() -> Limits {
         Limits {
             segment_max: SEGMENT_MAX_DEFAULT,
@@ -41,37 +40,37 @@ impl Default for Limits {
     }
 }
 
-/// One proven share, open for reading.
+/// One verified share, open for reading.
 #[derive(Debug)]
 pub struct OpenShare {
-    /// Its number, below n; proven, except that it may be its sibling's in the share hash tree, which
-    /// the hash of any block tells.
+    /// Its number, below n. The hash chain confirms it, except that it may be the sibling's in the share hash tree; the
+    /// hash of any block decides between the two.
     pub number: u16,
-    /// Index of its node in the list given.
+    /// Index of its node in the list of nodes.
     pub node: usize,
     /// Where it is.
     pub path: PathBuf,
     /// Open for reading.
     pub file: File,
-    /// Where its parts are, in offsets of the file.
+    /// The offsets of its parts in the file.
     pub regions: Regions,
-    /// The proven root of its block hash tree.
+    /// The verified root of its block hash tree.
     pub block_root: Hash,
 }
 
-/// A file of which at least k shares are proven. Blocks are not verified yet.
+/// A file with at least k verified shares. Their blocks are not verified yet.
 #[derive(Debug)]
 pub struct OpenFile {
-    /// Its cap: a secret, which `Debug` keeps.
+    /// Its cap. It is a secret, and `Debug` hides it.
     pub cap: ChkCap,
     /// Its layout.
     pub geometry: Geometry,
     /// The root of the ciphertext hash tree.
     pub ciphertext_root: Hash,
-    /// Proven shares by number; of some numbers there may be several copies, since what is proven
-    /// now may have damaged blocks.
+    /// Verified shares, sorted by number. A number may occur several times: the copies all count, since a verified
+    /// share may still have damaged blocks.
     pub shares: Vec<OpenShare>,
-    /// What was found and is not used.
+    /// Files and nodes that are not used.
     pub rejected: Vec<Rejected>,
 }
 
@@ -80,18 +79,18 @@ pub struct OpenFile {
 pub enum OpenError {
     /// No node has a file that may be a share.
     #[error(
-        "no share of {storage_index} in the {nodes} nodes given{}",
+        "no share of {storage_index} in any of the {nodes} nodes{}",
         list(notes)
     )]
     NotFound {
         /// Which file.
         storage_index: StorageIndex,
-        /// How many nodes were looked at.
+        /// The number of nodes searched.
         nodes: usize,
-        /// Nodes that could not be looked at.
+        /// Nodes that could not be searched.
         notes: Vec<String>,
     },
-    /// Too few are proven.
+    /// Too few shares are verified.
     #[error(
         "{storage_index}: {have} good shares, {need} are needed{}",
         list(notes)
@@ -99,14 +98,14 @@ pub enum OpenError {
     TooFew {
         /// Which file.
         storage_index: StorageIndex,
-        /// Proven shares of different numbers.
+        /// Verified shares of different numbers.
         have: usize,
         /// k.
         need: usize,
-        /// What was wrong with the others.
+        /// The problems of the others.
         notes: Vec<String>,
     },
-    /// The shares are those of the cap, but the file is made so that it is not read.
+    /// The shares belong to the cap, but this reader does not accept how the file was made.
     #[error("{storage_index}: {reason}")]
     Refused {
         /// Which file.
@@ -116,25 +115,25 @@ pub enum OpenError {
     },
 }
 
-/// Opens the cap's file from the shares in `nodes`: each a node's directory, its `storage`, or its
-/// directory of shares. What is not used is logged, with a warning each.
+/// Opens the cap's file from the shares in `nodes`. Each node is given as its directory, its `storage` directory, or
+/// its directory of shares. Files and nodes that are not used are logged, each with a warning.
 pub fn open(nodes: &[PathBuf], cap: &ChkCap, limits: &Limits) -> Result<OpenFile, OpenError> {
-    open_telling(nodes, cap, limits, &|rejected| {
+    open_reporting(nodes, cap, limits, &|rejected| {
         let storage_index = cap.storage_index();
         tracing::warn!(%storage_index, node = rejected.node, "share not used: {rejected}");
     })
 }
 
-/// As [`open`], but nothing is logged.
-pub(super) fn quietly(
+/// As [`open`], but without logging.
+pub(super) fn open_quietly(
     nodes: &[PathBuf],
     cap: &ChkCap,
     limits: &Limits,
 ) -> Result<OpenFile, OpenError> {
-    open_telling(nodes, cap, limits, &|_| ())
+    open_reporting(nodes, cap, limits, &|_| ())
 }
 
-fn open_telling(
+fn open_reporting(
     nodes: &[PathBuf],
     cap: &ChkCap,
     limits: &Limits,
@@ -154,7 +153,7 @@ fn open_telling(
         };
         match opened {
             Ok(share) => shares.push(share),
-            // The UEB is the cap's own, so every good share has the same.
+            // All good shares have the same UEB, since the cap has its hash.
             Err(RejectReason::Ueb(reason)) if !reason.of_this_share_only() => {
                 return Err(OpenError::Refused {
                     storage_index,
@@ -200,7 +199,7 @@ fn open_telling(
     })
 }
 
-/// First one candidate of each number, then the second copies, and so on.
+/// Orders the candidates in rounds: the first copy of each number, then the second copies, and so on.
 fn in_rounds(found: Vec<Candidate>) -> Vec<Candidate> {
     let (mut last, mut copy) = (None, 0);
     let mut ranked: Vec<(usize, Candidate)> = Vec::with_capacity(found.len());
@@ -217,7 +216,7 @@ fn in_rounds(found: Vec<Candidate>) -> Vec<Candidate> {
     ranked.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
-/// Opens one candidate and proves it. `ueb` is the file's, once a share had it.
+/// Opens and verifies one candidate. `ueb` is the file's, once any share had it.
 fn open_share(
     candidate: &Candidate,
     cap: &ChkCap,
@@ -269,14 +268,14 @@ pub(super) fn read_layout(file: &File, container: &Container) -> Result<Layout, 
     Ok(Layout::parse(&head)?)
 }
 
-/// Reads a short range, whose length the format bounds.
+/// Reads a short range. The format bounds its length.
 pub(super) fn read(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; (range.end - range.start) as usize];
     file.read_exact_at(&mut bytes, range.start)?;
     Ok(bytes)
 }
 
-/// Notes for the end of a message: "; a; b".
+/// Formats notes for the end of a message: "; a; b".
 fn list(notes: &[String]) -> String {
     notes.iter().map(|note| format!("; {note}")).collect()
 }

@@ -1,9 +1,10 @@
-//! Reading: segments verified whole, however long, in bounded memory, and then given out.
+//! Reads segments. Each segment is verified whole before any of its bytes are delivered, in bounded memory whatever its
+//! length.
 //!
-//! A segment that fits the buffer is read once. A longer one is read as
-//! [`SegmentRecord`](decode_kernel::tahoe::SegmentRecord) describes: blocks, ciphertext, delivery. In
-//! either case a bad block is replaced by that of another share, or of another copy, for this segment
-//! only; and a share that failed before is asked last.
+//! A segment that fits the buffer is read once. A longer one is read in three passes, as
+//! [`SegmentRecord`](decode_kernel::tahoe::SegmentRecord) describes: blocks, ciphertext, delivery. In either case a bad
+//! block is replaced by a block of another share or of another copy, for this segment only. Shares that failed before
+//! are used last.
 
 use std::io;
 use std::ops::Range;
@@ -19,17 +20,17 @@ use decode_kernel::tahoe::{
 use super::blocks::{Fault, Job, check_block, check_ciphertext, hash_blocks};
 use super::open::{OpenFile, OpenShare};
 
-/// Segments whose blocks take no more are read once, in bytes. Rebuilding takes as much again.
+/// Segments whose blocks take at most this many bytes are read once. Rebuilding takes as much again.
 const WHOLE_BYTES_MAX: u64 = 8 << 20;
-/// What one row of windows takes where segments are longer, in bytes.
+/// Bytes of one row of windows of a longer segment.
 const ROW_BYTES: u64 = 1 << 20;
-/// What a record should take, in bytes; see [`SegmentRecord::leaf_bytes_for`].
+/// Bytes that a segment record should take; see [`SegmentRecord::leaf_bytes_for`].
 const RECORD_BYTES: usize = 64 << 10;
 
-/// What was met, and the work done for it.
+/// Damage found while reading, and the work done to rebuild.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadStats {
-    /// Blocks that were tried and not good.
+    /// Blocks that were tried and found bad.
     pub bad_blocks: u64,
     /// Bytes of data blocks that were rebuilt.
     pub rebuilt_bytes: u64,
@@ -38,7 +39,7 @@ pub struct ReadStats {
 /// Why a segment cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// Too few blocks of it are good.
+    /// Too few blocks of the segment are good.
     #[error(
         "{storage_index}: segment {segment} has {have} good blocks, {need} are needed{}",
         notes.iter().map(|note| format!("; {note}")).collect::<String>()
@@ -52,11 +53,11 @@ pub enum ReadError {
         have: usize,
         /// k.
         need: usize,
-        /// What is wrong with the others.
+        /// The problems of the other blocks.
         notes: Vec<String>,
     },
-    /// The blocks are those the uploader made, but together they are not what the cap says; or every
-    /// share's ciphertext hash tree is damaged.
+    /// The blocks are those that the uploader made, but the segment made of them does not match the cap; or the
+    /// ciphertext hash tree is damaged in every share.
     #[error(
         "{storage_index}: segment {segment} is not what the cap says, although its blocks are good"
     )]
@@ -66,7 +67,7 @@ pub enum ReadError {
         /// Which segment.
         segment: u64,
     },
-    /// Where the bytes were to go failed.
+    /// Writing the bytes to their destination failed.
     #[error("cannot write the file's bytes: {0}")]
     Write(io::Error),
 }
@@ -78,12 +79,12 @@ pub struct Reader {
     coder: Coder,
     lanes: Lanes,
     cipher: Aes128Ctr,
-    /// Of each share.
+    /// One for each share.
     block_trees: Vec<ProvenNodes>,
     ciphertext_tree: ProvenNodes,
-    /// The share whose copy of the ciphertext hash tree was good last.
+    /// The share whose copy of the ciphertext hash tree was last found good.
     tree_share: usize,
-    /// Of each share, how often it failed.
+    /// How often each share failed.
     faults: Vec<u64>,
     /// Whether the first fault of each share is logged.
     log: bool,
@@ -91,54 +92,54 @@ pub struct Reader {
     row_bytes: u64,
     /// Windows of k blocks, one after another.
     windows: Vec<u8>,
-    /// Windows of missing data blocks: all of them for a whole segment, else one.
+    /// Windows of rebuilt data blocks: all missing ones for a whole segment, else one.
     rebuilt: Vec<u8>,
     stats: ReadStats,
 }
 
-/// A segment at work.
+/// The segment being read.
 struct Segment {
     index: u64,
     block_len: u64,
-    /// Bytes of a window: of whole blocks if there is no record.
+    /// Bytes of a window: a whole block if there is no record.
     window: u64,
     record: Option<SegmentRecord>,
-    /// Which share stands in each of k slots.
+    /// The share in each of k slots.
     sources: Vec<Option<usize>>,
     /// Whether the block in each slot is good.
     good: Vec<bool>,
-    /// What is wrong with each share, if it was found to be no good for this segment.
+    /// The fault of each share that is bad in this segment.
     bad: Vec<Option<Fault>>,
 }
 
 impl Segment {
-    /// Bytes of a slot's part of the buffer.
+    /// Bytes of the buffer for each slot.
     fn area(&self) -> usize {
         self.window.min(self.block_len) as usize
     }
 }
 
-/// The block in this slot is no good, or not any more.
+/// The block in this slot is bad, or changed after it was verified.
 struct Lost {
     slot: usize,
     fault: Fault,
 }
 
-/// Where the ciphertext of a run is: in which buffer, and there.
+/// The place of a run's ciphertext: a buffer, and a range in it.
 struct Place {
     rebuilt: bool,
     bytes: Range<usize>,
 }
 
 impl Reader {
-    /// A reader of `file`, holding some 16 MiB, or for longer segments some 2 MiB and a checksum per
-    /// leaf of each block.
+    /// A reader of `file`. It takes some 16 MiB; for longer segments some 2 MiB, and one checksum for each leaf of each
+    /// block.
     pub fn new(file: OpenFile) -> Reader {
         Reader::with_buffers(file, WHOLE_BYTES_MAX, ROW_BYTES)
     }
 
-    /// As [`Reader::new`], with buffers of the caller's choice: segments whose blocks take
-    /// `whole_max` bytes are read once, others in rows of about `row_bytes`.
+    /// As [`Reader::new`], with buffer sizes chosen by the caller: segments whose blocks take at most `whole_max` bytes
+    /// are read once, others in rows of about `row_bytes`.
     pub fn with_buffers(file: OpenFile, whole_max: u64, row_bytes: u64) -> Reader {
         let geometry = file.geometry;
         let (k, n) = (geometry.k().into(), geometry.n().into());
@@ -163,7 +164,7 @@ impl Reader {
         }
     }
 
-    /// The same, logging nothing.
+    /// The same reader, without logging.
     pub(super) fn quiet(self) -> Reader {
         Reader { log: false, ..self }
     }
@@ -173,13 +174,13 @@ impl Reader {
         &self.file
     }
 
-    /// What was met so far.
+    /// Damage found so far, and the work done to rebuild.
     pub fn stats(&self) -> ReadStats {
         self.stats
     }
 
-    /// Gives the plaintext of the file's bytes `range` to `take`, in order, in parts. Every byte
-    /// given is verified; on an error there are bytes missing.
+    /// Passes the plaintext of the file's bytes `range` to `take`, in order, in parts. Every byte passed is verified.
+    /// After an error the rest of the range is missing.
     ///
     /// # Panics
     /// If the range ends after the file.
@@ -205,8 +206,8 @@ impl Reader {
         Ok(())
     }
 
-    /// As [`Reader::read`], for a range within one segment, counted from its beginning. Tells the
-    /// hash of the segment's ciphertext, which is as the cap says.
+    /// As [`Reader::read`], for a range within one segment, counted from the segment's start. Returns the verified hash
+    /// of the segment's ciphertext.
     pub(super) fn read_segment(
         &mut self,
         index: u64,
@@ -223,7 +224,8 @@ impl Reader {
                 let place = match self.fetch(&segment, &run) {
                     Ok(place) => place,
                     Err(lost) => {
-                        // Verified anew with another share, it is the same segment still.
+                        // Another share takes the slot, and the segment is verified again. Its bytes are the same, so
+                        // delivery continues.
                         self.lose(&mut segment, lost);
                         continue 'again;
                     }
@@ -266,8 +268,8 @@ impl Reader {
         segment
     }
 
-    /// Verifies a segment, by as many shares as it takes. Afterwards [`Reader::fetch`] gives its
-    /// ciphertext, whose hash is told.
+    /// Verifies a segment, with as many shares as it takes, and returns the hash of its ciphertext. Afterwards
+    /// [`Reader::fetch`] reads its ciphertext.
     fn verify(&mut self, segment: &mut Segment) -> Result<Hash, ReadError> {
         loop {
             self.choose(segment)?;
@@ -282,7 +284,7 @@ impl Reader {
         }
     }
 
-    /// Puts a share in every empty slot: data shares first, those that failed before last.
+    /// Puts a share in every empty slot: data shares first, and shares that failed before last.
     fn choose(&self, segment: &mut Segment) -> Result<(), ReadError> {
         let (shares, k) = (&self.file.shares, self.file.geometry.k());
         for slot in 0..segment.sources.len() {
@@ -333,7 +335,7 @@ impl Reader {
         }
     }
 
-    /// Reads and hashes the blocks in all slots that aren't good yet, and records their leaves.
+    /// Reads and hashes the blocks in all slots that are not known to be good, and records their leaves.
     fn verify_blocks(&mut self, segment: &mut Segment) {
         let area = segment.area();
         let mut slots = Vec::new();
@@ -371,7 +373,7 @@ impl Reader {
         }
     }
 
-    /// Hashes the segment's ciphertext; rebuilds all that is missing of a whole segment.
+    /// Hashes the segment's ciphertext. For a whole segment, rebuilds all missing data blocks.
     fn hash_ciphertext(&mut self, segment: &Segment) -> Result<Hash, Lost> {
         if segment.record.is_none() {
             let missing = self.missing(segment);
@@ -393,7 +395,7 @@ impl Reader {
         Ok(hash[0])
     }
 
-    /// Checks the hash of the ciphertext, with the hash tree of any share that has it right.
+    /// Checks the hash of the ciphertext against the shares' ciphertext hash trees, until one of them confirms it.
     fn verify_ciphertext(&mut self, segment: &Segment, hash: Hash) -> Result<(), ReadError> {
         let shares = self.file.shares.len();
         for share in (self.tree_share..shares).chain(0..self.tree_share) {
@@ -416,7 +418,7 @@ impl Reader {
         })
     }
 
-    /// Brings a run's window into a buffer: from the record's segment it is read again and checked.
+    /// Brings a run's window into a buffer. With a record it is read again and checked against the record.
     fn fetch(&mut self, segment: &Segment, run: &Run) -> Result<Place, Lost> {
         let area = segment.area();
         let number = usize::from(run.number);
@@ -454,7 +456,7 @@ impl Reader {
         })
     }
 
-    /// Reads a window of the block in `slot` again, unless the buffer has the whole of it.
+    /// Reads a window of the block in `slot` again, unless the buffer has the whole block.
     fn load(&mut self, segment: &Segment, slot: usize, window: &Range<u64>) -> Result<(), Lost> {
         let Some(record) = &segment.record else {
             return Ok(());
@@ -472,7 +474,7 @@ impl Reader {
         checked.map_err(|fault| Lost { slot, fault })
     }
 
-    /// The data shares that no slot has.
+    /// The data shares that are in no slot.
     fn missing(&self, segment: &Segment) -> Vec<usize> {
         let shares = &self.file.shares;
         let has = |number: usize| {
@@ -509,7 +511,7 @@ impl Reader {
         self.stats.rebuilt_bytes += (len * wanted.len()) as u64;
     }
 
-    /// Takes a share that failed out of its slot, for this segment.
+    /// Removes a failed share from its slot, for this segment.
     fn lose(&mut self, segment: &mut Segment, lost: Lost) {
         let Lost { slot, fault } = lost;
         let share = segment.sources[slot].take().expect("a share that failed");

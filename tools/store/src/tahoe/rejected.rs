@@ -8,7 +8,7 @@ use decode_kernel::tahoe::{ChainError, ContainerError, LayoutError, UebError};
 /// A share file or node that could not be used, and why.
 #[derive(Debug)]
 pub struct Rejected {
-    /// Index of the node in the list given.
+    /// Index of the node in the list of nodes.
     pub node: usize,
     /// The file, or the directory that could not be listed.
     pub path: PathBuf,
@@ -34,19 +34,19 @@ pub enum RejectReason {
     /// A directory or special file with the name of a share.
     #[error("not a regular file")]
     NotAFile,
-    /// No container of an immutable share.
+    /// Not the container of an immutable share.
     #[error("{0}")]
     Container(#[from] ContainerError),
     /// Its offset table cannot be used.
     #[error("{0}")]
     Layout(#[from] LayoutError),
-    /// Not of this file, or damaged.
+    /// It belongs to another file, or is damaged.
     #[error("{0}")]
     Ueb(#[from] UebError),
-    /// Not of this number, or damaged.
+    /// It has another number than its name says, or is damaged.
     #[error("{0}")]
     Chain(#[from] ChainError),
-    /// A good copy of a share, but enough files are open.
+    /// A good copy of a share; the limit of open files is reached.
     #[error("not opened: {files_max} files of this file's shares are open already")]
     TooMany {
         /// The limit.

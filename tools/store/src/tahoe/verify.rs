@@ -1,4 +1,4 @@
-//! Verify: every block of every share of a file, every hash that proves one, and the ciphertext.
+//! Verify: checks every block of every share of a file, every stored hash, and the ciphertext.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,15 +11,15 @@ use decode_kernel::tahoe::{Cap, Hash, ProvenNodes};
 
 use super::blocks::{Fault, Job, check_block, check_ciphertext, hash_blocks};
 use super::get::open_allowed;
-use super::open::{Limits, OpenError, OpenShare, quietly};
+use super::open::{Limits, OpenError, OpenShare, open_quietly};
 use super::reader::Reader;
 use super::rejected::{RejectReason, Rejected};
 use crate::progress::Progress;
 use crate::verify::Health;
 
-/// How many blocks are hashed side by side.
+/// The number of blocks hashed side by side.
 const JOBS_MAX: usize = 32;
-/// What is read of one block at once, in bytes.
+/// Bytes of one block that are read at once.
 const WINDOW_BYTES: u64 = 64 << 10;
 
 /// What to verify.
@@ -29,40 +29,40 @@ pub struct VerifyOptions {
     pub nodes: Vec<PathBuf>,
     /// The file's cap.
     pub cap: Cap,
-    /// What uploaders may ask for.
+    /// Limits on what an uploader's choices may cost.
     pub limits: Limits,
 }
 
-/// Something found wrong, or worth knowing.
+/// A finding about the file: damage, or something worth knowing.
 #[derive(Debug)]
 pub enum Finding {
-    /// Blocks of a share that are damaged, or whose hashes are.
+    /// Damaged blocks of a share, or blocks whose hashes are damaged.
     BadBlocks {
         /// Which share.
         number: u16,
         /// The share file.
         path: PathBuf,
-        /// Of which segments, consecutive.
+        /// The run of consecutive segments.
         segments: Range<u64>,
-        /// What is wrong with the first.
+        /// The fault of the first one.
         reason: String,
     },
-    /// A share's copy of the ciphertext hash tree is damaged; that of any other does as well.
+    /// A share's copy of the ciphertext hash tree is damaged. The copy of any other share serves as well.
     BadTree {
         /// Which share.
         number: u16,
         /// The share file.
         path: PathBuf,
-        /// For which segments, consecutive.
+        /// The run of consecutive segments.
         segments: Range<u64>,
-        /// What is wrong with the first.
+        /// The fault of the first one.
         reason: String,
     },
     /// Segments that cannot be read.
     Lost {
-        /// Which, consecutive.
+        /// The run of consecutive segments.
         segments: Range<u64>,
-        /// What is wrong with the first.
+        /// The fault of the first one.
         reason: String,
     },
     /// No good file has this share.
@@ -128,14 +128,14 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The sum of it.
+/// Totals of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// How well the file is.
+    /// The health of the file.
     pub health: Health,
-    /// Shares of different numbers of which a file is good in all its parts.
+    /// The number of different shares that have a file good in all its parts.
     pub good_shares: u16,
-    /// Shares there should be; 0 of a literal file.
+    /// The number of shares there should be; 0 for a literal file.
     pub shares: u16,
     /// Bytes of blocks that were read.
     pub bytes: u64,
@@ -161,12 +161,12 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Reads every block of every share, whatever is wrong with others; calls `report` with each finding.
-/// Every proof is made anew from the root, so that every stored hash is tried, as by one who reads
-/// from the middle. Memory is bounded as for get, and some KiB for each share.
+/// Reads every block of every share, even after damage was found elsewhere. Calls `report` with each finding. Every
+/// check starts at the root again, so that every stored hash is used, as a reader that starts in the middle would use
+/// them. Memory is bounded as for get, with some KiB more for each share.
 ///
 /// # Errors
-/// If the file cannot be opened: nothing of it can be read.
+/// If the file cannot be opened, so that no part of it can be read.
 pub fn verify(
     options: &VerifyOptions,
     progress: &Progress,
@@ -186,7 +186,7 @@ pub fn verify(
             });
         }
     };
-    let mut file = open_allowed(&options.nodes, cap, &options.limits, quietly)?;
+    let mut file = open_allowed(&options.nodes, cap, &options.limits, open_quietly)?;
     let mut damaged = false;
     for rejected in std::mem::take(&mut file.rejected) {
         damaged |= !matches!(rejected.reason, RejectReason::NodeMissing);
@@ -310,20 +310,20 @@ pub fn verify(
     })
 }
 
-/// What is known of one share.
+/// The state of one share.
 struct State {
     bad_blocks: Run,
     bad_tree: Run,
-    /// Whether nothing was wrong so far.
+    /// Whether no fault was found so far.
     good: bool,
 }
 
-/// Consecutive segments with something wrong, to be told at once.
+/// Consecutive segments with a fault, reported as one finding.
 #[derive(Default)]
 struct Run(Option<(Range<u64>, String)>);
 
 impl Run {
-    /// Goes on with `segment`; tells the run that ended before it.
+    /// Continues with `segment`. Returns the run that ended before it, if one did.
     fn next(&mut self, segment: u64, fault: Option<String>) -> Option<(Range<u64>, String)> {
         match (&mut self.0, fault) {
             (Some((segments, _)), Some(_)) => {
@@ -357,7 +357,7 @@ impl Checker {
         }
     }
 
-    /// What is wrong with one segment's blocks of some shares.
+    /// The faults of one segment's blocks in several shares.
     fn check(
         &mut self,
         reader: &Reader,

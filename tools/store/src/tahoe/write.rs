@@ -1,6 +1,6 @@
-//! A writer of Tahoe-LAFS share files, for tests and benchmarks: what Tahoe's own uploader writes,
-//! byte for byte but for leases, and on request what a lying one could. Not an upload: nothing here
-//! is synced, placed on servers, or fit to keep a file.
+//! A writer of Tahoe-LAFS share files, for tests and benchmarks. It writes the same bytes as Tahoe's own uploader,
+//! apart from leases, and on request the bytes that a lying uploader could write. It is no upload: it does not sync, it
+//! does not choose servers, and files should not be kept this way.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -16,16 +16,15 @@ use decode_kernel::tahoe::{
 
 use crate::error::{During, FileError};
 
-/// What precedes the whole ciphertext in `crypttext_hash`.
+/// The tag hashed before the whole ciphertext in `crypttext_hash`.
 const CIPHERTEXT_TAG: &[u8] = b"22:allmydata_crypttext_v1,";
-/// What is written of each share at once, in bytes.
+/// Bytes of each share that are written at once.
 const STRIP_BYTES: u64 = 32 << 10;
 
 /// Entries of a UEB, in order.
 pub type Entries = Vec<(String, Vec<u8>)>;
 
-/// Changes bytes of a block: number of the share, segment, where the bytes are in the block, the
-/// bytes.
+/// Changes bytes of a block. Arguments: share number, segment, offset in the block, the bytes.
 pub type EditBlock<'a> = &'a dyn Fn(u16, u64, u64, &mut [u8]);
 
 /// How to make a file's shares.
@@ -36,7 +35,7 @@ pub struct Upload<'a> {
     pub k: u16,
     /// Shares in all.
     pub n: u16,
-    /// Segment length in bytes, a multiple of k; [`segment_bytes`] is what Tahoe chooses.
+    /// Segment length in bytes, a multiple of k. Tahoe chooses [`segment_bytes`].
     pub segment_bytes: u64,
     /// Version of the container, 1 or 2.
     pub container: u32,
@@ -51,7 +50,7 @@ pub struct Upload<'a> {
 }
 
 impl Default for Upload<'_> {
-    /// 3 of 10 in segments of about 1 MiB, in today's container, with one lease.
+    /// 3 of 10 in segments of about 1 MiB, in the current container version, with one lease.
     fn default() -> Self {
         Upload {
             key: *b"a key for tests.",
@@ -73,7 +72,7 @@ pub fn segment_bytes(max: u64, size: u64, k: u16) -> u64 {
     max.min(size).next_multiple_of(k.into())
 }
 
-/// Places share i on node i, beginning again with the first after the last; makes directories.
+/// Places share i on node i, and starts over after the last node. Creates directories.
 pub fn on_nodes(nodes: &[PathBuf]) -> impl Fn(StorageIndex, u16) -> Option<PathBuf> + '_ {
     |storage_index, number| {
         let node = &nodes[usize::from(number) % nodes.len()];
@@ -82,7 +81,7 @@ pub fn on_nodes(nodes: &[PathBuf]) -> impl Fn(StorageIndex, u16) -> Option<PathB
     }
 }
 
-/// The content of `bytes`, for [`Upload::write`].
+/// The content in `bytes`, for [`Upload::write`].
 pub fn content(bytes: &[u8]) -> impl Fn(u64, &mut [u8]) + '_ {
     |at, out| out.copy_from_slice(&bytes[at as usize..][..out.len()])
 }
@@ -112,12 +111,12 @@ struct Offsets {
 }
 
 impl Upload<'_> {
-    /// Writes the shares of a file of `size` bytes, which `content` gives from any offset on. `place`
-    /// tells where each share goes; those it places nowhere are not written. All memory needed is a
-    /// hash per block. Tells the cap.
+    /// Writes the shares of a file of `size` bytes and returns its cap. `content` fills a buffer from any offset of the
+    /// file. `place` returns the path of each share; shares without a path are not written. The memory it takes is one
+    /// hash for each block.
     ///
     /// # Panics
-    /// If k, n, size and segment length are none of a file.
+    /// If no file can have these k, n, size and segment length.
     pub fn write(
         &self,
         size: u64,
@@ -217,7 +216,7 @@ impl Upload<'_> {
         table
     }
 
-    /// What is around share data that end at `end`.
+    /// Writes the container around share data that end at `end`.
     fn write_container(&self, share: &Share, end: u64) -> Result<(), FileError> {
         let stated = u32::try_from(end).unwrap_or(u32::MAX);
         let head: Vec<u8> = [self.container, stated, self.leases]
@@ -270,7 +269,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// The file's ciphertext from `at` on, zeros after its end.
+    /// Fills `out` with the file's ciphertext from `at` on, and zeros after its end.
     fn ciphertext(&self, at: u64, end: u64, out: &mut [u8]) {
         let len = end.saturating_sub(at).min(out.len() as u64) as usize;
         let (bytes, padding) = out.split_at_mut(len);
@@ -281,7 +280,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// The hash of one segment's ciphertext, which goes on in `whole`.
+    /// The hash of one segment's ciphertext. Adds the ciphertext to the hash `whole`.
     fn hash_segment(&mut self, geometry: &Geometry, segment: u64, whole: &mut Lanes) -> Hash {
         let range = geometry.segment_range(segment);
         let mut strip = vec![0; STRIP_BYTES as usize];
@@ -297,7 +296,7 @@ impl<'a> Encoder<'a> {
         hash[0]
     }
 
-    /// Writes one segment's blocks; tells their hashes.
+    /// Writes one segment's blocks and returns their hashes.
     fn write_blocks(
         &mut self,
         geometry: &Geometry,
@@ -371,7 +370,7 @@ fn chain(tree: Tree, number: u64, share_tree: &[Hash]) -> Vec<u8> {
     numbers.into_iter().flat_map(entry).collect()
 }
 
-/// What a truthful UEB says.
+/// The entries of a truthful UEB.
 fn entries(geometry: &Geometry, flat: Hash, ciphertext_root: Hash, share_root: Hash) -> Entries {
     let (k, n, segment) = (geometry.k(), geometry.n(), geometry.segment_bytes());
     let padded_tail = geometry.tail_block_bytes() * u64::from(k);

@@ -1,4 +1,4 @@
-//! Stores in a directory that goes away, objects in them, and ways to harm them.
+//! Stores in a temporary directory, objects in them, and ways to damage them.
 
 #![allow(dead_code, unreachable_pub)] // each test binary uses some of it
 
@@ -22,7 +22,7 @@ pub struct Stores {
 
 impl Stores {
     pub fn new(n: usize) -> Stores {
-        // Each put syncs n files, which is free in memory; a disk would make hundreds of cases take
+        // Each put syncs n files. In memory that is free; on a disk, hundreds of cases would take
         // minutes.
         let root = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
@@ -68,7 +68,7 @@ impl Stores {
         Ok((bytes, report))
     }
 
-    /// Verifies everything, the digest too; the findings as printed.
+    /// Verifies all objects and their digests. Returns the findings as printed.
     pub fn verify(&self) -> (VerifyReport, Vec<String>) {
         let options = VerifyOptions {
             stores: self.paths.clone(),
@@ -86,7 +86,7 @@ impl Stores {
         self.verify().0.health()
     }
 
-    /// Repairs everything; what was done as printed.
+    /// Repairs all objects. Returns the actions as printed.
     pub fn repair(&self) -> (RepairReport, Vec<String>) {
         let options = RepairOptions {
             stores: self.paths.clone(),
@@ -122,7 +122,7 @@ pub fn key() -> Key {
     Key::new("dir/key.bin").unwrap()
 }
 
-/// Bytes that differ everywhere, the same for the same seed.
+/// Bytes without repetition, the same for the same seed.
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -152,5 +152,5 @@ pub fn flip(path: &Path, offset: u64) {
     file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
 }
 
-/// Both codes, the second only where it has parity to tell them apart.
+/// Both codes. The second is used only with parity; without parity both are the same.
 pub const CODES: [CodeKind; 2] = [CodeKind::Rs8, CodeKind::Rs16];

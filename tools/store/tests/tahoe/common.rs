@@ -1,4 +1,4 @@
-//! Nodes in a directory that goes away, with a file's shares on them.
+//! Nodes in a temporary directory, with the shares of a file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,18 +32,18 @@ impl Grid {
         }
     }
 
-    /// Where share `number` is.
+    /// The path of share `number`.
     pub(crate) fn share(&self, number: u16) -> PathBuf {
         on_nodes(&self.nodes)(self.cap.storage_index(), number).unwrap()
     }
 
-    /// The whole file, read in all the ways there are, which must agree.
+    /// The whole file, read in every way; all ways must agree.
     pub(crate) fn get(&self) -> Result<Vec<u8>, String> {
         get_in_all_ways(&self.nodes, &self.cap)
     }
 }
 
-/// Directories `0`, `1`, … to be nodes.
+/// Creates the directories `0`, `1`, … as nodes.
 pub(crate) fn empty_nodes(count: usize) -> (tempfile::TempDir, Vec<PathBuf>) {
     let root = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
@@ -70,8 +70,8 @@ pub(crate) fn get_bytes(options: &GetOptions) -> Result<Vec<u8>, GetError> {
     Ok(bytes)
 }
 
-/// The whole file with segments read once, and with segments read window by window; each gives the
-/// file, or both fail.
+/// The whole file, with segments read once and with segments read window by window. Either both return the file, or
+/// both fail.
 pub(crate) fn get_in_all_ways(nodes: &[PathBuf], cap: &ChkCap) -> Result<Vec<u8>, String> {
     let whole = read(nodes, cap, 8 << 20, 1 << 20);
     for row_bytes in [1, 20_000] {
@@ -82,8 +82,8 @@ pub(crate) fn get_in_all_ways(nodes: &[PathBuf], cap: &ChkCap) -> Result<Vec<u8>
     whole
 }
 
-/// The whole file, read with buffers of given sizes. What was given before an error is a beginning of
-/// `Err`'s counterpart; see [`read_prefix`].
+/// The whole file, read with buffers of the given sizes. [`read_prefix`] also returns the bytes delivered before an
+/// error.
 pub(crate) fn read(
     nodes: &[PathBuf],
     cap: &ChkCap,
@@ -94,7 +94,7 @@ pub(crate) fn read(
     outcome.map(|()| bytes)
 }
 
-/// As [`read`], with the bytes given until an error.
+/// As [`read`], with the bytes delivered before an error.
 pub(crate) fn read_prefix(
     nodes: &[PathBuf],
     cap: &ChkCap,
@@ -130,7 +130,7 @@ pub(crate) fn link_node(
     node
 }
 
-/// Bytes that differ everywhere, the same for the same seed.
+/// Bytes without repetition, the same for the same seed.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);

@@ -1,4 +1,4 @@
-//! What storage servers can do to shares: all they achieve is that those shares are not used.
+//! What storage servers can do to shares. In every case the reader only stops using those shares.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -106,7 +106,7 @@ fn one_bad_block_costs_that_block_only() {
         }
     }
     assert_eq!(grid.get().unwrap(), bytes);
-    // One more in segment 2, and it cannot be read; what came before it was right.
+    // One more bad block in segment 2, and it cannot be read; all bytes before it were right.
     flip(&grid.share(0), 12 + 0x24 + 2 * 500);
     let (read, outcome) = read_prefix(&grid.nodes, &grid.cap, 8 << 20, 1 << 20);
     assert!(read == bytes[..2000] && outcome.is_err(), "{outcome:?}");
@@ -123,7 +123,7 @@ fn one_bad_block_costs_that_block_only() {
 fn misnumbered_and_foreign_shares_are_not_used() {
     let bytes = noise(5000, 1);
     let fresh = || Grid::new(1, &upload(3, 10, 999), &bytes);
-    // Swapped with the sibling in the tree, and with another.
+    // Swapped with the sibling in the tree, and with another share.
     for (a, b) in [(0, 1), (0, 2), (4, 9)] {
         let grid = fresh();
         let between = grid.nodes[0].join("between");
@@ -142,7 +142,7 @@ fn misnumbered_and_foreign_shares_are_not_used() {
         fs::copy(grid.share(0), grid.share(number)).unwrap();
     }
     grid.get().unwrap_err();
-    // The same key, another encoding: the UEB differs.
+    // The same key with another encoding: the UEB differs.
     let grid = fresh();
     let other = Grid::new(1, &upload(3, 10, 1500), &bytes);
     for number in 0..8 {
@@ -160,8 +160,8 @@ fn misnumbered_and_foreign_shares_are_not_used() {
     assert_eq!(grid.get().unwrap(), bytes);
 }
 
-/// Several nodes have the same numbers; of each number one copy is bad, some from the beginning, some
-/// only in a block.
+/// Several nodes have shares of the same numbers. One copy of each number is bad: some from the start, some only in a
+/// block.
 #[test]
 fn a_bad_copy_hides_no_good_one() {
     let bytes = noise(5000, 1);
@@ -207,7 +207,7 @@ fn a_bad_copy_hides_no_good_one() {
 }
 
 #[test]
-fn what_is_not_a_share_is_not_looked_at() {
+fn files_that_are_no_shares_are_not_read() {
     let bytes = noise(5000, 1);
     let grid = Grid::new(1, &upload(2, 4, 1000), &bytes);
     let shares = grid.nodes[0].join("storage/shares");
@@ -254,9 +254,9 @@ fn what_is_not_a_share_is_not_looked_at() {
     assert!(error.contains("the node's directory is missing"), "{error}");
 }
 
-/// Damage that comes between the passes over a long segment, or while it is delivered.
+/// Damage that happens between the passes over a long segment, or during delivery.
 #[test]
-fn shares_that_change_while_they_are_read() {
+fn a_share_that_changes_while_it_is_read_is_replaced() {
     let bytes = noise(600_000, 1);
     for (victim, cut) in [(0, false), (1, false), (4, false), (0, true), (4, true)] {
         let grid = Grid::new(1, &upload(3, 5, 600_000), &bytes);
@@ -290,9 +290,9 @@ fn shares_that_change_while_they_are_read() {
     }
 }
 
-/// As above, with nothing left to read instead: an error, after a right beginning.
+/// As above, without a spare share: an error, after right bytes up to there.
 #[test]
-fn shares_that_change_with_none_to_spare() {
+fn a_changed_share_without_a_spare_is_an_error() {
     let bytes = noise(600_000, 1);
     let grid = Grid::new(1, &upload(3, 3, 600_000), &bytes);
     let file = open(&grid.nodes, &grid.cap, &Limits::default()).unwrap();
@@ -309,7 +309,7 @@ fn shares_that_change_with_none_to_spare() {
     assert!(read.len() >= 200_000 && read == bytes[..read.len()]);
 }
 
-/// What may happen to a share file.
+/// One kind of damage to a share file.
 #[derive(Debug, Clone)]
 enum Harm {
     Flip(prop::sample::Index, u8),
@@ -372,10 +372,10 @@ fn apply(harm: &Harm, grid: &Grid, number: u16, originals: &[Vec<u8>]) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Up to n-k shares harmed in any way: the file, whole and right. More: the file or an error, and
-    /// never a wrong byte.
+    /// With up to n-k damaged shares the whole file is read. With more, the result is the file or an error, and never a
+    /// wrong byte.
     #[test]
-    fn harmed_shares(
+    fn damaged_shares_never_give_a_wrong_byte(
         harms in prop::collection::vec((0..5u16, harm()), 1..8),
         layout in 1..=2u32,
         single in any::<bool>(),

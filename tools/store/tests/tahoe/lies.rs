@@ -1,5 +1,5 @@
-//! What uploaders can do, whose hashes all come out right: all they achieve is that their file is
-//! refused.
+//! What a lying uploader can do, whose hashes all match. In every case the reader only refuses the
+//! file.
 
 use decode_kernel::tahoe::ChkCap;
 use penstock_store::tahoe::write::{Entries, Upload};
@@ -15,11 +15,11 @@ fn set(entries: &mut Entries, key: &str, value: Option<&[u8]>) {
     }
 }
 
-/// The UEB says one thing else, and is pinned by the cap as it is.
+/// The UEB says one other thing, and the cap has the hash of this UEB.
 fn opened_with(key: &str, value: Option<&[u8]>) -> Result<(), OpenError> {
     let edit = |entries: &mut Entries| {
         if key == "segment_size" {
-            // Otherwise its contradiction would be found, not the absurdity.
+            // Otherwise the contradiction would be found first, and not the absurd value.
             for key in ["num_segments", "codec_params", "tail_codec_params"] {
                 set(entries, key, None);
             }
@@ -37,7 +37,7 @@ fn opened_with(key: &str, value: Option<&[u8]>) -> Result<(), OpenError> {
     let bytes = noise(5000, 1);
     let grid = Grid::new(1, &upload, &bytes);
     let file = open(&grid.nodes, &grid.cap, &Limits::default())?;
-    // Another segment length is found out by the first segment.
+    // The first segment shows that the segment length is wrong.
     match file.geometry.segment_bytes() {
         999 => assert_eq!(grid.get().unwrap(), bytes),
         _ => drop(grid.get().unwrap_err()),
@@ -108,9 +108,9 @@ fn a_segment_over_the_limit_is_refused_before_it_is_read() {
     assert!(open(&grid.nodes, &grid.cap, &limits).is_ok());
 }
 
-/// The cap and a UEB that says nothing against it claim more bytes than any share has.
+/// The cap and a UEB that does not contradict it claim more bytes than any share has.
 #[test]
-fn a_size_without_end_is_found_out_by_the_shares_lengths() {
+fn an_endless_size_is_refused_by_the_shares_lengths() {
     let quiet = |entries: &mut Entries| {
         for key in ["size", "num_segments", "tail_codec_params"] {
             set(entries, key, None);
@@ -140,7 +140,7 @@ fn a_size_without_end_is_found_out_by_the_shares_lengths() {
     }
 }
 
-/// Parity that is not the data's: whatever subset of shares is left, it is the file or an error.
+/// Parity that does not belong to the data: any subset of shares gives the file or an error.
 #[test]
 fn shares_that_are_no_codeword_never_give_another_file() {
     let bytes = noise(5000, 1);

@@ -1,5 +1,5 @@
-//! Tahoe-LAFS files: those that real uploaders made, those a lying one could make, and shares that
-//! decayed or were tampered with.
+//! Tahoe-LAFS files: files that real uploaders made, files that a lying uploader could make, and
+//! shares that decayed or were tampered with.
 
 mod common;
 mod damage;

@@ -1,4 +1,4 @@
-//! What verify and inspect tell.
+//! The findings of verify and inspect.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -73,7 +73,7 @@ fn a_healthy_file() {
 }
 
 #[test]
-fn all_damage_is_told_where_it_is() {
+fn all_damage_is_reported_with_its_place() {
     let grid = grid();
     // Segments 2 to 4 of share 0; 9 of share 3; a copy of share 1; a junk share 2.
     overwrite(&grid.share(0), DATA + 1200, &[0; 1000]);
@@ -101,7 +101,7 @@ fn all_damage_is_told_where_it_is() {
             "{expected:?} is not in\n{findings}"
         );
     }
-    // Where both of the only two left are bad, the file cannot be read.
+    // Only two shares are left and both are bad there, so the file cannot be read.
     overwrite(&grid.share(1), DATA + 4600, &[0; 10]);
     let copy = on_nodes(&grid.nodes[..1])(grid.cap.storage_index(), 1).unwrap();
     fs::remove_file(copy).unwrap();
@@ -125,14 +125,14 @@ fn all_damage_is_told_where_it_is() {
 }
 
 #[test]
-fn a_damaged_copy_of_the_ciphertext_hashes_is_told_and_does_no_harm() {
+fn a_damaged_copy_of_the_ciphertext_hashes_is_reported_and_harmless() {
     let grid = grid();
     // 16 leaves: the trees have 31 nodes; plaintext first, then ciphertext. Leaf 6 is node 21.
     let tree = DATA + 5000 + 31 * 32;
     overwrite(&grid.share(0), tree + 21 * 32, &[0; 32]);
     let (report, findings) = verified(&grid).unwrap();
     assert_eq!(report.health, Health::Damaged);
-    // A leaf is never read for its own segment, but for its neighbour's.
+    // A leaf is not read for its own segment, only for its neighbour's.
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(
         findings[0].contains("share 0: bad ciphertext hashes for segment 7"),
@@ -142,7 +142,7 @@ fn a_damaged_copy_of_the_ciphertext_hashes_is_told_and_does_no_harm() {
 }
 
 #[test]
-fn shares_that_are_no_codeword_are_told() {
+fn shares_that_are_no_codeword_are_reported() {
     let edit = |number: u16, segment: u64, _: u64, bytes: &mut [u8]| {
         if (number, segment) == (1, 3) {
             bytes[0] ^= 1;

@@ -1,5 +1,5 @@
-//! Files of a real grid, uploaded by Tahoe-LAFS 1.20, and some by an independent writer; a few of
-//! them are in `tests/data/tahoe`, all of them where PENSTOCK_TAHOE_VECTORS points.
+//! Files of a real grid, uploaded by Tahoe-LAFS 1.20, and some by an independent writer. A few of
+//! them are in `tests/data/tahoe`; PENSTOCK_TAHOE_VECTORS names a directory with all of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -65,7 +65,7 @@ impl Vector {
         bytes
     }
 
-    /// Where its shares are, by number.
+    /// The paths of its shares, by number.
     fn shares(&self, root: &Path) -> BTreeMap<u16, PathBuf> {
         let Some(storage_index) = &self.storage_index else {
             return BTreeMap::new();
@@ -99,8 +99,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// All files whole, by all ranges, from all shares, and from sets of k of them, among which those
-/// with the fewest data shares.
+/// Reads all files whole and by all ranges, from all shares and from sets of k of them, including
+/// the sets with the fewest data shares.
 fn check_all(root: &Path) {
     let (vectors, nodes) = load(root);
     assert!(vectors.len() >= 10 && nodes.len() >= 3);
@@ -137,7 +137,8 @@ fn check_all(root: &Path) {
         );
         let shares = vector.shares(root);
         let mut sets = subsets(shares.len() as u16, vector.k.unwrap());
-        // Hundreds of sets of large files take minutes: the first, the last and some between.
+        // Hundreds of sets of large files take minutes, so only the first, the last and some
+        // between are used.
         let step = (sets.len() * plaintext.len()).div_ceil(8 << 20).max(1);
         sets.reverse();
         for set in sets.iter().step_by(step) {
@@ -171,8 +172,8 @@ fn all_vectors() {
     }
 }
 
-/// What the test writer makes is what Tahoe makes, byte for byte, but for leases and the order in
-/// which a share hash chain is written.
+/// The test writer's shares are the same as Tahoe's, byte for byte, apart from leases and the order
+/// of the entries in a share hash chain.
 #[test]
 fn the_test_writer_writes_as_tahoe_does() {
     let root = fixtures();
@@ -201,7 +202,7 @@ fn the_test_writer_writes_as_tahoe_does() {
         for (number, path) in vector.shares(&root) {
             let made = fs::read(place(cap.storage_index(), number).unwrap()).unwrap();
             let real = fs::read(&path).unwrap();
-            // The chain, put in order; the offsets are the same in both or the rest is not.
+            // The chain is sorted. The offsets are the same in both, or the rest differs.
             let offset = |at: usize| u32::from_be_bytes(real[at..at + 4].try_into().unwrap());
             let (chain, ueb) = if upload.layout == 1 {
                 (0x1c, 0x20)
@@ -232,9 +233,9 @@ fn the_test_writer_writes_as_tahoe_does() {
     assert!(compared > 30, "{compared} shares compared");
 }
 
-/// No message, however it comes about, has the key or the whole cap in it.
+/// No message has the key or the whole cap in it.
 #[test]
-fn nothing_shows_a_cap() {
+fn no_message_has_a_cap() {
     let root = fixtures();
     let (vectors, nodes) = load(&root);
     for vector in vectors.iter().filter(|vector| vector.k.is_some()) {
