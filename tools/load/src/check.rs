@@ -1,4 +1,4 @@
-//! Compares what was received with what should have been.
+//! Compares received bodies with the object's bytes.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::error::LoadError;
 use crate::plan::Verify;
 
-/// A group's idea of its object's bytes; shared by its clients.
+/// The object's bytes as a group expects them; shared by its clients.
 #[derive(Debug, Clone)]
 pub(crate) enum Expected {
     Nothing,
@@ -34,7 +34,7 @@ impl Expected {
         }
     }
 
-    /// The object's size, where that is known without asking the server.
+    /// The object's size, if it is known without asking the server.
     pub(crate) fn size(&self) -> Option<u64> {
         match self {
             Expected::File { size, .. } => Some(*size),
@@ -54,7 +54,7 @@ fn file_error(path: &Path, source: std::io::Error) -> LoadError {
 #[derive(Debug)]
 pub(crate) enum Check<'a> {
     Nothing,
-    /// Boxed: it would otherwise be the largest part of every client.
+    /// Boxed, since it would otherwise be the largest part of every client.
     Sha256(Box<Sha256>, [u8; 32]),
     /// The body's first byte is the object's byte `offset`.
     File {
@@ -65,7 +65,8 @@ pub(crate) enum Check<'a> {
 }
 
 impl Check<'_> {
-    /// For a body that starts at the object's byte `offset`; `whole`: and goes on to its end.
+    /// The check of a body that starts at the object's byte `offset`. `whole` says that the body continues to the
+    /// object's end.
     pub(crate) fn new(expected: &Expected, offset: u64, whole: bool) -> Check<'_> {
         match expected {
             Expected::Sha256(digest) if whole => Check::Sha256(Box::default(), *digest),
@@ -82,7 +83,7 @@ impl Check<'_> {
         matches!(self, Check::Nothing)
     }
 
-    /// Takes the next piece; `at` is its offset in the body, `scratch` holds at least as many bytes.
+    /// Checks the next piece. `at` is its offset in the body; `scratch` holds at least as many bytes.
     pub(crate) fn feed(
         &mut self,
         at: u64,
@@ -128,7 +129,7 @@ impl Check<'_> {
         }
     }
 
-    /// The body is complete.
+    /// Checks the end of the body.
     pub(crate) fn finish(self) -> Result<(), String> {
         match self {
             Check::Nothing | Check::File { .. } => Ok(()),

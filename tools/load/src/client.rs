@@ -1,5 +1,5 @@
-//! One client: asks, reads at its class's pace, counts. Nothing here decides when the run ends: the
-//! event loop drops its clients at the deadline, and guards count what was under way.
+//! One client: it sends requests, reads responses as its class does, and counts. A client does not decide when the run
+//! ends: the event loop drops its clients at the deadline, and guards count the unfinished requests.
 
 use std::io;
 use std::rc::Rc;
@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::check::Check;
 use crate::connect::{Connection, Dial, source};
-use crate::pace::Pacer;
 use crate::plan::{ByteSpan, Class};
+use crate::rate_limit::RateLimit;
 use crate::reading::{Ended, wait_for};
 use crate::response::{Body, Framing, Head};
 use crate::shared::{Local, Member};
@@ -21,7 +21,7 @@ use crate::tally::{Counters, Failure, FaultKind, Tally, record};
 /// How long a client waits for the server's close after `Connection: close`.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
-/// Which client this is.
+/// The client's place in the plan.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     /// Index of its group in the plan.
@@ -30,7 +30,7 @@ pub(crate) struct Place {
     pub(crate) ordinal: u64,
 }
 
-/// Plays one client, from `start` until its requests are used up.
+/// Plays one client, from `start` until it has made its requests.
 pub(crate) async fn client(local: Rc<Local>, place: Place, start: Instant) {
     let _note = PanicNote(&local);
     sleep_until(start).await;
@@ -39,7 +39,7 @@ pub(crate) async fn client(local: Rc<Local>, place: Place, start: Instant) {
         prepared: &local.shared.groups[place.group],
         group: place.group,
     };
-    // Each client has its own sequence; the multiplier keeps neighbours apart.
+    // Each client has its own random sequence; the multiplier keeps the seeds of neighbours apart.
     let seed = local.shared.plan.seed ^ (place.ordinal + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut client = Client {
         member,
@@ -49,7 +49,7 @@ pub(crate) async fn client(local: Rc<Local>, place: Place, start: Instant) {
     };
     for _ in 0..member.prepared.group.requests.unwrap_or(u64::MAX) {
         client.member.tally(|tally| tally.touch(Instant::now()));
-        let pause = match client.turn().await {
+        let pause = match client.run_once().await {
             Ok(pause) => pause,
             Err(failure) => {
                 client.connection = None;
@@ -75,7 +75,7 @@ impl Drop for PanicNote<'_> {
     }
 }
 
-/// One client at work.
+/// A running client.
 struct Client<'a> {
     member: Member<'a>,
     ordinal: u64,
@@ -83,7 +83,7 @@ struct Client<'a> {
     connection: Option<Connection>,
 }
 
-/// Counts on drop what was begun and not settled: the deadline came first.
+/// On drop, counts a request that was begun and not settled, since the deadline came first.
 struct UnderWay<'a> {
     member: Member<'a>,
     count: fn(&mut Tally),
@@ -110,8 +110,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// One request and what follows it; the pause to make before the next.
-    async fn turn(&mut self) -> Result<Option<Duration>, Failure> {
+    /// Makes one request and handles its response. Returns the pause before the next request.
+    async fn run_once(&mut self) -> Result<Option<Duration>, Failure> {
         let mut under_way = self.under_way(|tally| tally.unfinished += 1);
         let result = self.attempt(&mut under_way).await;
         under_way.settled = true;
@@ -119,28 +119,30 @@ impl<'a> Client<'a> {
     }
 
     async fn attempt(&mut self, under_way: &mut UnderWay<'_>) -> Result<Option<Duration>, Failure> {
-        // A server may close an idle connection just as it is used again. That is no fault: ask anew, once.
+        // A server may close an idle connection at the moment it is used again. That is no fault: the client asks
+        // again, once.
         if let Some(connection) = self.connection.take() {
             let asked = Instant::now();
             match self.exchange(&connection.stream, asked, under_way).await {
                 Err(failure) if matches!(failure.kind, FaultKind::HeadClosed | FaultKind::Send) => {
                     self.member.tally(|tally| tally.stale += 1);
                 }
-                other => return self.after(connection, other?).await,
+                other => return self.finish_response(connection, other?).await,
             }
         }
         let asked = Instant::now();
         let connection = self.connect().await?;
         match self.member.prepared.group.class {
             Class::Connect => {
-                // A reset: closing tens of thousands a second would use up the ports in TIME_WAIT.
+                // Closes with a reset: tens of thousands of orderly closes a second would use up the ports in
+                // TIME_WAIT.
                 let _ = connection.stream.set_zero_linger();
                 Ok(None)
             }
             Class::Idle => Ok(Some(self.hold(&connection.stream, under_way).await)),
             _ => {
                 let next = self.exchange(&connection.stream, asked, under_way).await?;
-                self.after(connection, next).await
+                self.finish_response(connection, next).await
             }
         }
     }
@@ -162,8 +164,8 @@ impl<'a> Client<'a> {
         Ok(connection)
     }
 
-    /// Keeps the connection for the next request, or ends it in an orderly way.
-    async fn after(
+    /// Keeps the connection for the next request, or closes it in an orderly way.
+    async fn finish_response(
         &mut self,
         connection: Connection,
         next: Next,
@@ -173,7 +175,7 @@ impl<'a> Client<'a> {
             Next::Drop => {}
             Next::Pause(pause) => return Ok(Some(pause)),
             Next::AwaitClose => {
-                // The server closes first: then TIME_WAIT and its port are the server's.
+                // The server closes first, so that TIME_WAIT and its port are the server's.
                 let _ = timeout(CLOSE_WAIT, async {
                     loop {
                         connection.stream.readable().await?;
@@ -189,7 +191,7 @@ impl<'a> Client<'a> {
         Ok(None)
     }
 
-    /// Sends one request and takes its response as the class does. `begun`: from when its times count.
+    /// Sends one request and reads its response as the class does. Times count from `begun`.
     async fn exchange(
         &mut self,
         stream: &TcpStream,
@@ -219,16 +221,16 @@ impl<'a> Client<'a> {
 
         let mut body = Body::new(head.framing);
         if !matches!(head.status, 200 | 206) {
-            return self.refusal(stream, head, &mut body, &rest).await;
+            return self.handle_refusal(stream, head, &mut body, &rest).await;
         }
-        let mut check = self.judge(&head, range)?;
+        let mut check = self.check_head(&head, range)?;
         let class = group.class;
         let stop_at = match class {
             Class::Stalled | Class::Aborting => Some(group.take.draw(&mut self.random)),
             _ => None,
         };
-        let mut pacer = match (class, group.rate) {
-            (Class::Slow, Some(rate)) => Some(Pacer::new(rate, Instant::now())),
+        let mut limit = match (class, group.rate) {
+            (Class::Slow, Some(rate)) => Some(RateLimit::new(rate, Instant::now())),
             _ => None,
         };
         let ended = self
@@ -239,7 +241,7 @@ impl<'a> Client<'a> {
                 &mut check,
                 &rest,
                 stop_at,
-                pacer.as_mut(),
+                limit.as_mut(),
             )
             .await?;
         drop(rest);
@@ -269,7 +271,7 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// A random range of the object, as long as `lengths` or the object allow: first and last byte.
+    /// Draws a random range of the object, as long as `lengths` or the object allow. Returns its first and last byte.
     fn draw_range(&mut self, lengths: ByteSpan) -> (u64, u64) {
         let length = lengths
             .draw(&mut self.random)
@@ -309,21 +311,21 @@ impl<'a> Client<'a> {
 
     async fn send(&mut self, stream: &TcpStream, mut request: &[u8]) -> Result<(), Failure> {
         let group = &self.member.prepared.group;
-        let mut pacer = match (group.class, group.rate) {
-            (Class::Drip, Some(rate)) => Some(Pacer::new(rate, Instant::now())),
+        let mut limit = match (group.class, group.rate) {
+            (Class::Drip, Some(rate)) => Some(RateLimit::new(rate, Instant::now())),
             _ => None,
         };
         while !request.is_empty() {
             let mut most = request.len();
-            if let Some(pacer) = pacer.as_mut() {
-                let allowed = wait_for(pacer).await;
+            if let Some(limit) = limit.as_mut() {
+                let allowed = wait_for(limit).await;
                 most = most.min(usize::try_from(allowed).unwrap_or(usize::MAX));
             }
             match stream.try_write(&request[..most]) {
                 Ok(sent) => {
                     request = &request[sent..];
-                    if let Some(pacer) = pacer.as_mut() {
-                        pacer.took(sent as u64);
+                    if let Some(limit) = limit.as_mut() {
+                        limit.record(sent as u64);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -338,8 +340,8 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Takes an answer that is not the object, and says what follows from it.
-    async fn refusal(
+    /// Handles a response that is not the object, and decides what the client does next.
+    async fn handle_refusal(
         &mut self,
         stream: &TcpStream,
         head: Head,
@@ -368,8 +370,8 @@ impl<'a> Client<'a> {
         ))
     }
 
-    /// Whether the head promises what was asked for, and how its body is to be compared.
-    fn judge(&self, head: &Head, range: Option<(u64, u64)>) -> Result<Check<'a>, Failure> {
+    /// Checks that the head promises what was requested, and returns the check for its body.
+    fn check_head(&self, head: &Head, range: Option<(u64, u64)>) -> Result<Check<'a>, Failure> {
         let expected = &self.member.prepared.expected;
         let length = match head.framing {
             Framing::Length(length) => Some(length),
@@ -404,15 +406,15 @@ impl<'a> Client<'a> {
         Ok(Check::new(expected, first, false))
     }
 
-    /// Keeps the connection without reading until the server ends it; the pause to make then.
+    /// Keeps the connection without reading until the server ends it. Returns the pause after that.
     async fn hold(&self, stream: &TcpStream, under_way: &mut UnderWay<'_>) -> Duration {
         self.member.tally(|tally| tally.stalls += 1);
         under_way.settled = true;
         let mut held = self.under_way(|tally| tally.held += 1);
         let holding = &self.member.local.shared.counters.holding;
         Counters::add(holding, 1);
-        // Data makes the socket readable too. Denying that we could read waits for the next event, which
-        // is more data (rare: the buffer is small) or the end of the connection.
+        // Data makes the socket readable too. Clearing the readiness waits for the next event, which is more data
+        // (rare, since the buffer is small) or the end of the connection.
         while let Ok(ready) = stream.ready(Interest::READABLE).await {
             if ready.is_read_closed() || ready.is_error() {
                 break;
@@ -428,16 +430,16 @@ impl<'a> Client<'a> {
     }
 }
 
-/// What happens to the connection after a response.
+/// What the client does with the connection after a response.
 enum Next {
     Keep,
     Drop,
     AwaitClose,
-    /// Drop it and wait.
+    /// Drop the connection, and wait.
     Pause(Duration),
 }
 
-/// Appends `path`, a random number below N in the place of `{N}`.
+/// Appends `path`, with a random number below N in place of `{N}`.
 fn push_path(text: &mut String, path: &str, random: &mut fastrand::Rng) {
     use std::fmt::Write;
     match path.split_once('{').and_then(|(before, rest)| {

@@ -1,4 +1,4 @@
-//! Sockets: enough descriptors and source ports for the plan, and one connection opened.
+//! Sockets: raises the limit of descriptors, finds enough source ports for the plan, and opens connections.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use crate::plan::SOURCES_MAX;
 use crate::tally::{Counters, Failure, FaultKind};
 use crate::target::Target;
 
-/// Descriptors the tool itself needs beside its connections: event loops, /proc, files to compare with.
+/// Descriptors that the tool itself needs beside its connections: event loops, /proc, files to compare with.
 const DESCRIPTORS_RESERVE: u64 = 128;
 
 /// Raises the soft limit to the hard one and checks that `clients` connections fit.
@@ -38,7 +38,7 @@ pub(crate) fn claim_descriptors(clients: u64) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// How many source addresses to use: `wanted`, or as many as `clients` need.
+/// The number of source addresses: `wanted`, or as many as `clients` need.
 pub(crate) fn claim_sources(
     target: &Target,
     clients: u64,
@@ -53,7 +53,7 @@ pub(crate) fn claim_sources(
         bounds.next().unwrap_or(32768),
         bounds.next().unwrap_or(60999),
     );
-    // A quarter stays free for other programs, and because finding the last free ports is slow.
+    // A quarter of the ports stays free, for other programs and because the kernel is slow to find the last free ports.
     let ports = (high.saturating_sub(low) * 3 / 4).max(1);
     let need = clients.div_ceil(ports).max(1);
     let several = matches!(target.address.ip(), IpAddr::V4(address) if address.is_loopback());
@@ -80,7 +80,7 @@ pub(crate) fn claim_sources(
     Ok(sources as usize)
 }
 
-/// An open connection, counted while it lives.
+/// An open connection. It is counted while it lives.
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     counters: Arc<Counters>,
@@ -92,16 +92,16 @@ impl Drop for Connection {
     }
 }
 
-/// Where and how to connect.
+/// The parameters of a connection.
 pub(crate) struct Dial {
     pub(crate) address: SocketAddr,
-    /// The source address, when it matters.
+    /// The source address, if the plan needs several.
     pub(crate) source: Option<Ipv4Addr>,
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) timeout: Duration,
 }
 
-/// The source address of the client with this number.
+/// The source address of client number `ordinal`.
 pub(crate) fn source(ordinal: u64, sources: usize) -> Option<Ipv4Addr> {
     let host = u8::try_from(ordinal % sources as u64).unwrap_or_default() + 1;
     (sources > 1).then(|| Ipv4Addr::new(127, 0, 0, host))
@@ -133,12 +133,13 @@ impl Dial {
             TcpSocket::new_v6()
         }?;
         if let Some(bytes) = self.receive_buffer {
-            // Before connecting: the window's scale is agreed on then.
+            // The buffer is set before connecting, since the window's scale is negotiated then.
             socket.set_recv_buffer_size(u32::try_from(bytes).unwrap_or(u32::MAX))?;
         }
         socket.set_nodelay(true)?;
         if let Some(source) = self.source {
-            // Leaves the port to connect(), which can share it among targets and reuse it after TIME_WAIT.
+            // Leaves the choice of the port to connect(), which can share a port among targets and reuse it after
+            // TIME_WAIT.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(SocketAddr::from((source, 0)))?;
         }

@@ -1,5 +1,5 @@
-//! Why a run could not start or could not be written down. What goes wrong on one connection is no
-//! error of the run: it is counted in the report, by [`FaultKind`](crate::FaultKind).
+//! Why a run could not start, or its report could not be written. A failure on one connection is no error of the run:
+//! the report counts it by its [`FaultKind`](crate::FaultKind).
 
 use std::io;
 use std::net::IpAddr;
@@ -7,15 +7,15 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why [`run`](crate::run) gave no report, or a report could not be written.
+/// Why [`run`](crate::run) returned no report, or a report could not be written.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The URL cannot be used.
     #[error("URL {url:?}: {reason}")]
     Url {
-        /// The URL as given.
+        /// The URL as it was passed.
         url: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// The host's name could not be resolved.
@@ -23,12 +23,12 @@ pub enum LoadError {
     Resolve {
         /// The host named in the URL.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
     /// The target is another machine and the plan does not allow that.
     #[error(
-        "{host:?} is {address}, which is not this machine; a load generator aimed elsewhere by mistake is an attack, so say --allow-remote if it is meant"
+        "{host:?} is {address}, which is not this machine; a load generator aimed elsewhere by mistake is an attack; if you mean it, use --allow-remote"
     )]
     Remote {
         /// The host named in the URL.
@@ -36,23 +36,23 @@ pub enum LoadError {
         /// What it resolved to.
         address: IpAddr,
     },
-    /// A group of clients is described wrongly.
+    /// The description of a group of clients is invalid.
     #[error("group {group:?}: {reason}")]
     Group {
-        /// The group's name, or its text when it could not be read.
+        /// The group's name, or its text if the text could not be parsed.
         group: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// A setting of the whole plan is wrong.
+    /// A setting of the whole plan is invalid.
     #[error("{setting}: {reason}")]
     Setting {
         /// The setting's name.
         setting: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// More connections are asked for than this process may have descriptors.
+    /// The plan needs more connections than this process may have descriptors.
     #[error(
         "{need} descriptors are needed for {clients} clients, but the hard limit of this process is {hard}; raise it (ulimit -Hn {need} as root, or LimitNOFILE={need} in a unit) or ask for at most {possible} clients"
     )]
@@ -63,39 +63,39 @@ pub enum LoadError {
         need: u64,
         /// RLIMIT_NOFILE's hard value.
         hard: u64,
-        /// How many clients would fit.
+        /// The number of clients that would fit.
         possible: u64,
     },
-    /// The source addresses given have too few ports for the clients.
+    /// The source addresses have too few ports for the clients.
     #[error(
         "{clients} clients need more than {sources} source address(es) with {ports} ports each ({reason}); use --sources {need}"
     )]
     Ports {
         /// Clients the plan asks for.
         clients: u64,
-        /// Source addresses it allows or the target permits.
+        /// Source addresses that the plan allows or the target permits.
         sources: u64,
-        /// Ports counted on per address.
+        /// Ports counted per address.
         ports: u64,
-        /// How many addresses are enough.
+        /// The number of addresses that is enough.
         need: u64,
-        /// Why there are not more.
+        /// Why the plan has no more addresses.
         reason: &'static str,
     },
-    /// The object's size is needed for random ranges and could not be found out.
+    /// Random ranges need the object's size, and it could not be found out.
     #[error("cannot learn the size of {path:?} for random ranges: {reason}")]
     Probe {
-        /// The path asked for.
+        /// The path requested.
         path: String,
-        /// What happened.
+        /// The problem.
         reason: String,
     },
-    /// The process to watch cannot be read.
+    /// The watched process cannot be read.
     #[error("cannot watch process {pid}: {reason}")]
     Watch {
         /// Its id.
         pid: i32,
-        /// What happened.
+        /// The problem.
         reason: String,
     },
     /// A file could not be read or written.
@@ -103,7 +103,7 @@ pub enum LoadError {
     File {
         /// The file.
         path: PathBuf,
-        /// What happened.
+        /// The system's error.
         source: io::Error,
     },
     /// The picture could not be drawn.
@@ -111,10 +111,10 @@ pub enum LoadError {
     Picture {
         /// The file.
         path: PathBuf,
-        /// What the drawing library said.
+        /// The drawing library's error.
         reason: String,
     },
-    /// The machine refused something the run itself needs (a thread, a ring of events).
+    /// The machine refused a resource that the run itself needs (a thread, an event loop).
     #[error("cannot start the clients: {0}")]
     Start(#[from] io::Error),
 }

@@ -1,31 +1,30 @@
-//! A load generator for HTTP/1.1 servers: tens of thousands of fast, slow, stalled and aborting
-//! clients in one process, and a watch on what the server pays for them in memory and CPU.
+//! A load generator for HTTP/1.1 servers: tens of thousands of fast, slow, stalled and aborting clients in one process,
+//! and measurements of the server's memory and CPU time.
 //!
-//! A [`Plan`] names the target and its [`Group`]s of clients; [`run`] plays it and returns a
-//! [`Report`]. Any server will do; nothing here knows Penstock. What the server costs is seen from
-//! outside only: `/proc` for the process, `sock_diag` for the kernel memory of its sockets, so the
-//! server's own counters cannot flatter it. Starting that server, and judging what a run found, are
-//! left to the caller; `penstock-load` is a command line around [`run_with`].
+//! A [`Plan`] names the target and its [`Group`]s of clients; [`run`] plays it and returns a [`Report`]. Any server
+//! will do; nothing here knows Penstock. The server is measured from outside only: the process by `/proc`, the kernel
+//! memory of its sockets by `sock_diag`. So the server's own counters cannot flatter it. Starting the server and
+//! judging the report are left to the caller. `penstock-load` is a command line around [`run_with`].
 //!
-//! The way of one client: `connect` opens, `client` asks, `reading` takes the answer at its class's
-//! pace, `response` takes it apart, `check` compares the bytes, `tally` counts. Clients are tasks on
-//! one or two event loops; they share one read buffer per thread, so a stalled client costs its
-//! socket and about a KiB.
+//! The way of one client: `connect` opens the connection, `client` sends the request, `reading` reads the response as
+//! fast as the client's class does, `response` parses it, `check` compares the bytes, `tally` counts. Clients are tasks
+//! on one or two event loops. They share one read buffer per thread, so a stalled client costs its socket and about a
+//! KiB.
 //!
-//! Every run ends by itself: a plan has a duration, and everything still open then is dropped. The
-//! target must be this machine unless the plan says otherwise. Choices (ranges, cut points) come from
-//! the plan's seed, each client having its own sequence, so they do not depend on scheduling.
+//! Every run ends by itself: a plan has a duration, and everything still open then is dropped. The target must be this
+//! machine unless the plan says otherwise. Random choices (ranges, cut points) come from the plan's seed, and each
+//! client has its own sequence, so they do not depend on scheduling.
 //!
-//! The clients are a closed loop: each waits for its answer before it asks again. Latencies are
-//! those such clients see; they say nothing about a fixed arrival rate.
+//! The clients are a closed loop: each waits for its response before it sends the next request. The latencies are those
+//! that such clients measure; they say nothing about a fixed arrival rate.
 
 mod check;
 mod client;
 mod connect;
 mod error;
-mod pace;
 mod picture;
 mod plan;
+mod rate_limit;
 mod reading;
 mod report;
 mod response;

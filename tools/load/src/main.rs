@@ -1,4 +1,4 @@
-//! `penstock-load`: clients of all kinds against an HTTP/1.1 server, and what they cost it.
+//! `penstock-load`: runs clients of all kinds against an HTTP/1.1 server, and reports its memory and CPU time.
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -20,11 +20,12 @@ use signal_hook::flag;
 /// times, and (of a server on this machine) memory and CPU.
 ///
 /// Clients come in groups, `COUNT[@RATE][,key=value...]`; an option can be given several times. Keys: name, start
-/// (a delay such as 5s), requests (most per client, failed ones included), path (other than the URL's; {N} in it is a
+/// (a delay such as 5s), requests (at most, per client, failed ones included), path (instead of the URL's; {N} in it is a
 /// random number below N), range (LEN or MIN-MAX: random ranges), take (LEN or MIN-MAX: body bytes before stalling or
 /// aborting), keepalive (yes/no), rcvbuf (a size or auto), read (copy/discard), verify (a file), sha256.
 ///
-/// Exit status: 0; 1 when bytes were wrong or the budget was exceeded; 2 when the run could not be made.
+/// Exit status: 0 if all is well; 1 if wrong bytes were received or the budget was exceeded; 2 if the run could not
+/// be made.
 #[derive(Debug, Parser)]
 #[command(
     name = "penstock-load",
@@ -33,25 +34,25 @@ use signal_hook::flag;
 --stalled 10000 --slow 100@100KB/s --fast 4 --duration 30s --pid 1234 --csv out.csv --svg out.svg --seed 1"
 )]
 struct Args {
-    /// What to ask for: `http://host[:port]/path`
+    /// The object to request: `http://host[:port]/path`
     #[arg(long)]
     url: String,
-    /// Clients that read as quickly as they can
+    /// Clients that read as fast as they can
     #[arg(long, value_name = "GROUP")]
     fast: Vec<String>,
     /// Clients that read at a rate: 100@100KB/s
     #[arg(long, value_name = "GROUP")]
     slow: Vec<String>,
-    /// Clients that read the head (and `take` bytes), then no more, and stay
+    /// Clients that read the head (and `take` bytes of body), then stop reading and stay connected
     #[arg(long, value_name = "GROUP")]
     stalled: Vec<String>,
-    /// Clients that close or reset after `take` bytes of body (0-1MiB unless given)
+    /// Clients that close or reset the connection after `take` bytes of body (default: 0-1MiB)
     #[arg(long, value_name = "GROUP")]
     aborting: Vec<String>,
-    /// Clients that connect, ask once, read, and close, again and again
+    /// Clients that connect, send one request, read the response, and close, again and again
     #[arg(long, value_name = "GROUP")]
     short: Vec<String>,
-    /// Clients that connect and close without asking, again and again
+    /// Clients that connect and close without a request, again and again
     #[arg(long, visible_alias = "connect-only", value_name = "GROUP")]
     connect: Vec<String>,
     /// Clients that connect and send nothing
@@ -61,22 +62,22 @@ struct Args {
     #[arg(long, value_name = "GROUP")]
     drip: Vec<String>,
 
-    /// When the run ends, whatever is still open
+    /// Length of the run; connections still open at its end are dropped
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Most requests of each client, for groups that do not say
+    /// Largest number of requests of each client, for groups without `requests`
     #[arg(long)]
     requests: Option<u64>,
     /// Clients started per second
     #[arg(long, default_value_t = 4000)]
     ramp: u32,
-    /// Where random choices come from
+    /// Seed of all random choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Event loops
+    /// Number of event loops, each on its own thread
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Source addresses, 127.0.0.1 and up; as many as are needed unless given
+    /// Number of source addresses, 127.0.0.1 and up (default: as many as the clients need)
     #[arg(long)]
     sources: Option<usize>,
     /// Longest wait for a connection, and for a response head
@@ -91,29 +92,29 @@ struct Args {
     /// Longest Retry-After that is obeyed
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     retry_after_max: Duration,
-    /// Another header line of every request, "Name: value"
+    /// Header line to add to every request, "Name: value"; can be repeated
     #[arg(long, value_name = "LINE")]
     header: Vec<String>,
-    /// Compare the URL's bytes with this file's
+    /// Compare received bytes with this file
     #[arg(long, value_name = "FILE", conflicts_with = "sha256")]
     verify_file: Option<PathBuf>,
     /// Compare whole objects with this SHA-256
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
 
-    /// The server's process, to sample its memory and CPU time; several with commas
+    /// Process of the server, whose memory and CPU time are sampled; several are separated by commas
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pid: Vec<i32>,
-    /// Sample the descendants of --pid as well
+    /// Sample the descendants of --pid too
     #[arg(long, requires = "pid")]
     children: bool,
     /// Time between samples
     #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration)]
     interval: Duration,
-    /// Go on sampling so long after the last client
+    /// How long to go on sampling after the last client
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     settle: Duration,
-    /// Memory the server may use, process and kernel together: drawn, judged, and the exit status if exceeded
+    /// Memory that the server may use, process and kernel together: drawn in the picture; exit status 1 if exceeded
     #[arg(long, value_name = "SIZE")]
     budget: Option<ByteSize>,
 
@@ -126,7 +127,7 @@ struct Args {
     /// Write the groups' results as CSV
     #[arg(long, value_name = "FILE")]
     groups_csv: Option<PathBuf>,
-    /// Write everything as JSON
+    /// Write the whole report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Allow a target that is not this machine
@@ -148,7 +149,7 @@ fn main() -> ExitCode {
 fn play(args: &Args) -> anyhow::Result<bool> {
     let plan = plan(args)?;
     let bar = progress_bar();
-    // The first interrupt ends the run with its report, a second one the process.
+    // The first interrupt ends the run, and the report is printed. A second one ends the process.
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, 2, Arc::clone(&interrupted))?;
@@ -183,7 +184,7 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     for (class, specs) in classes {
         for (number, spec) in specs.iter().enumerate() {
             let mut group = Group::parse(class, spec)?;
-            // A second group of a class without a name of its own gets a number.
+            // A second group of the same class without a name gets a number.
             if number > 0 && group.name == class.name() {
                 group.name = format!("{}-{}", class.name(), number + 1);
             }

@@ -11,7 +11,7 @@ const WIDTH: u32 = 960;
 const HEIGHT: u32 = 640;
 const MEMORY_HEIGHT: u32 = 400;
 
-/// Height of a chart over its highest point, so that the legend covers no line.
+/// Height of a chart relative to its highest point, so that the legend covers no line.
 const HEADROOM: f64 = 1.35;
 
 const RESIDENT: RGBColor = RGBColor(31, 119, 180);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn one_sample_is_no_picture() {
+    fn one_sample_draws_no_picture() {
         let error = draw(Path::new("unused.svg"), "", &[Sample::default()], None).unwrap_err();
         assert!(
             error.to_string().contains("1 samples make no line"),

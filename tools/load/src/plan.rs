@@ -1,51 +1,50 @@
-//! What to do: the target, the groups of clients, and the bounds of the run. Raw settings and their
-//! checks; reading them from text is [`spec`](crate::spec)'s.
+//! A plan: the target, the groups of clients, and the bounds of the run. Settings and their checks are here;
+//! [`spec`](crate::spec) parses them from text.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::LoadError;
 
-/// Most clients of one plan. The bound keeps a slip of the finger from asking for a million sockets.
+/// The largest number of clients in one plan. A typing error must not ask for a million sockets.
 pub const CLIENTS_MAX: usize = 200_000;
-/// Longest duration of one plan, settling included.
+/// The longest duration of one plan, with the settling time.
 pub const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Most threads: the generator shares the machine with the server it measures.
+/// The largest number of threads: the generator shares the machine with the server that it measures.
 pub(crate) const THREADS_MAX: usize = 16;
-/// Most source addresses, 127.0.0.1 to 127.0.0.250.
+/// The largest number of source addresses, 127.0.0.1 to 127.0.0.250.
 pub(crate) const SOURCES_MAX: usize = 250;
-/// Most samples of one run, so that a day at a short interval does not fill the memory.
+/// The largest number of samples in one run, so that a day at a short interval does not fill the memory.
 const SAMPLES_MAX: u128 = 200_000;
-/// SO_RCVBUF of stalled clients unless told otherwise: next to nothing, so that what queues does so
-/// at the server.
+/// The default SO_RCVBUF of stalled clients: as small as possible, so that bytes queue at the server.
 const RECEIVE_BUFFER_STALLED: usize = 4 * 1024;
-/// SO_RCVBUF of slow clients unless told otherwise.
+/// The default SO_RCVBUF of slow clients.
 const RECEIVE_BUFFER_SLOW: usize = 32 * 1024;
 
-/// What a client does with its connection.
+/// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// Reads as quickly as it can.
+    /// Reads as fast as it can.
     Fast,
     /// Reads its bodies at [`Group::rate`].
     Slow,
-    /// Reads the head and [`Group::take`] bytes of body, then reads no more and keeps the connection.
+    /// Reads the head and [`Group::take`] bytes of body, then stops reading and keeps the connection.
     Stalled,
-    /// Closes or resets (a coin toss) after [`Group::take`] bytes of body.
+    /// Closes or resets the connection (at random) after [`Group::take`] bytes of body.
     Aborting,
-    /// Connects, asks once with `Connection: close`, reads to the end, closes; again and again.
+    /// Connects, sends one request with `Connection: close`, reads to the end and closes, again and again.
     Short,
-    /// Connects and closes without asking; again and again.
+    /// Connects and closes without a request, again and again.
     Connect,
     /// Connects and sends nothing.
     Idle,
-    /// Sends its request head at [`Group::rate`], then reads quickly: a "slow loris".
+    /// Sends its request head at [`Group::rate`], then reads as fast as it can: a "slow loris".
     Drip,
 }
 
 impl Class {
-    /// All of them, in the order of the documentation.
+    /// All classes, in the order of the documentation.
     pub const ALL: [Class; 8] = [
         Class::Fast,
         Class::Slow,
@@ -57,7 +56,7 @@ impl Class {
         Class::Drip,
     ];
 
-    /// The class in one word, as the command line and the reports have it.
+    /// The class in one word, as in options and reports.
     pub fn name(self) -> &'static str {
         match self {
             Class::Fast => "fast",
@@ -71,18 +70,18 @@ impl Class {
         }
     }
 
-    /// Whether the class moves at a given rate.
+    /// Whether the class needs a rate.
     pub fn needs_rate(self) -> bool {
         matches!(self, Class::Slow | Class::Drip)
     }
 }
 
-/// A number of bytes drawn evenly from `min..=max` each time.
+/// A number of bytes, drawn evenly from `min..=max` each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByteSpan {
-    /// Fewest bytes.
+    /// The smallest number.
     pub min: u64,
-    /// Most bytes.
+    /// The largest number.
     pub max: u64,
 }
 
@@ -100,13 +99,13 @@ impl ByteSpan {
     }
 }
 
-/// How body bytes are taken from the kernel.
+/// How body bytes are read from the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
-    /// Copied to user space, as clients do.
+    /// Copied to user space, as ordinary clients do.
     Copy,
-    /// Dropped inside the kernel (MSG_TRUNC): a client that costs next to no CPU, for measuring
-    /// servers that share the machine with it. Bodies of unknown length are copied all the same.
+    /// Dropped inside the kernel (MSG_TRUNC). Such a client costs almost no CPU time, for measuring a server on the
+    /// same machine. Bodies of unknown length are copied all the same.
     Discard,
 }
 
@@ -115,45 +114,46 @@ pub enum Reading {
 pub enum Verify {
     /// Nothing; lengths and framing are still checked.
     No,
-    /// The SHA-256 of the whole object; bodies that are ranges or end early are not compared.
+    /// The SHA-256 of the whole object. Ranges and bodies that end early are not compared.
     Sha256([u8; 32]),
-    /// A local file with the object's bytes: everything received is compared, at its offset.
+    /// A local file with the object's bytes. Every byte received is compared, at its offset.
     File(PathBuf),
 }
 
-/// Some clients that behave alike.
+/// A number of clients that behave alike.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// Its name in the reports; letters, digits, `-` and `_`. Unique in the plan.
     pub name: String,
     /// How the clients behave.
     pub class: Class,
-    /// How many.
+    /// The number of clients.
     pub clients: usize,
     /// Bytes a second, for the classes that need it.
     pub rate: Option<u64>,
-    /// When the first of them starts, from the start of the run.
+    /// The start of the first client, from the start of the run.
     pub start: Duration,
-    /// Most requests (or connections) of each client, the failed ones included; without, until the end.
+    /// The largest number of requests (or connections) of each client, failed ones included; `None`: until the end of
+    /// the run.
     pub requests: Option<u64>,
     /// Path and query to ask for instead of the URL's. `{N}` in it stands for a random number below N.
     pub path: Option<String>,
-    /// Ask for random ranges of such lengths instead of the whole object.
+    /// Request random ranges of such lengths instead of the whole object.
     pub range: Option<ByteSpan>,
-    /// Whether connections are used again for the next request.
+    /// Whether a connection is reused for the next request.
     pub keep_alive: bool,
-    /// SO_RCVBUF (the kernel doubles it); `None`: the kernel's own sizing.
+    /// SO_RCVBUF (the kernel doubles it); `None`: the kernel sizes the buffer.
     pub receive_buffer: Option<usize>,
-    /// Body bytes to take before stalling or aborting.
+    /// Body bytes to read before stalling or aborting.
     pub take: ByteSpan,
     /// How bytes are read.
     pub reading: Reading,
-    /// What they are compared with; `None`: the plan's [`Plan::verify`], unless the group has its own path.
+    /// What bodies are compared with; `None`: the plan's [`Plan::verify`], unless the group has its own path.
     pub verify: Option<Verify>,
 }
 
 impl Group {
-    /// A group with the class's defaults, named after it.
+    /// A group with the class's defaults, named after the class.
     pub fn new(class: Class, clients: usize) -> Group {
         let (receive_buffer, take) = match class {
             Class::Stalled | Class::Idle => (Some(RECEIVE_BUFFER_STALLED), ByteSpan::exactly(0)),
@@ -248,18 +248,18 @@ impl Group {
     }
 }
 
-/// What to watch of the server while the clients run.
+/// How the server is measured while the clients run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
-    /// The server's processes: resident memory and CPU time are summed over them. Empty: only its sockets are
-    /// watched. Pages that several processes share are counted in each.
+    /// The server's processes. Resident memory and CPU time are summed over them; pages that several processes share
+    /// are counted in each. Empty: only the server's sockets are measured.
     pub pids: Vec<i32>,
-    /// Add the descendants of `pids`, looked up again at each sample.
+    /// Also measure the descendants of `pids`, looked up again at each sample.
     pub children: bool,
     /// Time between samples. A sample walks all TCP sockets of the network namespace: some 20 ms of one core
     /// with 20,000 of them.
     pub interval: Duration,
-    /// Go on watching so long after the last client is gone, to see memory given back.
+    /// How long to go on sampling after the last client is gone, to see memory being freed.
     pub settle: Duration,
 }
 
@@ -279,17 +279,17 @@ impl Default for Watch {
 pub struct Plan {
     /// `http://host[:port]/path`.
     pub url: String,
-    /// The clients. They are started in this order.
+    /// The clients, started in this order.
     pub groups: Vec<Group>,
     /// When everything still open is dropped.
     pub duration: Duration,
     /// Clients started per second, over all groups.
     pub ramp: u32,
-    /// Where all random choices come from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Event loops, each a thread.
+    /// The number of event loops, each on its own thread.
     pub threads: usize,
-    /// How many source addresses to use, 127.0.0.1 and up; `None`: as many as the clients need.
+    /// The number of source addresses, 127.0.0.1 and up; `None`: as many as the clients need.
     pub sources: Option<usize>,
     /// Longest wait for a connection, and again for a response head.
     pub timeout: Duration,
@@ -297,13 +297,13 @@ pub struct Plan {
     pub idle_timeout: Duration,
     /// Pause of a client after a failure or a refusal, unless Retry-After asks for more.
     pub backoff: Duration,
-    /// Longest Retry-After that is obeyed; a longer one is cut to this.
+    /// The longest Retry-After that is obeyed; longer ones are cut to this.
     pub retry_after_max: Duration,
     /// Extra header lines of every request.
     pub headers: Vec<(String, String)>,
     /// What bodies of the URL's object are compared with.
     pub verify: Verify,
-    /// What to watch of the server.
+    /// How to measure the server; `None`: not at all.
     pub watch: Option<Watch>,
     /// Allow a target on another machine.
     pub allow_remote: bool,
@@ -331,7 +331,7 @@ impl Plan {
         }
     }
 
-    /// Clients of all groups.
+    /// The number of clients in all groups.
     pub fn clients(&self) -> u64 {
         self.groups.iter().map(|group| group.clients as u64).sum()
     }
@@ -339,7 +339,7 @@ impl Plan {
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         let fail = |setting, reason: String| Err(LoadError::Setting { setting, reason });
         if self.groups.is_empty() {
-            return fail("clients", "none asked for; say for example --fast 4".into());
+            return fail("clients", "none asked for; use for example --fast 4".into());
         }
         for (index, group) in self.groups.iter().enumerate() {
             group.check()?;

@@ -1,5 +1,5 @@
-//! How a client takes bytes: heads, bodies at a pace, into a buffer that all clients of a thread share.
-//! No buffer is held across a wait, so what a waiting client costs does not depend on how it reads.
+//! How a client reads: heads, and bodies at a limited rate, into a buffer that all clients of a thread share. No buffer
+//! is held across a wait, so the memory of a waiting client does not depend on how it reads.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,29 +10,29 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::check::Check;
-use crate::pace::Pacer;
 use crate::plan::{Class, Reading};
+use crate::rate_limit::RateLimit;
 use crate::response::{Body, Head};
 use crate::shared::Member;
 use crate::tally::{Counters, Failure, FaultKind, record};
 
 /// Bytes of one read; one buffer of this size serves all clients of a thread.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
-/// Bytes of one read while the head is awaited, for clients that shall not take much more than it.
+/// Bytes of one read while waiting for the head, for clients that should read little beyond it.
 const HEAD_READ_BYTES: usize = 1024;
-/// Bytes one client takes before the others get their turn.
+/// Bytes that one client reads before the others get their turn.
 const TURN_BYTES: u64 = 1 << 20;
 
-/// How reading a body ended well.
+/// Why reading a body ended, without a fault.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Ended {
     Whole,
-    /// The wanted number of bytes was reached first.
+    /// The wanted number of bytes was reached.
     Enough,
 }
 
 impl Member<'_> {
-    /// The head, and what came behind it. Notes the time of the first byte.
+    /// Reads the head and returns it with the bytes read behind it. Notes the time of the first byte.
     pub(crate) async fn read_head(
         &self,
         stream: &TcpStream,
@@ -76,7 +76,7 @@ impl Member<'_> {
             let bad = |detail| Failure::new(FaultKind::HeadBad, detail);
             while let Some((head, length)) = Head::parse(&bytes).map_err(bad)? {
                 bytes.drain(..length);
-                // 1xx are announcements; the response follows.
+                // 1xx responses are interim; the final response follows.
                 if head.status >= 200 {
                     return Ok((head, bytes));
                 }
@@ -84,7 +84,7 @@ impl Member<'_> {
         }
     }
 
-    /// Reads a body to its end, or until `stop_at` bytes of it are there.
+    /// Reads a body to its end, or until it has `stop_at` bytes.
     pub(crate) async fn read_body(
         &self,
         stream: &TcpStream,
@@ -92,13 +92,13 @@ impl Member<'_> {
         check: &mut Check<'_>,
         rest: &[u8],
         stop_at: Option<u64>,
-        mut pacer: Option<&mut Pacer>,
+        mut limit: Option<&mut RateLimit>,
     ) -> Result<Ended, Failure> {
         let reading = self.prepared.group.reading;
         let discard = reading == Reading::Discard && check.is_nothing() && body.length_is_known();
         self.feed(body, check, rest)?;
-        if let Some(pacer) = pacer.as_deref_mut() {
-            pacer.took(rest.len() as u64);
+        if let Some(limit) = limit.as_deref_mut() {
+            limit.record(rest.len() as u64);
         }
         let mut turn = 0;
         loop {
@@ -112,8 +112,8 @@ impl Member<'_> {
                 }
                 wish = wish.min(stop_at - body.received());
             }
-            if let Some(pacer) = pacer.as_deref_mut() {
-                wish = wish.min(wait_for(pacer).await);
+            if let Some(limit) = limit.as_deref_mut() {
+                wish = wish.min(wait_for(limit).await);
             }
             let wish = body.want(wish);
             let got = if discard {
@@ -129,8 +129,8 @@ impl Member<'_> {
                 }
                 Ok(got) => {
                     turn += got as u64;
-                    if let Some(pacer) = pacer.as_deref_mut() {
-                        pacer.took(got as u64);
+                    if let Some(limit) = limit.as_deref_mut() {
+                        limit.record(got as u64);
                     }
                     if turn >= TURN_BYTES {
                         turn = 0;
@@ -155,7 +155,7 @@ impl Member<'_> {
         }
     }
 
-    /// One read of at most `wish` bytes, fed to body and check.
+    /// Reads at most `wish` bytes once, and passes them to body and check.
     fn take(
         &self,
         stream: &TcpStream,
@@ -167,7 +167,7 @@ impl Member<'_> {
         let mut scratch = self.local.scratch.borrow_mut();
         let got = stream.try_read(&mut scratch.read[..wish]);
         if let Ok(got) = got {
-            // Taken out for a moment, so that the comparison can use the other buffer.
+            // The buffer is moved out for a moment, so that the comparison can use the other buffer.
             let read = std::mem::take(&mut scratch.read);
             drop(scratch);
             let fed = self.feed(body, check, &read[..got]);
@@ -189,7 +189,7 @@ impl Member<'_> {
         fed
     }
 
-    /// One read of at most `wish` bytes that the kernel throws away: TCP's MSG_TRUNC.
+    /// Reads at most `wish` bytes once, which the kernel drops: TCP's MSG_TRUNC.
     fn discard(&self, stream: &TcpStream, body: &mut Body, wish: u64) -> io::Result<usize> {
         let wish = usize::try_from(wish).unwrap_or(usize::MAX).min(READ_BYTES);
         let mut scratch = self.local.scratch.borrow_mut();
@@ -215,13 +215,13 @@ impl Member<'_> {
     }
 }
 
-/// Waits until `pacer` allows something, and how much.
-pub(crate) async fn wait_for(pacer: &mut Pacer) -> u64 {
+/// Waits until `limit` allows bytes, and returns their number.
+pub(crate) async fn wait_for(limit: &mut RateLimit) -> u64 {
     loop {
-        let allowed = pacer.allowed(Instant::now());
+        let allowed = limit.allowed(Instant::now());
         if allowed > 0 {
             return allowed;
         }
-        sleep_until(pacer.ready_at()).await;
+        sleep_until(limit.ready_at()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What a run found, as values, text, JSON and CSV.
+//! The results of a run, as values, text, JSON and CSV.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -14,10 +14,10 @@ use crate::plan::{Class, Plan};
 use crate::tally::{FaultKind, Tally};
 use crate::watch::Sample;
 
-/// A whole run's findings.
+/// The results of a whole run.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Report {
-    /// What was asked.
+    /// The URL requested.
     pub url: String,
     /// The plan's seed.
     pub seed: u64,
@@ -25,50 +25,50 @@ pub struct Report {
     pub seconds: f64,
     /// One entry per group, in the plan's order.
     pub groups: Vec<GroupReport>,
-    /// What the server was seen to use, if it was watched.
+    /// The server's measured resources, if it was watched.
     pub server: Option<ServerReport>,
 }
 
-/// One group's findings.
+/// The results of one group.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct GroupReport {
     /// The group's name.
     pub name: String,
-    /// What its clients do.
+    /// The class of its clients.
     pub class: Class,
-    /// How many there are.
+    /// The number of clients.
     pub clients: u64,
-    /// From the first client's start to the last thing that happened, in seconds.
+    /// Seconds from the first client's start to the group's last event.
     pub seconds: f64,
     /// Connections made.
     pub connects: u64,
-    /// Requests sent, those repeated after a stale connection included.
+    /// Requests sent, including those repeated after a stale connection.
     pub requests: u64,
     /// Response heads received.
     pub responses: u64,
-    /// Responses received to the end and found right.
+    /// Responses received to the end whose bytes were right.
     pub completed: u64,
     /// Responses left in the middle, as aborting clients do.
     pub aborted: u64,
-    /// Times a client began to hold its connection without reading (stalled and idle clients).
+    /// How often a client began to hold its connection without reading (stalled and idle clients).
     pub stalls: u64,
-    /// Clients still holding at the end of the run.
+    /// Clients that still held a connection at the end of the run.
     pub held: u64,
     /// Held connections that the server ended.
     pub closed_by_server: u64,
-    /// Kept connections found closed when used again; the request was repeated on a new one.
+    /// Kept connections that were found closed when used again; the request was repeated on a new one.
     pub stale: u64,
-    /// Requests under way at the end of the run.
+    /// Requests in progress at the end of the run.
     pub unfinished: u64,
-    /// Answers 503.
+    /// Responses with status 503.
     pub refused: u64,
-    /// How many of them had a Retry-After.
+    /// How many of them had a Retry-After field.
     pub retry_after: u64,
     /// The longest Retry-After in seconds.
     pub retry_after_most: u64,
     /// Body bytes received.
     pub body_bytes: u64,
-    /// How many of them were compared with what they should be.
+    /// Body bytes that were compared with the object.
     pub checked_bytes: u64,
     /// Body bytes a second, over `seconds`.
     pub bytes_per_second: f64,
@@ -78,45 +78,46 @@ pub struct GroupReport {
     pub connects_per_second: f64,
     /// Responses by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// What went wrong.
+    /// Faults, by kind.
     pub faults: Vec<Fault>,
     /// Time to connect.
     pub connect_time: Quantiles,
-    /// From asking to the first byte of the answer. Asking includes connecting where the request needed a new connection.
+    /// From the request to the first byte of the response. It includes connecting if the request needed a new
+    /// connection.
     pub first_byte_time: Quantiles,
-    /// From asking to the last byte, of completed responses.
+    /// From the request to the last byte, of completed responses.
     pub total_time: Quantiles,
 }
 
 /// Faults of one kind.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Fault {
-    /// Which.
+    /// The kind.
     pub kind: FaultKind,
     /// How many.
     pub count: u64,
-    /// What happened the first time.
+    /// The details of the first one.
     pub first: String,
 }
 
 /// Times in microseconds; all 0 when there were none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Quantiles {
-    /// How many times were measured.
+    /// The number of times measured.
     pub count: u64,
-    /// Half were shorter or equal.
+    /// Half of the times are at most this.
     pub p50: u64,
-    /// 90% were.
+    /// 90% of the times are at most this.
     pub p90: u64,
-    /// 99% were.
+    /// 99% of the times are at most this.
     pub p99: u64,
-    /// 99.9% were.
+    /// 99.9% of the times are at most this.
     pub p999: u64,
-    /// The longest.
+    /// The longest time.
     pub max: u64,
 }
 
-/// What the server was seen to use.
+/// The server's measured resources.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct ServerReport {
     /// Largest values of all samples.
@@ -134,14 +135,14 @@ pub struct ServerReport {
 pub struct Peaks {
     /// Resident memory, as sampled.
     pub resident: u64,
-    /// Resident memory, as the kernel noted it (VmHWM): nothing between two samples escapes it, and what was
-    /// before the run counts too.
+    /// Resident memory by the kernel's own maximum (VmHWM). It misses nothing between two samples, and it includes the
+    /// time before the run.
     pub resident_most: u64,
     /// Kernel memory of the server's sockets, as sampled.
     pub kernel: u64,
-    /// Resident and kernel memory at the same moment.
+    /// The largest sum of resident and kernel memory in one sample.
     pub together: u64,
-    /// `resident_most + kernel`: a bound from above, if kernel memory did not jump between samples.
+    /// `resident_most + kernel`: an upper bound, if kernel memory did not jump between samples.
     pub bound: u64,
     /// The server's sockets (a number).
     pub sockets: u64,
@@ -219,7 +220,7 @@ impl Report {
         }
     }
 
-    /// The group of this name.
+    /// The results of the group of this name.
     pub fn group(&self, name: &str) -> Option<&GroupReport> {
         self.groups.iter().find(|group| group.name == name)
     }
@@ -233,7 +234,7 @@ impl Report {
 
     /// The whole report, samples included, as JSON.
     pub fn to_json(&self) -> String {
-        // Only maps with keys that are no text, or failing Serialize code, could fail; there are none.
+        // Serialising could only fail with map keys that are not text, or in a failing Serialize; there are none.
         serde_json::to_string_pretty(self).expect("a report is plain data")
     }
 
@@ -330,7 +331,7 @@ impl ServerReport {
         let cpu = match (samples.first(), samples.last()) {
             (Some(first), Some(last)) => {
                 let gigabytes = (last.client_bytes - first.client_bytes) as f64 / 1e9;
-                // A watched process that ended took its count with it.
+                // A watched process that ended is missing from the last sample.
                 let server = (last.cpu - first.cpu).max(0.0);
                 let server_per_gb = if gigabytes > 0.0 {
                     server / gigabytes
@@ -387,8 +388,8 @@ impl ServerReport {
         text
     }
 
-    /// Draws process and kernel memory over time, and below it the clients' throughput, as SVG.
-    /// `budget`: a line at so many bytes.
+    /// Draws process and kernel memory over time, and below it the clients' throughput, as SVG. `budget` draws a line
+    /// at this number of bytes.
     ///
     /// # Errors
     /// When there are too few samples to draw or the file cannot be written.

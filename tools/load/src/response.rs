@@ -1,15 +1,15 @@
-//! Responses taken apart: heads by `httparse`, bodies by their framing. No sockets here.
+//! Parses responses: heads by `httparse`, bodies by their framing. No sockets here.
 //!
-//! "Need more bytes" is an outcome, not an error. A body is fed whatever came and hands its payload
-//! to the caller, piece by piece, with the payload offset of each piece.
+//! "Need more bytes" is an outcome, not an error. A body is fed the received bytes and passes its payload to the
+//! caller, piece by piece, with the payload offset of each piece.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Longest head that is read.
+/// The longest head that is accepted.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
-/// Longest chunk-size line and longest trailer that is read.
+/// The longest chunk-size line and the longest trailer that are accepted.
 const CHUNK_LINE_BYTES_MAX: u32 = 16 * 1024;
 
 /// A Content-Range of a 206.
@@ -20,7 +20,7 @@ pub(crate) struct ContentRange {
     pub(crate) size: Option<u64>,
 }
 
-/// What the client needs of a head.
+/// The parts of a head that the client needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -32,7 +32,7 @@ pub(crate) struct Head {
     pub(crate) content_range: Option<ContentRange>,
 }
 
-/// How a body's end is known.
+/// How the end of a body is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length(u64),
@@ -41,7 +41,7 @@ pub(crate) enum Framing {
 }
 
 impl Head {
-    /// Reads a head from the front of `bytes`; `None`: more bytes are needed. With the head comes its length.
+    /// Parses a head at the front of `bytes` and returns it with its length; `None`: more bytes are needed.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
@@ -160,7 +160,7 @@ pub(crate) struct Body {
     done: bool,
 }
 
-/// Where a chunked body stands. Numbers are bounded by `CHUNK_LINE_BYTES_MAX` and checked.
+/// The state of a chunked body. Its numbers are checked and bounded by `CHUNK_LINE_BYTES_MAX`.
 #[derive(Debug, Clone, Copy)]
 enum Chunk {
     Size { value: u64, digits: u32 },
@@ -197,8 +197,8 @@ impl Body {
         self.done
     }
 
-    /// Most raw bytes to read next, so that nothing behind the body is read: exact where the length
-    /// is known, `wish` otherwise.
+    /// The number of raw bytes to read next, so that no byte behind the body is read: exact where the length is known,
+    /// `wish` otherwise.
     pub(crate) fn want(&self, wish: u64) -> u64 {
         match self.framing {
             Framing::Length(length) => wish.min(length - self.received),
@@ -206,7 +206,7 @@ impl Body {
         }
     }
 
-    /// Takes raw bytes; `payload` gets each piece with its offset in the body and may refuse it.
+    /// Feeds raw bytes. `payload` gets each piece with its offset in the body and may refuse it.
     pub(crate) fn feed<E: From<String>>(
         &mut self,
         mut bytes: &[u8],
@@ -237,13 +237,13 @@ impl Body {
         Ok(())
     }
 
-    /// Counts payload bytes that were taken without being looked at; only for a body of known length.
+    /// Counts payload bytes that were dropped unread; only for a body of known length.
     pub(crate) fn skip(&mut self, bytes: u64) {
         assert!(matches!(self.framing, Framing::Length(length) if bytes <= length - self.received));
         self.advance(bytes);
     }
 
-    /// The connection ended: was that the body's end?
+    /// Handles the end of the connection. Fails if it is not the end of the body.
     pub(crate) fn end(&mut self) -> Result<(), String> {
         self.done |= self.framing == Framing::UntilClose;
         match (self.done, self.framing) {
@@ -272,7 +272,7 @@ impl Body {
         }
     }
 
-    /// One byte of chunked framing.
+    /// Handles one byte of chunked framing.
     fn step(&mut self, byte: u8) -> Result<(), String> {
         let wrong = |place: &str| Err(format!("byte 0x{byte:02x} in a chunk's {place}"));
         self.chunk = match (self.chunk, byte) {
@@ -282,7 +282,7 @@ impl Body {
                     .checked_mul(16)
                     .and_then(|value| value.checked_add(u64::from(digit)));
                 let value = value.ok_or("a chunk's size beyond 64 bits")?;
-                // Leading zeros could go on for ever without growing the value.
+                // Leading zeros could go on for ever without growing the value, so digits are counted.
                 if digits >= 32 {
                     return Err("a chunk's size of more than 32 digits".into());
                 }
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_end_where_their_framing_says() {
+    fn bodies_end_where_their_framing_ends() {
         for step in 1..40 {
             assert_eq!(
                 read(Framing::Length(5), b"hello", step),
@@ -462,9 +462,9 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing a server sends may panic or loop; how bytes are cut makes no difference.
+        /// No bytes from a server may panic or loop, and it makes no difference how they are cut into reads.
         #[test]
-        fn any_bytes_are_survived(raw in proptest::collection::vec(any::<u8>(), 0..300), step in 1usize..50) {
+        fn any_bytes_are_parsed_without_a_panic(raw in proptest::collection::vec(any::<u8>(), 0..300), step in 1usize..50) {
             let _ = Head::parse(&raw);
             prop_assert_eq!(read(Framing::Chunked, &raw, step).is_ok(), read(Framing::Chunked, &raw, 1000).is_ok());
         }

@@ -1,4 +1,4 @@
-//! Plays a plan: prepares, starts the event loops and the watch, waits, adds up.
+//! Plays a plan: prepares it, starts the event loops and the watcher, waits for them, and adds up the results.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -24,16 +24,16 @@ use crate::tally::{Counters, Tally};
 use crate::target::Target;
 use crate::watch::{Watcher, settle};
 
-/// How often [`run_with`]'s observer is called.
+/// The interval at which [`run_with`]'s observer is called.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How soon an early end is noticed.
+/// The interval at which the event loops check for an early end.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The run so far.
+/// The state of a running plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
-    /// Since the start.
+    /// Time since the start.
     pub elapsed: Duration,
     /// Connections open now.
     pub open: u64,
@@ -47,14 +47,14 @@ pub struct Progress {
     pub body_bytes: u64,
     /// Responses received to their end.
     pub completed: u64,
-    /// Clients that hold a connection without reading (at the end of the run: at the time it ended).
+    /// Clients that hold a connection without reading (after the run: at the moment it ended).
     pub holding: u64,
-    /// Samples taken of the server.
+    /// Samples of the server so far.
     pub samples: u64,
 }
 
-/// Plays `plan` to its end. Blocks for up to its duration and settling time; uses threads of its own,
-/// which inherit the caller's CPU affinity.
+/// Plays `plan` to its end. Blocks for up to its duration and settling time. Starts its own threads, which inherit the
+/// caller's CPU affinity.
 ///
 /// ```no_run
 /// use penstock_load::{Class, Group, Plan, run};
@@ -74,8 +74,8 @@ pub fn run(plan: &Plan) -> Result<Report, LoadError> {
     run_with(plan, |_| ControlFlow::Continue(()))
 }
 
-/// [`run`], with an observer that is called a few times a second and may end the run, and its settling
-/// time, early.
+/// As [`run`], with an observer that is called a few times a second and may end the run early, and with it the settling
+/// time.
 ///
 /// # Errors
 /// As for [`run`].
@@ -159,7 +159,7 @@ pub fn run_with(
     Ok(Report::new(plan, elapsed, tallies, server))
 }
 
-/// Tells the waiting thread that one event loop is done, however it ended.
+/// Signals the waiting thread on drop that one event loop has ended, for whatever reason.
 struct End(Arc<AtomicUsize>);
 
 impl Drop for End {
@@ -225,7 +225,7 @@ fn prepare(plan: &Plan, target: &Target) -> Result<Vec<Prepared>, LoadError> {
     Ok(prepared)
 }
 
-/// Asks for one byte of `path`: the answer tells the size, and that ranges are answered.
+/// Requests one byte of `path`. The response tells the object's size, and that the server supports ranges.
 fn probe(plan: &Plan, target: &Target, path: &str) -> Result<u64, LoadError> {
     let fail = |reason: String| LoadError::Probe {
         path: path.to_owned(),
@@ -267,7 +267,7 @@ fn probe(plan: &Plan, target: &Target, path: &str) -> Result<u64, LoadError> {
     }
 }
 
-/// One event loop with every `threads`th client.
+/// Runs one event loop, with every `threads`th client.
 fn work(shared: &Arc<Shared>, number: usize, start: Instant) -> std::io::Result<Vec<Tally>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let local = Rc::new(Local {
@@ -300,7 +300,7 @@ fn work(shared: &Arc<Shared>, number: usize, start: Instant) -> std::io::Result<
     }
     let deadline = start + shared.plan.duration;
     runtime.block_on(async {
-        // The end of the duration drops what is left, and its guards count it.
+        // At the end of the duration the remaining clients are dropped, and their guards count them.
         let mut clients = std::pin::pin!(clients);
         while Instant::now() < deadline && !shared.stop.load(Ordering::Relaxed) {
             let until = deadline.min(Instant::now() + STOP_INTERVAL);

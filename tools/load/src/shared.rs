@@ -1,4 +1,4 @@
-//! What clients share: the run, the group, and on each thread the counts and the buffers.
+//! State that clients share: the run, the group, and on each thread the counts and the buffers.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use crate::plan::{Group, Plan};
 use crate::tally::{Counters, Tally};
 use crate::target::Target;
 
-/// What all threads share.
+/// State that all threads share.
 pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) target: Target,
     pub(crate) sources: usize,
     pub(crate) groups: Vec<Prepared>,
     pub(crate) counters: Arc<Counters>,
-    /// Set once the run shall end before its duration is over.
+    /// Set when the run should end before its duration is over.
     pub(crate) stop: AtomicBool,
 }
 
-/// A group with what was found out about it before the start.
+/// A group, with the facts found out about it before the start.
 pub(crate) struct Prepared {
     pub(crate) group: Group,
     pub(crate) expected: Expected,
@@ -28,12 +28,12 @@ pub(crate) struct Prepared {
     pub(crate) size: u64,
 }
 
-/// What the clients of one thread share.
+/// State that the clients of one thread share.
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tallies: RefCell<Vec<Tally>>,
     pub(crate) scratch: RefCell<Scratch>,
-    /// Clients that panicked: a mistake of ours, which the event loop would swallow.
+    /// Clients that panicked. That is a bug in this tool, which the event loop would hide.
     pub(crate) panics: Cell<u64>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Scratch {
     pub(crate) compare: Vec<u8>,
 }
 
-/// One client's view of what is shared.
+/// One client's view of the shared state.
 #[derive(Clone, Copy)]
 pub(crate) struct Member<'a> {
     pub(crate) local: &'a Local,

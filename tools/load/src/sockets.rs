@@ -1,8 +1,7 @@
-//! Kernel memory of a server's sockets, asked from the kernel itself (`sock_diag`), as `ss -m` shows it.
+//! Kernel memory of a server's sockets, as the kernel reports it by `sock_diag` and `ss -m` shows it.
 //!
-//! Only sockets of the caller's network namespace are seen, and only what the kernel charges to a
-//! socket: queues and what is set aside for them. The socket structures (some 3 KiB per connection,
-//! slab memory) are not in it.
+//! It covers the sockets of the caller's network namespace, and the memory that the kernel charges to a socket: queues,
+//! and memory reserved for them. It does not cover the socket structures (some 3 KiB of slab memory per connection).
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,26 +22,26 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// Bytes of one answer; the kernel fills what it is offered, up to 32 KiB.
+/// Bytes of one response; the kernel fills the buffer, up to 32 KiB.
 const ANSWER_BYTES: usize = 64 * 1024;
-/// Most sockets taken from one dump: far more than one machine has.
+/// The largest number of sockets read from one dump: far more than one machine has.
 const SOCKETS_MAX: u64 = 4_000_000;
 
-/// Memory of some sockets, in bytes, summed.
+/// The memory of several sockets, in bytes, summed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct SocketMemory {
-    /// How many sockets, the listening ones and those not yet accepted included.
+    /// The number of sockets, including listening sockets and connections not yet accepted.
     pub sockets: u64,
-    /// How many of them are in state ESTABLISHED.
+    /// The number of sockets in state ESTABLISHED.
     pub established: u64,
     /// Received and not yet read (`sk_rmem_alloc`, r of `ss -m`).
     pub receive: u64,
     /// Queued to send: not yet sent or not yet acknowledged (`sk_wmem_queued`, w).
     pub send: u64,
-    /// On its way through lower layers (`sk_wmem_alloc`, t). TCP sends clones that share their data with the
-    /// send queue, so this is not added to the total.
+    /// In transit through lower layers (`sk_wmem_alloc`, t). TCP sends clones that share their data with the send
+    /// queue, so this is not added to the total.
     pub transmit: u64,
-    /// Set aside for the socket and not used (`sk_forward_alloc`, f).
+    /// Reserved for the socket and unused (`sk_forward_alloc`, f).
     pub forward: u64,
     /// Options (`sk_omem_alloc`, o).
     pub option: u64,
@@ -51,7 +50,7 @@ pub struct SocketMemory {
 }
 
 impl SocketMemory {
-    /// All of it but [`transmit`](Self::transmit), in bytes.
+    /// The sum in bytes, without [`transmit`](Self::transmit).
     pub fn total(&self) -> u64 {
         self.receive + self.send + self.forward + self.option + self.backlog
     }
@@ -63,19 +62,19 @@ impl SocketMemory {
             Nla::MemInfo(info) => Some(info),
             _ => None,
         });
-        // Half-open and TIME_WAIT connections have none.
+        // Half-open and TIME_WAIT connections have no memory info.
         let Some(info) = info else { return };
         self.receive += u64::from(info.receive_queue);
         self.send += u64::from(info.send_queue);
         self.transmit += u64::from(info.bottom_send_queues);
-        // Signed in the kernel, and for moments below zero.
+        // Signed in the kernel, and below zero for moments.
         self.forward += u64::try_from(info.cache.cast_signed()).unwrap_or(0);
         self.option += u64::from(info.options);
         self.backlog += u64::from(info.backlog_queue_length);
     }
 }
 
-/// A way to ask for the sockets of one local port.
+/// Requests the sockets of one local port from the kernel.
 #[derive(Debug)]
 pub(crate) struct SocketWatch {
     netlink: OwnedFd,
@@ -84,7 +83,7 @@ pub(crate) struct SocketWatch {
 }
 
 impl SocketWatch {
-    /// For the server that listens on `server`'s port of this machine.
+    /// A watch on the server that listens on `server`'s port of this machine.
     pub(crate) fn new(server: SocketAddr) -> io::Result<SocketWatch> {
         let netlink = socket(
             AddressFamily::Netlink,
@@ -92,7 +91,7 @@ impl SocketWatch {
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkSockDiag,
         )?;
-        // The kernel answers within the call; a bound all the same.
+        // The kernel answers within the call. The timeout is a safeguard.
         setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::new(5, 0))?;
         Ok(SocketWatch {
             netlink,
@@ -169,7 +168,7 @@ impl SocketWatch {
         )))
     }
 
-    /// A client's socket may by chance have the server's port number, at another address or as its peer.
+    /// A client's socket may by chance have the server's port number, at another address or as its peer's port.
     fn is_servers(&self, id: &SocketId) -> bool {
         let local = id.source_address.to_canonical();
         let listening = id.destination_port == 0;
@@ -188,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queued_bytes_are_seen_at_the_end_that_holds_them() {
+    fn queued_bytes_count_at_the_end_that_holds_them() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut watch = SocketWatch::new(address).unwrap();

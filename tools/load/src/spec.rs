@@ -1,4 +1,4 @@
-//! Groups from text: `COUNT[@RATE][,key=value...]`, as the command line takes them.
+//! Parses groups from text: `COUNT[@RATE][,key=value...]`, as on the command line.
 //!
 //! Keys: `name`, `rate`, `start` (a duration), `requests`, `path`, `range` and `take` (`LEN` or
 //! `MIN-MAX`), `keepalive` (`yes`/`no`), `rcvbuf` (a size or `auto`), `read` (`copy`/`discard`),
@@ -12,7 +12,7 @@ use crate::error::LoadError;
 use crate::plan::{ByteSpan, Class, Group, Reading, Verify};
 
 impl Group {
-    /// Reads a group of `class` from `spec`, for example `100@100KB/s,start=5s,range=1MiB-4MiB`.
+    /// Parses a group of `class` from `spec`, for example `100@100KB/s,start=5s,range=1MiB-4MiB`.
     /// Sizes take KB (1000), KiB (1024) and so on.
     pub fn parse(class: Class, spec: &str) -> Result<Group, LoadError> {
         let fail = |reason: String| LoadError::Group {
@@ -94,7 +94,7 @@ fn parse_span(value: &str) -> Result<ByteSpan, String> {
     }
 }
 
-/// Reads 64 hexadecimal digits.
+/// Parses 64 hexadecimal digits.
 pub(crate) fn parse_sha256(value: &str) -> Result<[u8; 32], String> {
     let wrong = || format!("{value:?} is not a SHA-256 in 64 hexadecimal digits");
     if value.len() != 64 || !value.is_ascii() {
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_read() {
+    fn groups_are_parsed() {
         let group = Group::parse(
             Class::Slow,
             "100@100KB/s,start=5s,range=1MiB-4MiB,requests=3,keepalive=no,rcvbuf=auto",
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_mistake() {
         for (spec, part) in [
             ("", "number of clients"),
             ("many", "\"many\""),

@@ -1,5 +1,5 @@
-//! Counting, per thread and group without locks; merged when the threads are done. Beside it the few
-//! numbers that others look at while the run goes on.
+//! Counts: one tally per thread and group, without locks, merged when the threads have ended; and a few counters that
+//! are read during the run.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,11 +8,11 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-/// What went wrong on one connection or with one response.
+/// The kind of a fault on one connection or in one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
-    /// Nobody listens.
+    /// No server listens.
     ConnectRefused,
     /// No connection within [`Plan::timeout`](crate::Plan::timeout).
     ConnectTimeout,
@@ -32,7 +32,7 @@ pub enum FaultKind {
     HeadBad,
     /// A status other than 200, 206 or 503.
     Status,
-    /// A range was asked and another part, or the whole, was sent.
+    /// A range was requested, and another range or the whole object was sent.
     Range,
     /// The body is framed wrongly, or its length is not the object's.
     Body,
@@ -45,7 +45,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// In words with dashes, as the reports have it.
+    /// The name in reports, in words with dashes.
     pub fn name(self) -> &'static str {
         match self {
             FaultKind::ConnectRefused => "connect-refused",
@@ -67,7 +67,7 @@ impl FaultKind {
     }
 }
 
-/// One fault: its kind for the count, and what happened, kept for the first of each kind.
+/// One fault: its kind, which is counted, and its details, which are kept for the first fault of each kind.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: FaultKind,
@@ -93,7 +93,7 @@ impl From<String> for Failure {
     }
 }
 
-/// What one thread saw of one group.
+/// One thread's counts of one group.
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub(crate) connects: u64,
@@ -116,13 +116,14 @@ pub(crate) struct Tally {
     pub(crate) connect_time: Histogram<u64>,
     pub(crate) first_byte_time: Histogram<u64>,
     pub(crate) total_time: Histogram<u64>,
-    /// When the group's first client started and when anything last happened.
+    /// The time of the group's first client's start, and of its last event.
     pub(crate) span: Option<(Instant, Instant)>,
 }
 
 impl Tally {
     pub(crate) fn new() -> Tally {
-        // Three digits; grows to the largest time seen. Only digits beyond 5 are refused.
+        // Three significant digits; the histogram grows to the largest time recorded. Only more than 5 digits are
+        // refused.
         let histogram = || Histogram::new(3).expect("three digits are allowed");
         Tally {
             connects: 0,
@@ -156,7 +157,7 @@ impl Tally {
             .0 += 1;
     }
 
-    /// Something happened: the group was active until `now`.
+    /// Notes an event: the group was active until `now`.
     pub(crate) fn touch(&mut self, now: Instant) {
         let (first, _) = self.span.unwrap_or((now, now));
         self.span = Some((first, now));
@@ -198,7 +199,7 @@ impl Tally {
     }
 }
 
-/// Records a time in microseconds. The histogram grows; `saturating_record` would not let it.
+/// Records a time in microseconds. The histogram grows; with `saturating_record` it would not.
 pub(crate) fn record(histogram: &mut Histogram<u64>, time: Duration) {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     histogram
@@ -206,7 +207,7 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, time: Duration) {
         .expect("a growing histogram takes every value");
 }
 
-/// Numbers of the run so far, for whoever watches it. They are statistics: no memory is ordered by them.
+/// Counters for the observer of a running plan. They are statistics: no other memory is ordered by them.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) open: AtomicU64,
@@ -215,7 +216,7 @@ pub(crate) struct Counters {
     pub(crate) faults: AtomicU64,
     pub(crate) body_bytes: AtomicU64,
     pub(crate) completed: AtomicU64,
-    /// Clients that hold a connection without reading, now.
+    /// Clients that now hold a connection without reading.
     pub(crate) holding: AtomicU64,
     pub(crate) samples: AtomicU64,
 }

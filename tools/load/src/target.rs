@@ -1,10 +1,10 @@
-//! Where the requests go: a URL taken apart, resolved once, and refused when it is another machine.
+//! The target: parses a URL, resolves its host once, and refuses other machines.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use crate::error::LoadError;
 
-/// The server and what is asked of it.
+/// The server and the path requested.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
@@ -30,7 +30,7 @@ impl Target {
         if authority.as_str().contains('@') {
             return Err(fail("a user name in it is not supported"));
         }
-        // authority.port() is None for a port it cannot read, too.
+        // authority.port() is None for an invalid port, too.
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => 80,
             Some(port) => port
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_taken_apart() {
+    fn urls_are_parsed() {
         let target = Target::parse("http://127.0.0.1:8080/a%20b?x=1", false).unwrap();
         assert_eq!(target.address, "127.0.0.1:8080".parse().unwrap());
         assert_eq!(
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn other_machines_are_refused_unless_meant() {
+    fn other_machines_are_refused_unless_allowed() {
         for url in [
             "http://192.0.2.1/",
             "http://[2001:db8::1]:81/x",
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_url_is_refused() {
+    fn other_urls_are_refused() {
         for url in [
             "",
             "x",

@@ -1,5 +1,5 @@
-//! Looks at a server from outside, again and again: resident memory and CPU time of its processes,
-//! kernel memory of its sockets.
+//! Samples a server from outside at intervals: resident memory and CPU time of its processes, and kernel memory of its
+//! sockets.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -15,25 +15,25 @@ use crate::sockets::{SocketMemory, SocketWatch};
 use crate::tally::Counters;
 use crate::target::Target;
 
-/// Most processes that are followed as descendants.
+/// The largest number of descendants that are followed.
 const PROCESSES_MAX: usize = 4096;
 
-/// One look. Sizes in bytes, times in seconds.
+/// One sample. Sizes in bytes, times in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Sample {
-    /// Since the start of the run.
+    /// Time since the start of the run.
     pub at: f64,
-    /// Resident memory (VmRSS), over the watched processes.
+    /// Resident memory (VmRSS), summed over the watched processes.
     pub resident: u64,
     /// Largest resident memory since each process started (VmHWM), summed.
     pub resident_most: u64,
     /// CPU time in user and kernel mode since each process started, summed.
     pub cpu: f64,
-    /// CPU time of everything on the machine, interrupts included, since boot.
+    /// CPU time of the whole machine, interrupts included, since boot.
     pub machine_cpu: f64,
     /// Memory of the server's sockets.
     pub sockets: SocketMemory,
-    /// TCP memory of the whole network namespace: both ends, where client and server share the machine.
+    /// TCP memory of the whole network namespace; of both ends if client and server share the machine.
     pub machine_tcp: u64,
     /// The generator's open connections.
     pub client_open: u64,
@@ -48,7 +48,7 @@ impl Sample {
     }
 }
 
-struct Eye {
+struct Sampler {
     watch: Watch,
     sockets: Option<SocketWatch>,
     counters: Arc<Counters>,
@@ -62,7 +62,8 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Takes the first sample before returning, so that what cannot be watched is known before clients start.
+    /// Takes the first sample before returning, so that a process that cannot be watched is noticed before clients
+    /// start.
     pub(crate) fn start(
         target: &Target,
         watch: &Watch,
@@ -74,31 +75,31 @@ impl Watcher {
         } else {
             None
         };
-        let mut eye = Eye {
+        let mut sampler = Sampler {
             watch: watch.clone(),
             sockets,
             counters: Arc::clone(counters),
             start,
         };
-        let mut samples = vec![eye.look()?];
+        let mut samples = vec![sampler.sample()?];
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
-                let interval = eye.watch.interval;
+                let interval = sampler.watch.interval;
                 let mut due = start + interval;
                 loop {
                     let wait = due.saturating_duration_since(Instant::now());
                     let ends =
                         !matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
-                    match eye.look() {
+                    match sampler.sample() {
                         Ok(sample) => samples.push(sample),
                         Err(error) => return (samples, Some(error.to_string())),
                     }
                     if ends {
                         return (samples, None);
                     }
-                    // Late samples are left out, not crowded.
+                    // Late samples are skipped rather than taken close together.
                     let now = Instant::now();
                     while due <= now {
                         due += interval;
@@ -108,9 +109,9 @@ impl Watcher {
         Ok(Watcher { stop, thread })
     }
 
-    /// One more sample, then all of them, and why they end early if they do.
+    /// Takes one more sample. Returns all samples, and why they end early if they do.
     pub(crate) fn stop(self) -> (Vec<Sample>, Option<String>) {
-        // A watcher that gave up has dropped its end.
+        // A watcher that gave up has dropped its end of the channel.
         let _ = self.stop.send(());
         self.thread
             .join()
@@ -118,8 +119,8 @@ impl Watcher {
     }
 }
 
-impl Eye {
-    fn look(&mut self) -> Result<Sample, LoadError> {
+impl Sampler {
+    fn sample(&mut self) -> Result<Sample, LoadError> {
         let mut sample = Sample {
             at: self.start.elapsed().as_secs_f64(),
             ..Sample::default()
@@ -145,7 +146,7 @@ impl Eye {
         }
         let mut next = 0;
         while self.watch.children && next < found.len() && found.len() < PROCESSES_MAX {
-            // Children come and go; one that is gone already is not watched.
+            // Children come and go; one that has ended is not watched.
             let tasks = found[next].tasks().into_iter().flatten().flatten();
             let children: Vec<u32> = tasks
                 .filter_map(|task| task.children().ok())
@@ -212,7 +213,7 @@ fn machine_tcp() -> u64 {
     pages.saturating_mul(procfs::page_size())
 }
 
-/// The longest time a plan's watch goes on after the clients.
+/// The plan's settling time: how long the watch continues after the clients.
 pub(crate) fn settle(watch: Option<&Watch>) -> Duration {
     watch.map_or(Duration::ZERO, |watch| watch.settle)
 }
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_seen() {
+    fn this_process_is_sampled() {
         let watcher = watcher(vec![std::process::id().cast_signed()]).unwrap();
         let mut ballast = vec![0u8; 32 << 20];
         ballast.fill(1);
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_cannot_be_watched() {
+    fn a_process_that_does_not_exist_cannot_be_watched() {
         // Process ids end at 2^22.
         assert!(matches!(
             watcher(vec![i32::MAX]),

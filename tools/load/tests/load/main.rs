@@ -1,5 +1,5 @@
-//! The load generator against a small server of known behaviour, on loopback. The server counts what
-//! it sees, so that the report is held against the other end's view.
+//! The load generator against a small server of known behaviour, on loopback. The server counts too, so that the report
+//! is compared with the other end's counts.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, TcpListener};
@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 mod server;
 
-use server::{BIG, Seen, Server, object};
+use server::{BIG, Counts, Server, object};
 
 fn play(plan: Plan) -> (Report, GroupReport) {
     let report = run(&plan).unwrap();
@@ -23,7 +23,7 @@ fn play(plan: Plan) -> (Report, GroupReport) {
     (report, group)
 }
 
-/// Plays until the run has come so far; time only bounds it.
+/// Plays until `enough` says so; the plan's duration is only a bound.
 fn play_until(plan: &Plan, mut enough: impl FnMut(&Progress) -> bool) -> Report {
     let end = |progress: &Progress| match enough(progress) {
         true => ControlFlow::Break(()),
@@ -76,8 +76,8 @@ fn fast_clients_get_whole_objects_over_kept_connections() {
             "the run ends when its requests are used up"
         );
     }
-    assert_eq!(Seen::get(&server.seen.connections), 6);
-    assert_eq!(Seen::get(&server.seen.whole_bodies), 30);
+    assert_eq!(Counts::get(&server.counts.connections), 6);
+    assert_eq!(Counts::get(&server.counts.whole_bodies), 30);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn random_ranges_are_seeded_and_compared_with_a_file() {
         no_faults(&group);
         assert_eq!((group.completed, group.statuses[&206]), (80, 80));
         assert_eq!(group.checked_bytes, group.body_bytes);
-        let mut heads = server.seen.heads.lock().unwrap().clone();
+        let mut heads = server.counts.heads.lock().unwrap().clone();
         heads
             .iter_mut()
             .for_each(|head| *head = head.replace(&server.address.to_string(), "HOST"));
@@ -115,7 +115,7 @@ fn random_ranges_are_seeded_and_compared_with_a_file() {
 }
 
 #[test]
-fn without_a_file_the_size_is_asked_of_the_server() {
+fn without_a_file_the_server_is_asked_for_the_size() {
     let server = Server::start();
     let mut plan = server.plan("/big");
     let range = Some(ByteSpan::exactly(1000));
@@ -207,17 +207,20 @@ fn stalled_clients_stop_reading_and_stay() {
     );
     // The head's read takes up to 1 KiB, of which some is the head.
     assert!(group.body_bytes < 20 * 1024, "{}", group.body_bytes);
-    let seen = Arc::clone(&server.seen);
+    let counts = Arc::clone(&server.counts);
     drop(server);
     assert_eq!(
-        (Seen::get(&seen.whole_bodies), Seen::get(&seen.cut_bodies)),
+        (
+            Counts::get(&counts.whole_bodies),
+            Counts::get(&counts.cut_bodies)
+        ),
         (0, 20)
     );
-    assert!(Seen::get(&seen.sent_most) < BIG as u64);
+    assert!(Counts::get(&counts.sent_most) < BIG as u64);
 }
 
 #[test]
-fn stalled_clients_can_take_some_first() {
+fn stalled_clients_can_read_some_bytes_first() {
     let server = Server::start();
     let mut plan = server.plan("/big");
     let take = ByteSpan::exactly(300_000);
@@ -295,10 +298,13 @@ fn aborting_clients_abort_where_they_should() {
         "{}",
         group.body_bytes
     );
-    let seen = Arc::clone(&server.seen);
+    let counts = Arc::clone(&server.counts);
     drop(server);
     assert_eq!(
-        (Seen::get(&seen.cut_bodies), Seen::get(&seen.whole_bodies)),
+        (
+            Counts::get(&counts.cut_bodies),
+            Counts::get(&counts.whole_bodies)
+        ),
         (40, 0)
     );
 }
@@ -327,11 +333,11 @@ fn short_and_connecting_clients_use_a_connection_each_time() {
     no_faults(connect);
     assert_eq!((short.connects, short.completed), (100, 100));
     assert_eq!((connect.connects, connect.requests), (40, 0));
-    let seen = Arc::clone(&server.seen);
+    let counts = Arc::clone(&server.counts);
     drop(server);
-    assert_eq!(Seen::get(&seen.requests), 100);
-    // A connection that was reset before accept() may never be seen by the server.
-    assert!((100..=140).contains(&Seen::get(&seen.connections)));
+    assert_eq!(Counts::get(&counts.requests), 100);
+    // A connection that was reset before accept() may never be counts by the server.
+    assert!((100..=140).contains(&Counts::get(&counts.connections)));
 }
 
 #[test]
@@ -360,7 +366,7 @@ fn idle_and_dripping_clients() {
 }
 
 #[test]
-fn refusals_are_counted_apart_and_obeyed() {
+fn refusals_are_counted_apart_and_retried_later() {
     let server = Server::start();
     let mut plan = server.plan("/busy");
     plan.groups = vec![Group {
@@ -460,7 +466,7 @@ fn clients_come_from_several_addresses() {
         .iter()
         .map(|ip| ip.parse().unwrap())
         .collect();
-    assert_eq!(*server.seen.peers.lock().unwrap(), peers);
+    assert_eq!(*server.counts.peers.lock().unwrap(), peers);
 }
 
 #[test]
@@ -475,7 +481,7 @@ fn paths_and_header_lines_are_sent() {
     plan.headers = vec![("X-Test".into(), "yes".into())];
     let (_, group) = play(plan);
     assert_eq!(group.completed, 40);
-    let heads = server.seen.heads.lock().unwrap();
+    let heads = server.counts.heads.lock().unwrap();
     let paths: HashSet<&str> = heads
         .iter()
         .map(|head| head.split(' ').nth(1).unwrap())
@@ -495,7 +501,7 @@ fn paths_and_header_lines_are_sent() {
 }
 
 #[test]
-fn the_watch_sees_memory_at_the_server_and_the_report_is_written() {
+fn the_servers_memory_is_sampled_and_the_report_is_written() {
     let server = Server::start();
     let mut plan = server.plan("/big");
     plan.groups = vec![Group {

@@ -1,4 +1,4 @@
-//! A small HTTP server of known behaviour that counts what it sees.
+//! A small HTTP server of known behaviour that counts connections, requests and bytes.
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -13,18 +13,18 @@ use penstock_load::Plan;
 pub(crate) const BIG: usize = 8 << 20;
 
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(crate) struct Counts {
     pub(crate) connections: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) whole_bodies: AtomicU64,
     pub(crate) cut_bodies: AtomicU64,
-    /// Most body bytes that went into the socket of one unfinished response so far.
+    /// The most body bytes that went into the socket of one unfinished response so far.
     pub(crate) sent_most: AtomicU64,
     pub(crate) peers: Mutex<HashSet<IpAddr>>,
     pub(crate) heads: Mutex<Vec<String>>,
 }
 
-impl Seen {
+impl Counts {
     pub(crate) fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::SeqCst)
     }
@@ -34,7 +34,7 @@ impl Seen {
 /// `/garbage`, `/flipped` (one wrong byte), `/close-idle` (closes after the answer without saying so).
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    pub(crate) seen: Arc<Seen>,
+    pub(crate) counts: Arc<Counts>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,9 +48,12 @@ impl Server {
     pub(crate) fn start() -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (seen, stop) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+        let (counts, stop) = (
+            Arc::new(Counts::default()),
+            Arc::new(AtomicBool::new(false)),
+        );
         let big = Arc::new(object());
-        let (its_seen, its_stop) = (Arc::clone(&seen), Arc::clone(&stop));
+        let (its_seen, its_stop) = (Arc::clone(&counts), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             let mut connections = Vec::new();
             while let Ok((stream, peer)) = listener.accept() {
@@ -59,10 +62,10 @@ impl Server {
                 }
                 its_seen.connections.fetch_add(1, Ordering::SeqCst);
                 its_seen.peers.lock().unwrap().insert(peer.ip());
-                let (seen, big) = (Arc::clone(&its_seen), Arc::clone(&big));
+                let (counts, big) = (Arc::clone(&its_seen), Arc::clone(&big));
                 connections.push(std::thread::spawn(move || {
-                    // Clients that go away are what is tested.
-                    let _ = serve(stream, &seen, &big);
+                    // Some tests have clients that go away, so errors are expected.
+                    let _ = serve(stream, &counts, &big);
                 }));
             }
             for connection in connections {
@@ -71,7 +74,7 @@ impl Server {
         });
         Server {
             address,
-            seen,
+            counts,
             stop,
             thread: Some(thread),
         }
@@ -87,8 +90,8 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// Ends the accepting thread and waits until every connection has ended: a client that stays would hang
-    /// the test.
+    /// Ends the accepting thread, then waits until every connection has ended. A client that stayed would hang the
+    /// test.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
@@ -111,11 +114,11 @@ fn read_head(stream: &mut TcpStream) -> io::Result<Option<String>> {
     Ok(Some(String::from_utf8(head).unwrap()))
 }
 
-fn serve(mut stream: TcpStream, seen: &Seen, big: &[u8]) -> io::Result<()> {
+fn serve(mut stream: TcpStream, counts: &Counts, big: &[u8]) -> io::Result<()> {
     stream.set_nodelay(true)?;
     while let Some(head) = read_head(&mut stream)? {
-        seen.requests.fetch_add(1, Ordering::SeqCst);
-        seen.heads.lock().unwrap().push(head.clone());
+        counts.requests.fetch_add(1, Ordering::SeqCst);
+        counts.heads.lock().unwrap().push(head.clone());
         let path = head.split(' ').nth(1).unwrap();
         let range = head
             .lines()
@@ -127,17 +130,17 @@ fn serve(mut stream: TcpStream, seen: &Seen, big: &[u8]) -> io::Result<()> {
                 let fields = format!("Content-Range: bytes {first}-{last}/{}\r\n", big.len());
                 respond(
                     &mut stream,
-                    seen,
+                    counts,
                     "206 Partial",
                     &fields,
                     &big[first..=last],
                 )?;
             }
-            "/big" => respond(&mut stream, seen, "200 OK", "", big)?,
+            "/big" => respond(&mut stream, counts, "200 OK", "", big)?,
             "/flipped" => {
                 let mut wrong = big.to_vec();
                 wrong[BIG - 5] ^= 0x10;
-                respond(&mut stream, seen, "200 OK", "", &wrong)?;
+                respond(&mut stream, counts, "200 OK", "", &wrong)?;
             }
             "/chunked" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
@@ -147,16 +150,16 @@ fn serve(mut stream: TcpStream, seen: &Seen, big: &[u8]) -> io::Result<()> {
                     stream.write_all(b"\r\n")?;
                 }
                 stream.write_all(b"0\r\n\r\n")?;
-                seen.whole_bodies.fetch_add(1, Ordering::SeqCst);
+                counts.whole_bodies.fetch_add(1, Ordering::SeqCst);
             }
             "/busy" => respond(
                 &mut stream,
-                seen,
+                counts,
                 "503 Busy",
                 "Retry-After: 3\r\n",
                 b"busy\n",
             )?,
-            "/missing" => respond(&mut stream, seen, "404 Missing", "", b"missing\n")?,
+            "/missing" => respond(&mut stream, counts, "404 Missing", "", b"missing\n")?,
             "/short" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")?;
                 return Ok(());
@@ -166,10 +169,10 @@ fn serve(mut stream: TcpStream, seen: &Seen, big: &[u8]) -> io::Result<()> {
                 return Ok(());
             }
             "/close-idle" => {
-                respond(&mut stream, seen, "200 OK", "", b"bye")?;
+                respond(&mut stream, counts, "200 OK", "", b"bye")?;
                 return Ok(());
             }
-            _ => respond(&mut stream, seen, "200 OK", "", b"small object")?,
+            _ => respond(&mut stream, counts, "200 OK", "", b"small object")?,
         }
         if head.contains("Connection: close") {
             return Ok(());
@@ -180,7 +183,7 @@ fn serve(mut stream: TcpStream, seen: &Seen, big: &[u8]) -> io::Result<()> {
 
 fn respond(
     stream: &mut TcpStream,
-    seen: &Seen,
+    counts: &Counts,
     status: &str,
     fields: &str,
     body: &[u8],
@@ -195,12 +198,12 @@ fn respond(
         match stream.write(&body[sent..]) {
             Ok(bytes) => sent += bytes,
             Err(error) => {
-                seen.cut_bodies.fetch_add(1, Ordering::SeqCst);
+                counts.cut_bodies.fetch_add(1, Ordering::SeqCst);
                 return Err(error);
             }
         }
-        seen.sent_most.fetch_max(sent as u64, Ordering::SeqCst);
+        counts.sent_most.fetch_max(sent as u64, Ordering::SeqCst);
     }
-    seen.whole_bodies.fetch_add(1, Ordering::SeqCst);
+    counts.whole_bodies.fetch_add(1, Ordering::SeqCst);
     Ok(())
 }
