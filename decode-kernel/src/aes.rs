@@ -1,7 +1,7 @@
 //! AES-128 in counter mode (FIPS 197, NIST SP 800-38A section 6.5), from any byte on.
 //!
-//! The keystream is one for a whole file: block number i of it is the encryption of i, written as
-//! 16 bytes, big-endian. So any range of a file can be decrypted, or encrypted, by itself.
+//! A whole file has one keystream. Its block number i is the encryption of i, written as 16 bytes,
+//! big-endian. So any range of a file can be decrypted, or encrypted, by itself.
 
 use crate::arch::{AesKernel, Cipher};
 
@@ -17,7 +17,7 @@ const BLOCK_BYTES: usize = 16;
 /// let mut text = *b"flow, and be measured";
 /// cipher.apply(1000, &mut text);
 /// assert_ne!(&text, b"flow, and be measured");
-/// // Any part of it comes back from where it lies.
+/// // Any part can be decrypted by itself, from its offset on.
 /// cipher.apply(1006, &mut text[6..]);
 /// assert_eq!(&text[6..], b"and be measured");
 /// ```
@@ -29,13 +29,13 @@ impl Aes128Ctr {
         Aes128Ctr::with_kernel(key, AesKernel::chosen())
     }
 
-    /// The same, by a given kernel.
+    /// As [`Aes128Ctr::new`], with a kernel of the caller's choice.
     pub fn with_kernel(key: &[u8; 16], kernel: AesKernel) -> Aes128Ctr {
         Aes128Ctr(Cipher::new(kernel, key))
     }
 
-    /// Decrypts (or encrypts, which is the same) `data` in place: bytes of the file from byte
-    /// `offset` on. Past byte 2^64 it goes on as the counter does, which has 128 bits.
+    /// Decrypts (or encrypts, which is the same operation) `data` in place; `data` starts at byte
+    /// `offset` of the file. The counter has 128 bits, so it continues past byte 2^64.
     pub fn apply(&self, offset: u64, data: &mut [u8]) {
         let mut number = offset / BLOCK_BYTES as u64;
         let skip = (offset % BLOCK_BYTES as u64) as usize;
@@ -54,7 +54,7 @@ impl Aes128Ctr {
     }
 }
 
-/// Shows nothing of the key.
+/// Does not show the key.
 impl std::fmt::Debug for Aes128Ctr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Aes128Ctr").finish_non_exhaustive()

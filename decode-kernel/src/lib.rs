@@ -1,13 +1,15 @@
-//! Erasure codes for Penstock: bytes in, bytes out. No I/O, no threads, and no allocation per call
-//! once an erasure pattern has been seen; all buffers are the caller's.
+//! Erasure codes, share formats, hashes and ciphers for Penstock: bytes in, bytes out. No I/O and
+//! no threads; all buffers are the caller's. A call allocates nothing if its erasure pattern was
+//! used before.
 //!
 //! An object is cut into segments, a segment into `k` data blocks, and the code adds `n - k` parity
-//! blocks. Any `k` of the `n` shares give back any byte range of any other share from the same
-//! range of the `k`, so only what is missing, and only the range that is wanted, is ever computed.
+//! blocks. From any byte range of any `k` of the `n` shares, the same range of any other share can
+//! be computed. So only missing bytes are computed, and only in the range that is needed.
 //!
 //! - [`code`]: the two codes, `rs8` (GF(2^8), zfec's code) and `rs16` (GF(2^16), wide), behind one
 //!   [`code::Coder`].
-//! - [`arch`]: the arithmetic of all these, one back-end per instruction set, one chooser.
+//! - [`arch`]: the arithmetic of all these, one back-end per instruction set, and the choice among
+//! them.
 //! - [`share`]: the share format: header, geometry, leaf checksums, names.
 //! - [`tahoe`]: the format of Tahoe-LAFS immutable files: caps, shares, hash trees.
 //! - [`sha256`], [`aes`]: what that format hashes and encrypts with: SHA-256d of many blocks in

@@ -1,21 +1,21 @@
 //! SHA-256 (FIPS 180-4), applied twice, of several messages at once.
 //!
-//! A Tahoe-LAFS segment is verified by one SHA-256d per block, over blocks of equal length: so k
-//! computations run in lockstep ([`Lanes`]), a lane each, fed part by part as bytes arrive. What is
-//! held is 100 bytes per lane, however long the messages.
+//! Verifying a Tahoe-LAFS segment takes one SHA-256d per block, and the blocks have the same
+//! length. So k computations run in lockstep ([`Lanes`]), one in each lane, fed part by part as
+//! bytes arrive. A lane holds 100 bytes, whatever the length of its message.
 //!
 //! This module pads and counts; [`crate::arch`] compresses.
 
 use crate::arch::ShaKernel;
 use crate::arch::sha::{BLOCK_BYTES, Block, State};
 
-/// What SHA-256 gives: 32 bytes, in the order in which they are written.
+/// A SHA-256 hash: 32 bytes, in the order in which they are written.
 pub type Hash = [u8; 32];
 
-/// The most lanes that a [`Lanes`] has: as many shares as an object can have.
+/// The most lanes of a [`Lanes`]: as many as a Tahoe-LAFS file can have shares.
 pub const LANES_MAX: usize = 256;
 
-/// Where the length of the message begins in its last block (section 5.1.1).
+/// The offset of the message's length in its last block (section 5.1.1).
 const LENGTH_AT: usize = 56;
 
 /// The state before the first block (section 5.3.3).
@@ -63,7 +63,7 @@ pub fn sha256d(parts: &[&[u8]]) -> Hash {
 /// ```
 pub struct Lanes {
     kernel: ShaKernel,
-    /// As many as there is room for, of which the first `lanes` are in use.
+    /// One for each lane there is room for; the first `lanes` are in use.
     states: Box<[State]>,
     /// Per lane, the bytes since the last whole block.
     tails: Box<[Block]>,
@@ -73,7 +73,8 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Room for this many lanes, all in use, their messages empty. The only call that allocates.
+    /// Makes room for this many lanes, all in use with empty messages. The only call that
+    /// allocates.
     ///
     /// # Panics
     ///
@@ -82,7 +83,7 @@ impl Lanes {
         Lanes::with_kernel(lanes, ShaKernel::chosen())
     }
 
-    /// The same, by a given kernel.
+    /// As [`Lanes::new`], with a kernel of the caller's choice.
     ///
     /// # Panics
     ///
@@ -101,7 +102,7 @@ impl Lanes {
         }
     }
 
-    /// How many lanes are in use.
+    /// The number of lanes in use.
     pub fn lanes(&self) -> usize {
         self.lanes
     }
@@ -111,8 +112,8 @@ impl Lanes {
         size_of_val::<[State]>(&self.states) + size_of_val::<[Block]>(&self.tails)
     }
 
-    /// Begins new messages in the first `lanes` lanes, all starting with `prefix`; what was fed
-    /// before is forgotten.
+    /// Starts new messages in the first `lanes` lanes, all beginning with `prefix`. Earlier input
+    /// is discarded.
     ///
     /// # Panics
     ///
@@ -123,7 +124,7 @@ impl Lanes {
             (1..=room).contains(&lanes),
             "{lanes} lanes, with room for {room}"
         );
-        // The prefix goes through one lane only, and the others take over where that one stands.
+        // Only one lane hashes the prefix, and the others copy its state.
         self.lanes = 1;
         self.length = 0;
         self.states[0] = INITIAL;
@@ -134,7 +135,7 @@ impl Lanes {
         self.tails[1..lanes].fill(tail);
     }
 
-    /// Goes on with each lane's message: `inputs` are its next bytes, of any length and alignment.
+    /// Appends to each lane's message: `inputs` are its next bytes, of any length and alignment.
     ///
     /// # Panics
     ///
@@ -149,7 +150,8 @@ impl Lanes {
         self.messages().update(len, |lane| inputs[lane]);
     }
 
-    /// Ends the messages: `out` are their hashes. Then all lanes in use begin anew, empty.
+    /// Ends the messages and writes their hashes to `out`. Then all lanes in use start again with
+    /// empty messages.
     ///
     /// # Panics
     ///
@@ -169,7 +171,7 @@ impl Lanes {
     }
 }
 
-/// Messages of equal length so far, wherever their states are kept.
+/// Unfinished messages of equal length, wherever their states are stored.
 struct Messages<'a> {
     kernel: ShaKernel,
     states: &'a mut [State],
@@ -178,12 +180,12 @@ struct Messages<'a> {
 }
 
 impl Messages<'_> {
-    /// How much of the tails is in use: always less than a block.
+    /// The number of bytes in the tails: always less than a block.
     fn fill(&self) -> usize {
         (*self.length % BLOCK_BYTES as u64) as usize
     }
 
-    /// Goes on with `len` bytes of each lane.
+    /// Appends `len` bytes to each lane's message.
     fn update<'i>(&mut self, len: usize, input: impl Fn(usize) -> &'i [u8]) {
         let (fill, mut at) = (self.fill(), 0);
         *self.length += len as u64;
@@ -211,7 +213,7 @@ impl Messages<'_> {
             .compress(self.states, |lane| std::slice::from_ref(&tails[lane]));
     }
 
-    /// Ends the messages, hashes their hashes, and begins anew.
+    /// Ends the messages, hashes their hashes, and starts again.
     fn finish(&mut self, out: &mut [Hash]) {
         let fill = self.fill();
         let bits = *self.length * 8;

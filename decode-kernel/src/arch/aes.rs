@@ -8,7 +8,7 @@ use ctr::{Ctr128BE, CtrCore};
 
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{aes_ni::AesNi, aes_ni::RoundKeys, aes_vaes::Vaes};
-use super::{Company, Kernel};
+use super::{Instructions, Kernel};
 
 /// A back-end for AES-128 that this CPU can run.
 #[derive(Clone, Copy)]
@@ -31,20 +31,21 @@ impl AesKernel {
         names.into_iter().filter_map(AesKernel::detect)
     }
 
-    /// The fastest of what goes with `kernel`: no wider instructions (see [`ShaKernel::with`]).
+    /// The fastest back-end that uses no wider instructions than `kernel` (see
+    /// [`ShaKernel::with`]).
     ///
     /// [`ShaKernel::with`]: super::ShaKernel::with
     pub fn with(kernel: Kernel) -> AesKernel {
-        let names: &[&str] = match kernel.company() {
-            Company::Any => &["vaes-512", "aes-ni"],
-            Company::Avx2 => &["aes-ni"],
-            Company::Portable => &[],
+        let names: &[&str] = match kernel.instructions() {
+            Instructions::Any => &["vaes-512", "aes-ni"],
+            Instructions::Avx2 => &["aes-ni"],
+            Instructions::Portable => &[],
         };
         let best = names.iter().find_map(|name| AesKernel::detect(name));
         best.unwrap_or(AesKernel(Backend::Portable))
     }
 
-    /// The one of this process: it goes with [`Kernel::chosen`].
+    /// The back-end of this process, chosen along with [`Kernel::chosen`].
     pub fn chosen() -> AesKernel {
         static CHOSEN: OnceLock<AesKernel> = OnceLock::new();
         *CHOSEN.get_or_init(|| AesKernel::with(Kernel::chosen()))
@@ -80,7 +81,7 @@ impl std::fmt::Debug for AesKernel {
     }
 }
 
-/// A key in the form its back-end wants, together with the back-end. Dropped, it is overwritten.
+/// A key in the form that its back-end needs, with the back-end. It is overwritten when dropped.
 pub(crate) struct Cipher(Keys);
 
 enum Keys {

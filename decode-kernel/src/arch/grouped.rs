@@ -2,15 +2,16 @@
 
 use std::ops::Range;
 
-/// Inputs this much long, all together, stay in the first-level cache between groups of outputs.
-/// Half of the smallest (32 KiB) leaves room for outputs and tables.
+/// Inputs of this total length stay in the first-level cache between groups of outputs. Half of the
+/// smallest such cache (32 KiB) leaves room for outputs and tables.
 const TILE_BYTES: usize = 16 * 1024;
 
 /// Tiles are multiples of this, so that only the last one ends in part of a vector.
 const TILE_UNIT: usize = 512;
 
-/// One entry per coefficient. Outputs are taken in groups whose sums fit in registers together;
-/// group after group, input after input, lie the entries of a group's outputs.
+/// One entry per coefficient. Outputs form groups whose sums fit in registers together. The entries
+/// are stored group after group, and within a group input after input, one entry for each output of
+/// the group.
 pub(super) struct Grouped<T> {
     entries: Box<[T]>,
     inputs: usize,
@@ -20,11 +21,11 @@ pub(super) struct Grouped<T> {
     ones: bool,
 }
 
-/// What to do next: add up these bytes of all inputs for these outputs.
+/// The next step of work: sum up these bytes of all inputs for these outputs.
 pub(super) struct Step<'a, T> {
     pub(super) bytes: Range<usize>,
     pub(super) outputs: Range<usize>,
-    /// Input by input, an entry for each of these outputs.
+    /// Input by input, one entry for each of these outputs.
     pub(super) entries: &'a [T],
 }
 
@@ -63,7 +64,7 @@ impl<T> Grouped<T> {
         grouped
     }
 
-    /// Whether every coefficient is 1. (NEON has no path of its own for that.)
+    /// Whether every coefficient is 1. (NEON has no separate code for that.)
     #[cfg_attr(target_arch = "aarch64", expect(dead_code))]
     pub(super) fn ones(&self) -> bool {
         self.ones
@@ -78,8 +79,8 @@ impl<T> Grouped<T> {
         group * self.outputs / self.groups..(group + 1) * self.outputs / self.groups
     }
 
-    /// The steps that cover `len` bytes of all outputs. Where there are several groups, they take
-    /// turns on tiles short enough that the inputs are read from memory once.
+    /// The steps that cover `len` bytes of all outputs. With several groups, the groups take turns
+    /// on tiles, which are short enough that the inputs are read from memory once.
     pub(super) fn steps(&self, len: usize) -> impl Iterator<Item = Step<'_, T>> {
         let tile = match self.groups {
             1 => len.max(1),

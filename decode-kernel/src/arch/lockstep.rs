@@ -1,5 +1,5 @@
-//! SHA-256's rounds on many messages at once, over a small trait that each SIMD back-end implements:
-//! word number i of every message lies in one register, a lane each.
+//! SHA-256's rounds on many messages at once, over a small trait that each SIMD back-end implements. A register holds
+//! word number i of every message, one message in each lane.
 
 #![allow(unsafe_code)]
 
@@ -27,7 +27,7 @@ pub(super) unsafe trait Words: Copy {
     unsafe fn xor3(self, b: Self, c: Self) -> Self;
     /// Ch (FIPS 180-4, section 4.1.2): bits of `f` where `self` has ones, of `g` where it has zeros.
     unsafe fn choose(self, f: Self, g: Self) -> Self;
-    /// Maj: what at least two of three bits are.
+    /// Maj: each bit has the value of at least two of the three bits.
     unsafe fn majority(self, b: Self, c: Self) -> Self;
     /// Rotates right by R; L is 32 - R.
     unsafe fn rotate<const R: i32, const L: i32>(self) -> Self;
@@ -38,8 +38,8 @@ pub(super) unsafe trait Words: Copy {
 /// The most lanes of any [`Words`].
 const LANES_MAX: usize = 16;
 
-/// Compresses the same number of blocks into each state. There may be fewer states than lanes; the
-/// lanes left over repeat the last message.
+/// Compresses the same number of blocks into each state. There may be fewer states than lanes; the spare lanes repeat
+/// the last message.
 ///
 /// # Safety
 ///

@@ -1,12 +1,12 @@
-//! The arithmetic of `rs8` on whole slices: one back-end per instruction set, one chooser. Beside it,
-//! in the same style, what Tahoe-LAFS needs: [`ShaKernel`] and [`AesKernel`].
+//! The arithmetic of `rs8` on whole slices: one back-end per instruction set, and the code that chooses one. Beside it,
+//! in the same style, the hash and the cipher of Tahoe-LAFS: [`ShaKernel`] and [`AesKernel`].
 //!
-//! A [`Kernel`] is a back-end this CPU has; there is no other way to get one, so a kernel at hand
-//! is a proof that its instructions exist. [`Products`] is a matrix of GF(2^8) coefficients laid
-//! out for a kernel, and applies it: each output is the sum of the inputs times their coefficients.
+//! A [`Kernel`] is a back-end that this CPU can run. A value is made only after its instructions were detected, so
+//! holding one proves that they exist. [`Products`] is a matrix of GF(2^8) coefficients laid out for a kernel. It
+//! applies the matrix: each output is the sum of the inputs times their coefficients.
 //!
-//! The environment variable `PENSTOCK_KERNEL` overrides the choice, for tests and comparisons;
-//! hashes and ciphers then use nothing wider either.
+//! The environment variable `PENSTOCK_KERNEL` overrides the choice, for tests and comparisons. Hashes and ciphers then
+//! use no wider instructions either.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -21,7 +21,7 @@ pub(crate) mod sha;
 mod tables;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
-// Where no kernel has code for GF(2^16), nothing reaches the rest of that module.
+// Where no kernel has code for GF(2^16), the rest of that module is unused.
 #[cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
     allow(dead_code, unreachable_code, unused_variables)
@@ -67,7 +67,7 @@ enum Backend {
     Portable,
 }
 
-/// Why a named kernel can't be had.
+/// Why a named kernel cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     /// No kernel has this name.
@@ -104,7 +104,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When there's none of that name, or this CPU can't run it; the message lists what there is.
+    /// If no kernel has that name, or this CPU cannot run it; the message lists the kernels that it can run.
     pub fn named(name: &str) -> Result<Kernel, KernelError> {
         if !NAMES.contains(&name) {
             return Err(KernelError::Unknown {
@@ -133,8 +133,8 @@ impl Kernel {
         }
     }
 
-    /// The kernel of this process: [`Kernel::requested`], asked once. If that fails, the best is
-    /// taken and standard error says so, once.
+    /// The kernel of this process: [`Kernel::requested`], evaluated once. If that fails, the best kernel is used, and a
+    /// message on standard error says so, once.
     pub fn chosen() -> Kernel {
         static CHOSEN: OnceLock<Kernel> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
@@ -164,15 +164,15 @@ impl Kernel {
         }
     }
 
-    /// What may be used beside it for other arithmetic.
-    fn company(self) -> Company {
-        // What the best lacks says nothing of what else there is: AVX-512 is older than GFNI.
+    /// The instructions that other arithmetic may use beside this kernel.
+    fn instructions(self) -> Instructions {
+        // The best kernel may lack instructions that other arithmetic can use: AVX-512 is older than GFNI.
         if self.name() == Kernel::best().name() {
-            return Company::Any;
+            return Instructions::Any;
         }
         match self.name() {
-            "avx2-gfni" | "avx2" => Company::Avx2,
-            _ => Company::Portable,
+            "avx2-gfni" | "avx2" => Instructions::Avx2,
+            _ => Instructions::Portable,
         }
     }
 
@@ -205,14 +205,14 @@ impl std::fmt::Debug for Kernel {
     }
 }
 
-/// What back-ends for other arithmetic may use, so that a kernel named for tests and comparisons
-/// stands for a CPU that has no more.
-enum Company {
-    /// Everything the CPU has.
+/// The instructions that back-ends for other arithmetic may use. A kernel named for tests and comparisons stands for a
+/// CPU that has nothing wider.
+enum Instructions {
+    /// Everything that the CPU has.
     Any,
-    /// What CPUs with AVX2 have, and nothing wider.
+    /// AVX2, as CPUs with AVX2 have it, and nothing wider.
     Avx2,
-    /// The crates alone.
+    /// Only the crates.
     Portable,
 }
 
@@ -223,7 +223,7 @@ pub struct Products {
     layout: Layout,
 }
 
-/// The coefficients in the form each kernel wants, together with the kernel.
+/// The coefficients in the form that each kernel needs, with the kernel.
 enum Layout {
     #[cfg(target_arch = "x86_64")]
     Avx512Gfni(Avx512Gfni, Grouped<u64>),
@@ -296,7 +296,7 @@ impl Products {
         }
     }
 
-    /// The most that [`Products::bytes`] can be for matrices of up to this size, of any kernel.
+    /// The largest value of [`Products::bytes`] for matrices of up to this size, of any kernel.
     pub fn bytes_max(inputs: usize, outputs: usize) -> usize {
         // Nibble tables take 32 bytes per coefficient; bit lists up to 8, and 64 per output.
         outputs * (32 * inputs + 64)
@@ -308,7 +308,7 @@ impl Products {
     ///
     /// Unless there are as many slices as the matrix has columns and rows, all of one length.
     pub fn apply(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
-        // The back-ends' unsafe code rests on these.
+        // The back-ends' unsafe code relies on these checks.
         assert_eq!(inputs.len(), self.inputs, "inputs");
         assert_eq!(outputs.len(), self.outputs, "outputs");
         let len = inputs[0].len();

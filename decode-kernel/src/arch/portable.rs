@@ -12,12 +12,12 @@
 
 use crate::field::gf8::POLYNOMIAL_LOW;
 
-/// Bytes summed at once: as much as the smallest vector register files hold.
+/// Bytes summed at once: as many as the smallest vector register files hold.
 const BLOCK_BYTES: usize = 128;
 
 /// For each output and each bit of its coefficients, from the highest, the inputs that have it.
 pub(super) struct BitLists {
-    /// Where each list ends in `members`: per output, bit 7 first.
+    /// The end of each list in `members`: per output, bit 7 first.
     ends: Box<[[usize; 8]]>,
     /// Input numbers (there are at most 256).
     members: Box<[u8]>,
@@ -49,7 +49,7 @@ impl BitLists {
 /// Applies the lists; inputs and outputs are of one length.
 pub(super) fn apply(lists: &BitLists, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
     let len = inputs[0].len();
-    // Block by block, so that the inputs' blocks stay in the cache for all outputs.
+    // The work goes block by block, so that the inputs' blocks stay in the cache for all outputs.
     for from in (0..len).step_by(BLOCK_BYTES) {
         let to = len.min(from + BLOCK_BYTES);
         let mut start = 0;
@@ -67,7 +67,8 @@ pub(super) fn apply(lists: &BitLists, inputs: &[&[u8]], outputs: &mut [&mut [u8]
     }
 }
 
-/// Doubles each byte of the block. (The first of eight doubles zeros, harmlessly.)
+/// Doubles each byte of the block. (The first of the eight doublings doubles zeros, which is
+/// harmless.)
 #[inline(always)]
 fn double(block: &mut [u8; BLOCK_BYTES]) {
     for byte in block {

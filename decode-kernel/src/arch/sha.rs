@@ -1,7 +1,8 @@
-//! SHA-256's compression of several messages of equal length: which back-end takes which lanes.
+//! SHA-256's compression of several messages of equal length, and the choice of the back-end for
+//! each group of lanes.
 //!
-//! Wide back-ends keep a message per lane of a register and cost the same whether or not all lanes
-//! are in use; narrow ones take a few messages in turns. A [`ShaKernel`] has one of either.
+//! Wide back-ends keep one message in each lane of a register and cost the same whether or not all
+//! lanes are in use. Narrow ones interleave a few messages. A [`ShaKernel`] has one of each kind.
 
 use std::sync::OnceLock;
 
@@ -9,12 +10,12 @@ use sha2::block_api::compress256;
 
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{sha_avx2::ShaAvx2, sha_avx512::ShaAvx512, sha_ni::ShaNi};
-use super::{Company, Kernel};
+use super::{Instructions, Kernel};
 
 /// The eight words carried from block to block.
 pub(crate) type State = [u32; 8];
 
-/// What is compressed at once.
+/// The unit of compression.
 pub(crate) type Block = [u8; BLOCK_BYTES];
 
 /// Bytes of a block (FIPS 180-4, section 1).
@@ -106,12 +107,13 @@ pub struct ShaKernel {
     wide: Option<Wide>,
 }
 
-/// Few messages in turns.
+/// A few messages, interleaved.
 #[derive(Clone, Copy)]
 enum Narrow {
     #[cfg(target_arch = "x86_64")]
     ShaNi(ShaNi),
-    /// The crate `sha2`, one by one; it knows the instructions of many CPUs by itself.
+    /// The crate `sha2`, one message after another; it detects the instructions of many CPUs
+    /// itself.
     Crate,
 }
 
@@ -120,7 +122,7 @@ enum Narrow {
 #[derive(Clone, Copy)]
 struct Wide {
     backend: WideBackend,
-    /// From how many messages on it is faster than the narrow one.
+    /// The number of messages from which it is faster than the narrow back-end.
     from: usize,
 }
 
@@ -131,8 +133,9 @@ enum WideBackend {
     Avx2(ShaAvx2),
 }
 
-/// From how many messages on 16 lanes of AVX-512 are faster than the SHA extensions, and than the
-/// crate without them; and 8 lanes of AVX2 than that. Measured on Zen 5.
+/// The number of messages from which 16 lanes of AVX-512 are faster than the SHA extensions, and
+/// than the crate on CPUs without these; and from which 8 lanes of AVX2 are faster than the crate.
+/// Measured on Zen 5.
 #[cfg(target_arch = "x86_64")]
 const AVX512_FROM: usize = 10;
 #[cfg(target_arch = "x86_64")]
@@ -140,23 +143,24 @@ const AVX512_FROM_WITHOUT_NI: usize = 2;
 #[cfg(target_arch = "x86_64")]
 const AVX2_FROM_WITHOUT_NI: usize = 3;
 
-/// Messages compressed by one call of a back-end, at most.
+/// The most messages that one call of a back-end compresses.
 const GROUP_MAX: usize = 16;
 
 impl ShaKernel {
-    /// Each back-end that this CPU can run, by itself; the last is `portable`.
+    /// Each back-end that this CPU can run, alone; the last is `portable`.
     pub fn available() -> impl Iterator<Item = ShaKernel> {
         let names = ["avx512", "avx2", "sha-ni", "portable"];
         names.into_iter().filter_map(ShaKernel::alone)
     }
 
-    /// The fastest for any number of messages, of what goes with `kernel`: everything the CPU has
-    /// where that is the best; where it is AVX2's, nothing wider; else the crate.
+    /// The fastest back-ends for any number of messages that use no wider instructions than
+    /// `kernel`. For the best kernel these are all that the CPU has, for AVX2's nothing wider than
+    /// AVX2, and otherwise the crate.
     pub fn with(kernel: Kernel) -> ShaKernel {
-        match kernel.company() {
-            Company::Any => ShaKernel::mixed(true),
-            Company::Avx2 => ShaKernel::mixed(false),
-            Company::Portable => ShaKernel::PORTABLE,
+        match kernel.instructions() {
+            Instructions::Any => ShaKernel::mixed(true),
+            Instructions::Avx2 => ShaKernel::mixed(false),
+            Instructions::Portable => ShaKernel::PORTABLE,
         }
     }
 
@@ -168,7 +172,7 @@ impl ShaKernel {
         wide: None,
     };
 
-    /// A back-end for few messages and one for many, each where it is faster.
+    /// One back-end for few messages and one for many, each used where it is faster.
     #[cfg(target_arch = "x86_64")]
     fn mixed(use_avx512: bool) -> ShaKernel {
         let avx512 = ShaAvx512::detect().filter(|_| use_avx512);
@@ -178,7 +182,7 @@ impl ShaKernel {
                 let wide = Wide { backend, from };
                 ("avx512 and sha-ni", Narrow::ShaNi(ni), Some(wide))
             }
-            // AVX2 is slower, with any number of messages.
+            // AVX2 is slower than the SHA extensions for any number of messages.
             (Some(ni), None, _) => ("sha-ni", Narrow::ShaNi(ni), None),
             (None, Some(avx512), _) => {
                 let (backend, from) = (WideBackend::Avx512(avx512), AVX512_FROM_WITHOUT_NI);
@@ -195,7 +199,7 @@ impl ShaKernel {
         ShaKernel { name, narrow, wide }
     }
 
-    /// There's nothing to mix.
+    /// No back-ends to mix.
     #[cfg(not(target_arch = "x86_64"))]
     fn mixed(_: bool) -> ShaKernel {
         ShaKernel::PORTABLE
@@ -225,7 +229,7 @@ impl ShaKernel {
         }
     }
 
-    /// The one of this process: it goes with [`Kernel::chosen`].
+    /// The back-ends of this process, chosen along with [`Kernel::chosen`].
     pub fn chosen() -> ShaKernel {
         static CHOSEN: OnceLock<ShaKernel> = OnceLock::new();
         *CHOSEN.get_or_init(|| ShaKernel::with(Kernel::chosen()))
@@ -236,8 +240,8 @@ impl ShaKernel {
         self.name
     }
 
-    /// Compresses the blocks of `message(lane)` into each lane's state, where the messages of all
-    /// lanes are of one length.
+    /// Compresses the blocks of `message(lane)` into each lane's state. The messages of all lanes
+    /// have the same length.
     pub(crate) fn compress<'m>(
         self,
         mut states: &mut [State],
@@ -246,69 +250,69 @@ impl ShaKernel {
         let mut lane = 0;
         let mut group: [&[Block]; GROUP_MAX] = [&[]; GROUP_MAX];
         while !states.is_empty() {
-            let taker = self.taker(states.len());
-            let (now, later) = states.split_at_mut(taker.messages(states.len()));
+            let chosen = self.choose(states.len());
+            let (now, later) = states.split_at_mut(chosen.messages(states.len()));
             let group = &mut group[..now.len()];
             for (offset, part) in group.iter_mut().enumerate() {
                 *part = message(lane + offset);
             }
-            // The back-ends' unsafe code rests on this.
+            // The back-ends' unsafe code relies on this check.
             assert!(
                 group.iter().all(|part| part.len() == group[0].len()),
                 "messages of one length"
             );
-            taker.compress(now, group);
+            chosen.compress(now, group);
             lane += now.len();
             states = later;
         }
     }
 
-    /// Who takes the next of so many messages.
-    fn taker(self, messages: usize) -> Taker {
+    /// The back-end for the next of the remaining `messages`.
+    fn choose(self, messages: usize) -> Chosen {
         #[cfg(target_arch = "x86_64")]
         if let Some(wide) = self.wide
             && messages >= wide.from
         {
-            return Taker::Wide(wide.backend);
+            return Chosen::Wide(wide.backend);
         }
         let _ = messages;
-        Taker::Narrow(self.narrow)
+        Chosen::Narrow(self.narrow)
     }
 }
 
-enum Taker {
+enum Chosen {
     #[cfg(target_arch = "x86_64")]
     Wide(WideBackend),
     Narrow(Narrow),
 }
 
-impl Taker {
-    /// How many of so many messages it takes at once.
+impl Chosen {
+    /// The number of messages that it compresses at once, when `of` are left.
     fn messages(&self, of: usize) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Taker::Wide(WideBackend::Avx512(_)) => of.min(ShaAvx512::LANES),
+            Chosen::Wide(WideBackend::Avx512(_)) => of.min(ShaAvx512::LANES),
             #[cfg(target_arch = "x86_64")]
-            Taker::Wide(WideBackend::Avx2(_)) => of.min(ShaAvx2::LANES),
+            Chosen::Wide(WideBackend::Avx2(_)) => of.min(ShaAvx2::LANES),
             #[cfg(target_arch = "x86_64")]
-            Taker::Narrow(Narrow::ShaNi(_)) => {
-                // Five are better taken as three and two than as four and one.
+            Chosen::Narrow(Narrow::ShaNi(_)) => {
+                // Five messages are faster as three and two than as four and one.
                 of.div_ceil(of.div_ceil(ShaNi::STREAMS_MAX))
             }
-            Taker::Narrow(Narrow::Crate) => of.min(1),
+            Chosen::Narrow(Narrow::Crate) => of.min(1),
         }
     }
 
-    /// Compresses no more messages than [`Taker::messages`] says, all of one length.
+    /// Compresses at most as many messages as [`Chosen::messages`] says, all of the same length.
     fn compress(&self, states: &mut [State], messages: &[&[Block]]) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Taker::Wide(WideBackend::Avx512(backend)) => backend.compress(states, messages),
+            Chosen::Wide(WideBackend::Avx512(backend)) => backend.compress(states, messages),
             #[cfg(target_arch = "x86_64")]
-            Taker::Wide(WideBackend::Avx2(backend)) => backend.compress(states, messages),
+            Chosen::Wide(WideBackend::Avx2(backend)) => backend.compress(states, messages),
             #[cfg(target_arch = "x86_64")]
-            Taker::Narrow(Narrow::ShaNi(backend)) => backend.compress(states, messages),
-            Taker::Narrow(Narrow::Crate) => {
+            Chosen::Narrow(Narrow::ShaNi(backend)) => backend.compress(states, messages),
+            Chosen::Narrow(Narrow::Crate) => {
                 for (state, message) in states.iter_mut().zip(messages) {
                     compress256(state, message);
                 }

@@ -1,4 +1,5 @@
-//! What the SIMD back-ends multiply with: a coefficient as a bit matrix or as two small tables.
+//! The operands that the SIMD back-ends multiply with: a coefficient as a bit matrix or as two
+//! small tables.
 
 use crate::field::{gf8, gf16};
 
@@ -22,8 +23,8 @@ fn matrix_of_columns(column: impl Fn(u32) -> u8) -> u64 {
     u64::from_le_bytes(rows)
 }
 
-/// A coefficient of GF(2^16) as four bit matrices: what the product's low and high bytes get from
-/// the low and high bytes of an element.
+/// A coefficient of GF(2^16) as four bit matrices: the contributions of an element's low and high
+/// bytes to the product's low and high bytes.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #[derive(Clone, Copy)]
 pub(super) struct WideMatrix {
@@ -49,8 +50,8 @@ impl WideMatrix {
     }
 }
 
-/// A coefficient of GF(2^16) as tables for byte shuffles: what each of an element's four halves of
-/// bytes, lowest first, adds to the product's low byte and to its high byte.
+/// A coefficient of GF(2^16) as tables for byte shuffles: the contribution of each of an element's
+/// four half-bytes, lowest first, to the product's low byte and to its high byte.
 #[derive(Clone, Copy)]
 pub(super) struct WideNibbles {
     pub(super) low: [[u8; 16]; 4],
@@ -70,8 +71,8 @@ impl WideNibbles {
     }
 }
 
-/// A coefficient's products with all values of a byte's low half, then of its high half: what a
-/// byte shuffle looks up. Their sum is the product with the byte.
+/// A coefficient's products with all values of a byte's low half, then of its high half, as tables
+/// for byte shuffles. The sum of the two entries is the product with the byte.
 #[derive(Clone, Copy)]
 #[repr(align(16))]
 pub(super) struct Nibbles {

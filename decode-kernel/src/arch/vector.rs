@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-/// A register of bytes that can add up products.
+/// A register of bytes that sums up products.
 ///
 /// # Safety
 ///
@@ -14,7 +14,7 @@
 /// where they take a pointer, `BYTES` bytes behind it must be readable (or writable), at any
 /// alignment.
 pub(super) unsafe trait Vector: Copy {
-    /// What the layout holds per coefficient.
+    /// The entry of one coefficient in the layout.
     type Entry: Copy;
     /// An entry, loaded.
     type Table: Copy;
@@ -46,30 +46,33 @@ pub(super) unsafe trait Vector: Copy {
 /// Room for part of a vector, of any back-end.
 const PART_BYTES: usize = 64;
 
-/// Few inputs are asked for a column ahead, which keeps the multiplier busy while they come from the
-/// second-level cache (measured: 4 outputs of 10 inputs 8% faster, 6 of 12 15%). Columns of many
-/// inputs would drive each other out of the first.
+/// With at most this many inputs, each is prefetched one column ahead, which keeps the multiplier busy while data come
+/// from the second-level cache (measured: 4 outputs of 10 inputs 8% faster, 6 of 12 15%). Columns of more inputs would
+/// evict each other from the first-level cache.
 const PREFETCH_INPUTS_MAX: usize = 24;
-/// So would columns of more inputs than this that lie at the same place of their pages, as blocks of shares do: they compete
-/// for the same set of a cache whose sets are told apart by the place in a page, and which has eight ways on many CPUs.
-/// Measured on Zen 4 (AVX-512 and GFNI), 1 output of 10 and 16 such inputs: 65 to 76 and 61 GB/s when asked for ahead,
-/// 82 to 85 and 71 to 78 when not. With 8, AVX-512 gains 4% without, AVX2 and GFNI lose 10%.
-const PREFETCH_CROWD_MAX: usize = 8;
+/// With more than this many inputs at the same offset within their pages, as blocks of shares are, columns would evict
+/// each other too. They compete for the same set of the cache, whose sets are chosen by the offset within a page, and
+/// which has eight ways on many CPUs. Measured on Zen 4 (AVX-512 and GFNI), 1 output of 10 and 16 such inputs: 65 to 76
+/// and 61 GB/s with prefetching, 82 to 85 and 71 to 78 without. With 8, AVX-512 gains 4% without, AVX2 and GFNI lose
+/// 10%.
+const PREFETCH_SAME_OFFSET_MAX: usize = 8;
 
-/// How far ahead of what is loaded inputs are asked for, with columns of so many bytes.
+/// How many bytes ahead of the loads inputs are prefetched, with columns of `column` bytes.
 fn prefetch_distance(inputs: &[&[u8]], column: usize) -> usize {
-    /// Places in a page of 4 KiB that a column of 256 bytes, as most are, can have beside others.
-    const PLACES: usize = 16;
-    let mut crowds = [0; PLACES];
+    /// The number of different offsets that a column of 256 bytes, the usual length, can have in a page of 4 KiB.
+    const OFFSETS: usize = 16;
+    let mut counts = [0; OFFSETS];
     for input in inputs.iter().take(PREFETCH_INPUTS_MAX) {
-        crowds[input.as_ptr().addr() / (4096 / PLACES) % PLACES] += 1;
+        counts[input.as_ptr().addr() / (4096 / OFFSETS) % OFFSETS] += 1;
     }
     let fits = inputs.len() <= PREFETCH_INPUTS_MAX
-        && crowds.iter().all(|&crowd| crowd <= PREFETCH_CROWD_MAX);
+        && counts
+            .iter()
+            .all(|&count| count <= PREFETCH_SAME_OFFSET_MAX);
     if fits { column } else { 0 }
 }
 
-/// Asks for the cache line at an address, which may be any.
+/// Prefetches the cache line at an address, which may be any.
 #[inline(always)]
 fn prefetch(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -78,7 +81,7 @@ fn prefetch(at: *const u8) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
-    // Elsewhere it is left to the hardware.
+    // On other CPUs the hardware prefetches by itself.
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
@@ -122,8 +125,8 @@ pub(super) unsafe fn pass<V: Vector, const E: usize, const N: usize>(
     }
 }
 
-/// One column of N vectors from `at`; or, where PART, of one vector that has only `part` bytes. What is loaded is asked
-/// for `ahead` bytes before.
+/// One column of N vectors from `at`; or, where PART, of one vector that has only `part` bytes. The bytes `ahead` of
+/// each load are prefetched.
 ///
 /// # Safety
 ///

@@ -1,8 +1,8 @@
 //! Sums of products in GF(2^16), for `rs16` shares with few losses.
 //!
-//! Shares are laid out as `reed-solomon-simd` does: in each 64 bytes, the low bytes of 32 elements
-//! and then their high bytes. Kernels without vector code for this have none; rs16 then uses the
-//! crate's transforms, which are faster than scalar sums.
+//! Shares are laid out as `reed-solomon-simd` does it: each 64 bytes hold the low bytes of 32
+//! elements and then their high bytes. Some kernels have no vector code for this. rs16 then uses
+//! the crate's transforms, which are faster than scalar sums.
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::neon::Neon;
@@ -22,7 +22,7 @@ pub(crate) struct WideProducts {
     layout: Layout,
 }
 
-/// The coefficients in the form each kernel wants, together with the kernel.
+/// The coefficients in the form that each kernel needs, with the kernel.
 enum Layout {
     #[cfg(target_arch = "x86_64")]
     Avx512Gfni(Avx512Gfni, Grouped<WideMatrix>),
@@ -35,10 +35,11 @@ enum Layout {
 }
 
 impl WideProducts {
-    /// Up to how many outputs this kernel beats the crate's transforms; 0 if it has no code.
-    /// Measured with `benches` over codes from 4+2 to 200+56: the crate rebuilds 0.4 to 0.8 GB/s
-    /// whatever is lost, and a matrix of this many rows still several times that. (NEON isn't
-    /// measured, only cautious.) More rows would make plans large: one takes up to k KiB.
+    /// The number of outputs up to which this kernel beats the crate's transforms; 0 if it has no
+    /// code. Measured with `benches` over codes from 4+2 to 200+56: the crate rebuilds 0.4 to 0.8
+    /// GB/s whatever the number of lost shares, and a matrix of this many rows still rebuilds
+    /// several times that. (NEON was not measured; its number is cautious.) More rows would make
+    /// plans large: a row takes up to k KiB.
     pub(crate) fn outputs_max(kernel: Kernel) -> usize {
         match kernel.0 {
             #[cfg(target_arch = "x86_64")]
@@ -113,8 +114,8 @@ impl WideProducts {
         }
     }
 
-    /// The most that [`WideProducts::bytes`] can be for the matrices a plan makes, of any kernel:
-    /// 32 rows of 32 bytes per coefficient, or 8 of 128.
+    /// The largest value of [`WideProducts::bytes`] for the matrices that a plan makes, of any
+    /// kernel: 32 rows of 32 bytes per coefficient, or 8 of 128.
     pub(crate) fn bytes_max(inputs: usize, outputs: usize) -> usize {
         inputs * (outputs.min(32) * 32).max(outputs.min(8) * 128)
     }
@@ -126,7 +127,7 @@ impl WideProducts {
     /// Unless there are as many slices as the matrix has columns and rows, all of one length, which
     /// is a multiple of 64.
     pub(crate) fn apply(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
-        // The back-ends' unsafe code rests on these.
+        // The back-ends' unsafe code relies on these checks.
         assert_eq!(inputs.len(), self.inputs, "inputs");
         assert_eq!(outputs.len(), self.outputs, "outputs");
         let len = inputs[0].len();

@@ -1,4 +1,4 @@
-//! The coder: what one thread keeps between calls so that a call allocates nothing.
+//! The coder: state that one thread keeps between calls so that a call allocates nothing.
 
 use std::num::NonZeroUsize;
 
@@ -7,8 +7,8 @@ use lru::LruCache;
 use super::{Code, CodeError, CodeKind, Plan, rs16};
 use crate::arch::Kernel;
 
-/// Encodes and rebuilds for one thread: a bounded cache of [`Plan`]s by erasure pattern, and the
-/// working space of rs16. Works for any number of codes.
+/// Encodes and rebuilds for one thread. Holds a bounded cache of [`Plan`]s by erasure pattern, and
+/// the working space of rs16. Works for any number of codes.
 ///
 /// A call whose pattern is in the cache allocates nothing (rs16: unless its range is longer than
 /// any before).
@@ -16,15 +16,15 @@ pub struct Coder {
     kernel: Kernel,
     plans: LruCache<Vec<u16>, Plan>,
     space: rs16::Space,
-    /// The key of the call at hand, here for its capacity.
+    /// The key of the current call, kept for its capacity.
     key: Vec<u16>,
     /// The numbers 0..n, from which `encode` takes its sources and wanted shares.
     numbers: Vec<usize>,
 }
 
 impl Coder {
-    /// A coder with the best kernel of this machine ([`Kernel::chosen`]), keeping at most
-    /// `plans_max` plans (at least one). The least recently used goes first.
+    /// A coder with the best kernel of this machine ([`Kernel::chosen`]). It keeps at most
+    /// `plans_max` plans (at least one) and evicts the least recently used.
     pub fn new(plans_max: usize) -> Coder {
         Coder::with_kernel(plans_max, Kernel::chosen())
     }
@@ -62,9 +62,9 @@ impl Coder {
     }
 
     /// Rebuilds one byte range of the shares `wanted`, data or parity, from the same range of k
-    /// others: `inputs[i]` is the range of share `sources[i]`, `outputs[i]` receives that of share
-    /// `wanted[i]`. Sources come in any order, are exactly k, and none is wanted. The range starts
-    /// and ends at multiples of [`Code::granularity`].
+    /// others: `inputs[i]` is the range of share `sources[i]`, and `outputs[i]` receives the range
+    /// of share `wanted[i]`. There are exactly k sources, in any order, and none of them is wanted.
+    /// The range starts and ends at multiples of [`Code::granularity`].
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Coder {
         wanted: &[usize],
         outputs: &mut [&mut [u8]],
     ) -> Result<(), CodeError> {
-        // A number that doesn't fit is out of any code's range, and so is its stand-in.
+        // A number that does not fit is outside any code's range, and so is its replacement.
         let narrow = |&number: &usize| u16::try_from(number).unwrap_or(u16::MAX);
         self.key.clear();
         let kind = match code.kind() {
@@ -102,8 +102,8 @@ impl Coder {
         self.kernel.name()
     }
 
-    /// Bytes this coder holds now: plans, and rs16's working space. It grows to a bound given by
-    /// the widest code, the number of plans, and the longest range.
+    /// Bytes that this coder holds now: plans, and rs16's working space. They grow to a bound that
+    /// follows from the widest code, the number of plans, and the longest range.
     pub fn workspace_bytes(&self) -> usize {
         let plans: usize = self
             .plans

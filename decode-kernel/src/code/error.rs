@@ -1,4 +1,4 @@
-//! What can be wrong with a request to a code, with the numbers that disagreed.
+//! Errors of calls to a code, with the numbers that disagreed.
 
 use super::kind::CodeKind;
 
@@ -31,12 +31,12 @@ pub enum CodeError {
         /// Sources given.
         got: usize,
     },
-    /// Slices and share numbers do not pair up.
+    /// The number of slices is not the number of shares.
     #[error("{got} {role} slices given for {expected} {role} shares")]
     Slices {
         /// Which list of slices.
         role: Role,
-        /// As many as share numbers were given.
+        /// The number of shares.
         expected: usize,
         /// Slices given.
         got: usize,
@@ -54,7 +54,7 @@ pub enum CodeError {
     /// A share number given twice.
     #[error("{role} share {number} is given twice")]
     Twice {
-        /// Which list of shares it came up in the second time.
+        /// The list in which it occurs the second time.
         role: Role,
         /// The number given.
         number: usize,
@@ -82,15 +82,15 @@ pub enum CodeError {
     Granularity {
         /// Bytes of the slices.
         got: usize,
-        /// What lengths must be a multiple of.
+        /// The unit that lengths must be a multiple of.
         granularity: usize,
     },
-    /// The crate behind rs16 refused what was checked here; a defect, not a caller's mistake.
+    /// The crate behind rs16 refused a call that was checked here: a bug, not a caller's mistake.
     #[error("rs16: {0}")]
     Rs16(#[from] reed_solomon_simd::Error),
 }
 
-/// Which of a call's lists an error speaks of.
+/// The list of a call that an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Source shares, `sources` and `inputs`.

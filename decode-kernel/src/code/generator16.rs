@@ -1,9 +1,9 @@
-//! rs16 as a matrix: which sums of products of the data the crate's parity shares are.
+//! rs16 as a matrix: the crate's parity shares as sums of products of the data shares.
 //!
-//! The crate computes parity by transforms and says nothing of a matrix, but its code is linear, so
-//! encoding the unit vectors shows it. With the matrix, few lost shares are rebuilt by sums of
-//! products of k shares, many times faster than by the crate's decoder, which transforms 65,536
-//! points on every call.
+//! The crate computes parity by transforms and documents no matrix. But its code is linear, so
+//! encoding the unit vectors shows the matrix. With it, a few lost shares are rebuilt by sums of
+//! products of k shares. That is many times faster than the crate's decoder, which transforms
+//! 65,536 points on every call.
 
 use reed_solomon_simd::{Error, ReedSolomonEncoder};
 
@@ -13,10 +13,10 @@ use crate::field::gf16::{invert, mul};
 /// Elements in one of the crate's chunks; the low bytes of all come first.
 const CHUNK_ELEMENTS: usize = GRANULARITY / 2;
 
-/// Unit vectors encoded at once: bounds the crate's space to some KiB per share.
+/// Unit vectors encoded at once. This bounds the crate's space to some KiB per share.
 const BATCH: usize = 16 * CHUNK_ELEMENTS;
 
-/// Wider codes than this (entries of the matrix) are left to the crate; 2 MiB.
+/// The largest matrix (in entries; 2 MiB). Wider codes are left to the crate.
 const ENTRIES_MAX: usize = 1 << 20;
 
 /// The rows of the parity shares, k coefficients each.
@@ -75,7 +75,8 @@ impl Generator {
     pub(crate) fn coefficients(&self, sources: &[usize], wanted: &[usize]) -> Vec<u16> {
         let k = self.k;
         let row = |share: usize| &self.rows[(share - k) * k..][..k];
-        // Where each data share is among the sources; and the data shares that are not.
+        // The position of each data share among the sources, and the data shares that are not among
+        // them.
         let mut place = vec![None; k];
         for (at, &s) in sources.iter().enumerate().filter(|&(_, &s)| s < k) {
             place[s] = Some(at);
@@ -107,7 +108,8 @@ impl Generator {
             coefficients
         };
 
-        // A wanted parity share takes all lost shares' rows, wanted data its own.
+        // A wanted parity share needs the rows of all lost shares; a wanted data share needs only
+        // its own.
         let lost_rows: Vec<Vec<u16>> = if wanted.iter().any(|&w| w >= k) {
             (0..lost.len()).map(lost_row).collect()
         } else {
@@ -140,13 +142,13 @@ impl Generator {
     }
 }
 
-/// Where in a share the low byte of its i-th element is.
+/// The offset in a share of the low byte of its i-th element.
 fn low_byte(i: usize) -> usize {
     i / CHUNK_ELEMENTS * GRANULARITY + i % CHUNK_ELEMENTS
 }
 
-/// Inverts a square matrix by Gauss-Jordan elimination. Any k rows of an erasure code's generator
-/// are independent, so the matrices here have inverses.
+/// Inverts a square matrix by Gauss-Jordan elimination. The matrices here have inverses, because
+/// any k rows of an erasure code's generator are independent.
 fn invert_matrix(mut matrix: Vec<u16>, n: usize) -> Vec<u16> {
     let mut inverse = vec![0u16; n * n];
     (0..n).for_each(|i| inverse[i * n + i] = 1);

@@ -1,6 +1,6 @@
-//! Which codes there are.
+//! The codes that exist.
 
-/// Which code. The numbers are those of the share format.
+/// A code. The numbers are those of the share format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum CodeKind {

@@ -1,5 +1,5 @@
-//! The codes: which there are ([`CodeKind`]), one of given width ([`Code`]), the work one erasure
-//! pattern takes ([`Plan`]), and the per-thread state that does it ([`Coder`]).
+//! The codes: their kinds ([`CodeKind`]), one of a given width ([`Code`]), the work for one erasure pattern ([`Plan`]),
+//! and the per-thread state that does the work ([`Coder`]).
 
 mod coder;
 mod error;
@@ -43,13 +43,13 @@ impl TryFrom<u8> for CodeKind {
     }
 }
 
-/// A code of given width: `k` data shares, numbered 0..k, and parity shares k..n.
+/// A code of a given width: `k` data shares, numbered 0..k, and parity shares k..n.
 #[derive(Clone)]
 pub struct Code {
     kind: CodeKind,
     k: usize,
     n: usize,
-    /// rs16 as a matrix, made when first needed; `None` inside if it is too large to keep.
+    /// rs16 as a matrix, made when it is first needed; `None` inside if it is too large to keep.
     generator: OnceLock<Option<Arc<Generator>>>,
 }
 
@@ -77,22 +77,22 @@ impl Code {
         })
     }
 
-    /// Which code this is.
+    /// The kind of this code.
     pub fn kind(&self) -> CodeKind {
         self.kind
     }
 
-    /// Data shares; also how many shares are needed.
+    /// The number of data shares, which is also the number of shares needed.
     pub fn k(&self) -> usize {
         self.k
     }
 
-    /// All shares.
+    /// The number of all shares.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// Bytes: any range of a share whose start and length are multiples of it can be rebuilt alone.
+    /// The unit of ranges in bytes: any range whose start and length are multiples of it can be rebuilt by itself.
     pub fn granularity(&self) -> usize {
         match self.kind {
             CodeKind::Rs8 => 1,
@@ -100,15 +100,14 @@ impl Code {
         }
     }
 
-    /// Bytes this code holds on the heap now. It grows once, when an rs16 code first rebuilds, to at
-    /// most 2 MiB.
+    /// Bytes that this code holds on the heap now. They grow once, when an rs16 code first rebuilds, to at most 2 MiB.
     pub fn bytes(&self) -> usize {
         let generator = self.generator.get().and_then(Option::as_ref);
         generator.map_or(0, |generator| generator.bytes())
     }
 
-    /// The most that [`Coder::workspace_bytes`] can become for a coder of `plans_max` plans that
-    /// works with this code only, on ranges of up to `range_bytes`, whatever its kernel.
+    /// The largest value of [`Coder::workspace_bytes`] for a coder of `plans_max` plans that works with this code only,
+    /// on ranges of up to `range_bytes`, with any kernel.
     pub fn workspace_bytes_max(&self, range_bytes: usize, plans_max: usize) -> usize {
         let parity = self.n - self.k;
         let (plan, space) = match self.kind {
@@ -119,14 +118,14 @@ impl Code {
                 (plan, rs16::Space::bytes_max(self.k, parity, range_bytes))
             }
         };
-        // A plan's key has four numbers more than the shares it names. The coder's own lists can
-        // have grown to twice what they need, or hold the four entries that lists begin with.
+        // A plan's key has four more numbers than the shares that it names. The coder's own lists may have grown to
+        // twice the length they need, or hold the four entries that lists start with.
         let key = size_of::<u16>() * (self.n + 4);
         let own = 2 * (key + size_of::<usize>() * self.n.max(4));
         plans_max.max(1) * (key + plan) + space + own
     }
 
-    /// rs16's generator, unless there is none or it is too large.
+    /// rs16's generator; `None` for other codes, and if it is too large.
     fn generator(&self) -> Result<Option<&Generator>, CodeError> {
         if let Some(generator) = self.generator.get() {
             return Ok(generator.as_deref());

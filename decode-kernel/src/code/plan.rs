@@ -1,10 +1,10 @@
-//! A plan: what rebuilding one erasure pattern takes, worked out once and used for every range.
+//! A plan: the work of rebuilding one erasure pattern, prepared once and used for every range.
 
 use super::{Code, CodeError, CodeKind, Role, rs8, rs16};
 use crate::arch::{Kernel, Products, WideProducts};
 
-/// How to rebuild certain shares of a code from certain others. Immutable; made by [`Plan::new`],
-/// cached by [`super::Coder`].
+/// How to rebuild some shares of a code from others. Immutable; made by [`Plan::new`], cached by
+/// [`super::Coder`].
 pub struct Plan {
     k: usize,
     n: usize,
@@ -15,9 +15,9 @@ pub struct Plan {
 enum Work {
     /// rs8: every output is a sum of products of the inputs.
     Products(Products),
-    /// rs16, where few shares are wanted: likewise.
+    /// rs16, if few shares are wanted: likewise.
     WideProducts(WideProducts),
-    /// rs16: the crate finds the data by transforms. The numbers are those given.
+    /// rs16: the crate finds the data by transforms. The numbers are those of the call.
     Transform {
         sources: Box<[usize]>,
         wanted: Box<[usize]>,
@@ -64,8 +64,8 @@ impl Plan {
         })
     }
 
-    /// Rebuilds one range: `inputs[i]` is it of `sources[i]`, `outputs[i]` receives it of
-    /// `wanted[i]`.
+    /// Rebuilds one range: `inputs[i]` is the range of share `sources[i]`, and `outputs[i]`
+    /// receives that of `wanted[i]`.
     pub(crate) fn rebuild(
         &self,
         space: &mut rs16::Space,
@@ -110,7 +110,8 @@ impl Plan {
         }
     }
 
-    /// The lists pair up with the plan's shares, and all slices are of one length that suits.
+    /// Checks that the lists match the plan's shares, and that all slices have one length, which
+    /// suits the code.
     fn check_slices(&self, inputs: &[&[u8]], outputs: &[&mut [u8]]) -> Result<(), CodeError> {
         let (k, wanted) = (self.k, self.outputs());
         if inputs.len() != k {
@@ -155,8 +156,9 @@ impl Plan {
     }
 }
 
-/// The sums of products that give `wanted`, where they beat the crate's transforms: few shares are
-/// wanted, the kernel has code for them, and the code isn't too wide to keep its matrix.
+/// The sums of products that give `wanted`, if they are faster than the crate's transforms: few
+/// shares are wanted, the kernel has code for them, and the code is narrow enough to keep its
+/// matrix.
 fn wide_products(
     code: &Code,
     kernel: Kernel,
@@ -178,7 +180,8 @@ fn wide_products(
     ))
 }
 
-/// Exactly k different sources; wanted shares different from them and from each other; all exist.
+/// Checks for exactly k different sources, and for wanted shares that differ from them and from
+/// each other. All must exist.
 fn check_numbers(code: &Code, sources: &[usize], wanted: &[usize]) -> Result<(), CodeError> {
     if sources.len() != code.k() {
         return Err(CodeError::Sources {

@@ -1,13 +1,13 @@
-//! rs16: the code of the crate `reed-solomon-simd`, and the space it works in.
+//! rs16: the code of the crate `reed-solomon-simd`, and its working space.
 //!
-//! The crate copies every share into a space of its own and transforms there. One [`Space`] per
-//! coder is reset between calls; it grows to the largest call seen and is then allocated no more.
+//! The crate copies every share into its own space and transforms there. A coder has one [`Space`]
+//! and resets it between calls. It grows to the largest call and then needs no more allocations.
 
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
 use super::CodeError;
 
-/// More shares than the field has elements (less the zero) are never possible.
+/// The field's elements without zero bound the number of shares.
 pub(crate) const SHARES_MAX: usize = 65535;
 
 /// The crate lays shares out in chunks of 64 bytes, half low bytes and half high bytes of 32
@@ -29,12 +29,12 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// What the crate holds for this coder: its working space only grows.
+    /// Bytes that the crate holds for this coder. Its working space only grows.
     pub(crate) fn bytes(&self) -> usize {
         self.encoder_bytes + self.decoder_bytes
     }
 
-    /// The most that [`Space::bytes`] becomes for one code and ranges of up to `len` bytes.
+    /// The largest value of [`Space::bytes`] for one code and ranges of up to `len` bytes.
     pub(crate) fn bytes_max(k: usize, m: usize, len: usize) -> usize {
         if m == 0 {
             0
@@ -43,8 +43,9 @@ impl Space {
         }
     }
 
-    /// Rebuilds `wanted` from `sources`; both were checked, and lengths are equal, not 0 and whole
-    /// chunks. Parity shares are wanted only rarely (repair), and are encoded anew from the data.
+    /// Rebuilds `wanted` from `sources`. The caller has checked both; lengths are equal, not 0, and
+    /// whole chunks. Parity shares are rarely wanted (by repair), and are encoded again from the
+    /// data.
     pub(crate) fn rebuild(
         &mut self,
         k: usize,
@@ -100,8 +101,8 @@ impl Space {
 
         let recovery = match &mut encoder {
             Some(encoder) => {
-                // Sources come in any order, the encoder wants shares 0..k in theirs. Data sources
-                // are found by a scan, which is cheap beside the transforms.
+                // Sources come in any order, and the encoder needs shares 0..k in order. Data
+                // sources are found by a scan, which is cheap beside the transforms.
                 for number in 0..k {
                     match sources.iter().position(|&s| s == number) {
                         Some(at) => encoder.add_original_shard(inputs[at])?,
@@ -125,15 +126,15 @@ impl Space {
     }
 }
 
-/// How many shares' space the crate's encoder takes: the larger side of the code, rounded up to a
-/// multiple of the smaller one's power of two.
+/// The number of shares in the encoder's working space: the larger side of the code, rounded up to
+/// a multiple of the smaller side's next power of two.
 fn encoder_shares(k: usize, m: usize) -> usize {
     k.next_multiple_of(m.next_power_of_two())
         .max(m.next_multiple_of(k.next_power_of_two()))
 }
 
-/// How many shares' space its decoder takes: one side rounded up to a power of two, plus the other,
-/// rounded up again. Which side depends on the rate it chooses, so the worse is counted.
+/// The number of shares in the decoder's working space: one side rounded up to a power of two, plus
+/// the other, rounded up again. The crate's rate decides the side, so the larger result counts.
 fn decoder_shares(k: usize, m: usize) -> usize {
     let high = (m.next_power_of_two() + k).next_power_of_two();
     let low = (k.next_power_of_two() + m).next_power_of_two();

@@ -14,10 +14,10 @@
 
 use crate::field::gf8;
 
-/// The field has 256 points to evaluate at, so there are at most this many shares.
+/// The field has 256 points, and each share is the value at one of them.
 pub(crate) const SHARES_MAX: usize = 256;
 
-/// The point of the field at which share `number` is the polynomial's value.
+/// The point of the field at which the polynomial's value is share `number`.
 fn point(number: usize) -> u8 {
     if number == 0 { 0 } else { gf8::exp(number - 1) }
 }

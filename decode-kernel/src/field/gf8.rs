@@ -1,6 +1,6 @@
 //! GF(2^8) with polynomial x^8+x^4+x^3+x^2+1 (0x11D) and generator 2.
 
-/// The field's polynomial without its x^8 term: what overflowing doubles fold back in.
+/// The field's polynomial without its x^8 term, which is added when a doubling overflows.
 pub(crate) const POLYNOMIAL_LOW: u8 = 0x1D;
 
 /// `EXP[i]` = 2^i for i in 0..510: two logarithms can be added without a reduction.
@@ -57,7 +57,8 @@ pub(crate) const fn log(x: u8) -> usize {
 mod tests {
     use super::*;
 
-    /// Multiplication by the book: add shifted copies, then reduce. Knows nothing of the tables.
+    /// Multiplication from the definition: add shifted copies, then reduce. It does not use the
+    /// tables.
     fn mul_by_shifts(a: u8, b: u8) -> u8 {
         let mut product = 0u16;
         for bit in 0..8 {

@@ -1,6 +1,6 @@
-//! Where everything is: from size, k, n, block and leaf length to every offset in a share file.
+//! Offsets: derived from size, k, n, block and leaf length, for everything in a share file.
 //!
-//! A [`Geometry`] is checked once, in [`Geometry::new`]; after that its arithmetic cannot overflow,
+//! A [`Geometry`] is checked once, in [`Geometry::new`]. After that its arithmetic cannot overflow,
 //! whatever bytes it was read from: sizes are bounded by [`OBJECT_BYTES_MAX`], and every number
 //! derived here stays below 2^62, so it is also a valid file offset.
 
@@ -23,8 +23,8 @@ pub const BLOCKS_OFFSET: u64 = PAGE_BYTES as u64;
 
 /// Tail blocks are a multiple of this: the granularity of rs16, and a cache line for all.
 const TAIL_BLOCK_MULTIPLE: u64 = 64;
-/// What k leaves and one more may take together, so that a row fits in one buffer of a server's
-/// pool.
+/// The most bytes that k leaves and one more may take together, so that a row fits in one of a
+/// server's pool buffers.
 const LEAF_ROW_BYTES_MAX: u32 = 512 << 10;
 const LEAF_BYTES_DEFAULT: u32 = 4096;
 
@@ -37,7 +37,7 @@ const _: () = assert!(OBJECT_BYTES_MAX < (i64::MAX as u64) / 4);
 // Any allowed leaf length up to the default divides any allowed block length.
 const _: () = assert!((PAGE_BYTES as u32).is_multiple_of(LEAF_BYTES_DEFAULT));
 
-/// Why some numbers are not a geometry.
+/// Why some numbers make no valid geometry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GeometryError {
     /// The object is larger than the format allows.
@@ -85,7 +85,7 @@ pub struct Geometry {
     n: u16,
     block_bytes: u32,
     leaf_bytes: u32,
-    // Derived once from those above.
+    // Derived once from the fields above.
     segments: u64,
     tail_block_bytes: u32,
     share_bytes: u64,
@@ -127,7 +127,8 @@ impl Geometry {
         } else {
             let whole = segments - 1;
             let tail = size - whole * segment_bytes;
-            // At most block_bytes: tail/k is, and block_bytes is a multiple of 64.
+            // At most block_bytes, since tail/k is at most that and block_bytes is a multiple of
+            // 64.
             let tail_block = tail
                 .div_ceil(u64::from(k))
                 .next_multiple_of(TAIL_BLOCK_MULTIPLE);
@@ -148,9 +149,9 @@ impl Geometry {
         })
     }
 
-    /// The leaf length to choose for a code that reads `k` shares at once, in bytes: 4096 up to 127
-    /// shares, then smaller, so that k+1 leaves take no more than 512 KiB; never below
-    /// [`LEAF_BYTES_MIN`] (which only k = 1024 would want). Divides every allowed block length.
+    /// The default leaf length for a code that reads `k` shares at once, in bytes: 4096 up to 127
+    /// shares, then smaller, so that k+1 leaves take at most 512 KiB; never below
+    /// [`LEAF_BYTES_MIN`] (which only k = 1024 would need). It divides every allowed block length.
     pub fn default_leaf_bytes(k: u16) -> u32 {
         let mut leaf = LEAF_BYTES_DEFAULT;
         while leaf > LEAF_BYTES_MIN && (u32::from(k) + 1) * leaf > LEAF_ROW_BYTES_MAX {
@@ -164,12 +165,12 @@ impl Geometry {
         self.size
     }
 
-    /// How many shares give the object back.
+    /// The number of shares needed to read the object.
     pub fn k(&self) -> u16 {
         self.k
     }
 
-    /// How many shares there are.
+    /// The number of all shares.
     pub fn n(&self) -> u16 {
         self.n
     }
@@ -189,7 +190,7 @@ impl Geometry {
         u64::from(self.k) * u64::from(self.block_bytes)
     }
 
-    /// Number of segments, the tail among them; 0 for an object of no bytes.
+    /// Number of segments, with the tail; 0 for an empty object.
     pub fn segments(&self) -> u64 {
         self.segments
     }
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_turns_to_a_new_page_after_511_leaves() {
+    fn a_table_page_holds_511_leaves() {
         let g = Geometry::new(511 * 4096, 1, 2, 511 * 4096, 4096).unwrap();
         assert_eq!((g.leaves(), g.table_pages()), (511, 1));
         let g = Geometry::new(512 * 4096, 1, 2, 512 * 4096, 4096).unwrap();
@@ -365,7 +366,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any numbers at all: refused, or a geometry whose parts add up, in 128-bit arithmetic.
+        /// Any numbers: refused, or a geometry whose parts add up, in 128-bit arithmetic.
         #[test]
         fn any_numbers_add_up_or_are_refused(
             size in prop_oneof![any::<u64>(), 0..=OBJECT_BYTES_MAX, 0..100_000_000u64],
@@ -385,8 +386,8 @@ mod tests {
             let tail = wide(g.tail_block_bytes().into());
             let share = wide(g.segments() - 1) * wide(block.into()) + tail;
             prop_assert_eq!(wide(g.share_bytes()), share);
-            // All data blocks hold the object, with less padding than 64 bytes and one more a
-            // block.
+            // All data blocks together hold the object, with less than 64 bytes and one more of
+            // padding in each block.
             let room = share * wide(k.into());
             prop_assert!(room >= wide(size) && room < wide(size) + wide(k.into()) * 65);
             prop_assert!(g.tail_block_bytes() <= block && g.tail_block_bytes() % 64 == 0);

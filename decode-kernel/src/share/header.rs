@@ -28,9 +28,9 @@
 //!  4096
 //! ```
 //!
-//! Magic, version and checksum keep their places in every version, so that a reader can tell a
-//! damaged header from one that is newer than itself. A reserved byte that is not 0 is refused: it
-//! means something this reader does not know.
+//! Magic, version and checksum keep their offsets in every version, so that a reader can tell a
+//! damaged header from one of a newer version. A reserved byte that is not 0 is refused, since its
+//! meaning is unknown to this reader.
 
 use std::fmt;
 use std::ops::Range;
@@ -58,7 +58,7 @@ const RESERVED: [Range<usize>; 4] = [
     CONTENT_TYPE.end..CHECKSUM.start,
 ];
 
-/// How the whole object was digested; named in the header so that others can be added.
+/// The digest algorithm of the whole object. The header names it, so that others can be added.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum DigestAlgorithm {
@@ -69,7 +69,7 @@ pub enum DigestAlgorithm {
 /// The digest of the whole object. Displays as lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Digest {
-    /// How it was made.
+    /// The algorithm.
     pub algorithm: DigestAlgorithm,
     /// Its value.
     pub bytes: [u8; 32],
@@ -81,7 +81,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// What a share says about itself and its object.
+/// The header's fields: a share's description of itself and its object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     /// The object's name.
@@ -92,19 +92,19 @@ pub struct Header {
     pub geometry: Geometry,
     /// The code that made the parity shares.
     pub code: CodeKind,
-    /// Which share this is, 0..n; below k it holds data, else parity.
+    /// The share's number, 0..n; below k it holds data, else parity.
     pub number: u16,
-    /// How leaves are summed.
+    /// The checksum of leaves.
     pub leaf_checksum: LeafChecksum,
     /// Digest of the object.
     pub digest: Digest,
-    /// Which put made it.
+    /// The put that made it.
     pub generation: Generation,
-    /// When, in seconds since 1970.
+    /// The time of that put, in seconds since 1970.
     pub created: u64,
 }
 
-/// Why a page is no header.
+/// Why a page is no valid header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Not [`PAGE_BYTES`] bytes.
@@ -113,19 +113,19 @@ pub enum HeaderError {
         /// Bytes given.
         len: usize,
     },
-    /// Some other file.
+    /// Not a share file.
     #[error("not a Penstock share: the magic bytes are missing")]
     Magic,
-    /// A bit flipped somewhere.
+    /// The header is damaged.
     #[error("the header is damaged: its checksum does not match")]
     Checksum,
-    /// Made by a later Penstock.
+    /// Written by a later version of Penstock.
     #[error("share format version {version} is unknown; this program reads version {VERSION}")]
     Version {
         /// The version found.
         version: u16,
     },
-    /// A later code, checksum or digest.
+    /// A code, checksum or digest of a later version.
     #[error("unknown {what} {value} in the header")]
     Unknown {
         /// Which algorithm.
@@ -133,10 +133,10 @@ pub enum HeaderError {
         /// The number that names it.
         value: u8,
     },
-    /// A byte that means nothing in this version.
+    /// A reserved byte is not 0.
     #[error("reserved byte {offset} of the header is not 0")]
     Reserved {
-        /// Its place in the page.
+        /// Its offset in the page.
         offset: usize,
     },
     /// Numbers out of bounds.
@@ -164,7 +164,7 @@ pub enum HeaderError {
     Text {
         /// Key or content type.
         what: &'static str,
-        /// What is wrong.
+        /// The problem.
         why: &'static str,
     },
     /// Not 1..=255 printable ASCII characters.
@@ -183,7 +183,7 @@ pub fn check_content_type(text: &str) -> Result<(), HeaderError> {
 }
 
 impl Header {
-    /// The page that says this.
+    /// Encodes the header as a page.
     ///
     /// # Panics
     /// If a field was set to what [`Header::decode`] would refuse: the number not below n,
@@ -218,7 +218,7 @@ impl Header {
         page
     }
 
-    /// Reads a header page, trusting nothing in it.
+    /// Decodes a header page, trusting nothing in it.
     pub fn decode(page: &[u8]) -> Result<Header, HeaderError> {
         let Ok(page) = <&[u8; PAGE_BYTES]>::try_from(page) else {
             return Err(HeaderError::Length { len: page.len() });
@@ -274,7 +274,7 @@ impl Header {
 
     /// Whether `other` is a share of the same put of the same object: equal in all but the number.
     pub fn same_object(&self, other: &Header) -> bool {
-        // Spelled out so that a field added later is not forgotten here.
+        // All fields are named, so that a field added later is not forgotten here.
         let Header {
             key,
             content_type,
@@ -296,7 +296,7 @@ impl Header {
             && *content_type == other.content_type
     }
 
-    /// What the types of the fields do not hold true by themselves.
+    /// Checks what the types of the fields do not guarantee.
     fn check(&self) -> Result<(), HeaderError> {
         let n = self.geometry.n();
         if self.number >= n {
@@ -358,8 +358,8 @@ mod tests {
         }
     }
 
-    /// `page` with one byte set and the checksum put right again: what only the later checks can
-    /// refuse.
+    /// `page` with some bytes replaced and a correct checksum, so that only the later checks can
+    /// refuse it.
     fn forged(at: usize, bytes: &[u8]) -> Result<Header, HeaderError> {
         let mut page = header().encode();
         page[at..at + bytes.len()].copy_from_slice(bytes);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_drawn() {
+    fn a_header_is_laid_out_as_documented() {
         let page = header().encode();
         assert_eq!(&page[..8], b"PENSTOCK");
         assert_eq!(&page[8..16], &[1, 0, 1, 1, 1, 0, 0, 0]);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_right_checksum_does_not_excuse() {
+    fn bad_fields_are_refused_despite_a_right_checksum() {
         use HeaderError::*;
         let is = |result: Result<Header, HeaderError>| result.unwrap_err();
         assert_eq!(is(forged(0, b"X")), Magic);
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn same_object_is_all_but_the_number() {
+    fn same_object_compares_all_fields_but_the_number() {
         let mut other = header();
         other.number = 0;
         assert!(header().same_object(&other));
@@ -490,10 +490,10 @@ mod tests {
             prop_assert_eq!(Header::decode(&header.encode()[..]).unwrap(), header);
         }
 
-        /// Any bytes with a right magic, version and checksum: an error, or a header that comes
-        /// back the same.
+        /// Any bytes with a correct magic, version and checksum: an error, or a header that encodes
+        /// to the same bytes.
         #[test]
-        fn any_page_is_refused_or_comes_back(
+        fn any_page_is_refused_or_encodes_to_the_same(
             edits in prop::collection::vec((8..CHECKSUM.start, any::<u8>()), 0..40),
         ) {
             let mut page = header().encode();

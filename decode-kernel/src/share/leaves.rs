@@ -9,8 +9,9 @@
 //!  4096
 //! ```
 //!
-//! Generation, number and index are not stored in the page, only summed, so that a whole page in
-//! another's place (of another share, another put, or elsewhere in the file) does not pass.
+//! Generation, number and index are not stored in the page, but they are part of its checksum. So a
+//! whole page in the wrong place (of another share, another put, or elsewhere in the file) does not
+//! match.
 
 use super::{Generation, PAGE_BYTES, page_checksum};
 
@@ -20,7 +21,7 @@ pub const TABLE_PAGE_ENTRIES: usize = 511;
 const ENTRIES_BYTES: usize = TABLE_PAGE_ENTRIES * 8;
 const _: () = assert!(ENTRIES_BYTES + 8 == PAGE_BYTES);
 
-/// How leaves are summed; named in the header so that others can be added.
+/// The checksum algorithm of leaves. The header names it, so that others can be added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum LeafChecksum {
@@ -36,7 +37,7 @@ impl LeafChecksum {
         }
     }
 
-    /// The algorithm that a header's byte names, if known.
+    /// The algorithm with this number in a header, if it is known.
     pub(super) fn from_byte(byte: u8) -> Option<LeafChecksum> {
         (byte == LeafChecksum::Crc64Nvme as u8).then_some(LeafChecksum::Crc64Nvme)
     }
@@ -50,7 +51,7 @@ impl std::fmt::Display for LeafChecksum {
     }
 }
 
-/// Why bytes are not the table page they should be.
+/// Why bytes are not the expected table page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TablePageError {
     /// Not [`PAGE_BYTES`] bytes.
@@ -61,7 +62,7 @@ pub enum TablePageError {
         /// Bytes given.
         len: usize,
     },
-    /// Damaged, or a page of another place.
+    /// It is damaged, or belongs in another place.
     #[error("checksum of table page {index} of share {number} does not match")]
     Checksum {
         /// Which page.
@@ -78,7 +79,7 @@ pub struct TablePage<'a> {
 }
 
 impl<'a> TablePage<'a> {
-    /// The bytes of page `index` of share `number`'s table, holding `entries`.
+    /// Encodes page `index` of share `number`'s table, with `entries`.
     ///
     /// # Panics
     /// If there are more than [`TABLE_PAGE_ENTRIES`].
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn crc64_nvme_is_the_catalogued_one() {
+    fn crc64_nvme_has_the_catalogued_check_value() {
         // The check value of CRC-64/NVME in the catalogue of parametrised CRC algorithms.
         assert_eq!(
             LeafChecksum::Crc64Nvme.compute(b"123456789"),
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_does_not_pass_in_anothers_place() {
+    fn a_page_in_the_wrong_place_is_refused() {
         let page = TablePage::encode(&generation(1), 3, 5, &[1, 2, 3]);
         assert!(TablePage::decode(&generation(1), 3, 5, &page).is_ok());
         for (nanos, number, index) in [(2, 3, 5), (1, 4, 5), (1, 3, 6)] {

@@ -1,4 +1,4 @@
-//! The share format: what one of an object's n files looks like. Pure: bytes to structs and back.
+//! The share format: the layout of one of an object's n share files. Pure: bytes to structs and back.
 //!
 //! An object of `size` bytes is cut in segments of k blocks; block j of every segment belongs to
 //! share j, and parity blocks are computed above them. A share file is its blocks, in order,
@@ -26,17 +26,17 @@
 //!                                        share_file_bytes
 //! ```
 //!
-//! The codes work byte by byte across the shares, so the same range of the share space of any k
-//! shares gives that range of every other one; neither blocks nor segments matter to that.
+//! The codes work byte by byte across the shares. So a range of the share space of any k shares gives the same range of
+//! every other share, regardless of the borders of blocks and segments.
 //!
 //! The tail segment, T bytes (1..=k*block_bytes), is cut in k blocks of `tail_block_bytes`: T/k
 //! rounded up to 64. Its block j holds bytes `[j*tail_block, (j+1)*tail_block)` of the tail padded
 //! with zeros. An object of no bytes has no segment, no block and no table: its share is the header
 //! page.
 //!
-//! All integers are little-endian unless said otherwise. Files, directories and names on disk
-//! belong to the crate `penstock-store`; only [`object_dir`] and [`share_file_name`] are decided here,
-//! because two readers must agree on them.
+//! All integers are little-endian unless noted. Files, directories and names on disk belong to the crate
+//! `penstock-store`; only [`object_dir`] and [`share_file_name`] are defined here, because two readers must agree on
+//! them.
 
 mod geometry;
 mod header;

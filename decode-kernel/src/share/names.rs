@@ -16,10 +16,10 @@ pub const KEY_BYTES_MAX: usize = 1024;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
-/// Why a text is no key.
+/// Why a text is not a valid key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Nothing at all.
+    /// The empty text.
     #[error("the key is empty")]
     Empty,
     /// Longer than [`KEY_BYTES_MAX`].
@@ -99,13 +99,13 @@ impl std::str::FromStr for Key {
     }
 }
 
-/// Which put a share comes from: 8 bytes of time, big-endian, then 8 random ones. Order is age.
+/// Identifies the put that a share comes from: 8 bytes of time, big-endian, then 8 random bytes. The order is the order
+/// in time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation([u8; 16]);
 
 impl Generation {
-    /// A generation of this time (nanoseconds since 1970), told from others of the same time by
-    /// `random`.
+    /// A generation of this time (nanoseconds since 1970). `random` distinguishes it from others of the same time.
     pub fn new(unix_nanos: u64, random: [u8; 8]) -> Generation {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&unix_nanos.to_be_bytes());
@@ -155,7 +155,7 @@ pub fn share_file_name(generation: &Generation) -> String {
     format!("{generation}.share")
 }
 
-/// The generation that a share's file name tells; `None` for any other name.
+/// The generation in a share's file name; `None` for any other name.
 pub fn generation_of_file_name(name: &str) -> Option<Generation> {
     let hex = name.strip_suffix(".share")?.as_bytes();
     let digit = |byte: u8| match byte {
@@ -179,7 +179,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn keys_that_are_and_are_not() {
+    fn keys_are_checked() {
         let longest = "k".repeat(1024);
         for good in [
             "a",

@@ -6,7 +6,7 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Why text is not base32. Never quotes the text, which may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Base32Error {
-    /// A length that no whole number of bytes gives, or not the one that is needed here.
+    /// A length that no whole number of bytes has, or not the length that is required.
     #[error("has {len} characters{}", Wanted(*expected))]
     Length {
         /// Characters found.
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn one_spelling_only() {
+    fn a_value_has_one_spelling() {
         for (text, error) in [
             (
                 "a",
@@ -166,12 +166,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn encoded_bytes_decode_to_the_same(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             prop_assert_eq!(decode(&encode(&bytes)).unwrap(), bytes);
         }
 
         #[test]
-        fn what_reads_is_written_the_same(text in "[a-z2-7]{0,60}") {
+        fn decoded_text_encodes_to_the_same(text in "[a-z2-7]{0,60}") {
             if let Ok(bytes) = decode(&text) {
                 prop_assert_eq!(encode(&bytes), text);
             }

@@ -6,9 +6,9 @@
 //!  URI:LIT:<the file itself in base32>        files of up to 55 bytes, by Tahoe's habit
 //! ```
 //!
-//! A cap is a secret: who has it can read the file. So nothing here prints one unless asked to
-//! ([`ChkCap::expose`]): `Debug` shows the storage index, which storage servers know anyway, and
-//! errors say what is wrong and where, but never quote the text.
+//! A cap is a secret: whoever has it can read the file. So only [`ChkCap::expose`] returns its
+//! text. `Debug` shows the storage index, which storage servers know anyway. Errors name the
+//! problem and its place, but never quote the text.
 
 use std::fmt;
 
@@ -17,12 +17,12 @@ use super::geometry::SHARES_MAX;
 use super::hash::{Hash, STORAGE_INDEX_TAG, tagged};
 use super::{DecimalError, decimal};
 
-/// Longest text that is looked at as a cap, in bytes. CHK caps have some 120; LIT caps are as
-/// long as their file, so that something must bound them.
+/// The longest text that is parsed as a cap, in bytes. CHK caps have some 120; LIT caps are as long
+/// as their file, so there must be a bound.
 pub const CAP_TEXT_MAX: usize = 16 << 10;
 
-/// The kinds of cap that there are besides those that are read here, by their prefix. Longer
-/// prefixes need not come first: each ends in a colon.
+/// The prefixes of other kinds of caps, which are not supported. Longer prefixes need not come
+/// first, since each ends in a colon.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("URI:CHK-Verifier:", "verify cap of a file (CHK-Verifier)"),
     ("URI:SSK:", "cap of a mutable file (SSK)"),
@@ -57,10 +57,10 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why text is not a cap that can be read. Never quotes it.
+/// Why a text is not a supported cap. Errors never quote the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CapError {
-    /// A cap, but of a kind that is not read here.
+    /// A cap of a kind that is not supported.
     #[error(
         "this is the {kind}; supported are read-caps of immutable files, URI:CHK: and URI:LIT:"
     )]
@@ -68,7 +68,7 @@ pub enum CapError {
         /// Which kind.
         kind: &'static str,
     },
-    /// No cap of any kind that is known.
+    /// Not a cap of any known kind.
     #[error("not a cap: it begins with neither URI:CHK: nor URI:LIT:")]
     NotACap,
     /// Longer than [`CAP_TEXT_MAX`].
@@ -83,7 +83,7 @@ pub enum CapError {
         /// Fields found.
         got: usize,
     },
-    /// A field of base32 that is not.
+    /// A field is not valid base32.
     #[error("malformed cap: its {field} {fault}")]
     Base32 {
         /// Which field.
@@ -91,7 +91,7 @@ pub enum CapError {
         /// What is wrong with it.
         fault: Base32Error,
     },
-    /// A field that is no number.
+    /// A field is not a number.
     #[error("malformed CHK cap: its {field} {fault}")]
     Number {
         /// Which field.
@@ -107,13 +107,13 @@ pub enum CapError {
         /// Shares in all.
         n: u64,
     },
-    /// A file of no bytes is a LIT cap.
+    /// The size is 0; empty files have LIT caps.
     #[error("malformed CHK cap: a size of 0; empty files have the cap of a literal file")]
     Empty,
 }
 
 impl CapError {
-    /// Whether it is a cap, only of a kind that is not read here.
+    /// Whether the text is a cap, but of a kind that is not supported.
     pub fn unsupported(&self) -> bool {
         matches!(self, CapError::Unsupported { .. })
     }
@@ -122,14 +122,14 @@ impl CapError {
 /// A read-cap.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Cap {
-    /// Of a file in shares.
+    /// The cap of a file in shares.
     Chk(ChkCap),
     /// The file itself.
     Lit(Vec<u8>),
 }
 
 impl Cap {
-    /// Reads the text of a cap, which must be nothing but the cap: no white space, no line end, no
+    /// Parses the text of a cap. It must be the cap only: no white space, no line end, no
     /// percent-encoding.
     pub fn parse(text: &str) -> Result<Cap, CapError> {
         if text.len() > CAP_TEXT_MAX {
@@ -185,7 +185,7 @@ pub struct ChkCap {
 }
 
 impl ChkCap {
-    /// A cap of these parts: `size` in bytes, at least 1; `1 <= k <= n <= 256`.
+    /// A cap with these parts: `size` in bytes, at least 1; `1 <= k <= n <= 256`.
     pub fn new(
         key: [u8; 16],
         ueb_hash: Hash,
@@ -239,7 +239,7 @@ impl ChkCap {
         &self.key
     }
 
-    /// Names the file towards storage servers; safe to log.
+    /// The name of the file on storage servers; safe to log.
     pub fn storage_index(&self) -> StorageIndex {
         self.storage_index
     }
@@ -282,7 +282,7 @@ impl fmt::Debug for ChkCap {
     }
 }
 
-/// What storage servers know a file by: a hash of its key, displayed as 26 characters of base32.
+/// The name of a file on storage servers: a hash of its key, displayed as 26 characters of base32.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StorageIndex([u8; 16]);
 
@@ -297,8 +297,8 @@ impl StorageIndex {
         &self.0
     }
 
-    /// Where a storage server keeps the file's shares, below its directory of shares:
-    /// `<first two characters>/<all 26>`.
+    /// The file's directory below a storage server's directory of shares: `<first two
+    /// characters>/<all 26>`.
     pub fn dir(&self) -> String {
         let text = self.to_string();
         format!("{}/{text}", &text[..2])
@@ -440,7 +440,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_refused_or_written_the_same(text in "URI:(CHK|LIT):[a-z2-7:0-9]{0,100}") {
+        fn any_text_is_refused_or_exposed_the_same(text in "URI:(CHK|LIT):[a-z2-7:0-9]{0,100}") {
             if let Ok(Cap::Chk(cap)) = Cap::parse(&text) {
                 prop_assert_eq!(Cap::parse(&cap.expose()), Ok(Cap::Chk(cap)));
             }

@@ -1,19 +1,19 @@
-//! The share hash chain: what a share brings along to prove its block hash tree's root.
+//! The share hash chain: the hashes in a share that verify the root of its block hash tree.
 //!
 //! ```text
 //!  entry: node number, 2 bytes; hash, 32 bytes      in no particular order
 //! ```
 //!
-//! The share hash tree has the roots of all shares' block hash trees as leaves. A share's chain has
-//! its own leaf, and the sibling of each node on the way to the root, which the UEB pins. Any other
-//! entry is ignored, that of the root among them; but the same node with two hashes, or a node that
-//! the tree has not, is refused.
+//! The leaves of the share hash tree are the roots of all shares' block hash trees. A share's chain
+//! has its own leaf, and the sibling of each node on the way to the root, whose hash is in the UEB.
+//! Other entries, such as the root's, are ignored. A chain is refused if it has two hashes for one
+//! node, or a node that the tree does not have.
 
 use super::hash::Hash;
 use super::layout::CHAIN_ENTRY_BYTES;
 use super::tree::Tree;
 
-/// Why a chain proves nothing.
+/// Why a chain verifies nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
     /// Not a whole number of entries.
@@ -36,17 +36,17 @@ pub enum ChainError {
         /// Its number.
         node: u16,
     },
-    /// A node that is needed is not there.
+    /// The chain lacks a node that is needed.
     #[error("the share hash chain lacks node {node}")]
     Missing {
         /// Its number.
         node: u64,
     },
-    /// The leaf and its siblings do not lead to the root: damaged, a share of another file, or of
-    /// another number.
+    /// The leaf and its siblings do not lead to the root: the share is damaged, or belongs to
+    /// another file or another number.
     #[error("the share hash chain does not prove share {number}")]
     Mismatch {
-        /// The number the share was found under.
+        /// The number under which the share was found.
         number: u16,
     },
 }
@@ -95,7 +95,7 @@ pub fn verify_chain(
     }
     let needed = |node| find(node).ok_or(ChainError::Missing { node });
     let leaf = needed(tree.leaf_node(number.into()))?;
-    // Missing ones are told before anything is hashed.
+    // Missing nodes are reported before any hash is computed.
     tree.siblings(number.into())
         .try_for_each(|node| needed(node).map(drop))?;
     let siblings = tree.siblings(number.into()).filter_map(find);
@@ -143,7 +143,7 @@ mod tests {
                 );
                 for other in (0..n).filter(|&other| other != number) {
                     let found = verify_chain(&bytes, tree, other as u16, &nodes[0]);
-                    // The chain has its sibling's leaf too, and all above is the same.
+                    // The chain also has the leaf of its sibling, and all nodes above are the same.
                     let sibling = nodes[tree.leaf_node(other) as usize];
                     assert!(found.is_err() || (other == number ^ 1 && found == Ok(sibling)));
                 }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused() {
+    fn bad_chains_are_refused() {
         let (tree, nodes, entries) = chain(10, 3);
         let root = nodes[0];
         let verify = |entries: &[Vec<u8>]| verify_chain(&entries.concat(), tree, 3, &root);
@@ -180,7 +180,8 @@ mod tests {
         assert_eq!(more(entry(31, &root)), Err(no_such));
         assert_eq!(more(entry(18, &root)), Err(ChainError::Twice { node: 18 }));
         assert_eq!(more(entry(18, &nodes[18])), verify(&entries));
-        // The root in the chain is not believed: a wrong one does no harm, and makes nothing right.
+        // The root in the chain is ignored: a wrong one does no harm, and a right one does not
+        // help.
         assert_eq!(more(entry(0, &[1; 32])), verify(&entries));
         let own = entry(0, &[1; 32]);
         let other = [entries.concat(), own].concat();
@@ -202,7 +203,7 @@ mod tests {
     }
 
     proptest! {
-        /// One flipped bit anywhere: an error, or (in what is not needed) the right leaf.
+        /// One flipped bit anywhere: an error, or (in a part that is not needed) the right leaf.
         #[test]
         fn a_flipped_bit_proves_nothing_wrong(
             n in 1..=20u64, number: prop::sample::Index, bit: prop::sample::Index,
@@ -220,7 +221,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400), n in 1..=256u64) {
+        fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), n in 1..=256u64) {
             let tree = Tree::for_leaves(n).unwrap();
             prop_assert!(verify_chain(&bytes, tree, (n - 1) as u16, &[3; 32]).is_err());
         }

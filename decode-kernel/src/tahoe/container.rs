@@ -1,4 +1,4 @@
-//! The container: what a storage server puts around a share's bytes in a file.
+//! The container: the bytes that a storage server writes around a share's data in a file.
 //!
 //! ```text
 //!  offset bytes  what
@@ -9,9 +9,8 @@
 //!    12+D  72*L  leases: owner 4, renew secret 32, cancel secret 32, expiry in seconds since 1970 4
 //! ```
 //!
-//! The versions differ in how the secrets in a lease are stored. A lease can be added while the
-//! file is read, so D, the file's length less header and leases, is only a bound of what may be
-//! read.
+//! The versions differ in how leases store their secrets. A lease can be added while the file is read. So D, the length
+//! of the file without header and leases, is only an upper bound of the data that may be read.
 
 /// Bytes before the share data.
 pub const CONTAINER_HEADER_BYTES: u64 = 12;
@@ -21,7 +20,7 @@ pub const LEASE_BYTES: u64 = 72;
 /// How mutable containers of both versions begin.
 const MUTABLE_MAGIC: &[u8] = b"Tahoe mutable container v";
 
-/// Why a file is no container of an immutable share.
+/// Why a file is not the container of an immutable share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ContainerError {
     /// Shorter than its header.
@@ -58,12 +57,12 @@ pub struct Container {
     pub leases: u32,
     /// D: no byte of the share lies at or after it, counted from byte 12 of the file.
     pub data_bytes: u64,
-    /// The length of the share data as the header has it. Of no use but to be shown.
+    /// The length of the share data according to the header. For display only.
     pub stated_data_bytes: u32,
 }
 
 impl Container {
-    /// Reads the first bytes of a file of `len` bytes; 12 suffice, 32 tell mutable shares.
+    /// Parses the first bytes of a file of `len` bytes. 12 bytes suffice; 32 also recognise mutable shares.
     pub fn parse(head: &[u8], len: u64) -> Result<Container, ContainerError> {
         if head.starts_with(MUTABLE_MAGIC) {
             return Err(ContainerError::Mutable);
@@ -92,7 +91,7 @@ impl Container {
         })
     }
 
-    /// Whether a file begins like a container of an immutable share. Weak: four bytes.
+    /// Whether a file begins like the container of an immutable share. A weak check: four bytes.
     pub fn recognises(head: &[u8]) -> bool {
         head.starts_with(&[0, 0, 0, 1]) || head.starts_with(&[0, 0, 0, 2])
     }
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_container() {
+    fn files_that_are_no_container_are_refused() {
         for (head, len, error) in [
             (header(0, 0), 100, ContainerError::Version { version: 0 }),
             (header(3, 0), 100, ContainerError::Version { version: 3 }),

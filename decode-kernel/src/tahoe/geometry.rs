@@ -1,4 +1,4 @@
-//! Where everything is: from size, k, n and the uploader's segment length to every block.
+//! Offsets: derived from size, k, n and the uploader's segment length, for every segment and block.
 //!
 //! ```text
 //!  G  segments  = size / S rounded up         S  segment length, a multiple of k
@@ -12,9 +12,9 @@
 //! S may exceed the size by up to k-1. The tail's ciphertext is padded with zeros to k*TB before it
 //! is encoded; the padding is in the blocks' hashes, but not in the segment's.
 //!
-//! The uploader chooses S, and it authenticates like all the rest, so [`Geometry::new`] refuses
-//! what would cost too much: segments longer than the caller's limit, and very many very short
-//! ones, where hashes cost thousands of times what the bytes do.
+//! The uploader chooses S, and the hashes cover S like everything else. So [`Geometry::new`] refuses choices that would
+//! cost too much: segments longer than the caller's limit, and very many very short ones, whose hashes cost thousands
+//! of times as much as their bytes.
 
 use std::ops::Range;
 
@@ -22,11 +22,11 @@ use super::tree::Tree;
 
 /// Most shares of a file: the code has no more.
 pub const SHARES_MAX: u16 = 256;
-/// Segments may be shorter than this, in bytes, only if there are at most [`SMALL_SEGMENTS_MAX`].
-/// Uploaders use 128 KiB or 1 MiB unless told otherwise.
+/// Segments may be shorter than this, in bytes, only if there are at most [`SMALL_SEGMENTS_MAX`]. Uploaders use 128 KiB
+/// or 1 MiB by default.
 pub const SEGMENT_BYTES_FLOOR: u64 = 1024;
-/// How many segments a file may have that are shorter than [`SEGMENT_BYTES_FLOOR`]. Small files
-/// have small segments; this bounds the work to seconds whatever k is.
+/// The most segments of a file whose segments are shorter than [`SEGMENT_BYTES_FLOOR`]. Small files have small
+/// segments; this bounds the work to seconds for any k.
 pub const SMALL_SEGMENTS_MAX: u64 = 4096;
 
 /// Why some numbers are not an acceptable geometry.
@@ -78,14 +78,14 @@ pub enum GeometryError {
     },
 }
 
-/// The numbers above. Small, `Copy`, checked: its arithmetic cannot overflow.
+/// The numbers above, checked. Small and `Copy`; its arithmetic cannot overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     k: u16,
     n: u16,
     size: u64,
     segment_bytes: u64,
-    // Derived once from those above.
+    // Derived once from the fields above.
     segments: u64,
     tail_bytes: u64,
     tail_block_bytes: u64,
@@ -94,8 +94,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Of a file of `size` bytes, `k` of `n`, in segments of `segment_bytes`, of which at most
-    /// `segment_max` are accepted.
+    /// The geometry of a file of `size` bytes, `k` of `n`, in segments of `segment_bytes`, which may be at most
+    /// `segment_max`.
     pub fn new(
         k: u16,
         n: u16,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn as_tahoe_cuts_files() {
+    fn segments_are_those_of_tahoe() {
         // k, size, S; G, T, B, TB, P
         for (k, size, segment, g, t, b, tb, p) in [
             (3, 56, 57, 1, 56, 19, 19, 1),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_uploaders_may_not_ask_for() {
+    fn costly_segments_are_refused() {
         let new = |k, size, segment| Geometry::new(k, 10, size, segment, 1 << 20);
         assert!(matches!(new(3, 1, 0), Err(GeometryError::Segment { .. })));
         assert!(matches!(new(3, 1, 4), Err(GeometryError::Segment { .. })));
@@ -336,7 +336,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any numbers at all: refused, or a geometry whose parts add up, in 128-bit arithmetic.
+        /// Any numbers: refused, or a geometry whose parts add up, in 128-bit arithmetic.
         #[test]
         fn any_numbers_add_up_or_are_refused(
             k in prop_oneof![any::<u16>(), 1..=256u16],

@@ -1,12 +1,12 @@
-//! The hashes of the format: all of them are SHA-256 applied twice, with a tag before what is
-//! hashed so that a hash of one kind is never one of another.
+//! The hashes of the format. Each is SHA-256 applied twice, with a tag before the input, so that a
+//! hash of one kind is never a hash of another kind.
 
 pub use crate::sha256::Hash;
 use crate::sha256::sha256d;
 
-/// What precedes a block in the leaf of a block hash tree: the tag as a netstring.
+/// The prefix of a block in the leaf of a block hash tree: the tag as a netstring.
 pub const BLOCK_TAG: &[u8] = b"29:allmydata_encoded_subshare_v1,";
-/// What precedes a segment's ciphertext in the leaf of the ciphertext hash tree.
+/// The prefix of a segment's ciphertext in the leaf of the ciphertext hash tree.
 pub const SEGMENT_TAG: &[u8] = b"30:allmydata_crypttext_segment_v1,";
 pub(super) const STORAGE_INDEX_TAG: &[u8] = b"43:allmydata_immutable_key_to_storage_index_v1,";
 const UEB_TAG: &[u8] = b"26:allmydata_uri_extension_v1,";
@@ -38,7 +38,7 @@ pub fn pair(left: &Hash, right: &Hash) -> Hash {
     sha256d(&[NODE_TAG, b"32:", left, b",32:", right, b","])
 }
 
-/// Leaf number `leaf` of any tree that has fewer.
+/// The hash of leaf number `leaf` in any tree with fewer leaves in use.
 pub fn empty_leaf(leaf: u64) -> Hash {
     tagged(EMPTY_LEAF_TAG, leaf.to_string().as_bytes())
 }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
     use crate::tahoe::testing::hash;
 
-    /// Answers of an independent writer that makes Tahoe's shares byte for byte.
+    /// Hashes from an independent writer whose shares are the same as Tahoe's, byte for byte.
     #[test]
     fn known_answers() {
         assert_eq!(

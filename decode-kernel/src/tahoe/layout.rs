@@ -1,4 +1,4 @@
-//! The layout of a share: the offset table at its beginning, and what it points to.
+//! The layout of a share: the offset table at its beginning, and the parts that it points to.
 //!
 //! ```text
 //!  version 1, words of 4 bytes      version 2, words of 8 bytes but the first
@@ -14,10 +14,10 @@
 //!  0x24                             0x44    then itself
 //! ```
 //!
-//! Offsets are hostile: any of them may be anything. Order is not assumed, nor absence of overlap;
-//! what is promised is that every range given out here lies within the share's D bytes. All ranges
-//! count from `base`, so that they may be offsets in a share file (where share data begin at byte
-//! 12) or in the share data alone.
+//! Offsets are hostile: any of them may be anything. They may be in any order, and regions may
+//! overlap. The one promise is that every range returned here lies within the share's D bytes. All
+//! ranges count from `base`, so that they may be offsets in a share file (where share data begin at
+//! byte 12) or in the share data alone.
 
 use std::ops::Range;
 
@@ -41,7 +41,7 @@ pub enum LayoutError {
     /// The share ends before its table does.
     #[error("the share ends after {len} bytes, within its offset table")]
     Short {
-        /// Bytes there are.
+        /// The length of the share data that was read.
         len: usize,
     },
     /// Not 1 or 2.
@@ -50,29 +50,29 @@ pub enum LayoutError {
         /// The version found.
         version: u32,
     },
-    /// Something lies outside the share, whole or in part.
+    /// A region lies outside the share, in whole or in part.
     #[error("{what}, {len} bytes at offset {offset}, is not within the share's {data_bytes} bytes")]
     Outside {
-        /// What should be there.
+        /// The region.
         what: &'static str,
-        /// Where, from the beginning of the share data.
+        /// Its offset from the beginning of the share data.
         offset: u64,
         /// Its length in bytes.
         len: u64,
         /// D.
         data_bytes: u64,
     },
-    /// A length that no such region has.
+    /// A region is longer than it may be.
     #[error("{what} of {len} bytes; it has at most {max}")]
     TooLong {
-        /// What is too long.
+        /// The region.
         what: &'static str,
         /// Bytes.
         len: u64,
         /// The most that is accepted.
         max: u64,
     },
-    /// The UEB begins before the chain does, or what is between is no whole number of entries.
+    /// The UEB begins before the chain, or the bytes between are not a whole number of entries.
     #[error("a share hash chain from offset {start} to {end}: not a multiple of 34 bytes")]
     Chain {
         /// Where it begins.
@@ -82,18 +82,18 @@ pub enum LayoutError {
     },
 }
 
-/// An offset table as it was found; believe none of it.
+/// An offset table as it was read. It is not checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// 1 or 2.
     pub version: u32,
-    /// Block length as stated. Of no use but to be shown.
+    /// Block length according to the table. For display only.
     pub stated_block_bytes: u64,
-    /// Data length as stated. Of no use but to be shown.
+    /// Data length according to the table. For display only.
     pub stated_data_bytes: u64,
     /// Offset of the blocks.
     pub data: u64,
-    /// Offset of the plaintext hash tree, which nobody reads.
+    /// Offset of the plaintext hash tree, which is never read.
     pub plaintext_tree: u64,
     /// Offset of the ciphertext hash tree.
     pub ciphertext_tree: u64,
@@ -106,7 +106,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Reads a table from the first bytes of the share data: [`LAYOUT_BYTES_MAX`], or all there is.
+    /// Parses a table from the first [`LAYOUT_BYTES_MAX`] bytes of the share data, or all of them
+    /// if there are fewer.
     pub fn parse(head: &[u8]) -> Result<Layout, LayoutError> {
         let short = LayoutError::Short { len: head.len() };
         let word = |at: usize| -> Result<u32, LayoutError> {
@@ -148,7 +149,7 @@ impl Layout {
         }
     }
 
-    /// Where the UEB's length is, in a share of `data_bytes` that begins at `base`.
+    /// The range of the UEB's length, in a share of `data_bytes` that begins at `base`.
     pub fn ueb_length_range(&self, base: u64, data_bytes: u64) -> Result<Range<u64>, LayoutError> {
         within(
             "the length of the UEB",
@@ -159,7 +160,7 @@ impl Layout {
         )
     }
 
-    /// Where the UEB itself is, by the bytes of [`Layout::ueb_length_range`].
+    /// The range of the UEB itself. `length` are the bytes at [`Layout::ueb_length_range`].
     pub fn ueb_range(
         &self,
         length: &[u8],
@@ -191,8 +192,8 @@ impl Layout {
         within(what, base, start, len, data_bytes)
     }
 
-    /// Where the share hash chain is: at most [`CHAIN_BYTES_MAX`] and a whole number of entries,
-    /// perhaps none.
+    /// The range of the share hash chain: at most [`CHAIN_BYTES_MAX`] and a whole number of
+    /// entries, perhaps none.
     pub fn chain_range(&self, base: u64, data_bytes: u64) -> Result<Range<u64>, LayoutError> {
         let wrong = LayoutError::Chain {
             start: self.chain,
@@ -213,9 +214,9 @@ impl Layout {
         within(what, base, self.chain, len, data_bytes)
     }
 
-    /// Where blocks and trees are, by the file's geometry. A tree of a single leaf is never read,
-    /// so that it need not be anywhere. A ciphertext hash tree that is outside is no error: that of
-    /// any other share does as well.
+    /// The places of blocks and trees, for the file's geometry. A tree of a single leaf is never
+    /// read, so its offset may be anything. A ciphertext hash tree outside the share is no error,
+    /// since the copy in any other share serves as well.
     pub fn regions(
         &self,
         geometry: &Geometry,
@@ -277,7 +278,7 @@ fn within(
     Ok(end - len..end)
 }
 
-/// Where blocks and tree nodes of one share are. All ranges given out lie within the share.
+/// The places of blocks and tree nodes of one share. All ranges returned lie within the share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Regions {
     data: u64,
@@ -446,7 +447,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any table, any length: refused, or nothing that is given out lies outside the share.
+        /// Any table, any length: refused, or every range returned lies within the share.
         #[test]
         fn all_ranges_lie_within(
             version in 1..=2u32,

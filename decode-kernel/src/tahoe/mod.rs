@@ -1,8 +1,9 @@
 //! The format of Tahoe-LAFS immutable files: from a read-cap and the bytes of share files to
-//! verified ciphertext. Pure: bytes to structs, no I/O; what storage servers and uploaders wrote is
-//! hostile until checked, and no length from a share is believed before it is bounded.
+//! verified ciphertext. Pure: bytes to structs, no I/O. The bytes that storage servers and
+//! uploaders wrote are hostile until checked, and every length from a share is bounded before it is
+//! used.
 //!
-//! A read-cap ([`Cap`]) holds the key, and pins by hashes everything else:
+//! A read-cap ([`Cap`]) holds the key, and by hashes it fixes everything else:
 //!
 //! ```text
 //!  cap --- UEB hash ---> URI extension block (UEB), one per file, a copy in every share
@@ -63,8 +64,8 @@ pub use record::{Changed, Run, Runs, SegmentRecord};
 pub use tree::{NODE_BYTES, ProvenNodes, Tree, TreeError};
 pub use ueb::{Ueb, UebEntry, UebError};
 
-/// An ASCII decimal without sign, as caps and UEBs write numbers. Leading zeros are allowed: the
-/// format doesn't forbid them, and Tahoe reads them.
+/// Parses an ASCII decimal without sign, as caps and UEBs write numbers. Leading zeros are allowed:
+/// the format does not forbid them, and Tahoe reads them.
 fn decimal(text: &[u8]) -> Result<u64, DecimalError> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return Err(DecimalError::NotDecimal);
@@ -77,10 +78,10 @@ fn decimal(text: &[u8]) -> Result<u64, DecimalError> {
     })
 }
 
-/// Why text is no number.
+/// Why a text is not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecimalError {
-    /// Something else than the digits 0 to 9, or nothing.
+    /// Empty, or with characters other than the digits 0 to 9.
     #[error("is not a decimal number")]
     NotDecimal,
     /// 2^64 or more.
@@ -88,7 +89,7 @@ pub enum DecimalError {
     TooLarge,
 }
 
-/// What tests of several modules share.
+/// Helpers for the tests of several modules.
 #[cfg(test)]
 mod testing {
     use super::{Hash, empty_leaf, pair};
@@ -99,7 +100,7 @@ mod testing {
         std::array::from_fn(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
     }
 
-    /// The array of nodes of the tree over `leaves`, made top to bottom by its definition.
+    /// The array of nodes of the tree over `leaves`, made from the definition.
     pub(super) fn build(leaves: &[Hash]) -> Vec<Hash> {
         let count = leaves.len().next_power_of_two();
         let mut nodes = vec![[0; 32]; 2 * count - 1];

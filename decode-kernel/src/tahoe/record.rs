@@ -1,48 +1,48 @@
-//! What is remembered of a segment that was verified but not kept.
+//! The record of a segment that was verified but is not held in memory.
 //!
-//! A segment is verified as a whole, and the uploader may make it as long as the file. One that fits
-//! no buffer is read more than once, in bounded memory:
+//! A segment is verified as a whole, and the uploader may make it as long as the file. A segment that does not fit a
+//! buffer is read more than once, in bounded memory:
 //!
 //! 1. *Blocks.* The blocks of k shares are read side by side, window by window, and hashed
-//!    ([`Lanes`](crate::sha256::Lanes)); of each leaf of each block a checksum goes to a
-//!    [`SegmentRecord`]. Then the hashes are checked with the block hash trees; a share that fails is
-//!    replaced ([`SegmentRecord::restart`]) and the newcomer's block is read.
-//! 2. *Ciphertext.* Its hash takes the bytes in their own order: all of data block 0, then all of
-//!    data block 1, … ([`Runs`]). A missing one is rebuilt window by window from the same window of
-//!    the k blocks. Every window that is read again must match the record. The hash is checked with
-//!    the ciphertext hash tree; now the segment is verified, and the record stands for it.
-//! 3. *Delivery*, of any part, as often as wanted, at any pace: as in 2, every window against the
-//!    record, and nothing is hashed again.
+//!    ([`Lanes`](crate::sha256::Lanes)). The checksum of each leaf of each block goes to a [`SegmentRecord`]. Then the
+//!    hashes are checked with the block hash trees. A share that fails is replaced ([`SegmentRecord::restart`]) and the
+//!    block of the new share is read.
+//! 2. *Ciphertext.* Its hash takes the bytes in their own order: all of data block 0, then all of data block 1, …
+//!    ([`Runs`]). A missing block is rebuilt window by window from the same window of the k blocks. Every window that
+//!    is read again must match the record. The hash is checked with the ciphertext hash tree. Now the segment is
+//!    verified, and a match with the record is enough.
+//! 3. *Delivery*, of any part, any number of times, as slowly as the client reads: as in 2, every window is checked
+//!    against the record, and nothing is hashed again.
 //!
-//! The checksums are CRC-64/NVME: they find what decays, is cut or is overwritten between the passes.
-//! They do not withstand a storage server that rewrites its files meanwhile so that they match.
+//! The checksums are CRC-64/NVME. They find bytes that decay, are cut off or are overwritten between the passes. They
+//! do not withstand a storage server that rewrites its files in between so that they match.
 
 use std::ops::Range;
 
 use super::geometry::Geometry;
 use crate::share::LeafChecksum;
 
-/// Shortest and, before [`SegmentRecord::leaf_bytes_for`] makes them longer, longest leaf in bytes.
+/// The shortest leaf in bytes, and the longest before [`SegmentRecord::leaf_bytes_for`] makes leaves longer.
 const LEAF_BYTES_MIN: u64 = 512;
 const LEAF_BYTES_START: u64 = 4096;
 
-/// A leaf that is not what it was, or was never recorded.
+/// A leaf that changed after it was recorded, or was never recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("bytes from {at} on of the block are not those that were verified")]
 pub struct Changed {
-    /// Where the leaf begins in the block.
+    /// The offset of the leaf in the block.
     pub at: u64,
 }
 
-/// Checksums of the leaves of k blocks of one segment. A *slot* is one of the k; which share stands
-/// in it is the caller's number.
+/// Checksums of the leaves of k blocks of one segment. A *slot* is one of the k; the caller numbers the shares that
+/// fill slots.
 #[derive(Debug, Clone)]
 pub struct SegmentRecord {
     sources: Box<[usize]>,
     block_len: u64,
     leaf_bytes: u64,
     leaves: usize,
-    /// Slot by slot, as many as there are leaves.
+    /// Slot by slot, one checksum for each leaf.
     checksums: Box<[u64]>,
     /// Bytes of each slot's block that were recorded, from its beginning on.
     recorded: Box<[u64]>,
@@ -65,7 +65,7 @@ impl SegmentRecord {
         leaf
     }
 
-    /// Heap bytes that the record of any segment takes at most.
+    /// The most heap bytes that the record of any segment takes.
     pub fn bytes_for(geometry: &Geometry, leaf_bytes: u64) -> usize {
         let block = geometry.block_bytes().max(geometry.tail_block_bytes());
         let leaves = usize::try_from(block.div_ceil(leaf_bytes)).unwrap_or(usize::MAX);
@@ -75,7 +75,7 @@ impl SegmentRecord {
         slot.saturating_mul(geometry.k().into())
     }
 
-    /// Nothing recorded yet of `segment`'s blocks of the shares `sources`, k of them.
+    /// A record of `segment`'s blocks of the shares `sources`, k of them, with nothing recorded yet.
     ///
     /// # Panics
     /// If there is no such segment, `leaf_bytes` is 0, or there are not k sources.
@@ -98,7 +98,7 @@ impl SegmentRecord {
         }
     }
 
-    /// Which share stands in each slot.
+    /// The share in each slot.
     pub fn sources(&self) -> &[usize] {
         &self.sources
     }
@@ -113,14 +113,13 @@ impl SegmentRecord {
         self.leaf_bytes
     }
 
-    /// Puts share `source` in `slot`, of which nothing is recorded then.
+    /// Puts share `source` in `slot`, and discards what was recorded for the slot.
     pub fn restart(&mut self, slot: usize, source: usize) {
         self.sources[slot] = source;
         self.recorded[slot] = 0;
     }
 
-    /// Records the bytes of `slot`'s block that follow those recorded before: whole leaves, or all
-    /// that is left of the block.
+    /// Records the next bytes of `slot`'s block: whole leaves, or all the rest of the block.
     ///
     /// # Panics
     /// If they end within a leaf, or after the block's end.
@@ -137,8 +136,8 @@ impl SegmentRecord {
         self.recorded[slot] = at + bytes.len() as u64;
     }
 
-    /// Checks the bytes of `slot`'s block from `at` on, where a leaf begins: whole leaves, or all
-    /// that is left of the block.
+    /// Checks the bytes of `slot`'s block from `at` on, the start of a leaf: whole leaves, or all the rest of the
+    /// block.
     ///
     /// # Panics
     /// If they begin or end within a leaf, or after the block's end.
@@ -157,7 +156,7 @@ impl SegmentRecord {
         }
     }
 
-    /// The leaves of a range, which must be whole.
+    /// The leaves of a range. Its ends must be ends of leaves.
     fn leaves_of(&self, at: u64, len: usize) -> Range<usize> {
         let end = at + len as u64;
         assert!(
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_found_and_what_was_not_recorded_never_passes() {
+    fn changed_bytes_are_found_and_unrecorded_ones_refused() {
         let geometry = geometry(2, 20_000, 20_000);
         let mut record = SegmentRecord::new(&geometry, 0, 4096, &[7, 9]);
         let block: Vec<u8> = (0..10_000u32).map(|i| (i * i / 8) as u8).collect();

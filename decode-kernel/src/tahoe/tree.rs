@@ -1,4 +1,4 @@
-//! Hash trees: checking one leaf with a trusted root and a few nodes that a share says are right.
+//! Hash trees: checks one leaf with a trusted root and a few nodes stored in a share.
 //!
 //! A tree of P leaves, a power of two, is an array of 2P-1 nodes:
 //!
@@ -9,10 +9,10 @@
 //!  node P-1+j      j=0   j=1   j=2   j=3
 //! ```
 //!
-//! A leaf is checked by computing the hashes above it, each with the stored sibling, up to the
-//! root. Once the root came out right, the siblings are right too; [`ProvenNodes`] remembers, for
-//! each level, the last pair that was proven, and stops at the first it knows. Leaves read in order
-//! then need one stored node each on average, and memory grows with the tree's height only.
+//! A leaf is checked by computing the hashes above it, each with the stored sibling, up to the root. If the root is
+//! right, the siblings are right too. [`ProvenNodes`] remembers the last proven pair of each level, and a check stops
+//! at the first proven node. So leaves read in order need one stored node each on average, and memory grows with the
+//! tree's height only.
 
 use super::hash::{self, Hash, pair};
 
@@ -29,8 +29,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree for `count` leaves: P is the least power of two that is no less. `None` for no
-    /// leaves, and for so many that their nodes' offsets do not fit 64 bits.
+    /// The tree for `count` leaves: P is the least power of two that is at least `count`. `None` for no leaves, and for
+    /// so many leaves that the nodes' offsets do not fit 64 bits.
     pub fn for_leaves(count: u64) -> Option<Tree> {
         (1..=1 << HEIGHT_MAX).contains(&count).then(|| Tree {
             height: count.next_power_of_two().ilog2(),
@@ -47,12 +47,12 @@ impl Tree {
         2 * self.leaves() - 1
     }
 
-    /// Levels below the root, which is how many siblings a leaf has on its way up.
+    /// Levels below the root, which is also the number of siblings on a leaf's way up.
     pub fn height(&self) -> u32 {
         self.height
     }
 
-    /// The node that `leaf` is.
+    /// The node of `leaf`.
     ///
     /// # Panics
     /// If there is no such leaf.
@@ -144,29 +144,29 @@ impl Iterator for Siblings {
 
 impl ExactSizeIterator for Siblings {}
 
-/// Why a leaf did not check.
+/// Why a leaf could not be checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
-    /// It, or one of the siblings, is not what the root stands for.
+    /// The leaf, or one of the siblings, does not match the root.
     #[error("the hashes of leaf {leaf} do not lead to the trusted root")]
     Mismatch {
         /// Which leaf.
         leaf: u64,
     },
-    /// The caller gave another number of siblings than is needed.
+    /// The number of siblings is not the number needed.
     #[error("{needed} sibling hashes are needed")]
     Siblings {
-        /// As many.
+        /// The number needed.
         needed: usize,
     },
 }
 
-/// What has been proven of one tree: its root, and the last pair of children on each level.
+/// The proven nodes of one tree: its root, and the last pair of children on each level.
 #[derive(Debug, Clone)]
 pub struct ProvenNodes {
     tree: Tree,
     root: Hash,
-    /// Of each level below the root, from the leaves up.
+    /// For each level below the root, from the leaves up.
     levels: Box<[Option<Pair>]>,
 }
 
@@ -186,7 +186,7 @@ impl Pair {
 }
 
 impl ProvenNodes {
-    /// Nothing but the root, which is trusted.
+    /// Starts with the root alone, which is trusted.
     pub fn new(tree: Tree, root: Hash) -> ProvenNodes {
         ProvenNodes {
             tree,
@@ -195,12 +195,12 @@ impl ProvenNodes {
         }
     }
 
-    /// Heap bytes of one for `tree`.
+    /// Heap bytes of a `ProvenNodes` for `tree`.
     pub fn bytes(tree: Tree) -> usize {
         tree.height as usize * size_of::<Option<Pair>>()
     }
 
-    /// The stored nodes that [`ProvenNodes::check`] wants to check `leaf`, from below.
+    /// The stored nodes that [`ProvenNodes::check`] needs to check `leaf`, from below.
     ///
     /// # Panics
     /// If there is no such leaf.
@@ -210,8 +210,8 @@ impl ProvenNodes {
         siblings
     }
 
-    /// Checks that `hash` is that of `leaf`, with the stored hashes of the nodes that
-    /// [`ProvenNodes::needed`] tells. After an error nothing has changed.
+    /// Checks that `hash` is the hash of `leaf`, with the stored hashes of the nodes in [`ProvenNodes::needed`]. An
+    /// error changes nothing.
     ///
     /// # Panics
     /// If there is no such leaf.
@@ -220,7 +220,7 @@ impl ProvenNodes {
         if siblings.len() != known {
             return Err(TreeError::Siblings { needed: known });
         }
-        // The pairs on the way, each with its left node.
+        // The pairs on the way up, each with its left node.
         let mut pairs = [None; HEIGHT_MAX as usize];
         let (mut node, mut reached) = (self.tree.leaf_node(leaf), hash);
         for (pair, sibling) in pairs.iter_mut().zip(siblings) {
@@ -244,7 +244,7 @@ impl ProvenNodes {
         Ok(())
     }
 
-    /// How many levels above `leaf` its first proven ancestor is; 0 if it is proven itself.
+    /// The number of levels from `leaf` up to its first proven ancestor; 0 if it is proven itself.
     fn known_level(&self, leaf: u64) -> usize {
         let mut node = self.tree.leaf_node(leaf);
         for (level, pair) in self.levels.iter().enumerate() {
@@ -341,10 +341,10 @@ mod tests {
     }
 
     proptest! {
-        /// Leaves in any order, some of them wrong, some siblings wrong: what is right is accepted
-        /// and nothing else ever is, whatever was proven before.
+        /// Leaves in any order, some of them wrong, with some siblings wrong. Right leaves are accepted and wrong ones
+        /// never, whatever was proven before.
         #[test]
-        fn right_leaves_pass_and_no_others(
+        fn only_right_leaves_are_accepted(
             count in 1..40u64,
             reads in prop::collection::vec((any::<prop::sample::Index>(), 0..4u8, any::<u8>()), 1..60),
         ) {

@@ -1,62 +1,62 @@
-//! The URI extension block (UEB): what the cap pins by one hash.
+//! The URI extension block (UEB): the file's parameters and root hashes, whose own hash is in the cap.
 //!
 //! ```text
 //!  for each key, in ascending order:  key ":" <decimal length> ":" <value> ","
 //! ```
 //!
-//! Keys are letters, `_` and `-`; numbers are ASCII decimals, hashes 32 bytes. `segment_size`,
-//! `crypttext_root_hash` and `share_root_hash` are needed. `size`, `needed_shares`, `total_shares`,
-//! `num_segments`, `codec_name`, `codec_params` and `tail_codec_params` say again what follows from
-//! those and the cap: they may be missing, as for Tahoe, but not contradict. `crypttext_hash`, if
-//! present, is a hash; what else there is (hashes of plaintext in old files) is ignored.
+//! Keys are letters, `_` and `-`; numbers are ASCII decimals; hashes are 32 bytes. `segment_size`,
+//! `crypttext_root_hash` and `share_root_hash` are required. `size`, `needed_shares`, `total_shares`, `num_segments`,
+//! `codec_name`, `codec_params` and `tail_codec_params` follow from those and the cap. As for Tahoe, they may be
+//! missing, but they must not contradict. `crypttext_hash`, if present, must be a hash. Other keys (hashes of plaintext
+//! in old files) are ignored.
 //!
-//! Order is not required of what is read, since nothing depends on it; that a key occurs only once
-//! is, since everything depends on it.
+//! The order of keys is not checked, since nothing depends on it. A key must occur only once, since everything depends
+//! on that.
 
 use super::cap::ChkCap;
 use super::geometry::{Geometry, GeometryError};
 use super::hash::{Hash, ueb_hash};
 use super::{DecimalError, decimal};
 
-/// Why bytes are not the UEB of a cap's file, or the file one that is accepted.
+/// Why bytes are not the UEB of a cap's file, or why the file is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UebError {
-    /// It is not the one the cap pins: damaged, or of another file or encoding. All other errors
-    /// are the uploader's doing, and those of every share.
+    /// Its hash is not the one in the cap: it is damaged, or belongs to another file or encoding. All other errors are
+    /// the uploader's, and every share has them.
     #[error("the UEB's hash is not the one in the cap")]
     Hash,
-    /// Not the syntax above.
+    /// The syntax is not the one above.
     #[error("the UEB is malformed at byte {at}")]
     Syntax {
-        /// Where the entry begins that cannot be read.
+        /// The offset of the first invalid entry.
         at: usize,
     },
-    /// A key that occurs twice.
+    /// A key occurs twice.
     #[error("the UEB has a key twice, the second time at byte {at}")]
     Twice {
-        /// Where the second entry begins.
+        /// The offset of the second entry.
         at: usize,
     },
-    /// A key that is needed.
+    /// A required key is missing.
     #[error("the UEB has no {key}")]
     Missing {
-        /// Which.
+        /// The key.
         key: &'static str,
     },
-    /// A value that is no number.
+    /// A value is not a number.
     #[error("the UEB's {key} {fault}")]
     Number {
-        /// Of which key.
+        /// Its key.
         key: &'static str,
         /// What is wrong with it.
         fault: DecimalError,
     },
-    /// A value that is no hash.
+    /// A value is not a hash.
     #[error("the UEB's {key} has {len} bytes, not 32")]
     HashLength {
-        /// Of which key.
+        /// Its key.
         key: &'static str,
-        /// Bytes it has.
+        /// Its length in bytes.
         len: usize,
     },
     /// Another code than Tahoe's only one.
@@ -65,23 +65,23 @@ pub enum UebError {
     /// It contradicts the cap, or itself.
     #[error("the UEB's {key} contradicts the cap")]
     Contradiction {
-        /// Which of its values.
+        /// The key of the contradicting value.
         key: &'static str,
     },
-    /// A segment length that is not accepted.
+    /// The segment length is not accepted.
     #[error("the UEB's segment_size: {0}")]
     Geometry(#[from] GeometryError),
 }
 
 impl UebError {
-    /// Whether another share may have a better one. If not, the file is refused: its UEB is the
-    /// one the cap pins.
+    /// Whether another share may have a better UEB. If not, the file is refused: its UEB is the one with the cap's
+    /// hash.
     pub fn of_this_share_only(&self) -> bool {
         matches!(self, UebError::Hash)
     }
 }
 
-/// A UEB that is the one a cap pins, and says nothing against it.
+/// A UEB with the cap's hash that does not contradict the cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ueb {
     /// From its segment length and the cap.
@@ -101,9 +101,9 @@ impl Ueb {
         Ueb::parse(bytes, cap, segment_max)
     }
 
-    /// As [`Ueb::check`], but the hash.
+    /// As [`Ueb::check`], without checking the hash.
     fn parse(bytes: &[u8], cap: &ChkCap, segment_max: u64) -> Result<Ueb, UebError> {
-        // A first pass checks all entries, so that what follows may look up as it likes.
+        // A first pass checks all entries, so that the look-ups below cannot fail on syntax.
         for entry in Ueb::entries(bytes) {
             let (at, key, _) = entry?;
             let same =
@@ -164,8 +164,7 @@ impl Ueb {
         })
     }
 
-    /// The entries of any UEB, for show: where each begins, its key, its value. Ends after the first
-    /// that cannot be read.
+    /// The entries of any UEB, for display: the offset, key and value of each. Ends after the first invalid entry.
     pub fn entries(bytes: &[u8]) -> impl Iterator<Item = UebEntry<'_>> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -181,10 +180,10 @@ impl Ueb {
     }
 }
 
-/// Where an entry begins, its key and its value; or the first fault in syntax.
+/// The offset, key and value of an entry; or the first syntax error.
 pub type UebEntry<'a> = Result<(usize, &'a [u8], &'a [u8]), UebError>;
 
-/// The first entry of `bytes`: key, value, and the length of both with what is between.
+/// The first entry of `bytes`: key, value, and the entry's length.
 fn entry(bytes: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let key_len = bytes.iter().position(|&byte| byte == b':')?;
     let (key, rest) = (&bytes[..key_len], &bytes[key_len + 1..]);
@@ -207,7 +206,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A UEB of these entries, and a 3-of-10 cap of 300,000 bytes that pins it.
+    /// A UEB with these entries, and a 3-of-10 cap of 300,000 bytes that has its hash.
     fn ueb(entries: &[(&str, &[u8])]) -> (Vec<u8>, ChkCap) {
         let mut bytes = Vec::new();
         for (key, value) in entries {
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_one() {
+    fn a_good_ueb_is_accepted() {
         let ueb = check(GOOD).unwrap();
         assert_eq!(
             (ueb.geometry.segments(), ueb.geometry.segment_bytes()),
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_and_what_is_not() {
+    fn required_and_optional_keys() {
         for (key, _) in GOOD {
             let needed = ["segment_size", "share_root_hash", "crypttext_root_hash"].contains(key);
             assert_eq!(with(key, None).is_err(), needed, "{key}");

@@ -62,7 +62,7 @@ struct Multiplier([uint8x16_t; 4]);
 // SAFETY: loads and stores are of 4 x 16 bytes and take any alignment.
 unsafe impl Vector for Multiplier {
     type Entry = WideNibbles;
-    /// What each half of a byte gives to the low bytes, and to the high bytes.
+    /// The contributions of each half-byte to the low bytes, and to the high bytes.
     type Table = [[uint8x16_t; 4]; 2];
     /// For the first 16 elements and the others: the halves of the low bytes, then of the high.
     type Operand = [[uint8x16_t; 4]; 2];

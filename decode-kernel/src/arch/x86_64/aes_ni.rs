@@ -1,4 +1,4 @@
-//! AES-128 by the instructions made for it, a block of 16 bytes each, 8 blocks in turns.
+//! AES-128 by the AES instructions, on blocks of 16 bytes, 8 blocks interleaved.
 
 #![allow(unsafe_code)]
 
@@ -10,11 +10,11 @@ use zeroize::Zeroizing;
 #[derive(Clone, Copy)]
 pub(in crate::arch) struct AesNi(());
 
-/// The key, expanded: a key for before the first round and one for each of ten (FIPS 197, section
-/// 5.2). Dropped, it is overwritten.
+/// The expanded key: one round key before the first round and one for each of ten (FIPS 197,
+/// section 5.2). It is overwritten when dropped.
 pub(crate) struct RoundKeys(pub(super) Zeroizing<[[u8; 16]; 11]>);
 
-/// Blocks in turns: a round takes several cycles, in which others can begin.
+/// Interleaved blocks: a round takes several cycles, in which rounds of other blocks can start.
 const TURNS: usize = 8;
 
 impl AesNi {
@@ -44,7 +44,7 @@ impl AesNi {
 unsafe fn expand(key: &[u8; 16], keys: &mut [[u8; 16]; 11]) {
     // SAFETY: each pointer is of 16 bytes, and any alignment does.
     let mut last = unsafe { _mm_loadu_si128(key.as_ptr().cast()) };
-    // The round's constant is a part of the instruction.
+    // The round's constant is part of the instruction.
     macro_rules! next {
         ($constant:literal) => {{
             let word = _mm_shuffle_epi32::<0xFF>(_mm_aeskeygenassist_si128::<$constant>(last));
@@ -83,7 +83,8 @@ unsafe fn apply(keys: &RoundKeys, first: u64, data: &mut [u8]) {
         // SAFETY: each key is of 16 bytes, and any alignment does.
         unsafe { _mm_loadu_si128(key.as_ptr().cast()) }
     });
-    // No block's number needs more than 64 bits, because no byte's does: the upper half is zero.
+    // The upper half of the counter is zero: byte offsets have 64 bits, so block numbers have
+    // fewer.
     let mut number = first;
     let (groups, rest) = data.as_chunks_mut::<{ 16 * TURNS }>();
     for group in groups {

@@ -1,4 +1,4 @@
-//! AES-128, four blocks of 16 bytes at a time, eight times four in turns.
+//! AES-128 on four blocks of 16 bytes per register, eight registers interleaved.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +10,7 @@ use super::aes_ni::{AesNi, RoundKeys};
 #[derive(Clone, Copy)]
 pub(in crate::arch) struct Vaes(AesNi);
 
-/// Registers in turns: a round takes several cycles, in which others can begin.
+/// Interleaved registers: a round takes several cycles, in which rounds of others can start.
 const TURNS: usize = 8;
 
 /// Bytes of a register.
@@ -45,8 +45,8 @@ unsafe fn apply(keys: &RoundKeys, first: u64, data: &mut [u8]) {
         // SAFETY: each key is of 16 bytes, and any alignment does.
         _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(key.as_ptr().cast()) })
     });
-    // The numbers of four blocks, little-endian. The upper halves stay zero: no block's number needs
-    // more than 64 bits, because no byte's does.
+    // The numbers of four blocks, little-endian. The upper halves stay zero: byte offsets have 64 bits, so block
+    // numbers have fewer.
     let places = _mm512_setr_epi64(0, 0, 0, 1, 0, 2, 0, 3);
     let next = _mm512_setr_epi64(0, 4, 0, 4, 0, 4, 0, 4);
     let mut numbers = _mm512_add_epi64(places, _mm512_maskz_set1_epi64(0b1010_1010, first as i64));

@@ -100,7 +100,7 @@ unsafe impl Vector for Multiplier {
         unsafe {
             let bytes = _mm256_loadu_si256(from.cast());
             let mask = _mm256_set1_epi8(0x0F);
-            // There's no shift of bytes; the mask takes off what crosses over.
+            // AVX2 has no shift of bytes; the mask removes the bits that cross over.
             let high = _mm256_srli_epi16::<4>(bytes);
             [_mm256_and_si256(bytes, mask), _mm256_and_si256(high, mask)]
         }
@@ -131,7 +131,7 @@ unsafe impl Vector for Multiplier {
     }
 }
 
-/// Adds up inputs as they are, for matrices of ones. T is the layout's entry, which it ignores.
+/// Sums up unmultiplied inputs, for matrices of ones. T is the layout's entry, which it ignores.
 #[derive(Clone, Copy)]
 pub(super) struct Adder<T>(__m256i, PhantomData<T>);
 

@@ -83,7 +83,7 @@ unsafe fn apply<V: Vector<Entry = u64>>(
 #[derive(Clone, Copy)]
 struct Multiplier(__m512i);
 
-/// Adds up inputs as they are, for matrices of ones.
+/// Sums up unmultiplied inputs, for matrices of ones.
 #[derive(Clone, Copy)]
 struct Adder(__m512i);
 

@@ -64,8 +64,7 @@ unsafe impl Words for Eight {
                 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12,
             ));
             let mut words = [Eight(_mm256_setzero_si256()); 16];
-            // Half a block of each message is a row; turned in squares of 1, 2 and 4 words, rows
-            // become columns.
+            // A row is half a block of one message. Transposing squares of 1, 2 and 4 words turns rows into columns.
             for half in [0, 8] {
                 let rows: [__m256i; 8] = std::array::from_fn(|lane| {
                     let row = _mm256_loadu_si256(at(lane).add(4 * half).cast());

@@ -1,5 +1,5 @@
-//! SHA-256 of 16 messages in lockstep: `vprord` rotates, and `vpternlogd` is any function of three
-//! bits.
+//! SHA-256 of 16 messages in lockstep: `vprord` rotates, and `vpternlogd` computes any function of
+//! three bits.
 
 #![allow(unsafe_code)]
 
@@ -42,7 +42,7 @@ unsafe fn compress(states: &mut [State], messages: &[&[Block]]) {
 #[derive(Clone, Copy)]
 struct Sixteen(__m512i);
 
-/// `vpternlogd`'s truth tables, of A in bit 2, B in bit 1 and C in bit 0 of the place.
+/// `vpternlogd`'s truth tables. In the index of a bit, A is bit 2, B is bit 1 and C is bit 0.
 const XOR3: i32 = 0x96;
 const CHOOSE: i32 = 0xCA;
 const MAJORITY: i32 = 0xE8;
@@ -70,8 +70,8 @@ unsafe impl Words for Sixteen {
             let order = _mm512_broadcast_i32x4(_mm_setr_epi8(
                 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12,
             ));
-            // Row by row a message each. Turned in squares of 1, 2, 4 and 8 words, they become
-            // columns; the halves of 16 bytes that belong together are put together first.
+            // Each row is one message. Transposing squares of 1, 2, 4 and 8 words turns rows into
+            // columns; the halves of 16 bytes that belong together are joined first.
             let rows: [__m512i; 16] = std::array::from_fn(|lane| {
                 _mm512_shuffle_epi8(_mm512_loadu_si512(at(lane).cast()), order)
             });

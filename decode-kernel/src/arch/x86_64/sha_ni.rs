@@ -1,5 +1,5 @@
-//! SHA-256 by the instructions made for it, of up to 4 messages in turns: `sha256rnds2` takes
-//! several cycles, in which another message's can begin.
+//! SHA-256 by the SHA instructions, on up to 4 interleaved messages: `sha256rnds2` takes several
+//! cycles, in which rounds of other messages can start.
 
 #![allow(unsafe_code)]
 
@@ -12,7 +12,7 @@ use crate::arch::sha::{Block, ROUND_CONSTANTS, State};
 pub(in crate::arch) struct ShaNi(());
 
 impl ShaNi {
-    /// The most messages in turns.
+    /// The most interleaved messages.
     pub(in crate::arch) const STREAMS_MAX: usize = 4;
 
     pub(in crate::arch) fn detect() -> Option<ShaNi> {

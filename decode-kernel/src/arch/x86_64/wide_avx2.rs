@@ -62,7 +62,7 @@ struct Multiplier([__m256i; 2]);
 // SAFETY: loads and stores are of 2 x 32 bytes and take any alignment.
 unsafe impl Vector for Multiplier {
     type Entry = WideNibbles;
-    /// What each half of a byte gives to the low bytes, and to the high bytes.
+    /// The contributions of each half-byte to the low bytes, and to the high bytes.
     type Table = [[__m256i; 4]; 2];
     /// The halves of the low bytes, then of the high bytes.
     type Operand = [__m256i; 4];
@@ -79,7 +79,7 @@ unsafe impl Vector for Multiplier {
         // SAFETY: 64 bytes are readable, by the caller's promise.
         unsafe {
             let mask = _mm256_set1_epi8(0x0F);
-            // There's no shift of bytes; the mask takes off what crosses over.
+            // AVX2 has no shift of bytes; the mask removes the bits that cross over.
             let halves = |bytes| {
                 let high = _mm256_srli_epi16::<4>(bytes);
                 [_mm256_and_si256(bytes, mask), _mm256_and_si256(high, mask)]

@@ -64,7 +64,7 @@ struct Multiplier([__m256i; 2]);
 // SAFETY: loads and stores are of 2 x 32 bytes and take any alignment.
 unsafe impl Vector for Multiplier {
     type Entry = WideMatrix;
-    /// What the low bytes give to low and high, then what the high bytes do.
+    /// The contributions of the low bytes to low and high bytes, then those of the high bytes.
     type Table = [__m256i; 4];
     /// Low bytes and high bytes.
     type Operand = [__m256i; 2];
