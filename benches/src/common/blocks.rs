@@ -1,9 +1,9 @@
-//! Blocks as the server has them: side by side in one page-aligned buffer.
+//! Blocks as in the server's buffers: side by side in one page-aligned buffer.
 
 /// Bytes that buffers are aligned to.
 const ALIGNMENT: usize = 4096;
 
-/// Equally long blocks in one aligned buffer.
+/// Blocks of equal length in one aligned buffer.
 pub struct Blocks {
     room: Vec<u8>,
     start: usize,
@@ -14,7 +14,8 @@ pub struct Blocks {
 impl Blocks {
     /// `count` blocks of `block_bytes` each, all zero.
     pub fn new(count: usize, block_bytes: usize) -> Blocks {
-        // Not zero at first, so that every page is written and belongs to the process.
+        // The buffer is not zero at first, so that every page is written and belongs to the
+        // process.
         let mut room = vec![1; count * block_bytes + ALIGNMENT];
         room.fill(0);
         let start = room.as_ptr().align_offset(ALIGNMENT);

@@ -1,6 +1,6 @@
-//! The calling thread's CPU time, which goes on only while it runs: on a busy machine a measurement
-//! by it is not of the neighbours. And what arithmetic is measured with: a core of its own, and bytes
-//! per second of that time.
+//! The calling thread's CPU time. It advances only while the thread runs, so that on a busy machine a measurement does
+//! not include the neighbours. Also what measuring arithmetic takes: a core for the thread, and bytes per second of CPU
+//! time.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -18,11 +18,11 @@ pub fn thread_time() -> Duration {
     now.expect("Linux has a CPU clock for each thread").into()
 }
 
-/// Keeps this thread on one core: that of this number, or the last one. Gives its number.
+/// Pins this thread to one core: the one with this number, or the last. Returns its number.
 ///
 /// # Errors
 ///
-/// When there's no such core, or it may not be used.
+/// If there is no such core, or it may not be used.
 pub fn pin(number: Option<usize>) -> anyhow::Result<usize> {
     let cores = core_affinity::get_core_ids().context("can't list the cores")?;
     let core = match number {
@@ -37,15 +37,14 @@ pub fn pin(number: Option<usize>) -> anyhow::Result<usize> {
     Ok(core.id)
 }
 
-/// The clock is asked about once in so many bytes, lest it count.
+/// The clock is read once in this many bytes, so that reading it does not count.
 const LOOK_BYTES: usize = 1 << 20;
 
-/// Runs `work`, which delivers `bytes`, again and again for about `target`; gives GB per second
-/// of CPU time.
+/// Runs `work`, which delivers `bytes`, repeatedly for about `target`. Returns GB per second of CPU time.
 ///
 /// # Panics
 ///
-/// When `work` says that it failed: it is to be verified before.
+/// If `work` fails; it must be verified before.
 pub fn speed(bytes: usize, target: Duration, mut work: impl FnMut() -> bool) -> f64 {
     let (start, mut runs) = (thread_time(), 0u32);
     let per_look = (LOOK_BYTES / bytes.max(1)).clamp(1, 1024) as u32;
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goes_on_while_working() {
+    fn thread_time_advances_while_working() {
         let start = thread_time();
         let mut sum = 0u64;
         while thread_time() == start {

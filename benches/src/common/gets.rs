@@ -1,4 +1,4 @@
-//! Objects over HTTP: whether a server gives them as they are.
+//! Checks that a server serves objects unchanged.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use super::launch::Server;
 ///
 /// # Errors
 ///
-/// When one is not received whole and as it is.
+/// If an object is not received whole and unchanged.
 pub fn verify(server: &Server, objects: &[(String, String)]) -> anyhow::Result<()> {
     let mut plan = Plan::new(&server.url(""));
     plan.duration = Duration::from_secs(120);
     for ((path, sha256), number) in objects.iter().zip(0..) {
         plan.groups.push(Group {
-            // A path may have what a name may not.
+            // A path may have characters that a name may not have.
             name: format!("object-{number}"),
             path: Some(format!("/{path}")),
             requests: Some(1),

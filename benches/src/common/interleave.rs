@@ -1,10 +1,10 @@
-//! Competitors take turns within one run, so that what drifts (clock, heat, neighbours) hits all.
+//! Competitors take turns within one run, so that drift (clock, temperature, neighbours) affects all of them.
 
 use super::stats::Summary;
 
-/// One competitor: a name, and a measurement that gives one number.
+/// One competitor: a name, and a measurement that returns one number.
 pub struct Competitor<'a> {
-    /// What the record calls it.
+    /// The name in the record.
     pub name: String,
     /// Measures once, in the unit of the benchmark.
     pub measure: Box<dyn FnMut() -> f64 + 'a>,
@@ -20,8 +20,8 @@ impl<'a> Competitor<'a> {
     }
 }
 
-/// Measures every competitor `rounds` times (at least once) after one unrecorded round, each round
-/// beginning with another competitor. The summaries are in the order of the competitors.
+/// Measures every competitor `rounds` times (at least once) after one unrecorded round. Each round begins with another
+/// competitor. The summaries are in the order of the competitors.
 pub fn run(rounds: usize, competitors: &mut [Competitor<'_>]) -> Vec<Summary> {
     let rounds = rounds.max(1);
     let count = competitors.len();
@@ -35,7 +35,7 @@ pub fn run(rounds: usize, competitors: &mut [Competitor<'_>]) -> Vec<Summary> {
     values.iter().map(|values| Summary::of(values)).collect()
 }
 
-/// Whose turn it is, over `rounds` rounds of `count` competitors, each round beginning with another.
+/// The order of turns over `rounds` rounds of `count` competitors. Each round begins with another competitor.
 pub fn turns(rounds: usize, count: usize) -> impl Iterator<Item = usize> {
     (0..rounds).flat_map(move |round| (0..count).map(move |turn| (round + turn) % count))
 }

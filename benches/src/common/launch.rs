@@ -1,7 +1,7 @@
-//! Servers as child processes: pinned to a core, gone when the benchmark is gone, stopped in turn.
+//! Servers as child processes: pinned to a core, killed when the benchmark ends, and stopped in an orderly way.
 //!
-//! The benchmark starts itself again as the launcher, which pins itself, asks the kernel to be told
-//! when its parent dies, and then becomes the server: the process id stays the same.
+//! The benchmark starts itself again as the launcher. The launcher pins itself, asks the kernel for a signal when its
+//! parent dies, and then becomes the server, so the process id stays the same.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -18,23 +18,23 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 
-/// The first argument that makes the benchmark a launcher. Not for people.
+/// The first argument that makes the benchmark a launcher. For internal use.
 const LAUNCH: &str = "launch-pinned";
-/// In place of a core's number: the server runs where it likes.
+/// In place of a core's number: the server may use all cores.
 const ANY_CORE: &str = "any";
 /// How long a server may take until it listens.
 const START: Duration = Duration::from_secs(20);
 /// How long a server may take to end when asked to; then it is killed.
 const STOP: Duration = Duration::from_secs(5);
-/// What a server prints before its address once it listens.
+/// The text that a server prints before its address once it listens.
 pub const READY: &str = "listening on http://";
 
 /// Becomes the server, if this process was started as a launcher. To be called first in `main`.
 ///
 /// # Errors
 ///
-/// When it is a launcher and the server can't be started.
-pub fn launch_if_asked() -> anyhow::Result<()> {
+/// If it is a launcher and the server cannot be started.
+pub fn launch_if_started_as_launcher() -> anyhow::Result<()> {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|first| first != LAUNCH) {
         return Ok(());
@@ -65,19 +65,19 @@ pub struct Server {
     child: Child,
     /// Kept open: a server that prints into a closed pipe fails.
     _output: Option<BufReader<std::process::ChildStdout>>,
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     /// How long it may take to end.
     stop: Duration,
 }
 
 impl Server {
-    /// Starts `command` on `core` (on all if that is `None`), its standard error going to the file `log`, and waits until it
-    /// prints where it listens.
+    /// Starts `command` on `core` (on all cores if `None`), with its standard error in the file `log`, and waits until
+    /// it prints its address.
     ///
     /// # Errors
     ///
-    /// When it does not start, ends, or does not listen in time; the message has the end of its log.
+    /// If it does not start, ends, or does not listen in time; the message has the end of its log.
     pub fn start(
         core: impl Into<Option<usize>>,
         command: &[String],
@@ -100,7 +100,7 @@ impl Server {
                     }
                 }
             };
-            // Nobody listens if the time is over.
+            // The receiver is gone if the time is over.
             let _ = sender.send((found, output));
         });
         match receiver.recv_timeout(START) {
@@ -114,7 +114,7 @@ impl Server {
         }
     }
 
-    /// Starts a server that says nothing, on `address`, and waits until it takes connections.
+    /// Starts a server that prints nothing, on `address`, and waits until it accepts connections.
     ///
     /// # Errors
     ///
@@ -141,7 +141,8 @@ impl Server {
         })
     }
 
-    /// One that takes long to end and has nothing to lose: it is killed at once.
+    /// The same server, to be killed at once when it is stopped. For one that takes long to end and has nothing to
+    /// lose.
     pub fn killed(mut self) -> Server {
         self.stop = Duration::ZERO;
         self
@@ -191,7 +192,7 @@ fn failed(mut child: Child, command: &[String], log: &Path) -> anyhow::Error {
     anyhow::anyhow!("`{}` does not listen; it said:\n  {end}", command.join(" "))
 }
 
-/// Asks a process to end, waits for so long, then kills it.
+/// Asks a process to end, waits up to `patience`, then kills it.
 fn stop(child: &mut Child, patience: Duration) {
     let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
     let start = Instant::now();
@@ -205,20 +206,20 @@ fn stop(child: &mut Child, patience: Duration) {
     let _ = child.wait();
 }
 
-/// A port that nobody listens on now, of the loopback address.
+/// A port of the loopback address that no server listens on now.
 ///
 /// # Errors
 ///
-/// When the system has none.
+/// If the system has none.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// The product's program: `given`, or the one beside this benchmark.
+/// The `penstock` program: `given`, or the one beside this benchmark.
 ///
 /// # Errors
 ///
-/// When there is none; the message says how it is built.
+/// If there is none; the message says how to build it.
 pub fn penstock(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let path = match given {
         Some(path) => path.to_owned(),
@@ -233,7 +234,7 @@ pub fn penstock(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// A build of the product's program.
+/// A build of `penstock`.
 pub struct Program {
     /// What follows "penstock" in its name: nothing, or " before".
     pub name: &'static str,
@@ -241,7 +242,7 @@ pub struct Program {
     pub path: PathBuf,
 }
 
-/// The product's program, as [`penstock`] finds it, and another build to compare it with, if that is `given`.
+/// The `penstock` program, as [`penstock`] finds it, and another build to compare it with, if that is `given`.
 ///
 /// # Errors
 ///
@@ -260,7 +261,7 @@ pub fn programs(given: Option<&Path>, before: Option<&Path>) -> anyhow::Result<V
     Ok(programs)
 }
 
-/// The command that serves `stores` on one core, on addresses that the system chooses. `more` are further
+/// The command line that serves `stores` on one core, on addresses that the system chooses. `more` has further
 /// arguments, separated by blanks.
 pub fn serve_command(
     penstock: &Path,
@@ -284,12 +285,12 @@ pub fn serve_command(
     command
 }
 
-/// The core for the servers and the one for the clients: the first and the second that this process
-/// may use, unless told otherwise; the same one twice where there is only one.
+/// The core for the servers and the one for the clients: the first and the second that this process may use, unless
+/// given; the same core twice if there is only one.
 ///
 /// # Errors
 ///
-/// When the system does not say which cores there are, or one that was told is none of them.
+/// If the system does not list its cores, or a given core is not among them.
 pub fn cores(server: Option<usize>, client: Option<usize>) -> anyhow::Result<(usize, usize)> {
     let all = core_affinity::get_core_ids().context("can't list the cores")?;
     let all: Vec<usize> = all.iter().map(|core| core.id).collect();
@@ -304,7 +305,7 @@ pub fn cores(server: Option<usize>, client: Option<usize>) -> anyhow::Result<(us
 #[cfg(test)]
 mod tests {
     #[test]
-    fn cores_are_those_that_there_are() {
+    fn only_existing_cores_are_used() {
         let (first, second) = super::cores(None, None).unwrap();
         assert_eq!(
             super::cores(Some(second), Some(first)).unwrap(),

@@ -1,4 +1,4 @@
-//! The facts without which a number means nothing: machine, kernel, commit, command.
+//! The facts that belong to every number: machine, kernel, commit, command.
 
 use std::process::Command;
 use std::time::SystemTime;
@@ -23,7 +23,7 @@ const FLAGS: &[&str] = &[
     "sve",
 ];
 
-/// Reads the facts, as names and values. What can't be found out is `unknown`.
+/// Reads the facts, as names and values. A fact that cannot be found out is `unknown`.
 pub fn facts() -> Vec<(&'static str, String)> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |names: &[&str]| {
@@ -65,7 +65,7 @@ pub fn facts() -> Vec<(&'static str, String)> {
         ("cpu flags", unknown(flags)),
         ("cores", unknown(cores)),
         ("kernel", unknown(system("kernel/osrelease"))),
-        // What paces its packets costs a sender more (BBR).
+        // A congestion control that paces packets (BBR) costs a sender more.
         (
             "congestion control",
             unknown(system("net/ipv4/tcp_congestion_control")),

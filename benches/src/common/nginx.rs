@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::launch::{self, Server};
 
-/// Where distributions put it, when it is not in the path.
+/// The places where distributions install it, besides the path.
 const PLACES: &[&str] = &["nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"];
 
 /// The program and its version, if it is installed.

@@ -1,4 +1,4 @@
-//! The objects that are served: a plain file, and the same bytes in shares.
+//! The objects to serve: a plain file, and the same bytes in shares.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,12 +14,12 @@ use super::seed;
 /// Bytes written at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Writes `bytes` bytes made from `seed` to `path`, down to the disk: writing back later would
-/// disturb a measurement.
+/// Writes `bytes` bytes made from `seed` to `path` and syncs them: a later write-back would disturb
+/// a measurement.
 ///
 /// # Errors
 ///
-/// When the file can't be written; the message names it.
+/// If the file cannot be written; the message names it.
 pub fn write_plain(path: &Path, bytes: u64, seed: u64) -> anyhow::Result<()> {
     let write = || -> io::Result<()> {
         let mut file = File::create(path)?;
@@ -37,11 +37,11 @@ pub fn write_plain(path: &Path, bytes: u64, seed: u64) -> anyhow::Result<()> {
     write().with_context(|| format!("can't write {}", path.display()))
 }
 
-/// Reads a code, `K,M`, as an option has it.
+/// Parses a code, `K,M`, from an option.
 ///
 /// # Errors
 ///
-/// When it is none.
+/// If it is not a code.
 pub fn shape(text: &str) -> Result<[u16; 2], String> {
     let numbers: Result<Vec<u16>, _> = text.split(',').map(str::parse).collect();
     match numbers.ok().as_deref() {
@@ -61,7 +61,7 @@ pub struct Coded {
 }
 
 impl Coded {
-    /// The stores that are left when as many are gone as the parity allows, data shares first.
+    /// The stores that remain when as many are lost as the parity allows, data shares first.
     pub fn degraded(&self) -> &[PathBuf] {
         &self.stores[self.stores.len() - self.k..]
     }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_is_what_degraded_stores_give_back() {
+    fn degraded_stores_return_the_object() {
         let directory = tempfile::tempdir().unwrap();
         let plain = directory.path().join("plain");
         write_plain(&plain, 300_000, 3).unwrap();

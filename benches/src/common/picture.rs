@@ -1,4 +1,4 @@
-//! Pictures: how they get to their files, and the kind that several benchmarks draw, a table as bars.
+//! Pictures: writes them to files, and draws the kind that several benchmarks use, a table as bars.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use anyhow::{Context, ensure};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// What drawing gives.
+/// The result of drawing.
 pub type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// Colours that can be told apart.
+/// One of several colours that are easy to tell apart.
 pub const BLUE: RGBColor = RGBColor(31, 119, 180);
 /// See [`BLUE`].
 pub const GREEN: RGBColor = RGBColor(30, 140, 50);
@@ -20,11 +20,11 @@ pub const RED: RGBColor = RGBColor(200, 30, 30);
 /// See [`BLUE`].
 pub const GREY: RGBColor = RGBColor(130, 130, 130);
 
-/// Writes what `draw` draws, an SVG's text, to a file, and makes its directory.
+/// Writes the SVG text that `draw` makes to a file, and creates its directory.
 ///
 /// # Errors
 ///
-/// When it can't be drawn or written; the message names the file.
+/// If it cannot be drawn or written; the message names the file.
 pub fn write(path: &Path, draw: impl FnOnce(&mut String) -> Drawn) -> anyhow::Result<()> {
     let mut text = String::new();
     draw(&mut text).map_err(|error| anyhow::anyhow!("can't draw {}: {error}", path.display()))?;
@@ -54,9 +54,9 @@ pub struct Bars<'a> {
     pub notes: Vec<String>,
     /// At least one with a bar.
     pub panels: Vec<Panel>,
-    /// Values that something is judged by: lines through every panel, with their numbers.
+    /// Reference values: lines through every panel, with their numbers.
     pub lines: &'a [f64],
-    /// Where the scale ends; a longer bar is cut there, its number is still written. Without it the longest bar fits.
+    /// The end of the scale. A longer bar is cut there, with its number written. If `None`, the longest bar fits.
     pub end: Option<f64>,
     /// A name's colour.
     pub colour: fn(&str) -> RGBColor,
@@ -64,9 +64,9 @@ pub struct Bars<'a> {
 
 /// One panel.
 pub struct Panel {
-    /// What is above it.
+    /// The title above it.
     pub title: String,
-    /// Names and values; a name that others have and this one hasn't stays empty.
+    /// Names and values; a name that only other panels have is left empty.
     pub bars: Vec<(String, f64)>,
 }
 
@@ -76,17 +76,17 @@ const SCALE: i32 = 150;
 const NUMBER: i32 = 42;
 /// Height of a bar with the space around it.
 const ROW: i32 = 18;
-/// Of a line of text.
+/// Height of a line of text.
 const LINE: i32 = 20;
-/// About what a letter of a name takes.
+/// Approximate width of a letter of a name.
 const LETTER: i32 = 7;
 
 impl Bars<'_> {
-    /// Draws them to an SVG file.
+    /// Draws the bars to an SVG file.
     ///
     /// # Errors
     ///
-    /// As [`write()`], and when there is no bar.
+    /// As [`write()`], and if there is no bar.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         let bars = self.panels.iter().map(|panel| panel.bars.len());
         ensure!(bars.sum::<usize>() > 0, "nothing to draw was measured");
@@ -140,7 +140,7 @@ impl Bars<'_> {
             for tick in ticks {
                 let pale = BLACK.mix(0.15);
                 area.draw(&PathElement::new(upright(tick), pale))?;
-                // Steps of 0.1 add up to what has more digits than it should.
+                // Steps of 0.1 add up to numbers with too many digits.
                 let label = format!("{}", (tick * 1e6).round() / 1e6);
                 let at = (place(tick), bottom + LINE / 2);
                 write(&label, at, 11, HPos::Center)?;
@@ -161,7 +161,7 @@ impl Bars<'_> {
                 let at = (place(line), first - LINE / 2);
                 write(&format!("{line}"), at, 11, HPos::Center)?;
             }
-            // Last, to be read wherever bars end.
+            // The numbers come last, so that no bar covers them.
             for ((_, value), middle) in panel.bars.iter().zip(&middles) {
                 let at = (place(*value) + 4, *middle);
                 write(&format!("{value:.2}"), at, 11, HPos::Left)?;
@@ -172,7 +172,7 @@ impl Bars<'_> {
     }
 }
 
-/// A step of 1, 2 or 5 times a power of ten, of which at most five fit.
+/// A step of 1, 2 or 5 times a power of ten, such that at most five steps fit.
 fn step(end: f64) -> f64 {
     let power = 10_f64.powf((end / 5.0).log10().floor());
     let fits = |times: &f64| end / (power * times) <= 5.0001;

@@ -1,4 +1,4 @@
-//! Records: a CSV file that opens with the facts it was measured under.
+//! Records: CSV files that begin with the facts of the measurement.
 
 use std::path::Path;
 
@@ -58,11 +58,11 @@ impl Record {
             .collect()
     }
 
-    /// Writes it to `path`, making directories as needed.
+    /// Writes it to `path`, creating directories as needed.
     ///
     /// # Errors
     ///
-    /// When the file can't be written; the message names it.
+    /// If the file cannot be written; the message names it.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)

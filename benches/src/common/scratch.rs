@@ -1,5 +1,5 @@
-//! A directory for what is served, gone with the benchmark: gigabytes must not stay behind when it is
-//! interrupted.
+//! A temporary directory for objects to serve. It is removed even when the benchmark is interrupted, since gigabytes
+//! must not stay behind.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -9,15 +9,15 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tempfile::{Builder, TempDir};
 
-/// All that were made: one thread removes them.
+/// All directories created so far: one thread removes them.
 static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// A new directory in `parent`, or where temporary files go. It is removed when dropped; when the
-/// process is told to end (SIGINT, SIGTERM), it is removed too, and the process ends.
+/// Creates a directory in `parent`, or where temporary files go. It is removed when dropped. When the process is told
+/// to end (SIGINT, SIGTERM), it is removed too, and the process ends.
 ///
 /// # Errors
 ///
-/// When it can't be made.
+/// If it cannot be created.
 pub fn directory(name: &str, parent: Option<&Path>) -> anyhow::Result<TempDir> {
     let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
     let directory = Builder::new()
@@ -32,7 +32,7 @@ pub fn directory(name: &str, parent: Option<&Path>) -> anyhow::Result<TempDir> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            // The servers are told by the kernel, once this process is gone.
+            // The kernel signals the servers once this process is gone.
             let made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
             for path in made.iter().filter(|path| path.exists()) {
                 if let Err(error) = std::fs::remove_dir_all(path) {
@@ -48,7 +48,7 @@ pub fn directory(name: &str, parent: Option<&Path>) -> anyhow::Result<TempDir> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn it_is_removed_when_dropped() {
+    fn a_directory_is_removed_when_dropped() {
         let directory = super::directory("test", None).unwrap();
         let path = directory.path().to_owned();
         std::fs::write(path.join("x"), "x").unwrap();

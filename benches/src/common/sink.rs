@@ -1,5 +1,5 @@
-//! Clients that take whatever comes and drop it inside the kernel (TCP's MSG_TRUNC), on a core of
-//! their own: for measuring what sending costs, without HTTP. And one that compares every byte.
+//! Clients that drop all received bytes inside the kernel (TCP's MSG_TRUNC), on a core of their
+//! own: for measuring the cost of sending, without HTTP. Also a client that compares every byte.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -18,13 +18,13 @@ use rustix::net::{RecvFlags, recv};
 const DROP_BYTES: usize = 256 << 10;
 /// Events taken at once.
 const EVENTS: usize = 512;
-/// How often a sleeping thread looks whether it shall end.
+/// The interval at which a sleeping thread checks whether it should end.
 pub const PATIENCE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 10_000_000,
 };
 
-/// Connections being drained by a thread.
+/// Connections that a thread drains.
 pub struct Sink {
     received: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -85,7 +85,7 @@ impl Sink {
         })
     }
 
-    /// Bytes that have come so far, on all connections.
+    /// Bytes received so far, on all connections.
     pub fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
@@ -107,7 +107,7 @@ impl Sink {
 ///
 /// # Errors
 ///
-/// Where they differ, or when the stream ends early.
+/// If the bytes differ, or the stream ends early.
 pub fn compare(stream: &mut TcpStream, expected: &[u8]) -> anyhow::Result<()> {
     let mut chunk = vec![0; DROP_BYTES];
     let mut place = 0;
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_counted() {
+    fn all_received_bytes_are_counted() {
         let core = core_affinity::get_core_ids().unwrap()[0].id;
         let ((mut a, x), (mut b, y)) = (pair(), pair());
         let sink = Sink::start(vec![x, y], core).unwrap();

@@ -1,9 +1,9 @@
-//! The numbers that stand for a series of measurements.
+//! Summaries of a series of measurements.
 
 /// Median and spread of one series.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
-    /// How many measurements.
+    /// The number of measurements.
     pub count: usize,
     /// The smallest.
     pub min: f64,
@@ -18,16 +18,16 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Sums up measurements, which must be numbers.
+    /// Summarises measurements, which must be numbers.
     ///
     /// # Panics
     ///
-    /// When there are none.
+    /// If there are none.
     pub fn of(values: &[f64]) -> Summary {
         assert!(!values.is_empty(), "no measurements");
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        // Between two measurements, the straight line is taken.
+        // Quantiles between two measurements are interpolated linearly.
         let at = |fraction: f64| {
             let place = fraction * (sorted.len() - 1) as f64;
             let (low, high) = (

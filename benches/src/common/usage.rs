@@ -7,26 +7,26 @@ use nix::time::{ClockId, clock_gettime};
 use procfs::CurrentSI;
 use procfs::process::Process;
 
-/// What was used up to a moment. Times in seconds.
+/// The resources used up to a moment. Times in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
     /// User and system time of a process and its children, since they started.
     pub process: f64,
-    /// Largest resident memory (VmHWM) of them, in bytes, summed.
+    /// Peak resident memory (VmHWM) of these processes, in bytes, summed.
     pub resident_most: u64,
-    /// All time, from some moment on, that the server's core was not idle: the process, interrupts and softirqs
-    /// (on loopback, the receiving half of TCP runs there), and whoever else ran.
+    /// All time that the server's core was not idle, since some fixed moment: the process, interrupts and softirqs (on
+    /// loopback, the receiving half of TCP runs there), and any other process.
     pub server_core: f64,
-    /// The same of the clients' core.
+    /// The same for the clients' core.
     pub client_core: f64,
 }
 
 impl Usage {
-    /// Looks at process `pid` and at two cores.
+    /// Reads the usage of process `pid` and of two cores.
     ///
     /// # Errors
     ///
-    /// When the process is gone.
+    /// If the process is gone.
     pub fn now(pid: i32, server_core: usize, client_core: usize) -> anyhow::Result<Usage> {
         let mut usage = Usage::default();
         usage
@@ -41,11 +41,11 @@ impl Usage {
         let stat = process.stat()?;
         self.process += (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
         self.resident_most += process.status()?.vmhwm.unwrap_or(0) * 1024;
-        // A master and its workers: two levels are enough.
+        // Two levels are enough for a master and its workers.
         if depth < 2 {
             for task in process.tasks()?.flatten() {
                 for child in task.children().unwrap_or_default() {
-                    // One that has just ended is not counted.
+                    // A child that has just ended is not counted.
                     let _ = self.add(child.cast_signed(), depth + 1);
                 }
             }
@@ -54,11 +54,11 @@ impl Usage {
     }
 }
 
-/// Seconds, from some moment on, that each of these cores was not idle.
+/// Seconds that each of these cores was not idle, since some fixed moment.
 ///
 /// # Errors
 ///
-/// When the kernel counts no such core.
+/// If the kernel counts no such core.
 pub fn busy<const N: usize>(cores: [usize; N]) -> anyhow::Result<[f64; N]> {
     let stat = procfs::KernelStats::current()?;
     let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
@@ -68,7 +68,7 @@ pub fn busy<const N: usize>(cores: [usize; N]) -> anyhow::Result<[f64; N]> {
             .cpu_time
             .get(core)
             .with_context(|| format!("no core {core} in /proc/stat"))?;
-        // Idle time is measured by the kernel; the kinds of busy time may be guesses at each tick.
+        // The kernel measures idle time; it may only guess the kinds of busy time at each tick.
         let ticks = time.idle + time.iowait.unwrap_or(0) + time.steal.unwrap_or(0);
         *busy = now.as_secs_f64() - ticks as f64 / procfs::ticks_per_second() as f64;
     }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_seen() {
+    fn cpu_time_of_work_is_counted() {
         let pid = std::process::id().cast_signed();
         let cores = core_affinity::get_core_ids().unwrap();
         let core = cores[0].id;
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_an_error() {
+    fn a_process_that_does_not_exist_is_an_error() {
         let error = Usage::now(i32::MAX, 0, 0).unwrap_err().to_string();
         assert!(error.contains("2147483647"), "{error}");
     }

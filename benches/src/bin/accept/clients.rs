@@ -1,8 +1,8 @@
-//! Clients of one request each, on a core of their own, as cheap as can be: eight system calls a connection.
+//! Clients of one request each, on a core of their own, as cheap as possible: eight system calls per connection.
 //!
-//! One thread has a number of connections under way, in a queue: it opens one at the end and sends the
-//! request, then waits for the first to be answered and closed. Being answered out of order costs nothing but
-//! that those behind are found later.
+//! One thread keeps a number of connections open, in a queue. It opens one at the end of the queue and sends the
+//! request, then waits until the first is answered and closed. Answers out of order cost nothing; they are only noticed
+//! later.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -20,10 +20,10 @@ use socket2::{Domain, Socket, Type};
 
 /// Bytes dropped at once.
 const DROP_BYTES: usize = 256 << 10;
-/// How long one answer may take.
+/// The longest time that one answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Clients under way.
+/// The running clients.
 pub(super) struct Clients {
     shared: Arc<Shared>,
     thread: JoinHandle<anyhow::Result<Vec<Duration>>>,
@@ -40,7 +40,7 @@ fn request(address: SocketAddr, key: &str) -> String {
     format!("GET /{key} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
 }
 
-/// Asks once, and compares every byte of the body. Gives the bytes of the whole answer.
+/// Sends one request and compares every byte of the body. Returns the number of bytes of the whole answer.
 pub(super) fn answer_bytes(address: SocketAddr, key: &str, body: &[u8]) -> anyhow::Result<u64> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ANSWER))?;
@@ -56,7 +56,7 @@ pub(super) fn answer_bytes(address: SocketAddr, key: &str, body: &[u8]) -> anyho
 }
 
 impl Clients {
-    /// Keeps `count` connections under way, each of which must be answered by `expected` bytes.
+    /// Keeps `count` connections open, each of which must be answered by `expected` bytes.
     pub(super) fn start(
         address: SocketAddr,
         key: &str,
@@ -81,12 +81,12 @@ impl Clients {
         self.shared.done.load(Relaxed)
     }
 
-    /// From now on it is noted how long each takes.
+    /// Starts recording the duration of each connection.
     pub(super) fn begin(&self) {
         self.shared.begun.store(true, Relaxed);
     }
 
-    /// Ends them; how long each took, from before it was opened until its end was seen.
+    /// Ends the clients. Returns the duration of each connection, from before it was opened until its end was seen.
     pub(super) fn finish(self) -> anyhow::Result<Vec<Duration>> {
         self.shared.stop.store(true, Relaxed);
         let joined = self.thread.join();
@@ -110,7 +110,7 @@ impl Shared {
             while under_way.len() < count {
                 let begun = Instant::now();
                 let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-                // Connecting is a kind of sending: nothing here waits for ever.
+                // The timeout of sending also bounds connecting, so nothing here waits for ever.
                 socket.set_write_timeout(Some(ANSWER))?;
                 socket.set_read_timeout(Some(ANSWER))?;
                 socket.connect(&address.into()).context("connecting")?;

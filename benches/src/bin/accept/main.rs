@@ -1,10 +1,10 @@
-//! Short connections: how many a second one core accepts, answers and closes, and what each costs, for
-//! penstock on both I/O backends and for nginx, if it is installed.
+//! Short connections: how many per second one core accepts, answers and closes, and the cost of each, for penstock on
+//! both I/O backends and for nginx, if it is installed.
 //!
-//! Each connection asks once for a small object, with `Connection: close`, takes the answer to its end, and
-//! closes. A number of connections is always under way ([`clients`]). The server runs pinned to one core, the
-//! clients to another, and which of the two cores was busy all the time, and so the limit, is in the record:
-//! on loopback the whole handshake is done on the clients' core.
+//! Each connection requests a small object once, with `Connection: close`, reads the response to its end, and closes. A
+//! constant number of connections is open ([`clients`]). The server runs pinned to one core, the clients to another.
+//! The record says which of the two cores was busy all the time, and so was the limit: on loopback the whole handshake
+//! is done on the clients' core.
 
 mod clients;
 
@@ -28,13 +28,13 @@ struct Options {
     /// Write a record, with commit, command and CPU, to this file.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// A run of under half a minute, to see that all works: one round.
+    /// Run for less than half a minute, to see that everything works: one round.
     #[arg(long)]
     quick: bool,
     /// Bytes of the object.
     #[arg(long, value_name = "SIZE", default_value = "4KiB")]
     size: ByteSize,
-    /// Connections under way; can be repeated [default: 1, 64 and 200].
+    /// Open connections; can be repeated [default: 1, 64 and 200].
     #[arg(long = "connections", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: Vec<u32>,
     /// Measurements per competitor [default: 5; 1 with --quick].
@@ -43,7 +43,7 @@ struct Options {
     /// Milliseconds per measurement, after a warm-up [default: 1500; 250 with --quick].
     #[arg(long)]
     millis: Option<u64>,
-    /// Where the object is built, and removed again.
+    /// Directory to build the object in; removed afterwards.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The server's program [default: the one beside this benchmark].
@@ -66,14 +66,15 @@ struct Options {
 }
 
 const KEY: &str = "small";
-/// Its code, and bytes of one block.
+/// Data and parity shares of the object.
 const SHAPE: [u16; 2] = [4, 2];
 const BLOCK_BYTES: u32 = 16 << 10;
-/// Less than the shortest backlog: a connection that finds none is tried again a second later.
+/// Fewer connections than the shortest listen backlog holds. A connection that finds the backlog full is tried again a
+/// second later.
 const BACKLOG: u32 = 256;
 const WARM_UP: Duration = Duration::from_millis(250);
 
-/// A server that can be started again and again.
+/// A server that can be started several times.
 struct Competitor {
     name: String,
     kind: Kind,
@@ -83,7 +84,7 @@ struct Competitor {
 enum Kind {
     /// The program and its root.
     Nginx(PathBuf, PathBuf),
-    /// The whole command.
+    /// The whole command line.
     Penstock(Vec<String>),
 }
 
@@ -96,7 +97,7 @@ impl Competitor {
     }
 }
 
-/// What one measurement found. Times in seconds.
+/// The results of one measurement. Times in seconds.
 struct Measured {
     connections_s: f64,
     process: f64,
@@ -109,7 +110,7 @@ struct Measured {
 }
 
 fn main() -> anyhow::Result<()> {
-    launch::launch_if_asked()?;
+    launch::launch_if_started_as_launcher()?;
     let options = Options::parse();
     let mut facts = machine::facts();
     let cores = launch::cores(options.server_core, options.client_core)?;
@@ -274,7 +275,7 @@ impl Report {
             "  {:<15} {:>7} {:>5} {:>7} {:>7} {:>5} {:>7} {:>7} {:>6}  busy: server client  p99 slowest ms",
             "", "conn/s", "+-%", "us", "core", "+-%", "both", "speed/n", "core/n"
         );
-        // nginx is the first, if it is there.
+        // nginx comes first, if it is installed.
         let nginx = matches!(competitors[0].kind, Kind::Nginx(..));
         let nginx = nginx.then(|| (sum(0, |m| m.connections_s), sum(0, |m| m.server)));
         for (at, competitor) in competitors.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Runs every benchmark, one after another, and writes their records and pictures where
-//! `bench-results/README.md` says: one command for a whole machine.
+//! Runs every benchmark, one after another, and writes their records and pictures as `bench-results/README.md` says:
+//! one command for a whole machine.
 //!
-//! Each has its time; one that takes longer, or fails, is ended and reported, and the others still run.
+//! Each benchmark has a time limit. One that takes longer, or fails, is ended and reported, and the others still run.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,19 +18,19 @@ struct Options {
     /// Write records and pictures to this directory, `bench-results/MACHINE`.
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
-    /// Each in under half a minute, to see that all works.
+    /// Run each for less than half a minute, to see that everything works.
     #[arg(long)]
     quick: bool,
-    /// Only these benchmarks. Can be repeated.
+    /// Run only these benchmarks. Can be repeated.
     #[arg(long = "only", value_name = "NAME")]
     only: Vec<String>,
-    /// Where they build what they serve: a disk with some gigabytes free.
+    /// Directory for the objects to serve: on a disk with some gigabytes free.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// SeaweedFS's program, for `serve`.
     #[arg(long, value_name = "FILE")]
     weed: Option<PathBuf>,
-    /// Where SeaweedFS has its volumes.
+    /// Directory for SeaweedFS's volumes.
     #[arg(long, value_name = "DIR")]
     weed_dir: Option<PathBuf>,
 }
@@ -38,11 +38,11 @@ struct Options {
 /// One benchmark.
 struct Bench {
     name: &'static str,
-    /// Seconds that it may take at full length.
+    /// Seconds that a full run may take.
     seconds: u64,
-    /// Part of the record's name, after date and commit; none is the first benchmark there was.
+    /// Part of the record's name, after date and commit; empty for the oldest benchmark.
     suffix: &'static str,
-    /// How it is told to be quick.
+    /// The option for a quick run.
     quick: &'static str,
     takes: &'static [Takes],
 }
@@ -53,7 +53,7 @@ enum Takes {
     Csv,
     /// `--picture FILE`, an SVG beside the record.
     Picture,
-    /// `--record DIR`: it writes several files.
+    /// `--record DIR`, for a benchmark that writes several files.
     Directory,
     /// `--dir DIR`.
     Dir,
@@ -64,7 +64,7 @@ enum Takes {
 use Takes::{Csv, Dir, Directory, Picture, Weed};
 
 const QUICKLY: &str = "--quick";
-/// For those that measure within one thread, where few rounds are quick.
+/// For benchmarks within one thread, which are quick with few rounds.
 const FEW: &str = "--rounds=2";
 
 const BENCHES: &[Bench] = &[
@@ -102,9 +102,9 @@ const fn bench(
     }
 }
 
-/// What a quick run may take, with what it builds.
+/// The time limit of a quick run, building included.
 const QUICK: Duration = Duration::from_secs(120);
-/// How long one that is told to end may take to clean up.
+/// How long a benchmark that is told to end may take to clean up.
 const CLEAN_UP: Duration = Duration::from_secs(20);
 
 fn main() -> anyhow::Result<()> {
@@ -168,7 +168,7 @@ fn names() -> String {
     names.join(", ")
 }
 
-/// What a benchmark is started with. `base` is the beginning of its record's path.
+/// The arguments of a benchmark. `base` is the beginning of its record's path.
 fn arguments(bench: &Bench, options: &Options, base: Option<&Path>) -> Vec<String> {
     let mut arguments = Vec::new();
     let mut add = |option: &str, value: Option<String>| {
@@ -196,7 +196,7 @@ fn arguments(bench: &Bench, options: &Options, base: Option<&Path>) -> Vec<Strin
     arguments
 }
 
-/// Runs a benchmark, at most as long as it may take; then it is told to end, and at last killed.
+/// Runs a benchmark within its time limit. After that it is told to end, and then killed.
 fn run(command: &mut Command, limit: Duration) -> anyhow::Result<ExitStatus> {
     let mut child = command
         .stdin(Stdio::null())
@@ -205,7 +205,7 @@ fn run(command: &mut Command, limit: Duration) -> anyhow::Result<ExitStatus> {
     if let Some(status) = wait(&mut child, limit)? {
         return Ok(status);
     }
-    // It removes what it has built.
+    // SIGTERM lets it remove what it has built.
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
     if wait(&mut child, CLEAN_UP)?.is_none() {
         child.kill()?;
@@ -225,7 +225,7 @@ fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>
     Ok(None)
 }
 
-/// Today, as records are named: `YYYY-MM-DD`.
+/// Today's date, as in the names of records: `YYYY-MM-DD`.
 fn date() -> String {
     // `Sun, 06 Nov 1994 08:49:37 GMT`
     let text = httpdate::fmt_http_date(SystemTime::now());
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_named_as_the_readme_says() {
+    fn records_have_the_names_of_the_readme() {
         let options = Options::parse_from(["all", "--quick", "--weed", "w", "--dir", "d"]);
         let of = |name: &str| {
             let bench = BENCHES.iter().find(|bench| bench.name == name).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_long_is_ended() {
+    fn a_benchmark_over_its_time_is_ended() {
         let begun = Instant::now();
         let error = run(Command::new("sleep").arg("60"), Duration::from_millis(100));
         assert!(error.unwrap_err().to_string().starts_with("ended after"));

@@ -1,4 +1,5 @@
-//! A core that copies memory all the time: how much that slows a disk, which may itself be memory.
+//! A core that copies memory all the time. It shows how much that slows a disk, which may itself be
+//! the memory of a host.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -9,17 +10,18 @@ use std::thread::JoinHandle;
 use anyhow::{Context, ensure};
 use core_affinity::CoreId;
 
-/// Bytes of each of its two buffers: more than caches keep.
+/// Bytes of each of its two buffers: more than caches hold.
 const BUFFER_BYTES: usize = 64 << 20;
 
-/// A thread that copies a buffer to another and back until this is dropped.
+/// A thread that copies one buffer to another and back until this is dropped.
 pub(crate) struct Copier {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Copier {
-    /// Starts it on a core. Its memory is there, and written once, when this returns.
+    /// Starts the thread on a core. When this returns, its memory is allocated and was written
+    /// once.
     pub(crate) fn start(core: usize) -> anyhow::Result<Copier> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -27,7 +29,7 @@ impl Copier {
         let thread = std::thread::spawn(move || {
             let pinned = core_affinity::set_for_current(CoreId { id: core });
             let (mut here, mut there) = (vec![1_u8; BUFFER_BYTES], vec![2_u8; BUFFER_BYTES]);
-            // Nobody listens if the benchmark is over.
+            // The receiver is gone if the benchmark is over.
             let _ = sender.send(pinned);
             while pinned && !stopped.load(Ordering::Relaxed) {
                 black_box(&mut there[..]).copy_from_slice(black_box(&here));
@@ -48,7 +50,7 @@ impl Drop for Copier {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // It can't have panicked: both buffers are of one length.
+            // It cannot have panicked, since both buffers have the same length.
             let _ = thread.join();
         }
     }
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ends_when_dropped_and_needs_a_core_that_exists() {
+    fn a_copier_ends_when_dropped_and_needs_a_core_that_exists() {
         let cores = core_affinity::get_core_ids().unwrap();
         drop(Copier::start(cores[0].id).unwrap());
         let error = Copier::start(1023).err().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! How files become cold, and what lies below them.
+//! Makes files cold, and describes the disk that they are on.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,14 +14,14 @@ use rustix::fs::{Advice, fadvise, major, minor};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
-/// For so long pages may stay,
+/// How long pages may stay in the page cache after they were dropped.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// and so often it is looked again.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Has the kernel forget the files' pages, and looks whether it did: what is still being read ahead for
-/// somebody who is gone can't be forgotten yet.
-pub(crate) fn give_up(files: &[PathBuf]) -> anyhow::Result<()> {
+/// Drops the files' pages from the page cache, and checks that they are gone. Pages that are still being read ahead for
+/// a client that has left cannot be dropped yet.
+pub(crate) fn drop_pages(files: &[PathBuf]) -> anyhow::Result<()> {
     for path in files {
         let file = File::open(path).with_context(|| format!("can't open {}", path.display()))?;
         let begun = Instant::now();
@@ -42,8 +42,9 @@ pub(crate) fn give_up(files: &[PathBuf]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Pages of the file that are in the page cache. They are counted: a read that doesn't wait would tell as well, but
-/// it has what it does not find read in, a page here and a page there, and what is read ahead later is cut up by them.
+/// The number of the file's pages in the page cache. They are counted by the kernel: a read that does not wait would
+/// also tell, but it starts reading the pages that it does not find, here one and there one, and these cut up later
+/// readahead.
 fn cached(file: &File) -> anyhow::Result<u64> {
     let bytes = file.metadata()?.len();
     if bytes == 0 {
@@ -54,28 +55,29 @@ fn cached(file: &File) -> anyhow::Result<u64> {
     Ok(cached)
 }
 
-/// Makes files cold: has them read once from the disk, and given up. So their pages were free just before they
-/// are needed: a virtual machine hands what is free for long to its host, and to get that back, page by page,
-/// takes longer than to read a fast disk. And a cache of the host, if there is one, has them for everybody.
+/// Makes files cold: reads them once from the disk, then drops their pages. So the pages were free only just before
+/// they are needed. A virtual machine hands pages that are free for long to its host, and getting them back page by
+/// page takes longer than reading a fast disk. Also, if the host has a cache, it then holds the files for every
+/// competitor.
 pub(crate) fn chill(files: &[PathBuf]) -> anyhow::Result<()> {
-    give_up(files)?;
+    drop_pages(files)?;
     let mut chunk = vec![0; READ_BYTES];
     for path in files {
         let mut file =
             File::open(path).with_context(|| format!("can't open {}", path.display()))?;
         while file.read(&mut chunk)? > 0 {}
     }
-    give_up(files)
+    drop_pages(files)
 }
 
-/// What the kernel says of the disk that holds a directory.
+/// The kernel's description of the disk that holds a directory.
 pub(crate) fn describe(directory: &Path) -> anyhow::Result<String> {
     let device = std::fs::metadata(directory)?.dev();
     let link = format!("/sys/dev/block/{}:{}", major(device), minor(device));
     let Ok(place) = std::fs::canonicalize(&link) else {
         return Ok("unknown".to_owned());
     };
-    // A partition has its disk above it.
+    // The disk of a partition is the directory above.
     let disk = match place.join("queue").is_dir() {
         true => place.as_path(),
         false => place.parent().unwrap_or(&place),

@@ -1,15 +1,14 @@
-//! What comes from a disk: GETs of a large object whose shares are not in the page cache, beside `dd`
-//! reading the same share files, one after another and all at once, and beside nginx, if it is installed,
-//! sending the plain file by `sendfile`.
+//! Reads from a disk: GETs of a large object whose shares are not in the page cache. Beside them, `dd` reads the same
+//! share files, one after another and all at once, and nginx, if it is installed, sends the plain file by `sendfile`.
 //!
-//! Before each measurement the files' pages are given up (`posix_fadvise`, POSIX_FADV_DONTNEED), which
-//! needs no privilege since they are written back; that they are gone is checked. A cache below, of a
-//! disk or of a host, serves all alike.
+//! Before each measurement the files' pages are dropped (`posix_fadvise`, POSIX_FADV_DONTNEED), which needs no
+//! privilege since they are written back. That they are gone is checked. A cache below, of a disk or of a host, serves
+//! all competitors alike.
 //!
-//! A server does more with what it reads than `dd`, which copies it to one small buffer. Where the disk of a
-//! virtual machine is its host's memory, whoever uses memory slows the disk, and `dd` may be out of any
-//! server's reach. What of that is the machine's is seen by nginx, and by `dd` beside a core that copies
-//! memory all the time, which is more than a server does.
+//! A server does more with the bytes than `dd`, which copies them to one small buffer. Where the disk of a virtual
+//! machine is its host's memory, every program that uses memory slows the disk, and no server may be able to reach
+//! `dd`. Two competitors show how much of that is due to the machine: nginx, and `dd` beside a core that copies memory
+//! all the time, which is more than a server does.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -38,7 +37,7 @@ struct Options {
     /// Draw the speeds to this file, an SVG.
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// A run of under half a minute, to see that all works: 64 MiB, one round.
+    /// Run for less than half a minute, to see that everything works: 64 MiB, one round.
     #[arg(long)]
     quick: bool,
     /// Bytes of the object [default: 512MiB; 64MiB with --quick].
@@ -59,13 +58,13 @@ struct Options {
     /// Measurements [default: 5; 1 with --quick].
     #[arg(long)]
     rounds: Option<usize>,
-    /// Where to build the objects, on the disk to be measured; needs about 4 times the size.
+    /// Directory to build the objects in, on the disk to be measured; needs about 4 times the size.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The server's program [default: the one beside this benchmark].
     #[arg(long, value_name = "FILE")]
     penstock: Option<PathBuf>,
-    /// Another build of the server's program, measured in turn with it.
+    /// Another build of the server's program, measured in turns with it.
     #[arg(long, value_name = "FILE")]
     before: Option<PathBuf>,
     /// More arguments of `penstock serve`, separated by blanks.
@@ -84,7 +83,7 @@ struct Options {
     client_core: Option<usize>,
 }
 
-/// What is read: an object with all or just enough of its shares, or the plain file.
+/// The bytes to read: an object with all or just enough of its shares, or the plain file.
 struct Case {
     key: String,
     /// A plain file has no blocks.
@@ -92,13 +91,13 @@ struct Case {
     state: &'static str,
     /// The files that a GET reads.
     files: Vec<PathBuf>,
-    /// An object's; a plain file has none.
+    /// The object's stores; none for a plain file.
     stores: Vec<PathBuf>,
     sha256: String,
 }
 
 impl Case {
-    /// What the picture calls it.
+    /// The name in the picture.
     fn name(&self) -> String {
         match self.block_bytes {
             Some(bytes) => {
@@ -116,21 +115,21 @@ const PLAIN: &str = "plain";
 /// The plain file is in a directory of its own, nginx's root.
 const PLAIN_KEY: &str = "plain.bin";
 
-/// What the record calls it.
+/// Its name in the record.
 const NGINX: &str = "nginx";
 
-/// Who reads.
+/// The program that reads.
 enum Reader {
     Dd(Dd),
     Get { source: Source, connections: u64 },
 }
 
-/// Whom clients ask.
+/// The server that clients use.
 #[derive(Clone)]
 enum Source {
-    /// The whole command.
+    /// The whole command line.
     Penstock(Vec<String>),
-    /// The program, its root, and where its configuration goes.
+    /// The program, its root, and the directory of its configuration.
     Nginx(PathBuf, PathBuf, PathBuf),
 }
 
@@ -152,7 +151,7 @@ struct Competitor<'a> {
 }
 
 fn main() -> anyhow::Result<()> {
-    launch::launch_if_asked()?;
+    launch::launch_if_started_as_launcher()?;
     let options = Options::parse();
     let (server_core, client_core) = launch::cores(options.server_core, options.client_core)?;
     let cores = [server_core, client_core];
@@ -181,7 +180,7 @@ fn main() -> anyhow::Result<()> {
     let mut verified = 0;
     for Competitor { case, name, reader } in &competitors {
         if let Reader::Get { source, .. } = reader {
-            disk::give_up(&files)?;
+            disk::drop_pages(&files)?;
             let server = source.start(server_core, &log)?;
             gets::verify(&server, &[(case.key.clone(), case.sha256.clone())])
                 .with_context(|| format!("verifying {name}"))?;
@@ -196,7 +195,8 @@ fn main() -> anyhow::Result<()> {
         let Competitor { case, name, reader } = &competitors[at];
         let measured = match reader {
             Reader::Dd(how) => {
-                // Before the files are read once: its memory isn't what that leaves free.
+                // The copier starts before the files are read once, so that its memory does not come from the pages
+                // that this frees.
                 let copies = *how == Dd::BesideCopies;
                 let _copier = copies.then(|| Copier::start(client_core)).transpose()?;
                 disk::chill(&case.files)?;
@@ -226,7 +226,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds an object for each block size, and the plain file, down to the disk.
+/// Builds an object for each block size, and the plain file, and writes all of them to the disk.
 fn build(options: &Options, size: u64, directory: &Path) -> anyhow::Result<Vec<Case>> {
     let root = directory.join(PLAIN);
     std::fs::create_dir(&root)?;
@@ -241,10 +241,10 @@ fn build(options: &Options, size: u64, directory: &Path) -> anyhow::Result<Vec<C
         let coded = object::put(&plain, &key, options.shape, block_bytes, &place)?;
         for (state, stores) in [(HEALTHY, &coded.stores[..]), (DEGRADED, coded.degraded())] {
             let mut files = files_of(stores, &key)?;
-            // Only the data shares, where they are all there.
+            // Only the data shares are read if they all exist.
             files.truncate(coded.k);
             for file in &files {
-                // Written back, so that the pages can be given up.
+                // Pages can be dropped only after they are written back.
                 File::open(file)?.sync_all()?;
             }
             cases.push(Case {
@@ -256,7 +256,7 @@ fn build(options: &Options, size: u64, directory: &Path) -> anyhow::Result<Vec<C
                 sha256: coded.sha256.clone(),
             });
         }
-        // Of the plain bytes: the same for every size of blocks.
+        // The digest of the plain bytes is the same for every block size.
         sha256 = coded.sha256;
     }
     cases.push(Case {
@@ -296,7 +296,7 @@ fn competitors<'a>(
     }
     let mut all = Vec::new();
     for case in cases {
-        // One file can't be read after another.
+        // A single file cannot be read one after another.
         let dd = Dd::ALL.into_iter().filter(|how| match how {
             Dd::AtOnce => case.files.len() > 1,
             Dd::BesideCopies => two_cores,

@@ -15,7 +15,7 @@ use rustix::net::{RecvFlags, recv};
 
 /// Bytes that `dd` reads at once.
 const DD_BYTES: u64 = 1 << 20;
-/// Longer than this nothing may take.
+/// The longest that anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How `dd` reads several files.
@@ -25,7 +25,7 @@ pub(crate) enum Dd {
     InTurn,
     /// All of them at once, a process for each.
     AtOnce,
-    /// That, past the page cache.
+    /// All of them at once, bypassing the page cache.
     Direct,
     /// One file after another on the server's core, while the clients' core copies memory.
     BesideCopies,
@@ -34,7 +34,7 @@ pub(crate) enum Dd {
 impl Dd {
     pub(crate) const ALL: [Dd; 4] = [Dd::InTurn, Dd::AtOnce, Dd::Direct, Dd::BesideCopies];
 
-    /// What the record calls it.
+    /// The name in the record.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Dd::InTurn => "dd, one after another",
@@ -45,11 +45,11 @@ impl Dd {
     }
 }
 
-/// What one measurement found.
+/// The results of one measurement.
 pub(crate) struct Measured {
     /// GB per second from the first request to the last byte.
     pub gb_s: f64,
-    /// CPU seconds per GB of the server's process and of its core; none of `dd`.
+    /// CPU seconds per GB of the server's process and of its core; `None` for `dd`.
     pub cpu_per_gb: Option<[f64; 2]>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn dd(
     if how != Dd::BesideCopies {
         return run_dd(files, how);
     }
-    // What a pinned thread starts is pinned.
+    // A process started by a pinned thread is pinned too.
     std::thread::scope(|scope| {
         let pinned = scope.spawn(|| {
             pin("dd", server_core)?;
@@ -104,7 +104,7 @@ fn run_dd(files: &[PathBuf], how: Dd) -> anyhow::Result<Measured> {
     })
 }
 
-/// Keeps the calling thread, which does `what`, on a core.
+/// Pins the calling thread to a core; `what` names the thread in errors.
 fn pin(what: &str, id: usize) -> anyhow::Result<()> {
     let pinned = core_affinity::set_for_current(CoreId { id });
     ensure!(pinned, "can't pin {what} to core {id}");
@@ -119,7 +119,7 @@ fn finish(running: &mut Vec<Child>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Downloads an object of `size` bytes once, over several connections, each with a part of it.
+/// Downloads an object of `size` bytes once, in parts over several connections.
 pub(crate) fn get(
     server: &Server,
     key: &str,
@@ -156,7 +156,7 @@ pub(crate) fn get(
     })
 }
 
-/// Downloads a part of an object; the body is dropped inside the kernel and counted.
+/// Downloads a part of an object. The body is dropped inside the kernel and counted.
 fn fetch(address: SocketAddr, key: &str, part: Range<u64>) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -165,7 +165,7 @@ fn fetch(address: SocketAddr, key: &str, part: Range<u64>) -> anyhow::Result<()>
         stream,
         "GET /{key} HTTP/1.1\r\nHost: {address}\r\nRange: bytes={first}-{last}\r\n\r\n"
     )?;
-    // Byte by byte to the end of the head, so that none of the body is taken with it.
+    // The head is read byte by byte, so that no byte of the body is read with it.
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

@@ -1,4 +1,4 @@
-//! The table that people read, the record, and the picture.
+//! The printed table, the record, and the picture.
 
 use std::path::Path;
 
@@ -26,12 +26,12 @@ const COLUMNS: &[&str] = &[
     "core_cpu_s_per_gb",
 ];
 
-/// All that was found.
+/// All results.
 pub(crate) struct Report<'a> {
     lines: Vec<Line<'a>>,
 }
 
-/// What was found of one competitor.
+/// The results of one competitor.
 struct Line<'a> {
     case: &'a Case,
     name: &'a str,
@@ -54,7 +54,7 @@ impl<'a> Report<'a> {
                 .iter()
                 .zip(speeds.iter().map(|speed| speed.median))
         };
-        // The fastest way of dd with the same files counts, where it has the machine to itself.
+        // Relative to the fastest way of dd with the same files, among those that have the machine to themselves.
         let dd = |case: &Case| {
             medians()
                 .filter(|(other, _)| std::ptr::eq(other.case, case))
@@ -64,7 +64,7 @@ impl<'a> Report<'a> {
                 .map(|(_, speed)| speed)
                 .reduce(f64::max)
         };
-        // nginx with as many connections; it has one file, whatever the blocks are.
+        // Relative to nginx with the same number of connections; its one file does not depend on the block size.
         let nginx = |wish: u64| {
             medians().find_map(|(other, speed)| match other.reader {
                 Reader::Get {
@@ -125,7 +125,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The record, under its facts.
+    /// The record of these facts and results.
     pub(crate) fn record(&self, facts: Vec<(&'static str, String)>) -> Record {
         let mut record = Record::new(facts, COLUMNS);
         for line in &self.lines {
@@ -155,7 +155,7 @@ impl<'a> Report<'a> {
     pub(crate) fn draw(&self, path: &Path) -> anyhow::Result<()> {
         let cases = self.lines.iter().map(|line| line.case.name());
         let panels = picture::distinct(cases).into_iter().map(|title| {
-            // nginx's one file stands beside every object.
+            // nginx's one file is shown beside every object.
             let here = |line: &&Line| line.case.name() == title || line.name == super::NGINX;
             let lines = self.lines.iter().filter(here);
             let bars = lines.map(|line| (line.bar(), line.speed.median)).collect();
@@ -179,7 +179,7 @@ impl<'a> Report<'a> {
 }
 
 impl Line<'_> {
-    /// What its bar is called.
+    /// The name of its bar.
     fn bar(&self) -> String {
         match self.connections {
             None => self.name.to_owned(),
@@ -189,7 +189,7 @@ impl Line<'_> {
     }
 }
 
-/// The colour of a bar that is called so.
+/// The colour of the bar with this name.
 fn colour(name: &str) -> RGBColor {
     if name.starts_with("dd") {
         picture::GREY
@@ -264,7 +264,7 @@ mod tests {
         let path = directory.path().join("x.svg");
         report.draw(&path).unwrap();
         let drawn = std::fs::read_to_string(&path).unwrap();
-        // Twice: beside the object, and beside dd of its own file.
+        // It is drawn twice: beside the object, and beside dd of its own file.
         assert_eq!(drawn.matches("4.00").count(), 2, "{drawn}");
         assert!(drawn.contains("healthy, blocks of 64 KiB"), "{drawn}");
     }

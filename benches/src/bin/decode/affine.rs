@@ -1,6 +1,6 @@
-//! The limit that the multiplying instruction sets: how many bytes of products `vgf2p8affineqb` can
+//! The limit set by the multiplying instruction: the bytes of products that `vgf2p8affineqb` can
 //! make in a second from registers alone. No kernel that uses it can rebuild e blocks faster than
-//! an e-th of that.
+//! one e-th of that.
 
 #![allow(unsafe_code)]
 
@@ -23,11 +23,11 @@ pub(crate) fn available() -> bool {
     return false;
 }
 
-/// Makes [`ROUND_BYTES`] of products; gives a word that depends on all of them.
+/// Makes [`ROUND_BYTES`] of products. Returns a word that depends on all of them.
 pub(crate) fn round(seed: u64) -> u64 {
     assert!(available(), "asked for on a CPU without the instruction");
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the CPU has the instructions, as just asserted.
+    // SAFETY: the CPU has the instructions, as asserted above.
     return unsafe { products(seed) };
     #[cfg(not(target_arch = "x86_64"))]
     return seed;

@@ -1,5 +1,5 @@
-//! ISA-L, the library most erasure-coded systems use, loaded at run time where it is installed
-//! (Debian: `libisal2`). Its field is rs8's, so it is given the same coefficients.
+//! ISA-L, the library that most erasure-coded systems use, loaded at run time where it is installed (Debian:
+//! `libisal2`). Its field is that of rs8, so it gets the same coefficients.
 
 #![allow(unsafe_code)]
 
@@ -44,7 +44,7 @@ pub(crate) struct Tables {
 
 impl Library {
     pub(crate) fn load() -> anyhow::Result<Library> {
-        // SAFETY: ISA-L's initialisers only look at the CPU.
+        // SAFETY: ISA-L's initialisers only detect the CPU.
         let library = unsafe { libloading::Library::new(FILE) }
             .with_context(|| format!("{FILE} can't be loaded (Debian: apt install libisal2)"))?;
         // SAFETY: the function has had this type in every version of the 2 ABI.
@@ -55,7 +55,7 @@ impl Library {
         })
     }
 
-    /// Where it came from: its file's full name carries the version.
+    /// The library's file. Its full name has the version.
     pub(crate) fn description(&self) -> String {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
         let file = maps
@@ -64,7 +64,7 @@ impl Library {
         file.unwrap_or(FILE).to_owned()
     }
 
-    /// What its own dispatcher takes, and its AVX2 code by name.
+    /// The code that its own dispatcher chooses, and its AVX2 code by name.
     pub(crate) fn variants(&self) -> Vec<(&'static str, Encoder<'_>)> {
         [
             ("isa-l", "ec_encode_data\0"),

@@ -1,7 +1,7 @@
-//! How fast missing data comes back: GB of original data (k blocks per segment) per second of CPU
-//! time, segments hot in the cache. In one run: every rs8 kernel this CPU has, rs16 by every kernel
-//! and by the crate alone, ISA-L where its library is installed, and the limits: adding k blocks up
-//! into e, the multiplying instruction alone, and copying the segment.
+//! The speed of rebuilding missing data: GB of original data (k blocks per segment) per second of
+//! CPU time, with segments in the cache. One run measures every rs8 kernel of this CPU, rs16 by
+//! every kernel and by the crate alone, and ISA-L where its library is installed. It also measures
+//! the limits: summing k blocks into e, the multiplying instruction alone, and copying the segment.
 
 mod affine;
 mod isal;
@@ -42,12 +42,12 @@ struct Options {
     /// Only competitors whose names contain this.
     #[arg(long, default_value = "")]
     only: String,
-    /// The core to run on; the last one by default.
+    /// The core to run on [default: the last].
     #[arg(long)]
     core: Option<usize>,
 }
 
-/// The shapes measured when none is asked for.
+/// The default shapes.
 const SHAPES: &[[usize; 3]] = &[
     [3, 7, 3],
     [4, 2, 1],
@@ -74,7 +74,7 @@ fn shape(text: &str) -> Result<[usize; 3], String> {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    // Before pinning, which would leave one core to be counted.
+    // The facts are read before pinning, after which only one core would be counted.
     let facts = machine::facts();
     let core = pin(options.core)?;
 
@@ -146,7 +146,7 @@ fn print([k, m, e]: [usize; 3], results: &[(String, Summary)]) {
     }
 }
 
-/// The name of the limit that others are printed as parts of.
+/// The limit that others are printed relative to.
 const LIMIT: &str = "limit: xor";
 
 /// One segment with its first `e` data blocks lost.
@@ -185,7 +185,7 @@ impl Segment {
         self.sources.iter().map(|&s| shares[s]).collect()
     }
 
-    /// Original bytes in all.
+    /// Original bytes of the segment.
     fn bytes(&self) -> usize {
         self.code.k() * self.block_bytes
     }
@@ -207,8 +207,8 @@ impl Segment {
         Ok(())
     }
 
-    /// The coefficients by which the lost blocks follow from the sources, row by row: what comes
-    /// out when the sources are the unit vectors.
+    /// The coefficients that give the lost blocks from the sources, row by row: the results of
+    /// rebuilding with unit vectors as sources.
     fn coefficients(&self) -> anyhow::Result<Vec<u8>> {
         let k = self.code.k();
         let units: Vec<Vec<u8>> = (0..k)
@@ -244,7 +244,7 @@ fn measure(
     let best = Kernel::available().next().context("no kernel")?;
     let each = |kind: &'static str| {
         Kernel::available().map(move |kernel| {
-            // The portable kernel leaves rs16 to the crate.
+            // The portable kernel uses the crate for rs16.
             let name = match (kind, kernel.name()) {
                 ("rs16", "portable") => "rs16 crate".to_owned(),
                 (_, kernel) => format!("{kind} {kernel}"),
@@ -302,7 +302,7 @@ fn measure(
         })
     }));
     if affine::available() {
-        // A segment takes k products of a block for each of e outputs.
+        // A segment takes k products of a block for each of its e outputs.
         let bytes = affine::ROUND_BYTES / e;
         competitors.push(Competitor::new("limit: affine", move || {
             speed(bytes, target, || {

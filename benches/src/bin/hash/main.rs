@@ -1,7 +1,7 @@
-//! How fast blocks are hashed and decrypted as Tahoe-LAFS wants it: GB per second of CPU time of
-//! SHA-256d over a number of blocks in lockstep, and of AES-128-CTR in place. In one run: every
-//! back-end this CPU has, what the process would choose, and the crates `sha2`, `aes` and `ctr` as
-//! one would call them.
+//! The speed of hashing and decrypting blocks for Tahoe-LAFS: GB per second of CPU time of SHA-256d
+//! over a number of blocks in lockstep, and of AES-128-CTR in place. One run measures every
+//! back-end of this CPU, the process's own choice, and the crates `sha2`, `aes` and `ctr` used
+//! directly.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ struct Options {
     #[arg(long, value_name = "COUNT", default_values_t = [1, 2, 3, 4, 8, 9, 10, 16, 25, 100],
           value_parser = lanes)]
     lanes: Vec<usize>,
-    /// The core to run on; the last one by default.
+    /// The core to run on [default: the last].
     #[arg(long)]
     core: Option<usize>,
 }
@@ -55,14 +55,14 @@ fn lanes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// What a block is hashed after: the tag of a block of a Tahoe-LAFS share.
+/// The tag hashed before a block of a Tahoe-LAFS share.
 const PREFIX: &[u8] = b"29:allmydata_encoded_subshare_v1,";
 
 const KEY: [u8; 16] = *b"any key will do.";
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    // Before pinning, which would leave one core to be counted.
+    // The facts are read before pinning, after which only one core would be counted.
     let facts = machine::facts();
     let core = pin(options.core)?;
     for (name, value) in &facts {
@@ -109,7 +109,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SHA-256d of so many blocks, each after a prefix.
+/// SHA-256d of `count` blocks, each after the prefix.
 fn hash(options: &Options, count: usize, bytes: usize) -> anyhow::Result<Vec<(String, Summary)>> {
     let mut blocks = Blocks::new(count, bytes);
     for (block, number) in blocks.all_mut().into_iter().zip(1..) {
@@ -155,8 +155,8 @@ fn hash(options: &Options, count: usize, bytes: usize) -> anyhow::Result<Vec<(St
     Ok(run(options, competitors))
 }
 
-/// A block decrypted in place, from the second block of a share on: not where a keystream block
-/// begins, if its size is no multiple of 16.
+/// Decrypts a block in place, at the offset of a share's second block. No keystream block begins
+/// there, if the block's size is not a multiple of 16.
 fn decrypt(options: &Options, bytes: usize) -> anyhow::Result<Vec<(String, Summary)>> {
     let target = Duration::from_millis(options.millis);
     let offset = bytes as u64;

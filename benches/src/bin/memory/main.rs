@@ -1,10 +1,10 @@
-//! Recorded runs of the declared memory: thousands of stalled clients, a hundred slow and a few fast ones
-//! on a degraded object, more attempts than there are places, and hours of random clients. Each run says
-//! what had to hold and whether it did, seen from outside: VmHWM of the process plus the kernel memory of
-//! its sockets, never the server's own counters.
+//! Recorded runs under a declared memory: thousands of stalled clients, a hundred slow and a few fast ones on a
+//! degraded object; more attempts than there are places; and hours of random clients. Each run lists what must hold and
+//! whether it did, measured from outside: VmHWM of the process plus the kernel memory of its sockets, never the
+//! server's own counters.
 //!
-//! The fast clients are measured alone and beside the others in turn, within the same run of the same
-//! server, so that both see the same machine.
+//! The fast clients are measured alone and beside the others in turns, within one run of one server, so that both see
+//! the same machine.
 
 mod runs;
 
@@ -37,17 +37,16 @@ struct Options {
     /// Only these cases: 256, 96, 1024, attempts. Can be repeated.
     #[arg(long, value_name = "CASE")]
     only: Vec<String>,
-    /// Instead of the cases: random clients for so long, and memory at the end against memory after
-    /// warm-up.
+    /// Instead of the cases: random clients for this long, then memory at the end against memory after the warm-up.
     #[arg(long, value_name = "TIME", value_parser = humantime_seconds)]
     soak: Option<Duration>,
     /// Seed of the random choices.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// A tenth of the clients and shorter stretches, to see that all works.
+    /// A tenth of the clients and shorter measurements, to see that everything works.
     #[arg(long)]
     quick: bool,
-    /// Where to build the object: room for one and a half times its size, twice.
+    /// Directory to build the object in: room for one and a half times its size, twice.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The server's program [default: the one beside this benchmark].
@@ -72,17 +71,17 @@ fn humantime_seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(count * factor))
 }
 
-/// Which object, of four data shares and two parity shares; two data shares are lost.
+/// The object, of four data shares and two parity shares; two data shares are lost.
 const KEY: &str = "object.bin";
 /// A small one for new requests.
 const SMALL_KEY: &str = "small.bin";
 const SMALL_BYTES: u64 = 10_000;
-/// For the soak: so many more small ones, named this and a number.
+/// More small objects for the soak, named this and a number.
 const OTHER_KEY: &str = "other-";
 const OTHERS: usize = 300;
 
 fn main() -> anyhow::Result<()> {
-    launch::launch_if_asked()?;
+    launch::launch_if_started_as_launcher()?;
     let options = Options::parse();
     let facts = machine::facts();
     for (name, value) in &facts {

@@ -1,4 +1,4 @@
-//! The cases, and what is seen of them.
+//! The cases, and the verdicts on them.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ impl Case {
     }
 }
 
-/// One thing that had to hold.
+/// One condition, and whether it held.
 pub(super) struct Verdict {
     pub(super) what: String,
     pub(super) seen: String,
@@ -54,33 +54,33 @@ fn verdict(what: &str, seen: String, held: bool) -> Verdict {
     }
 }
 
-/// What is run.
+/// The object and the server's program, and the size of a run.
 pub(super) struct Subject<'a> {
     pub(super) penstock: &'a Path,
     pub(super) stores: &'a [PathBuf],
     pub(super) io: &'a str,
     pub(super) seed: u64,
-    /// Clients are divided by this.
+    /// The numbers of clients are divided by this.
     pub(super) scale: usize,
-    /// How often the fast clients are measured, and how long each time.
+    /// The number of measurements of the fast clients, and the length of each.
     pub(super) rounds: usize,
     pub(super) stretch: Duration,
     pub(super) record: Option<&'a Path>,
     pub(super) log: &'a Path,
 }
 
-/// Kernel structures of a connection, which no socket statistics count.
+/// Kernel structures of a connection, which no socket statistics include.
 const STRUCTURES_BYTES: u64 = 3700;
-/// What the allocator may take in one step.
+/// The largest step of the allocator.
 const ALLOCATOR_SLACK_BYTES: u64 = 1 << 20;
-/// Stretches in which the fast clients are measured, alone and beside the others in turn.
+/// Measurements of the fast clients, alone and beside the others in turns.
 pub(super) const ROUNDS: usize = 3;
 pub(super) const STRETCH: Duration = Duration::from_secs(4);
 const FAST: usize = 4;
 const SLOW: usize = 100;
 
 impl Subject<'_> {
-    /// The server on all cores, as operators run it.
+    /// Starts the server on all cores, as operators run it.
     fn serve(&self, options: &[&str]) -> anyhow::Result<Server> {
         let mut command = vec![
             self.penstock.display().to_string(),
@@ -112,7 +112,7 @@ impl Subject<'_> {
         plan
     }
 
-    /// The fast clients for one stretch: bytes a second.
+    /// Runs the fast clients for one measurement. Returns their bytes per second.
     fn fast(&self, server: &Server) -> anyhow::Result<f64> {
         let mut group = Group::new(Class::Fast, FAST);
         group.reading = penstock_load::Reading::Discard;
@@ -123,7 +123,7 @@ impl Subject<'_> {
         Ok(report.groups[0].body_bytes as f64 / self.stretch.as_secs_f64())
     }
 
-    /// New small requests, one after the other by four clients, each over a connection of its own.
+    /// New small requests, sent one after another by four clients, each on a new connection.
     fn small(&self) -> Group {
         let mut group = Group::new(Class::Short, 4);
         group.name = "small".to_owned();
@@ -156,12 +156,12 @@ impl Subject<'_> {
         }
     }
 
-    /// The stalled clients for which there is a place beside the others, in the server's plan for this memory
-    /// (which counts its descriptors) and among our own descriptors.
+    /// The most stalled clients that fit beside the others, both in the server's plan for this memory (which counts its
+    /// descriptors) and in this process's own descriptors.
     fn most_stalled(&self, memory: &str) -> anyhow::Result<usize> {
-        /// Those that come and go: their places are free again some time after they left.
+        /// Clients that come and go. Their places become free some time after they left.
         const OTHERS: usize = SLOW + 4 * FAST;
-        /// What this process has open beside its clients.
+        /// Descriptors that this process has open beside those of its clients.
         const OWN: u64 = 100;
         let mut plan = Command::new(self.penstock);
         let output = plan.args(["plan", "--memory", memory]).output()?;
@@ -175,7 +175,7 @@ impl Subject<'_> {
         Ok(planned.min(ours).saturating_sub(OTHERS))
     }
 
-    /// Stalled and slow clients who stay, while fast ones come and go.
+    /// Stalled and slow clients stay, while fast ones come and go.
     fn crowd(
         &self,
         name: &str,
@@ -194,7 +194,7 @@ impl Subject<'_> {
         let mut beside = Vec::new();
         let mut first_byte = 0;
         let mut stalled_bytes = 0;
-        // A crowd, the fast ones beside it, the crowd gone, the fast ones alone; again.
+        // In turns: the fast clients beside the crowd, then, with the crowd gone, the fast clients alone.
         let mut reports = Vec::new();
         for round in 0..self.rounds {
             plan.duration = Duration::from_secs(180);
@@ -220,7 +220,7 @@ impl Subject<'_> {
                         stalled_bytes = resident(&server)?.saturating_sub(idle);
                     }
                     beside.push(self.fast(&server)?);
-                    // Without the fast ones, which take all there is of a core.
+                    // Without the fast clients, which use a whole core.
                     let mut small = self.plan(&server, vec![self.small()]);
                     small.watch = None;
                     small.backoff = Duration::from_millis(20);
@@ -292,7 +292,7 @@ impl Subject<'_> {
             verdict(
                 "user memory per stalled client at most 2 KiB",
                 format!("{each} bytes"),
-                // With few clients the allocator's steps are all that is seen.
+                // With few clients, only the allocator's steps are visible.
                 stalled_bytes <= stalled as u64 * 2048 + ALLOCATOR_SLACK_BYTES,
             ),
         ])
@@ -304,7 +304,7 @@ impl Subject<'_> {
         let (places, attempts) = (1000 / self.scale, (50_000 / self.scale) as u64);
         let most = places.to_string();
         let server = self.serve(&["--memory", "64MiB", "--max-connections", &most])?;
-        // The places are taken by slow clients before the crowd comes.
+        // Slow clients occupy all places before the crowd comes.
         let mut admitted = Group::new(Class::Slow, places);
         (admitted.name, admitted.rate) = ("admitted".to_owned(), Some(10_000));
         let mut crowd = Group::new(Class::Short, 2000 / self.scale);
@@ -361,11 +361,12 @@ impl Subject<'_> {
         ])
     }
 
-    /// Clients of all kinds at random; memory at the end against memory after warm-up, each with nobody there.
+    /// Runs clients of all kinds at random. Compares memory at the end with memory after the warm-up, each without any
+    /// connection.
     ///
-    /// What the allocator took for connections stays with the process for the next ones, so its size is that
-    /// of the largest crowd there was on each core, and small differences between crowds would look like
-    /// growth. The warm-up has twice the clients of later rounds: it fills everything that is bounded.
+    /// Memory that the allocator took for connections stays with the process for the next ones. So it reflects the
+    /// largest crowd that each core had, and small differences between crowds would look like growth. The warm-up
+    /// therefore has twice the clients of later rounds: it fills everything that is bounded.
     pub(super) fn soak(&self, time: Duration) -> anyhow::Result<Vec<Verdict>> {
         const MIB: u64 = 128;
         const WARM_UP: [usize; 3] = [2, 2, 1];
@@ -405,7 +406,7 @@ impl Subject<'_> {
             (plan.duration, plan.seed) = (duration, seed);
             Ok(penstock_load::run(&plan)?)
         };
-        // A round ends with everybody gone.
+        // A round ends when all clients are gone.
         let round = Duration::from_secs(20).min(time / 8);
         let started = Instant::now();
         let (mut seed, mut most, mut wrong, mut connections) = (self.seed, 0, 0, 0);

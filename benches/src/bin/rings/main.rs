@@ -1,10 +1,10 @@
-//! Is tokio-uring worth its cost? The same work, reading pieces of a cached file and sending them to
-//! many connections, by tokio-uring tasks, by a loop on the raw io-uring crate, and by a loop on epoll.
+//! Is tokio-uring worth its cost? The same work, reading pieces of a cached file and sending them to many connections,
+//! is done by tokio-uring tasks, by a loop on the raw io-uring crate, and by a loop on epoll.
 //!
-//! Each is a server process of its own ([`stream`]), started anew for each measurement, on a core; the
-//! clients, in this process, drop what comes inside the kernel on another. Output is compared byte by
-//! byte first. Memory of a connection is the difference between the most resident memory under many
-//! and under fewer connections, all else being equal.
+//! Each is a server process of its own ([`stream`]), started anew for each measurement, on one core. The clients in
+//! this process run on another core and drop received bytes inside the kernel. First the output is compared byte by
+//! byte. The memory of a connection is the difference in peak resident memory between many and fewer connections, all
+//! else being equal.
 
 mod raw;
 mod stream;
@@ -32,7 +32,7 @@ struct Options {
     /// Write a record, with commit, command and CPU, to this file.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// A run of under half a minute, to see that all works: few connections, one round.
+    /// Run for less than half a minute, to see that everything works: few connections, one round.
     #[arg(long)]
     quick: bool,
     /// Bytes of a piece; can be repeated [default: 4KiB, 64KiB and 1MiB].
@@ -50,7 +50,7 @@ struct Options {
     /// Milliseconds per measurement, after a warm-up [default: 600; 200 with --quick].
     #[arg(long)]
     millis: Option<u64>,
-    /// Where the file is written, and removed again.
+    /// Directory to write the file in; removed afterwards.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The servers' core [default: the first].
@@ -61,7 +61,7 @@ struct Options {
     client_core: Option<usize>,
 }
 
-/// Bytes of the file: of whole pieces, and no more than some caches hold, since all read the same.
+/// Bytes of the file: whole pieces, and small enough for some caches, since all connections read it.
 const FILE_BYTES: u64 = 64 << 20;
 const WARM_UP: Duration = Duration::from_millis(200);
 /// How long the first bytes may take.
@@ -75,7 +75,7 @@ struct Cores {
     client: usize,
 }
 
-/// What one measurement found.
+/// The results of one measurement.
 struct Measured {
     gb_s: f64,
     process_per_gb: f64,
@@ -86,8 +86,8 @@ struct Measured {
 }
 
 fn main() -> anyhow::Result<()> {
-    launch::launch_if_asked()?;
-    stream::serve_if_asked()?;
+    launch::launch_if_started_as_launcher()?;
+    stream::serve_if_started_as_server()?;
     let options = Options::parse();
     let mut facts = machine::facts();
     let (server, client) = launch::cores(options.server_core, options.client_core)?;
@@ -187,7 +187,7 @@ fn start(
     Ok((server, clients))
 }
 
-/// Every way sends each connection the file from where it begins, and around.
+/// Checks that every way sends each connection the file from its start position, and around.
 fn verify(file: &Path, pieces: &[usize], ways: &[Way], cores: Cores) -> anyhow::Result<()> {
     let expected = std::fs::read(file)?;
     for &piece in pieces {
@@ -222,7 +222,7 @@ fn measure(
         let usage = Usage::now(server.pid(), cores.server, cores.client)?;
         anyhow::Ok((Instant::now(), usage, sink.received()))
     };
-    // It has begun when bytes come; a busy machine may be late.
+    // The measurement starts with the first bytes; on a busy machine they may be late.
     let begun = Instant::now();
     while sink.received() == 0 && begun.elapsed() < LATE {
         std::thread::sleep(Duration::from_millis(1));
@@ -267,7 +267,7 @@ const COLUMNS: &[&str] = &[
 
 struct Report {
     record: Record,
-    /// What was resident at most.
+    /// Peak resident memory.
     resident: Vec<(Way, Work, f64)>,
 }
 
@@ -330,8 +330,8 @@ impl Report {
         }
     }
 
-    /// Prints what a connection costs in user memory: from the least number that uses the whole pool to
-    /// the largest.
+    /// Prints the user memory of a connection, from the smallest number of connections that uses the whole pool to the
+    /// largest.
     fn memory(&self) {
         for &(way, many, most) in &self.resident {
             let fewer = self.resident.iter().find(|(other, work, _)| {

@@ -1,6 +1,6 @@
-//! The loop on the io-uring crate: what a program for just this work would be. Reads and sends are
-//! submitted together, once a turn; task work runs when the loop asks for completions.
-// The crate's queue can't know how long a buffer lives.
+//! The loop on the io-uring crate, as a program written for this work alone. Reads and sends are submitted together,
+//! once a turn; task work runs when the loop asks for completions.
+// The crate's queue cannot know how long a buffer lives.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 
 use super::stream::{Connection, Job, POOL, RING_ENTRIES, Way};
 
-/// What a connection's operation under way is about.
+/// The state of a connection's pending operation.
 #[derive(Clone, Copy, Default)]
 struct Under {
     buffer: usize,
@@ -20,14 +20,14 @@ struct Under {
     reading: bool,
 }
 
-/// Whether this kernel gives a ring at all.
+/// Whether this kernel allows a ring.
 pub(super) fn available() -> io::Result<()> {
     IoUring::new(8).map(drop)
 }
 
-/// Streams to all connections; returns only with an error.
+/// Streams to all connections. Returns only an error.
 pub(super) fn run(way: Way, job: &Job, mut connections: Vec<Connection>) -> anyhow::Result<()> {
-    // Before the ring, so that it is dropped after it: nothing writes into freed memory.
+    // The pool is made before the ring and so dropped after it, so that no operation writes into freed memory.
     let mut pool: Vec<Box<[u8]>> = (0..POOL).map(|_| vec![0; job.piece].into()).collect();
     let pointers: Vec<*mut u8> = pool.iter_mut().map(|buffer| buffer.as_mut_ptr()).collect();
     let length = u32::try_from(job.piece).context("pieces of over 4 GiB")?;
@@ -48,7 +48,7 @@ pub(super) fn run(way: Way, job: &Job, mut connections: Vec<Connection>) -> anyh
             .user_data(number as u64)
     };
     let send = |number: usize, fd: types::Fd, under: Under| {
-        // Inside the buffer: less was sent than it holds.
+        // The pointer is inside the buffer, since less was sent than it holds.
         let rest = pointers[under.buffer].wrapping_add(under.sent);
         opcode::Send::new(fd, rest, length - under.sent as u32)
             .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
@@ -108,7 +108,7 @@ fn push(ring: &mut IoUring, entry: &squeue::Entry) -> anyhow::Result<()> {
     // operation at a time: its number is taken from `free` before and goes back after the completion.
     // The descriptor is of a file or connection that `run` keeps open as long.
     let pushed = unsafe { ring.submission().push(entry) };
-    // One operation per buffer: the queue has room for all.
+    // There is one operation per buffer, so the queue has room for all.
     pushed.context("the submission queue is full")
 }
 

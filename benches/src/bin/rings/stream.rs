@@ -1,5 +1,5 @@
-//! The work, the same for every way: each connection is sent the file over and over, piece by piece. A
-//! piece is read into a buffer of a small pool, sent whole, and the buffer goes to the next in line.
+//! The work, the same for every way: each connection is sent the file over and over, piece by piece. A piece is read
+//! into a buffer of a small pool and sent whole; then the buffer goes to the next connection in line.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,15 +20,15 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::raw;
 
-/// The first argument that makes the benchmark a server. Not for people.
+/// The first argument that makes the benchmark a server. For internal use.
 const STREAM: &str = "stream-pieces";
-/// Buffers of the pool: pieces under way.
+/// Buffers of the pool, which is also the number of pieces in progress.
 pub(super) const POOL: usize = 64;
 /// Entries of a ring's submission queue, for both that have one.
 pub(super) const RING_ENTRIES: u32 = 512;
 /// Events taken at once.
 const EVENTS: usize = 512;
-/// Pieces begun between two looks at what has become writable.
+/// The most pieces begun before the loop polls for writable sockets again.
 const TURN: usize = 64;
 
 /// What drives the I/O.
@@ -36,7 +36,7 @@ const TURN: usize = 64;
 pub(super) enum Way {
     /// One tokio-uring task per connection, the ring set up as the server's: COOP_TASKRUN and SINGLE_ISSUER.
     TokioUring,
-    /// The same, the ring without flags.
+    /// The same, with a ring without flags.
     TokioPlain,
     /// The same with COOP_TASKRUN alone.
     TokioCoop,
@@ -51,7 +51,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// What is compared when nothing else is asked for.
+    /// The ways compared by default.
     pub(super) const USUAL: [Way; 3] = [Way::TokioUring, Way::Raw, Way::Epoll];
 
     pub(super) fn name(self) -> &'static str {
@@ -67,7 +67,7 @@ impl Way {
     }
 }
 
-/// What a server is to do.
+/// The task of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Work {
     pub(super) piece: usize,
@@ -75,7 +75,8 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// `SO_SNDBUF` as set: what the server lends a near client, or its start where clients are many.
+    /// `SO_SNDBUF` as set: the most that the server lends a low-latency client, or its starting size where there are
+    /// many clients.
     fn send_buffer(self) -> usize {
         match self.connections {
             0..1000 => 128 << 10,
@@ -83,13 +84,13 @@ impl Work {
         }
     }
 
-    /// Where connection `number` begins in a file of `size` bytes.
+    /// The start position of connection `number` in a file of `size` bytes.
     pub(super) fn start(self, number: usize, size: u64) -> u64 {
         (number * self.piece) as u64 % size
     }
 }
 
-/// The command of a server.
+/// The command line of a server.
 pub(super) fn command(way: Way, work: Work, file: &Path) -> anyhow::Result<Vec<String>> {
     let name = way.to_possible_value().context("a hidden way")?;
     Ok(vec![
@@ -102,12 +103,12 @@ pub(super) fn command(way: Way, work: Work, file: &Path) -> anyhow::Result<Vec<S
     ])
 }
 
-/// Serves until killed, if this process was started to.
+/// Serves until killed, if this process was started as a server.
 ///
 /// # Errors
 ///
-/// When it was and can't.
-pub(super) fn serve_if_asked() -> anyhow::Result<()> {
+/// If it was, and cannot serve.
+pub(super) fn serve_if_started_as_server() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     if args.next().is_none_or(|first| first != STREAM) {
         return Ok(());
@@ -154,14 +155,14 @@ pub(super) fn serve_if_asked() -> anyhow::Result<()> {
     }
 }
 
-/// What is sent.
+/// The file and how to send it.
 pub(super) struct Job {
     pub(super) file: File,
     pub(super) size: u64,
     pub(super) piece: usize,
 }
 
-/// To whom, and from where on.
+/// A client's socket, and its position in the file.
 pub(super) struct Connection {
     pub(super) socket: TcpStream,
     pub(super) position: u64,
@@ -169,7 +170,7 @@ pub(super) struct Connection {
 
 fn tokio_tasks(way: Way, job: Job, connections: Vec<Connection>) -> anyhow::Result<()> {
     let mut ring = tokio_uring::uring_builder();
-    // What its driver allows of what spares interrupts; deferring task work it does not.
+    // The flags against interrupts that its driver allows; it does not allow deferred task work.
     if way != Way::TokioPlain {
         ring.setup_coop_taskrun();
     }
@@ -184,7 +185,7 @@ fn tokio_tasks(way: Way, job: Job, connections: Vec<Connection>) -> anyhow::Resu
     builder.start(async move {
         let (size, piece) = (job.size, job.piece);
         let file = Rc::new(tokio_uring::fs::File::from_std(job.file));
-        // A bounded channel of buffers: who has none waits in line.
+        // A semaphore hands out buffers: a task without a buffer waits in line.
         let line = Rc::new(tokio::sync::Semaphore::new(POOL));
         let pool = Rc::new(std::cell::RefCell::new(vec![vec![0u8; piece]; POOL]));
         let mut tasks = Vec::with_capacity(connections.len());
@@ -209,7 +210,7 @@ fn tokio_tasks(way: Way, job: Job, connections: Vec<Connection>) -> anyhow::Resu
             }));
         }
         for task in tasks {
-            // Nobody returns but by an error.
+            // A task returns only with an error.
             let ended: io::Result<()> = task.await?;
             ended?;
         }
@@ -217,7 +218,7 @@ fn tokio_tasks(way: Way, job: Job, connections: Vec<Connection>) -> anyhow::Resu
     })
 }
 
-/// A connection that holds a buffer: how much of it is sent.
+/// A connection that holds a buffer, and how much of it was sent.
 struct Sending {
     buffer: Vec<u8>,
     sent: usize,
@@ -246,12 +247,14 @@ fn plain(job: &Job, mut connections: Vec<Connection>) -> anyhow::Result<()> {
             let position = connections[number].position;
             job.file.read_exact_at(&mut buffer, position)?;
             sending[number] = Some(Sending { buffer, sent: 0 });
-            if let Some(buffer) = go_on(&mut connections[number], &mut sending[number], job.size)? {
+            if let Some(buffer) =
+                continue_sending(&mut connections[number], &mut sending[number], job.size)?
+            {
                 pool.push(buffer);
                 line.push_back(number);
             }
         }
-        // Sleeps only where there is nothing to begin.
+        // The loop sleeps only if there is nothing to begin.
         let now = rustix::event::Timespec::default();
         let rest = line.is_empty() || pool.is_empty();
         events.clear();
@@ -261,7 +264,9 @@ fn plain(job: &Job, mut connections: Vec<Connection>) -> anyhow::Result<()> {
         }
         for event in &events {
             let number = event.data.u64() as usize;
-            if let Some(buffer) = go_on(&mut connections[number], &mut sending[number], job.size)? {
+            if let Some(buffer) =
+                continue_sending(&mut connections[number], &mut sending[number], job.size)?
+            {
                 pool.push(buffer);
                 line.push_back(number);
             }
@@ -269,13 +274,13 @@ fn plain(job: &Job, mut connections: Vec<Connection>) -> anyhow::Result<()> {
     }
 }
 
-/// Sends what it can; gives the buffer back when all of it is gone.
-fn go_on(
+/// Sends as much as the socket takes. Returns the buffer to the pool when all of it is sent.
+fn continue_sending(
     connection: &mut Connection,
     sending: &mut Option<Sending>,
     size: u64,
 ) -> anyhow::Result<Option<Vec<u8>>> {
-    // An edge may come for a connection that has nothing to send yet.
+    // An edge event may come for a connection that has nothing to send yet.
     while let Some(now) = sending {
         match send(
             &connection.socket,

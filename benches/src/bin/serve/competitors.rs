@@ -1,5 +1,5 @@
-//! Who is measured: nginx in two configurations, penstock on each backend, healthy and degraded, and degraded with nothing
-//! rebuilt for more than one client; and SeaweedFS, if it is there.
+//! The competitors: nginx in two configurations; penstock on each backend, healthy, degraded, and degraded without a
+//! rebuilt-block cache; and SeaweedFS, if it is installed.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -11,9 +11,9 @@ use super::Built;
 use super::measure::Asked;
 use super::seaweed::{self, Stored};
 
-/// A server that can be started again and again.
+/// A server that can be started several times.
 pub(super) struct Competitor {
-    /// What the record calls it.
+    /// The name in the record.
     pub(super) name: String,
     kind: Kind,
     /// Its standard error, and for nginx its configuration and files.
@@ -23,9 +23,9 @@ pub(super) struct Competitor {
 enum Kind {
     /// The program, its root, and options of its `listen` line.
     Nginx(PathBuf, PathBuf, &'static str),
-    /// The whole command.
+    /// The whole command line.
     Penstock(Vec<String>),
-    /// What it has stored, and the copy to serve.
+    /// Its stored objects, and the copy of them to serve.
     Seaweed(Rc<Stored>, PathBuf),
 }
 
@@ -73,7 +73,7 @@ pub(super) fn all(
                 }
             }
         }
-        // All clients walk through the same object: what they spare each other is to be seen.
+        // All clients read the same object, so this shows how much work they save each other.
         let alone = format!("{serve_args} --rebuilt-blocks 0");
         for launch::Program { name, path } in programs {
             let command = launch::serve_command(path, "uring", coded.degraded(), &alone);
@@ -93,12 +93,12 @@ pub(super) fn all(
 }
 
 impl Competitor {
-    /// Whether ratios are to this one.
+    /// Whether ratios are relative to this one.
     pub(super) fn is_nginx(&self) -> bool {
         is_nginx(&self.name)
     }
 
-    /// What it has to give: its own objects, or those that all others have.
+    /// The objects that it serves: its own, or those that all others serve.
     pub(super) fn objects<'a>(&'a self, built: &'a Built) -> &'a [(String, String)] {
         match &self.kind {
             Kind::Seaweed(stored, _) => &stored.objects,
@@ -106,7 +106,8 @@ impl Competitor {
         }
     }
 
-    /// What it is asked for in place of `asked`, if it takes part: SeaweedFS only in large objects.
+    /// The request for it in place of `asked`; `None` if it does not take part. SeaweedFS takes part only with large
+    /// objects.
     pub(super) fn asked(&self, large: bool, asked: &Asked) -> Option<Asked> {
         match &self.kind {
             Kind::Seaweed(stored, _) => large.then(|| Asked {

@@ -1,20 +1,19 @@
-//! What a GET costs from end to end: GB/s and CPU seconds per GB of penstock, healthy and degraded, on
-//! both I/O backends, and of nginx sending the plain file by `sendfile`, if it is installed. Then the
-//! same for small objects, in requests per second.
+//! The cost of a GET from end to end: GB/s and CPU seconds per GB of penstock, healthy and degraded, on both I/O
+//! backends, and of nginx, if it is installed, sending the plain file by `sendfile`. Then the same for small objects,
+//! in requests per second.
 //!
 //! SeaweedFS takes part where it is installed ([`seaweed`]).
 //!
-//! The server runs pinned to one core, the clients to another; everything is in the page cache. Each
-//! measurement starts its server anew, downloads the object once, and takes what happens between the end
-//! of the warm-up and the end of the run; that first download is measured apart. The clients drop what they
-//! receive inside the kernel, so that the server's core is the bottleneck; `--copy` makes them read as usual.
+//! The server runs pinned to one core, the clients to another; everything is in the page cache. Each measurement starts
+//! its server anew and downloads the object once. It then counts from the end of the warm-up to the end of the run; the
+//! first download is measured apart. The clients drop received bytes inside the kernel, so that the server's core is
+//! the bottleneck; with `--copy` they read as usual.
 //!
-//! Three CPU times are given: the server's own (user and system); all that its core was busy, which
-//! includes the receiving half of TCP wherever softirqs run it on that core, and on a machine that is
-//! not quiet also the neighbours; and both cores. The last is there because on loopback the clients'
-//! acknowledgements send more of a full send buffer on *their* core: a server with large buffers gets
-//! much of its sending done there, unseen by the other two. Ratios are to the better of the two nginx
-//! configurations.
+//! There are three CPU times. The first is the server's own (user and system). The second is all the time that its core
+//! was busy. It includes the receiving half of TCP where softirqs run it on that core, and on a busy machine the
+//! neighbours too. The third is that of both cores. On loopback the clients' acknowledgements send more of a full send
+//! buffer on *their* core, so a server with large buffers gets much of its sending done there, outside the other two
+//! times. Ratios are relative to the better of the two nginx configurations.
 
 mod competitors;
 mod measure;
@@ -44,7 +43,7 @@ struct Options {
     /// Draw the CPU times, relative to nginx, to this file, an SVG.
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// A run of under half a minute, to see that all works: 64 MiB, one round, 1 and 32 connections.
+    /// Run for less than half a minute, to see that everything works: 64 MiB, one round, 1 and 32 connections.
     #[arg(long)]
     quick: bool,
     /// Bytes of the large object [default: 1GiB; 64MiB with --quick].
@@ -77,13 +76,13 @@ struct Options {
     /// The clients copy what they receive to user space, instead of dropping it in the kernel.
     #[arg(long)]
     copy: bool,
-    /// Where to build the objects; needs about 4 times the size, and removes them again.
+    /// Directory to build the objects in; needs about 4 times the size, and is removed afterwards.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The server's program [default: the one beside this benchmark].
     #[arg(long, value_name = "FILE")]
     penstock: Option<PathBuf>,
-    /// Another build of the server's program, measured in turn with it.
+    /// Another build of the server's program, measured in turns with it.
     #[arg(long, value_name = "FILE")]
     before: Option<PathBuf>,
     /// More arguments of `penstock serve`, separated by blanks.
@@ -97,7 +96,8 @@ struct Options {
     /// SeaweedFS's program [default: `weed`, if it is in the path].
     #[arg(long, value_name = "FILE")]
     weed: Option<PathBuf>,
-    /// Where SeaweedFS has its volumes; it erasure-codes nothing on a disk that is nearly full [default: as --dir].
+    /// Directory for SeaweedFS's volumes; SeaweedFS does not erasure-code on a disk that is nearly full [default: as
+    /// --dir].
     #[arg(long, value_name = "DIR")]
     weed_dir: Option<PathBuf>,
     /// The server's core [default: the first].
@@ -108,25 +108,25 @@ struct Options {
     client_core: Option<usize>,
 }
 
-/// What is asked for, and in which order competitors are asked.
+/// One kind of work: the object to request, and the order of the competitors.
 struct Work {
     /// The large object, and the pattern of the small ones, as the record has it.
     label: &'static str,
     asked: Asked,
 }
 
-/// Small objects: a few, so that it is not the cache of one that is measured.
+/// Small objects: several, so that the result is not the cache hit of one.
 const SMALL_OBJECTS: u64 = 16;
 /// The label of work on the large object.
 const LARGE: &str = "large";
-/// The label of the first download of it.
+/// The label of the first download of the large object.
 const FIRST: &str = "first";
 const LARGE_KEY: &str = "large.bin";
-/// Codes measured when none is asked for.
+/// The default codes.
 const SHAPES: &[[u16; 2]] = &[[4, 2], [10, 4]];
 
 fn main() -> anyhow::Result<()> {
-    launch::launch_if_asked()?;
+    launch::launch_if_started_as_launcher()?;
     let options = Options::parse();
     let mut facts = machine::facts();
     let (server_core, client_core) = launch::cores(options.server_core, options.client_core)?;
@@ -149,7 +149,7 @@ fn main() -> anyhow::Result<()> {
 
     let directory = scratch::directory("serve", options.dir.as_deref())?;
     let built = build(&options, directory.path())?;
-    // Gone with the run, as the other directory is.
+    // The directory is removed after the run, as the other one is.
     let (weed_directory, stored) = match seaweed::find(options.weed.as_deref())? {
         Some((program, version)) => {
             println!("seaweedfs: {version}");
@@ -220,14 +220,14 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was built to be served.
+/// Files and objects built to be served.
 struct Built {
-    /// Where the plain files are, for nginx.
+    /// Directory of the plain files, for nginx.
     plain: PathBuf,
-    /// The same bytes in shares; all objects lie in the same stores.
+    /// The same bytes in shares; all objects are in the same stores.
     coded: Vec<([u16; 2], object::Coded)>,
     large_bytes: u64,
-    /// Path without a leading slash, and SHA-256, of every object.
+    /// Path (without a leading slash) and SHA-256 of every object.
     objects: Vec<(String, String)>,
 }
 
@@ -269,7 +269,7 @@ fn build(options: &Options, directory: &Path) -> anyhow::Result<Built> {
                 built.coded.push(([k, m], coded));
             }
         }
-        // The digests are of the plain bytes: every code has the same.
+        // The digests are those of the plain bytes, the same for every code.
         built.objects = objects;
     }
     println!(
@@ -284,7 +284,7 @@ fn build(options: &Options, directory: &Path) -> anyhow::Result<Built> {
     Ok(built)
 }
 
-/// Every competitor gives every object as it is, or nothing is measured.
+/// Checks that every competitor serves every object unchanged. Otherwise nothing is measured.
 fn verify(competitors: &[Competitor], built: &Built, cores: Cores) -> anyhow::Result<()> {
     for competitor in competitors {
         let server = competitor.start(cores.server)?;

@@ -1,4 +1,4 @@
-//! One measurement: clients against a running server, and what it used meanwhile.
+//! One measurement: clients against a running server, and the resources that it used meanwhile.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(super) struct Cores {
     pub(super) client: usize,
 }
 
-/// What the clients ask for.
+/// The clients' requests.
 #[derive(Clone)]
 pub(super) struct Asked {
     /// Without a leading slash; `{N}` stands for a random number below N.
@@ -23,15 +23,15 @@ pub(super) struct Asked {
     /// Bytes of one object.
     pub(super) bytes: u64,
     pub(super) connections: u32,
-    /// Time measured, once the object was downloaded.
+    /// The length of the measurement, after the first download of the object.
     pub(super) span: Duration,
-    /// Whether that first download, by one connection, is what is measured.
+    /// Whether the first download, by one connection, is measured.
     pub(super) first: bool,
-    /// Whether clients copy what they get.
+    /// Whether clients copy received bytes.
     pub(super) copy: bool,
 }
 
-/// What was found.
+/// The results of one measurement.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Measured {
     pub(super) gb_s: f64,
@@ -45,21 +45,21 @@ pub(super) struct Measured {
     /// How busy the cores were, 0 to 1.
     pub(super) server_busy: f64,
     pub(super) client_busy: f64,
-    /// Largest resident memory of the server, in bytes.
+    /// Peak resident memory of the server, in bytes.
     pub(super) resident_most: u64,
 }
 
-/// At least this long before anything counts: connections are made, windows grow.
+/// The shortest warm-up: connections are made, windows grow.
 const WARM_UP: Duration = Duration::from_millis(250);
 
-/// How long over its time a measurement may be until bytes have come: a machine may be busy.
+/// How much longer than planned a measurement may take until bytes have come: the machine may be busy.
 const LATE: Duration = Duration::from_secs(10);
 
 /// The longest that a first download may take.
 const FIRST: Duration = Duration::from_secs(120);
 
-/// Measures clients of a server that was just started. What is verified once and passed through from then on, or
-/// kept in any other way, is known after a first download, which is therefore measured apart.
+/// Measures clients of a server that was just started. Shares that are verified once and spliced from then on, and
+/// everything that the server caches, are known after a first download. So that download is measured apart.
 pub(super) fn measure(server: &Server, asked: &Asked, cores: Cores) -> anyhow::Result<Measured> {
     let before = Usage::now(server.pid(), cores.server, cores.client)?;
     let report = download(server, asked)?;
@@ -77,7 +77,7 @@ pub(super) fn measure(server: &Server, asked: &Asked, cores: Cores) -> anyhow::R
     ))
 }
 
-/// Clients that ask for what is asked, without an end.
+/// Clients that repeat the request without an end.
 fn clients(asked: &Asked, count: usize) -> Group {
     Group {
         reading: match asked.copy {
@@ -116,13 +116,13 @@ fn no_faults(report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Clients without an end, from the end of the warm-up on.
+/// Measures clients without an end, from the end of the warm-up on.
 fn measure_again(server: &Server, asked: &Asked, cores: Cores) -> anyhow::Result<Measured> {
     let warm_up = WARM_UP.max(asked.span / 8);
     let mut plan = Plan::new(&server.url(""));
     plan.groups.push(clients(asked, asked.connections as usize));
     plan.duration = warm_up + asked.span + LATE;
-    // Two looks at it: when it is warm, and when the time is over.
+    // Usage is read twice: after the warm-up, and at the end.
     let mut first: Option<(Progress, Usage)> = None;
     let mut last = None;
     let mut problem = None;
@@ -163,7 +163,7 @@ fn measure_again(server: &Server, asked: &Asked, cores: Cores) -> anyhow::Result
     ))
 }
 
-/// What so many bytes in so many responses took.
+/// Divides the usage by bytes and responses.
 fn used(
     [before, after]: [Usage; 2],
     seconds: f64,
@@ -174,7 +174,7 @@ fn used(
     let gigabytes = body_bytes as f64 / 1e9;
     let server_core = after.server_core - before.server_core;
     let client_core = after.client_core - before.client_core;
-    // One core may serve as both.
+    // One core may serve both.
     let both = if cores.server == cores.client {
         server_core
     } else {

@@ -7,9 +7,9 @@ use plotters::style::RGBColor;
 
 use super::competitors::{is_nginx, is_seaweed};
 
-/// What a healthy object, and a degraded one, may cost next to nginx's plain file.
+/// The limits for a healthy object and a degraded one, relative to nginx's plain file.
 const LINES: &[f64] = &[1.15, 2.5];
-/// Where the scale ends: the lines stay apart, whatever a competitor costs.
+/// The end of the scale. It keeps the lines apart, however long a competitor's bar is.
 const END: f64 = 3.0;
 
 /// Draws the panels, at least one, to an SVG file.

@@ -1,4 +1,4 @@
-//! The tables that people read, and the record.
+//! The printed tables, and the record.
 
 use std::path::Path;
 
@@ -38,10 +38,10 @@ const COLUMNS: &[&str] = &[
     "resident_mib_most",
 ];
 
-/// What has been found so far.
+/// The results so far.
 pub(super) struct Report {
     record: Record,
-    /// What is drawn: CPU times relative to nginx.
+    /// Data of the picture: CPU times relative to nginx.
     panels: Vec<Panel>,
 }
 
@@ -91,7 +91,7 @@ impl Report {
         }
     }
 
-    /// Prints what one kind of work gave, and takes it into the record.
+    /// Prints the results of one kind of work, and adds them to the record.
     pub(super) fn add(
         &mut self,
         label: &str,
@@ -103,7 +103,7 @@ impl Report {
             .map(|(name, bytes, values)| Line::of(name, *bytes, values))
             .collect();
         let nginx = || lines.iter().filter(|line| is_nginx(&line.name));
-        // The better of the two counts, in speed and in CPU time each.
+        // The better of the two nginx configurations counts, in speed and in CPU time separately.
         let speed = nginx().map(|line| line.gb_s.median).reduce(f64::max);
         let core = nginx().map(|line| line.core.median).reduce(f64::min);
         let both = nginx().map(|line| line.both.median).reduce(f64::min);
@@ -145,7 +145,7 @@ impl Report {
             });
         }
         for line in lines.iter().filter(|line| is_seaweed(&line.name)) {
-            // Penstock in the same state; every code counts, the dearest first.
+            // Relative to Penstock in the same state; among its codes, the most expensive one counts.
             let degraded = line.name.contains("degraded");
             let ours = lines.iter().filter(|ours| {
                 let other = is_nginx(&ours.name) || is_seaweed(&ours.name);
@@ -207,7 +207,7 @@ impl Report {
             number(line.gb_s.min),
             number(line.gb_s.max),
             format!("{:.1}", line.requests_s.median),
-            // Without a whole download there is no spread either.
+            // Without a whole download there is no spread.
             number(line.requests_s.spread()).replace("NaN", "0"),
             number(line.process.median),
             number(line.process.spread()),
@@ -230,7 +230,7 @@ impl Report {
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
         self.record.write(path)
     }
-    /// Draws it; without nginx there is nothing to draw, which is said.
+    /// Draws the picture. Without nginx there is nothing to draw; a message says so.
     pub(super) fn draw(self, path: &Path) -> anyhow::Result<()> {
         if self.panels.is_empty() {
             println!("picture: skipped, its bars are relative to nginx, which is not installed");

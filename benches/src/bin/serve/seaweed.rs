@@ -16,20 +16,20 @@ use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::seed;
 use sha2::{Digest, Sha256};
 
-/// Bytes of an object: the chunks of its filer (`-filer.maxMB`).
+/// Bytes of an object: the size of its filer's chunks (`-filer.maxMB`).
 pub(super) const OBJECT_BYTES: u64 = 4 << 20;
-/// How many, asked for at random.
+/// The number of objects, requested at random.
 pub(super) const OBJECTS: u64 = 16;
-/// The shards that are lost in the degraded runs: as many as may be, all with data.
+/// The number of shards lost in the degraded runs: the most that can be lost, all with data.
 const LOST: usize = 4;
 const SHARDS: usize = 14;
 const COLLECTION: &str = "bench";
-/// How long it may take to come up and to find its shards.
+/// How long it may take to start and to find its shards.
 const START: Duration = Duration::from_secs(40);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// What was stored.
+/// The stored objects.
 pub(super) struct Stored {
     program: PathBuf,
     /// Directories of a healthy and of a degraded copy.
@@ -37,12 +37,12 @@ pub(super) struct Stored {
     pub(super) degraded: PathBuf,
     /// The first object's name; the others are `NAME_1` and so on.
     name: String,
-    /// Path without a leading slash, and SHA-256, of every object.
+    /// Path (without a leading slash) and SHA-256 of every object.
     pub(super) objects: Vec<(String, String)>,
 }
 
 impl Stored {
-    /// What the clients ask for, as the load generator's pattern.
+    /// The clients' requests, as the load generator's pattern.
     pub(super) fn pattern(&self) -> String {
         format!("{}_{{{OBJECTS}}}", self.name)
     }
@@ -50,7 +50,7 @@ impl Stored {
     /// Starts it on a copy, and waits until it has found its shards.
     pub(super) fn start(&self, copy: &Path, core: usize, log: &Path) -> anyhow::Result<Server> {
         let (server, _) = start(&self.program, copy, core, log)?;
-        // Asked to end, it takes ten seconds.
+        // When told to end, it takes ten seconds, so it is killed.
         let server = server.killed();
         let path = format!("/{}", self.objects[0].0);
         wait(|| Ok(ask(server.address, "GET", &path, &[])?.0 == 200))
@@ -123,7 +123,7 @@ pub(super) fn store(program: PathBuf, directory: &Path, core: usize) -> anyhow::
     let shard = |directory: &Path, number: usize| {
         directory.join(format!("{COLLECTION}_{volume}.ec{number:02}"))
     };
-    // Its shell ends well whatever it was told.
+    // Its shell exits with success whatever happened, so the result is checked.
     ensure!(
         (0..SHARDS).all(|number| shard(&healthy, number).is_file()),
         "SeaweedFS has not erasure-coded its volume (it refuses where a disk is nearly full; --weed-dir \
@@ -149,7 +149,7 @@ pub(super) fn store(program: PathBuf, directory: &Path, core: usize) -> anyhow::
     })
 }
 
-/// Where a master listens.
+/// The addresses of a master.
 struct Master {
     http: SocketAddr,
     grpc: SocketAddr,
@@ -168,7 +168,7 @@ fn start(
     };
     let (volume, volume_grpc) = (launch::free_address()?, launch::free_address()?);
     let meta = directory.with_extension("master");
-    // It remembers addresses; each start has others.
+    // It remembers addresses, and each start has new ones.
     if meta.exists() {
         std::fs::remove_dir_all(&meta)?;
     }
@@ -210,7 +210,7 @@ fn shell(program: &Path, master: &Master, commands: &str) -> anyhow::Result<Stri
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Asks again until it is so. Errors count as not yet, until the time is over.
+/// Retries until the condition is true. Errors count as not yet, until the time is over.
 fn wait(mut so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {

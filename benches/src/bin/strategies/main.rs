@@ -1,18 +1,16 @@
-//! The comparison that Penstock began with: the same erasure-coded object with as many shares lost as
-//! its parity allows, the same slow and stalled clients, four ways to deliver it, and what each holds in
-//! memory meanwhile.
+//! The comparison that Penstock began with. The same erasure-coded object, with as many shares lost as its parity
+//! allows, goes to the same slow and stalled clients in four ways, and the memory of each way is measured.
 //!
-//! - *queue all*: decode at full speed into the connection's queue. What a server does whose transport
-//!   takes everything it is given; its memory grows to clients times object.
-//! - *spool*: decode at full speed into an anonymous temporary file, send from that.
-//! - *one segment ahead*: a producer that pauses; each client holds one decoded segment. What most
-//!   servers do.
+//! - *queue all*: decode at full speed into the connection's queue, as a server does whose transport accepts
+//!   everything. Its memory grows to clients times object.
+//! - *spool*: decode at full speed into an anonymous temporary file, and send from the file.
+//! - *one segment ahead*: a producer that pauses; each client holds one decoded segment. Most servers do this.
 //! - *ours*: penstock.
 //!
-//! The first three are small honest servers ([`others`]) which run one at a time as child processes of
-//! this program, as penstock does, so that memory is measured alike: the process's resident memory, the
-//! kernel memory of its sockets (both seen from outside), and the temporary files. They leave the socket
-//! buffers to the kernel, as such servers do; penstock sets its own.
+//! The first three are small honest servers ([`others`]). They run one at a time as child processes of this program, as
+//! penstock does, so that memory is measured alike: the process's resident memory, the kernel memory of its sockets
+//! (both measured from outside), and the temporary files. They leave the socket buffers to the kernel, as such servers
+//! do; penstock sets its own.
 
 mod others;
 mod picture;
@@ -41,7 +39,7 @@ struct Options {
     /// Draw memory over time to this SVG file.
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// A run of under half a minute, to see that all works: 8 MiB, 8 clients, 2 s each.
+    /// Run for less than half a minute, to see that everything works: 8 MiB, 8 clients, 2 s each.
     #[arg(long)]
     quick: bool,
     /// Bytes of the object [default: 64MiB].
@@ -71,7 +69,7 @@ struct Options {
     /// Only these strategies. Can be repeated.
     #[arg(long, value_name = "STRATEGY")]
     only: Vec<Strategy>,
-    /// Where to build the object, and where the spool lies.
+    /// Directory for the object, and for the spool.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The server's program [default: the one beside this benchmark].
@@ -90,7 +88,7 @@ fn shape(text: &str) -> Result<[u16; 2], String> {
     }
 }
 
-/// A way to deliver.
+/// A way to deliver an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Strategy {
     /// Decode everything into the connection's queue.
@@ -169,8 +167,8 @@ impl Numbers {
 }
 
 fn main() -> anyhow::Result<()> {
-    launch::launch_if_asked()?;
-    others::serve_if_asked()?;
+    launch::launch_if_started_as_launcher()?;
+    others::serve_if_started_as_server()?;
     let options = Options::parse();
     let mut facts = machine::facts();
     let numbers = Numbers::of(&options)?;
@@ -198,7 +196,7 @@ fn main() -> anyhow::Result<()> {
         let command = command(strategy, &coded, &penstock, &options.io, directory.path())?;
         let run = || {
             let (core, _) = launch::cores(None, None)?;
-            // The digest is compared with a server of its own, so that what that leaves behind is not measured.
+            // The digest is compared on a separate server, so that memory left by this check is not measured.
             verify(&Server::start(core, &command, &log)?, &coded)?;
             course(strategy, &Server::start(core, &command, &log)?, &numbers)
         };
@@ -233,7 +231,7 @@ fn build(options: &Options, numbers: &Numbers, directory: &Path) -> anyhow::Resu
     object::put(&plain, KEY, [k, m], block, directory)
 }
 
-/// How a strategy's server is started.
+/// The command line of a strategy's server.
 fn command(
     strategy: Strategy,
     coded: &Coded,
@@ -260,7 +258,7 @@ fn command(
     Ok(command)
 }
 
-/// The server gives the object as it is.
+/// Checks that the server serves the object unchanged.
 fn verify(server: &Server, coded: &Coded) -> anyhow::Result<()> {
     let mut plan = Plan::new(&server.url(KEY));
     plan.duration = Duration::from_secs(60);
@@ -282,11 +280,11 @@ fn verify(server: &Server, coded: &Coded) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sets the clients on a server and watches it.
+/// Runs the clients against a server and records its memory.
 fn course(strategy: Strategy, server: &Server, numbers: &Numbers) -> anyhow::Result<Course> {
     let mut plan = Plan::new(&server.url(KEY));
     plan.duration = numbers.duration;
-    // A second or so for all to come, so that the rise is seen.
+    // The clients come over about a second, so that the rise is visible.
     plan.ramp = u32::try_from(numbers.clients())?.max(1);
     if numbers.stalled > 0 {
         plan.groups

@@ -1,9 +1,9 @@
-//! The three strategies that penstock does not use, as small tokio servers: one thread, one task per
-//! connection, any path gives the object. They read k shares, rebuild the lost data segment by segment
-//! with the same kernels as penstock, and differ only in where decoded bytes wait for a slow client.
+//! The three strategies that penstock does not use, as small tokio servers: one thread, one task per connection; any
+//! path serves the object. They read k shares and rebuild the lost data segment by segment with the same kernels as
+//! penstock. They differ only in the place where decoded bytes wait for a slow client.
 //!
-//! They take two shortcuts which cost them no memory: leaf checksums are not verified, and there is no
-//! HTTP beyond reading a head and answering 200 (one request per connection).
+//! They take two shortcuts, which cost no memory: leaf checksums are not verified, and HTTP is limited to reading a
+//! head and answering 200 (one request per connection).
 
 use std::fs::File;
 use std::io::Write;
@@ -24,11 +24,11 @@ use tokio::task::LocalSet;
 
 use super::Strategy;
 
-/// The first argument that makes the benchmark one of these servers. Not for people.
+/// The first argument that makes the benchmark one of these servers. For internal use.
 const SERVE: &str = "serve-strategy";
 /// Longest request head.
 const HEAD_BYTES_MAX: usize = 8192;
-/// What the spooling server sends at once, as servers that copy a file to a socket do.
+/// Bytes that the spooling server sends at once, as servers do that copy a file to a socket.
 const COPY_BYTES: usize = 128 << 10;
 
 /// The command that runs one of these servers.
@@ -50,12 +50,12 @@ pub(super) fn command(
     Ok(command)
 }
 
-/// Serves and never returns, if this process was started to.
+/// Serves and never returns, if this process was started as one of these servers.
 ///
 /// # Errors
 ///
-/// When it was and can't.
-pub(super) fn serve_if_asked() -> anyhow::Result<()> {
+/// If it was, and cannot serve.
+pub(super) fn serve_if_started_as_server() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     if args.next().is_none_or(|first| first != SERVE) {
         return Ok(());
@@ -83,7 +83,7 @@ pub(super) fn serve_if_asked() -> anyhow::Result<()> {
     })
 }
 
-/// The object's shares, and what decodes them.
+/// The object's shares, and the state that decodes them.
 struct Source {
     object: OpenObject,
     code: Code,
@@ -118,14 +118,14 @@ impl Source {
         self.object.header.geometry.segments()
     }
 
-    /// Reads and decodes one segment: the object's bytes, without the padding of the last.
+    /// Reads and decodes one segment. Returns the object's bytes, without the padding of the last segment.
     fn segment(&self, segment: u64) -> anyhow::Result<Vec<u8>> {
         let geometry = self.object.header.geometry;
         let block = geometry.block_len(segment) as usize;
         let offset = BLOCKS_OFFSET + segment * u64::from(geometry.block_bytes());
         let k = self.code.k();
         let mut decoded = vec![0; k * block];
-        // Parity is read beside, and given back at the end.
+        // Parity is read into a separate buffer, which is returned at the end.
         let mut parity = Vec::new();
         for (share, &number) in self.object.shares.iter().zip(&self.sources) {
             if number < k {
@@ -187,7 +187,7 @@ async fn answer(
     }
 }
 
-/// Decoding does not wait for the client: what it has not taken is queued.
+/// Decoding does not wait for the client: bytes that the client has not read are queued.
 async fn queue_all(source: &Rc<Source>, stream: &mut TcpStream) -> anyhow::Result<()> {
     let (queue, mut queued) = mpsc::unbounded_channel();
     let producer = Rc::clone(source);
@@ -195,7 +195,7 @@ async fn queue_all(source: &Rc<Source>, stream: &mut TcpStream) -> anyhow::Resul
         for segment in 0..producer.segments() {
             let decoded = producer.segment(segment);
             let failed = decoded.is_err();
-            // Nobody takes it if the client is gone.
+            // The receiver is gone if the client is.
             if queue.send(decoded).is_err() || failed {
                 return;
             }
@@ -208,7 +208,7 @@ async fn queue_all(source: &Rc<Source>, stream: &mut TcpStream) -> anyhow::Resul
     Ok(())
 }
 
-/// Decodes the whole object into a file without a name, then sends that.
+/// Decodes the whole object into an unnamed file, then sends the file.
 async fn spool_all(source: &Source, dir: &Path, stream: &mut TcpStream) -> anyhow::Result<()> {
     let mut file: File = tempfile::tempfile_in(dir)?;
     for segment in 0..source.segments() {
@@ -217,7 +217,7 @@ async fn spool_all(source: &Source, dir: &Path, stream: &mut TcpStream) -> anyho
     }
     let mut sent = 0;
     while sent < source.size() {
-        // The buffer is not kept while waiting: this strategy is judged by its file.
+        // The buffer is not kept while waiting: the file is the memory of this strategy.
         stream.writable().await?;
         let mut buffer = vec![0; COPY_BYTES];
         let count = file.read_at(&mut buffer, sent)?;

@@ -12,7 +12,7 @@ use super::watch::{Course, Point};
 const WIDTH: u32 = 960;
 const HEIGHT: u32 = 600;
 const MIB: f64 = 1048576.0;
-/// What a moment without kernel memory is drawn at: the axis is logarithmic. In MiB.
+/// The value drawn for a moment without kernel memory, in MiB, since the axis is logarithmic.
 const LEAST: f64 = 0.1;
 
 fn colour(strategy: Strategy) -> RGBColor {
@@ -24,7 +24,7 @@ fn colour(strategy: Strategy) -> RGBColor {
     }
 }
 
-/// Draws the courses to an SVG file, under a line that says what was measured.
+/// Draws the courses to an SVG file, under a line that describes the measurement.
 pub(super) fn draw(path: &Path, what: &str, courses: &[Course]) -> anyhow::Result<()> {
     ensure!(
         courses.iter().all(|course| course.points.len() >= 2),

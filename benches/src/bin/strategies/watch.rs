@@ -1,4 +1,4 @@
-//! What one strategy held over time.
+//! The memory that one strategy held over time.
 
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -8,12 +8,12 @@ use penstock_load::Plan;
 
 use super::Strategy;
 
-/// What was held at one moment, in bytes.
+/// The memory held at one moment, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Point {
     /// Seconds since the first client.
     pub(super) at: f64,
-    /// Resident memory of the process, and the most so far.
+    /// Resident memory of the process, and its peak so far.
     pub(super) process: u64,
     pub(super) process_most: u64,
     /// Kernel memory of its sockets.
@@ -41,7 +41,7 @@ pub(super) struct Course {
 }
 
 impl Course {
-    /// Plays the plan, which has a watch, against the server of process `pid`.
+    /// Plays the plan, which must have a watch, against the server of process `pid`.
     pub(super) fn watch(strategy: Strategy, pid: i32, plan: &Plan) -> anyhow::Result<Course> {
         let mut spooled = vec![(0.0, spool_bytes(pid))];
         let report = penstock_load::run_with(plan, |progress| {
@@ -93,7 +93,7 @@ impl Course {
     }
 }
 
-/// The value noted nearest to a time.
+/// The value recorded nearest to a time.
 fn nearest(noted: &[(f64, u64)], at: f64) -> u64 {
     let distance = |time: f64| (time - at).abs();
     let nearest = noted
@@ -102,13 +102,13 @@ fn nearest(noted: &[(f64, u64)], at: f64) -> u64 {
     nearest.map_or(0, |&(_, bytes)| bytes)
 }
 
-/// Disk space of the files that a process has open and that have no name any more.
+/// Disk space of the files that a process has open and that have no name.
 fn spool_bytes(pid: i32) -> u64 {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return 0;
     };
     open.flatten()
-        // Through the link, to the file itself; one that was just closed is not there.
+        // Metadata follows the link to the file itself. A file that was just closed is not found.
         .filter_map(|entry| std::fs::metadata(entry.path()).ok())
         .filter(|file| file.is_file() && file.nlink() == 0)
         .map(|file| file.blocks() * 512)
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unnamed_files_are_seen_from_outside() {
+    fn unnamed_files_are_counted_from_outside() {
         let pid = std::process::id().cast_signed();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![1; 3 << 20]).unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_note_is_taken() {
+    fn the_nearest_recorded_value_counts() {
         let noted = [(0.0, 1), (1.0, 2), (2.0, 3)];
         let found = [-1.0, 0.4, 0.6, 1.4, 9.0].map(|at| nearest(&noted, at));
         assert_eq!(found, [1, 1, 2, 2, 3]);

@@ -1,5 +1,5 @@
-//! What is swept: the knobs of a sending socket, the loads they are tried under, and which
-//! combinations are worth a second look.
+//! The parameters of the sweep: the knobs of a sending socket, the loads under which they are measured, and the choice
+//! of combinations for the second pass.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ impl Way {
     }
 }
 
-/// What an operator does not choose: the way, the object, who comes.
+/// The parameters that an operator does not choose: the way, the object, the number of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Load {
     pub(super) way: Way,
@@ -32,14 +32,14 @@ pub(super) struct Load {
     pub(super) connections: usize,
 }
 
-/// What is to be chosen. In bytes; `None` leaves it to the kernel.
+/// The knobs to choose. In bytes; `None` leaves a knob to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Knobs {
     /// `SO_SNDBUF` as it is set; the kernel doubles it. `None`: autotuned.
     pub(super) send_buffer: Option<u32>,
     /// `TCP_NOTSENT_LOWAT`.
     pub(super) unsent: Option<u32>,
-    /// The most that one turn gives to one connection.
+    /// The most bytes that one turn sends to one connection.
     pub(super) turn: u32,
     /// `TCP_MAXSEG` of the listener. `None`: loopback's own 65,483.
     pub(super) segment: Option<u32>,
@@ -54,8 +54,8 @@ pub(super) struct Axes {
 }
 
 impl Axes {
-    /// Every combination, without those that can only be what another is: a turn or a limit on unsent
-    /// bytes that the buffer keeps from being reached. The smallest turn is always there.
+    /// Every combination, except those that must equal another: a turn or a limit on unsent bytes that the buffer keeps
+    /// from being reached. The smallest turn is always included.
     pub(super) fn knobs(&self) -> Vec<Knobs> {
         let mut all = Vec::new();
         for &segment in &self.segments {
@@ -82,7 +82,7 @@ impl Axes {
     }
 }
 
-/// What one measurement found.
+/// The results of one measurement.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     pub(super) gb_s: f64,
@@ -92,14 +92,14 @@ pub(super) struct Sample {
     pub(super) both_per_gb: f64,
     /// CPU seconds of the sending thread, per GB.
     pub(super) thread_per_gb: f64,
-    /// Turns per GB: how often the sender was woken for a connection.
+    /// Turns per GB: how often the sender woke for a connection.
     pub(super) turns_per_gb: f64,
     /// How busy the receivers' core was, 0 to 1.
     pub(super) client_busy: f64,
 }
 
-/// How much dearer each knob is than the best one of the same load: by CPU time of the sender's core,
-/// and, where it is slower than nine tenths of the fastest, by that too. 1 is the best there is.
+/// The cost of each knob relative to the best one under the same load: by CPU time of the sender's core, and also by
+/// speed where it is slower than nine tenths of the fastest. 1 is the best.
 pub(super) fn costs(samples: &HashMap<Knobs, Sample>) -> HashMap<Knobs, f64> {
     let least = |value: fn(&Sample) -> f64| samples.values().map(value).fold(f64::MAX, f64::min);
     let cheapest = least(|sample| sample.core_per_gb);
@@ -113,8 +113,8 @@ pub(super) fn costs(samples: &HashMap<Knobs, Sample>) -> HashMap<Knobs, f64> {
         .collect()
 }
 
-/// The geometric mean of each knob's cost over all loads, cheapest first; those not tried under every
-/// load are left out.
+/// The geometric mean of each knob's cost over all loads, cheapest first. Knobs that were not measured under every load
+/// are left out.
 pub(super) fn ranked(loads: &[HashMap<Knobs, f64>]) -> Vec<(Knobs, f64)> {
     let Some(first) = loads.first() else {
         return Vec::new();
@@ -132,8 +132,8 @@ pub(super) fn ranked(loads: &[HashMap<Knobs, f64>]) -> Vec<(Knobs, f64)> {
     ranked
 }
 
-/// How much dearer than the cheapest a smaller buffer may be and still be chosen: memory is what the
-/// server promises, and less than this is within the spread.
+/// The cost, relative to the cheapest, up to which a smaller buffer is preferred. Memory is what the server promises,
+/// and less than this is within the spread.
 const KNEE: f64 = 1.05;
 
 /// The knee: of all knobs within 5% of the cheapest, those with the smallest send buffer, and of these
@@ -148,8 +148,7 @@ pub(super) fn knee(ranked: &[(Knobs, f64)]) -> Option<(Knobs, f64)> {
         .copied()
 }
 
-/// What is measured again, of one way and block size: the best over all loads, the best of each load,
-/// and `always`.
+/// The knobs measured again for one way and block size: the best over all loads, the best of each load, and `always`.
 pub(super) fn finalists(
     loads: &[HashMap<Knobs, f64>],
     overall: usize,
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_make_no_difference_is_left_out() {
+    fn combinations_equal_to_another_are_left_out() {
         let axes = Axes {
             send_buffers: vec![None, Some(32 << 10), Some(128 << 10)],
             unsent: vec![None, Some(64 << 10)],

@@ -1,15 +1,13 @@
-//! What a byte costs by the sizes of a sending socket: `SO_SNDBUF` x `TCP_NOTSENT_LOWAT` x bytes per
-//! turn x segment size, under loads of 1 to 256 connections, by `sendfile` and by copy, for two block
-//! sizes.
+//! The cost of a byte by the sizes of a sending socket: `SO_SNDBUF` x `TCP_NOTSENT_LOWAT` x bytes per turn x segment
+//! size, under loads of 1 to 256 connections, by `sendfile` and by copy, for two block sizes.
 //!
-//! The sender is made for the purpose ([`sender`]): one readiness-driven thread over the share files
-//! of a real object, so that the sizes are all that differs. It has a core, the receivers another;
-//! everything is in the page cache.
+//! The sender is written for this purpose ([`sender`]): one readiness-driven thread over the share files of a real
+//! object, so that only the sizes differ. It has one core, the receivers another; everything is in the page cache.
 //!
-//! First every combination is measured once, briefly, in an order that scatters neighbours over the
-//! whole run. Then those near the best are measured again, longer and several times, interleaved,
-//! and beside them what the server uses and what the kernel would do by itself. From these follows the
-//! knee: the smallest send buffer that is within 5% of the cheapest over all loads.
+//! The first pass measures every combination once, briefly, in an order that scatters neighbours over the whole run.
+//! The second pass measures those near the best again, longer, several times and in turns, together with the server's
+//! own knobs and the kernel's defaults. From these follows the knee: the smallest send buffer whose cost is within 5%
+//! of the cheapest over all loads.
 
 mod cells;
 mod picture;
@@ -45,7 +43,7 @@ struct Options {
     /// Draw the heat maps to this SVG file.
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// A run of under half a minute, to see that all works: few sizes, short samples.
+    /// Run for less than half a minute, to see that everything works: few sizes, short samples.
     #[arg(long)]
     quick: bool,
     /// Bytes of the object, rounded up to whole segments [default: 256MiB; 32MiB with --quick].
@@ -57,13 +55,13 @@ struct Options {
     /// Connections; can be repeated [default: 1, 8, 32 and 256; 1 and 32 with --quick].
     #[arg(long = "connections", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: Vec<u32>,
-    /// Milliseconds of a measurement of the first look [default: 120; 40 with --quick].
+    /// Milliseconds of a measurement of the first pass [default: 120; 40 with --quick].
     #[arg(long)]
     millis: Option<u64>,
-    /// Measurements of the second look, each twice as long [default: 3; 1 with --quick].
+    /// Measurements of the second pass, each twice as long [default: 3; 1 with --quick].
     #[arg(long)]
     rounds: Option<usize>,
-    /// Where to build the objects; needs about 4 times the size, and removes them again.
+    /// Directory to build the objects in; needs about 4 times the size, and is removed afterwards.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The sender's core [default: the first].
@@ -76,15 +74,15 @@ struct Options {
 
 /// The code of the object; parity is never read.
 const SHAPE: [u16; 2] = [4, 2];
-/// Beside the segments of loopback itself: a page, with nothing over for timestamps.
+/// The second segment size, beside loopback's own: a page, with no room for timestamps.
 const SHORT_SEGMENT_BYTES: u32 = 4096;
-/// Before a measurement: windows grow, buffers fill.
+/// The time before a measurement: windows grow, buffers fill.
 const WARM_UP: Duration = Duration::from_millis(30);
 /// Knobs measured again for each way and block size: the best over all loads, and of each load.
 const OVERALL: usize = 6;
 const EACH: usize = 2;
 
-/// What the server lends a near connection at most, and how it sends to it.
+/// The most that the server lends a low-latency connection, and how the server sends to it.
 fn server_knobs() -> Knobs {
     Knobs {
         send_buffer: Some(limits::SEND_BUFFER_LOW_LATENCY_BYTES_MAX),
@@ -94,7 +92,7 @@ fn server_knobs() -> Knobs {
     }
 }
 
-/// What the kernel does when nothing is set.
+/// The kernel's defaults.
 fn kernel_knobs() -> Knobs {
     Knobs {
         send_buffer: None,
@@ -109,7 +107,7 @@ fn axes(quick: bool) -> Axes {
             .map(|&kib| (kib > 0).then_some(kib << 10))
             .collect()
     };
-    // 0 stands for: not set.
+    // 0 stands for "not set".
     if quick {
         return Axes {
             send_buffers: kib(&[64, 256]),
@@ -186,7 +184,7 @@ fn main() -> anyhow::Result<()> {
         2 * millis
     );
     let mut second: HashMap<(Load, Knobs), Vec<Sample>> = HashMap::new();
-    // Neighbours in the list are alternatives under one load: they take turns.
+    // Neighbours in the list are alternatives under one load, so they are measured in turns.
     for at in interleave::turns(rounds, again.len()) {
         let (load, knobs) = again[at];
         let sample = measure(&sources[&load.block_bytes], load, knobs, 2 * span, cores)?;
@@ -229,7 +227,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The objects, by the size of their blocks; both ways give every byte of each, or nothing is measured.
+/// Builds the objects, by block size, and checks that both ways send every byte of each. Otherwise nothing is measured.
 fn build(
     options: &Options,
     directory: &Path,
@@ -271,7 +269,7 @@ fn build(
     Ok(sources)
 }
 
-/// Receives the whole object once, from the middle on, through a buffer that takes only parts of turns.
+/// Receives the whole object once, from the middle on, through a buffer that holds only part of a turn.
 fn verify(source: &Arc<Source>, way: Way, expected: &[u8], cores: Cores) -> anyhow::Result<()> {
     let knobs = Knobs {
         send_buffer: Some(64 << 10),
@@ -312,14 +310,15 @@ fn loads(options: &Options, sources: &HashMap<u32, Arc<Source>>) -> Vec<Load> {
     loads
 }
 
-/// Ways and block sizes: each has its knee.
+/// The pairs of way and block size, each of which has a knee.
 fn groups(loads: &[Load]) -> Vec<(Way, u32)> {
     let mut groups: Vec<(Way, u32)> = loads.iter().map(|l| (l.way, l.block_bytes)).collect();
     groups.dedup();
     groups
 }
 
-/// 0..count in an order in which neighbours are far apart: what drifts hits no region of the grid.
+/// The numbers 0..count in an order in which neighbours are far apart, so that drift affects no single region of the
+/// grid.
 fn scattered(count: usize) -> impl Iterator<Item = usize> {
     let gcd = |mut a: usize, mut b: usize| {
         while b > 0 {
@@ -327,7 +326,7 @@ fn scattered(count: usize) -> impl Iterator<Item = usize> {
         }
         a
     };
-    // Near the golden section, and without a common divisor: every number comes once.
+    // Near the golden section, and coprime to the count, so that every number occurs once.
     let step = (count * 618 / 1000..)
         .find(|&step| step > 0 && gcd(step, count) == 1)
         .unwrap_or(1);
@@ -385,7 +384,7 @@ fn measure(
     )?;
     let look = || {
         let busy = usage::busy([cores.server, cores.client])?;
-        anyhow::Ok((Instant::now(), busy, sink.received(), sender.so_far()))
+        anyhow::Ok((Instant::now(), busy, sink.received(), sender.progress()))
     };
     std::thread::sleep(WARM_UP);
     let before = look()?;
@@ -402,7 +401,7 @@ fn measure(
         gigabytes > 0.0,
         "nothing came in {seconds:.2} s with {load:?}, {knobs:?}"
     );
-    // Idle time is counted in hundredths of a second: a core can't be busier than the time allows.
+    // Idle time is counted in hundredths of a second, so the difference is cut to the possible range.
     let busy = |core: usize| (after.1[core] - before.1[core]).clamp(0.0, seconds);
     let (server, client) = (busy(0), busy(1));
     let both = match cores.server == cores.client {

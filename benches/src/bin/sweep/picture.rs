@@ -11,11 +11,11 @@ use super::cells::{Knobs, Load};
 use super::report::{Found, Knees, Phase, size};
 
 const CELL: (i32, i32) = (46, 15);
-/// Room left of the cells for the names of rows, and above for those of columns.
+/// Room to the left of the cells for row names, and above them for column names.
 const LABELS: (i32, i32) = (84, 38);
 const GAP: i32 = 14;
 const TITLE: i32 = 84;
-/// A cell this many times dearer than the best of its map is as dark as it gets.
+/// The cost, relative to the best of a map, from which a cell has the darkest colour.
 const DARKEST: f64 = 3.0;
 
 /// Draws a map for each load to an SVG file.
@@ -26,7 +26,7 @@ pub(super) fn draw(path: &Path, found: &[Found], knees: &Knees) -> anyhow::Resul
 
 fn draw_text(text: &mut String, found: &[Found], knees: &Knees) -> Drawn {
     let first = &found[0];
-    // One segment size: the first of the grid, which is the server's.
+    // Only one segment size is drawn: the first of the grid, which is the server's.
     let shown: Vec<&Found> = found
         .iter()
         .filter(|f| f.knobs.segment == first.knobs.segment)
@@ -85,7 +85,7 @@ fn draw_text(text: &mut String, found: &[Found], knees: &Knees) -> Drawn {
             let corner = (GAP + map.0 * across as i32, TITLE + map.1 * down as i32);
             let knee = knees.get(group).map(|knee| knee.0);
             let cell = |knobs: &dyn Fn(&Knobs) -> bool| -> Option<&Found> {
-                // The second look is the better one.
+                // The second pass is the more exact one.
                 let here = |f: &&&Found| f.load == load && knobs(&f.knobs);
                 shown.iter().rfind(here).copied()
             };

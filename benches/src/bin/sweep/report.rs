@@ -1,4 +1,4 @@
-//! The tables that people read, the knees, and the record.
+//! The printed tables, the knees, and the record.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use penstock_benches::common::stats::Summary;
 
 use super::cells::{self, Knobs, Load, Sample, Way};
 
-/// Which look a measurement belongs to.
+/// The pass that a measurement belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     First,
@@ -52,8 +52,8 @@ impl Found {
     }
 }
 
-/// The knee of each way and block size, and how much dearer it is than the best of each load (geometric
-/// mean), by the second look.
+/// The knee of each way and block size, and its cost relative to the best of each load (geometric mean), by the second
+/// pass.
 pub(super) type Knees = HashMap<(Way, u32), (Knobs, f64)>;
 
 pub(super) fn knees(groups: &[(Way, u32)], found: &[Found]) -> Knees {
@@ -61,7 +61,7 @@ pub(super) fn knees(groups: &[(Way, u32)], found: &[Found]) -> Knees {
     groups.iter().filter_map(knee).collect()
 }
 
-/// All that was looked at twice, cheapest first.
+/// All combinations of the second pass, cheapest first.
 fn ranking(group: (Way, u32), found: &[Found]) -> Vec<(Knobs, f64)> {
     let mut loads: Vec<(Load, HashMap<Knobs, Sample>)> = Vec::new();
     let again = found
@@ -79,7 +79,7 @@ fn ranking(group: (Way, u32), found: &[Found]) -> Vec<(Knobs, f64)> {
     cells::ranked(&costs)
 }
 
-/// A size as people write it; `-` is what the kernel chooses.
+/// A size for display; `-` stands for the kernel's choice.
 pub(super) fn size(bytes: Option<u32>) -> String {
     match bytes {
         None => "-".to_owned(),

@@ -1,6 +1,6 @@
-//! The sender: one readiness-driven thread that streams an object from its k data shares to many
-//! connections, by `sendfile` or by read, verify and `sendmsg`. What the server does to a socket, and
-//! nothing else of it: no HTTP, no catalogue, no claims.
+//! The sender: one readiness-driven thread that streams an object from its k data shares to many connections, by
+//! `sendfile` or by read, verify and `sendmsg`. It does to a socket what the server does, and nothing else: no HTTP, no
+//! catalogue, no claims.
 
 use std::io::IoSlice;
 use std::net::TcpStream;
@@ -41,7 +41,7 @@ pub(super) struct Source {
     checksums: Vec<Vec<u64>>,
 }
 
-/// Where some of the object's bytes lie.
+/// The place of some of the object's bytes.
 struct Place {
     share: usize,
     /// In the share's space of blocks.
@@ -104,8 +104,8 @@ impl Source {
         }
     }
 
-    /// Where connection `number` of `count` begins: spread over the object, as clients that came at
-    /// different times are.
+    /// The start position of connection `number` of `count`: spread over the object, like clients that came at
+    /// different times.
     pub(super) fn start(&self, number: usize, count: usize) -> u64 {
         self.size() / count as u64 * number as u64
     }
@@ -133,8 +133,8 @@ impl Source {
         Ok(position % self.size())
     }
 
-    /// One turn by copy: as much as the socket has room for, up to `most`. What is not taken is
-    /// produced again by a later turn. Returns the new position.
+    /// One turn by copy: as much as the socket takes, up to `most`. Bytes that it does not take are produced again by a
+    /// later turn. Returns the new position.
     fn turn_copy(
         &self,
         socket: &TcpStream,
@@ -187,7 +187,7 @@ impl Source {
         }
     }
 
-    /// What to read from each data share for the object's bytes from `from` to `end`, in whole leaves:
+    /// The ranges to read from each data share for the object's bytes from `from` to `end`, in whole leaves. They are
     /// contiguous, since blocks of neighbouring segments are neighbours in a share.
     fn windows(&self, from: u64, end: u64) -> Vec<(u64, u64)> {
         let (first, last) = (self.place(from), self.place(end - 1));
@@ -277,7 +277,7 @@ impl Sender {
                     };
                     match sent {
                         Ok(new) => *position = new,
-                        // The clients close when they have seen enough.
+                        // The clients close once they have measured enough.
                         Err(_) if stop.load(Relaxed) => return Ok(()),
                         Err(error) => return Err(error).context("sending"),
                     }
@@ -296,12 +296,12 @@ impl Sender {
     }
 
     /// Turns taken and CPU time used so far.
-    pub(super) fn so_far(&self) -> (u64, Duration) {
+    pub(super) fn progress(&self) -> (u64, Duration) {
         let cpu = Duration::from_nanos(self.cpu.load(Relaxed));
         (self.turns.load(Relaxed), cpu)
     }
 
-    /// Tells it to stop; to be called before the clients leave.
+    /// Tells the sender to stop; to be called before the clients close.
     pub(super) fn stop(&self) {
         self.stop.store(true, Relaxed);
     }

@@ -1,8 +1,8 @@
-//! Files of a Tahoe-LAFS grid: what the gateway costs by the uploader's segment length and the client's
-//! speed, with shares that need no rebuilding and with those that do, and what a thousand stalled clients hold.
+//! Files of a Tahoe-LAFS grid: the gateway's cost by the uploader's segment length and the client's speed, with shares
+//! that need rebuilding and without, and its memory with a thousand stalled clients.
 //!
-//! Shares are made by a writer of Tahoe-LAFS's format. Bodies are compared with the file, except those of the
-//! thousand, who read next to nothing. Each measurement has a server of its own, on one core.
+//! Shares come from a test writer of Tahoe-LAFS's format. Bodies are compared with the file, except those of the
+//! thousand clients, which read almost nothing. Each measurement has a server of its own, on one core.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,16 +21,16 @@ struct Options {
     /// Write the results to this file.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Bytes of the file whose bytes are counted.
+    /// Bytes of the file for the measurements per byte.
     #[arg(long, value_name = "SIZE", default_value = "192MiB")]
     size: ByteSize,
     /// I/O backends. Can be repeated [default: uring, epoll].
     #[arg(long, value_name = "BACKEND")]
     io: Vec<String>,
-    /// Smaller and shorter, to see that all works.
+    /// A smaller and shorter run, to see that everything works.
     #[arg(long)]
     quick: bool,
-    /// Where to build the grid: room for four times the file, three times.
+    /// Directory to build the grid in: room for four times the file, three times.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The server's program [default: the one beside this benchmark].
@@ -38,7 +38,7 @@ struct Options {
     penstock: Option<PathBuf>,
 }
 
-/// 3 of 10, as Tahoe-LAFS does unless told otherwise.
+/// 3 of 10, the default of Tahoe-LAFS.
 const NODES: usize = 10;
 const K: u16 = 3;
 
@@ -71,7 +71,7 @@ impl Grid {
     }
 }
 
-/// What is run, against one server.
+/// One run against one server.
 struct Run<'a> {
     penstock: &'a Path,
     io: &'a str,
@@ -125,7 +125,7 @@ impl Run<'_> {
 }
 
 fn main() -> anyhow::Result<()> {
-    launch::launch_if_asked()?;
+    launch::launch_if_started_as_launcher()?;
     let options = Options::parse();
     let facts = machine::facts();
     for (name, value) in &facts {
@@ -189,7 +189,7 @@ fn main() -> anyhow::Result<()> {
                     log: &dir.join("server.log"),
                     path: &grid.path,
                 };
-                // Slow ones take as many bytes together as the fast one, each at its own pace.
+                // The slow clients together read as many bytes as the fast one.
                 let seconds = if options.quick { 2 } else { 8 };
                 let rate = 1_000_000;
                 let slow = grid.bytes / (rate * seconds);
