@@ -336,7 +336,7 @@ fn short_and_connecting_clients_use_a_connection_each_time() {
     let counts = Arc::clone(&server.counts);
     drop(server);
     assert_eq!(Counts::get(&counts.requests), 100);
-    // A connection that was reset before accept() may never be counts by the server.
+    // A connection that was reset before accept() may never reach the server.
     assert!((100..=140).contains(&Counts::get(&counts.connections)));
 }
 

@@ -53,16 +53,16 @@ impl Server {
             Arc::new(AtomicBool::new(false)),
         );
         let big = Arc::new(object());
-        let (its_seen, its_stop) = (Arc::clone(&counts), Arc::clone(&stop));
+        let (its_counts, its_stop) = (Arc::clone(&counts), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             let mut connections = Vec::new();
             while let Ok((stream, peer)) = listener.accept() {
                 if its_stop.load(Ordering::SeqCst) {
                     break;
                 }
-                its_seen.connections.fetch_add(1, Ordering::SeqCst);
-                its_seen.peers.lock().unwrap().insert(peer.ip());
-                let (counts, big) = (Arc::clone(&its_seen), Arc::clone(&big));
+                its_counts.connections.fetch_add(1, Ordering::SeqCst);
+                its_counts.peers.lock().unwrap().insert(peer.ip());
+                let (counts, big) = (Arc::clone(&its_counts), Arc::clone(&big));
                 connections.push(std::thread::spawn(move || {
                     // Some tests have clients that go away, so errors are expected.
                     let _ = serve(stream, &counts, &big);
