@@ -1,4 +1,4 @@
-//! The admin listener: health, readiness, metrics that a scraper takes, and the status that agrees with them.
+//! The admin listener: health, readiness, metrics in a scraper's format, and a status that agrees with the metrics.
 
 mod common;
 
@@ -11,7 +11,7 @@ on_both_backends! {
     health_and_readiness
     metrics_are_prometheus_text
     metrics_and_status_agree
-    the_page_asks_for_what_the_status_has
+    the_page_uses_only_keys_of_the_status
     objects_with_shares_missing_are_counted
 }
 
@@ -35,7 +35,7 @@ fn health_and_readiness(io: Backend) {
 /// Samples by family and labels.
 type Metrics = BTreeMap<(String, BTreeMap<String, String>), f64>;
 
-/// Reads the text format strictly: what a scraper would refuse, this does.
+/// Parses the text format strictly, and fails on everything that a scraper would refuse.
 fn parse_metrics(text: &str) -> Metrics {
     let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
     let mut metrics = Metrics::new();
@@ -123,11 +123,11 @@ fn sum(metrics: &Metrics, family: &str, label: Option<(&str, &str)>) -> f64 {
 
 fn metrics_are_prometheus_text(io: Backend) {
     let (stores, server, content) = served(io);
-    // Some of everything: parity, a bad leaf, rebuilding, an error.
+    // Events of several kinds: parity, a bad leaf, rebuilding, an error.
     stores.corrupt(common::KEY, 0);
     assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
     assert_eq!(get(server.objects, "/nothing", &[]).status(), 404);
-    // Gauges follow with the next tick, and a response counts when the kernel has taken all of it.
+    // Gauges are updated by the next tick, and a response counts when the kernel has accepted all of it.
     server.wait_for_status("free buffers and both responses", |status| {
         status["totals"]["pool_buffers_free"] != 0
             && status["responses"]["200"] == 1
@@ -166,7 +166,7 @@ fn metrics_and_status_agree(io: Backend) {
     for path in [PATH, "/nothing"] {
         get(server.objects, path, &[]);
     }
-    // Nothing is under way then, so that two looks see the same.
+    // No response is in progress then, so that both reports see the same values.
     server.wait_for_status("both responses and nobody", |status| {
         status["responses"]["200"] == 1
             && status["responses"]["404"] == 1
@@ -192,7 +192,7 @@ fn metrics_and_status_agree(io: Backend) {
     assert_eq!(sum(&metrics, "connections_max", None), planned as f64);
 }
 
-/// The words of a text that stand behind a `prefix`.
+/// The words of a text that follow a `prefix`.
 fn words_behind<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
     let word = |rest: &'a str| {
         let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
@@ -201,7 +201,7 @@ fn words_behind<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
     text.split(prefix).skip(1).map(word).collect()
 }
 
-fn the_page_asks_for_what_the_status_has(io: Backend) {
+fn the_page_uses_only_keys_of_the_status(io: Backend) {
     let (_stores, server, _) = served(io);
     let page = Client::connect(server.admin).request("GET", "/", &[]);
     assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));

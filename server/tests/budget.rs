@@ -1,5 +1,5 @@
-//! One declared number: what the plan says, what is refused at start, and what the server then uses,
-//! seen from outside, with clients of all kinds on an object that must be rebuilt.
+//! The declared memory: what the plan says, what is refused at start, and what the server then uses, measured from
+//! outside, with clients of all kinds on an object that must be rebuilt.
 
 mod common;
 
@@ -12,19 +12,19 @@ use common::{
 use penstock_load::{Class, Group, Report};
 
 on_both_backends! {
-    the_plan_is_what_serve_says
-    numbers_that_work_are_named
+    plan_and_serve_print_the_same_plan
+    errors_name_numbers_that_work
     descriptors_are_counted
     all_kinds_of_clients_stay_within
     a_stalled_client_costs_little_user_memory
-    junk_stays_within
+    clients_that_send_junk_stay_within
     slow_heads_stay_within
     long_heads_are_claimed
     long_heads_without_credit_are_refused
     clients_of_many_objects_hold_no_more_files_than_planned
 }
 
-/// Small: the parts that every server has are 37 MiB on two cores.
+/// A small declaration: the parts that every server has are 37 MiB on two cores.
 const DECLARED: u64 = 52 << 20;
 const SMALL: &[&str] = &["--memory", "52MiB"];
 const SIZE: usize = 8 << 20;
@@ -33,7 +33,7 @@ fn plan(options: &[&str]) -> String {
     run(penstock().args(["plan", "--cores", "2"]).args(options))
 }
 
-/// The first number behind `mark` in a message.
+/// The first number after `mark` in a message.
 #[track_caller]
 fn named(message: &str, mark: &str) -> u64 {
     let (_, rest) = message
@@ -54,7 +54,7 @@ fn serves(io: Backend, options: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-fn the_plan_is_what_serve_says(io: Backend) {
+fn plan_and_serve_print_the_same_plan(io: Backend) {
     for options in [
         &[][..],
         SMALL,
@@ -72,7 +72,7 @@ fn the_plan_is_what_serve_says(io: Backend) {
                 continue;
             }
             sum += last;
-            // Count times each is what the row says, to the rounding of what is printed.
+            // Each row's total is its count times its size, to the rounding of the printed numbers.
             let count: f64 = words[words.len() - 3].parse().expect("a count");
             let each: f64 = words[words.len() - 2].parse().expect("KiB each");
             let off = (count * each - last as f64).abs();
@@ -92,7 +92,7 @@ fn the_plan_is_what_serve_says(io: Backend) {
     }
 }
 
-fn numbers_that_work_are_named(io: Backend) {
+fn errors_name_numbers_that_work(io: Backend) {
     let error = serves(io, &["--memory", "5MiB"]).unwrap_err();
     let least = named(&error, "too little: ");
     serves(io, &["--memory", &format!("{least}MiB")]).expect("the memory named is enough");
@@ -100,7 +100,7 @@ fn numbers_that_work_are_named(io: Backend) {
     let error = serves(io, &["--memory", &less]).unwrap_err();
     assert_eq!(named(&error, "too little: "), least);
 
-    // More connections than fit: as many as are named do, and so does the memory named.
+    // More connections than fit: the error names a number of connections and a memory size that both work.
     let error = serves(io, &["--memory", "48MiB", "--max-connections", "2000"]).unwrap_err();
     let fit = named(&error, "--max-connections ");
     let enough = format!("{}MiB", named(&error, "or --memory "));
@@ -117,7 +117,7 @@ fn numbers_that_work_are_named(io: Backend) {
     assert_eq!(named(&error, "--max-connections "), fit);
 }
 
-/// The command with at most so many descriptors.
+/// The command with at most `most` descriptors.
 fn with_descriptors(command: &Command, most: u64) -> Command {
     let mut shell = Command::new("sh");
     shell.env_remove("RUST_LOG");
@@ -149,7 +149,7 @@ fn descriptors_are_counted(io: Backend) {
         .unwrap_err();
     assert_eq!(named(&error, "descriptors allows "), allowed);
 
-    // Left to the server, it takes what the limit allows, and serves nobody rather than starting so.
+    // Without an option the server takes what the limit allows. If that is nothing, it refuses to start.
     let server = launch(LIMIT, &[]).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(memory(&server, "connections_max"), allowed);
     drop(server);
@@ -188,7 +188,7 @@ fn all_kinds_of_clients_stay_within(io: Backend) {
     const STALLED: usize = 400;
     let content = Noise::new(2).bytes(SIZE);
     let stores = degraded(&content);
-    // With next to nothing to lend, and with some MiB.
+    // With almost nothing to lend, and with some MiB.
     for connections in [&[][..], &["--max-connections", "460"]] {
         let server = Server::start(&stores, io, &[SMALL, connections].concat());
         let crowd = Crowd::start(
@@ -228,9 +228,9 @@ fn all_kinds_of_clients_stay_within(io: Backend) {
     }
 }
 
-/// Not more per client, once the first are there.
+/// The most user memory per client, once the first clients are connected.
 const USER_BYTES_MAX: u64 = 2 << 10;
-/// What the allocator may take in one step beyond it.
+/// The largest step of the allocator.
 const ALLOCATOR_SLACK_BYTES: u64 = 1 << 20;
 
 fn a_stalled_client_costs_little_user_memory(io: Backend) {
@@ -271,15 +271,15 @@ fn a_stalled_client_costs_little_user_memory(io: Backend) {
     nothing_is_left(&server);
 }
 
-/// Clients that ask, read nothing, and go on sending: requests that come too early, and what is none.
-fn junk_stays_within(io: Backend) {
+/// Clients that send a request, read nothing, and go on sending: early requests, and bytes that are no request.
+fn clients_that_send_junk_stay_within(io: Backend) {
     const CLIENTS: usize = 600;
     let content = Noise::new(4).bytes(SIZE);
     let stores = degraded(&content);
     let server = Server::start(&stores, io, SMALL);
     let watch = Crowd::watch(&server);
     let junk = vec![b'x'; 32 << 10];
-    // Some come with their request, so that they are read with it.
+    // Some of these bytes come with the request, so that they are read with it.
     let early = format!(
         "GET {PATH} HTTP/1.1\r\nHost: test\r\nX: {}\r\n\r\n",
         "y".repeat(1500)
@@ -308,7 +308,7 @@ fn junk_stays_within(io: Backend) {
     for client in &mut clients {
         client.push(&junk);
     }
-    // Others are served meanwhile.
+    // Other clients are served meanwhile.
     assert_same(
         &get(server.objects, PATH, &[]).body,
         &content,
@@ -364,7 +364,7 @@ fn long_heads_are_claimed(io: Backend) {
     for client in &mut clients {
         client.send(long_head());
     }
-    // A connection's own state pays for the first KiB.
+    // The connection's own state pays for the first KiB.
     let least = (CLIENTS * (LONG_HEAD - 1024)) as u64;
     let lent = server.wait_for_status("long heads are claimed", |status| {
         number(status, &["memory", "memory_credit_lent_bytes"]) >= least
@@ -373,7 +373,7 @@ fn long_heads_are_claimed(io: Backend) {
         number(&lent, &["memory", "memory_credit_lent_bytes"]) <= 3 * least,
         "{lent:#}"
     );
-    // Half of them are answered and stay, half of them go.
+    // Half of the clients are answered and stay; the other half leave.
     let mut staying = clients.split_off(CLIENTS / 2);
     drop(clients);
     for client in &mut staying {
@@ -399,7 +399,7 @@ fn long_heads_without_credit_are_refused(io: Backend) {
         .collect();
     let head = long_head();
     for client in &mut clients {
-        // A refusal may come before all of it is sent.
+        // The server may refuse before the client has sent all of it.
         let _ = client.try_send(&head);
     }
     server.wait_for_status("some are refused and some are held", |status| {
@@ -439,8 +439,8 @@ fn long_heads_without_credit_are_refused(io: Backend) {
     nothing_is_left(&server);
 }
 
-/// Objects that clients are in the middle of stay open, those that nobody uses give way, and when all are in
-/// use, one more is refused; then room comes back.
+/// Objects in the middle of a response stay open, and unused ones are closed to make room. When all are in use, one
+/// more is refused; later there is room again.
 fn clients_of_many_objects_hold_no_more_files_than_planned(io: Backend) {
     const OBJECTS: usize = 40;
     let stores = Stores::new(6);
@@ -448,7 +448,7 @@ fn clients_of_many_objects_hold_no_more_files_than_planned(io: Backend) {
     for object in 0..OBJECTS {
         stores.put(&format!("o{object}"), &mut &content(object)[..], 4, 4096);
     }
-    // Each takes its six files and counts for two more: eight fit.
+    // Each object opens its six files and counts as two more: eight objects fit.
     let options = ["--share-files", "64", "--cores", "1"];
     let server = Server::start(&stores, io, &options);
     for object in 0..OBJECTS {
@@ -470,7 +470,7 @@ fn clients_of_many_objects_hold_no_more_files_than_planned(io: Backend) {
         .collect();
     let (_, status) = begin(20);
     assert_eq!(status, 503);
-    // One that is open already takes nothing more.
+    // An object that is open already takes no more descriptors.
     assert_same(&get(server.objects, "/o3", &[]).body, &content(3), "again");
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
     let shares = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());

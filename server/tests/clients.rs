@@ -1,5 +1,5 @@
-//! The clients that people use, each compared by SHA-256, healthy and with as many stores gone as the
-//! parity allows. A client that is not installed is skipped, and says so.
+//! Real clients, each compared by SHA-256, with all stores and with as many stores gone as the parity allows. A client
+//! that is not installed is skipped, and the test says so.
 
 mod common;
 
@@ -19,11 +19,11 @@ on_both_backends! {
     python
 }
 
-/// Enough for aria2 to use eight connections, a MiB each and more.
+/// Enough for eight connections of aria2, with a MiB and more for each.
 const SIZE: usize = (12 << 20) + 4321;
 
-/// Runs `test` against a healthy store and one that has lost two of its six directories. It gets the
-/// server, the object's URL and content, and a directory for what it downloads.
+/// Runs `test` with all six stores, then with two of them lost. It gets the server, the object's URL and content, and a
+/// directory for downloads.
 fn healthy_and_degraded(io: Backend, test: impl Fn(&Server, &str, &[u8], &Path)) {
     let stores = Stores::new(6);
     let content = Noise::new(7).bytes(SIZE);
@@ -90,7 +90,7 @@ fn curl(io: Backend) {
             "{head}"
         );
 
-        // Several over one connection, as curl itself counts them.
+        // Several requests over one connection, as curl itself counts them.
         let before = server.total("accepted_connections");
         let mut several = curl();
         several.args(["--write-out", "%{num_connects} "]);
@@ -107,7 +107,7 @@ fn curl(io: Backend) {
         run(curl().args(["--http1.0", "-o"]).arg(&out).arg(url));
         check(&out, content);
 
-        // What it has by tag it does not get again.
+        // An object that it already has by its tag is not sent again.
         let tag = files.join("tag");
         fs::write(&tag, format!("\"{}\"", sha256(content))).unwrap();
         let mut again = curl();
@@ -168,7 +168,7 @@ fn wget(io: Backend) {
         check(&out, content);
         server.wait_for_status("one part", |s| s["responses"]["206"] == 1);
 
-        // It asks past the end when it has all, and takes the 416 for that.
+        // When it has all bytes it requests a range past the end, and takes the 416 for the end.
         run(wget().args(["-c", "-P"]).arg(files).arg(url));
         check(&out, content);
         server.wait_for_status("one 416", |s| s["responses"]["416"] == 1);
@@ -188,19 +188,19 @@ fn aria2(io: Backend) {
             "--async-dns=false",
         ]);
         aria2
-            // Held back, so that one connection isn't done before it opens another.
+            // The rate is limited, so that one connection isn't done before it opens another.
             .args(["--max-overall-download-limit=16M", "-x8", "-s8", "-k1M"])
             .args(["-o", "whole", "-d"])
             .arg(files);
         run(aria2.arg(url));
         check(&files.join("whole"), content);
-        // How many parts it asks for depends on how fast they come.
+        // The number of parts depends on how fast they come.
         server.wait_for_status("a part", |s| s["responses"]["206"].as_u64() >= Some(1));
         assert!(server.total("accepted_connections") >= 2);
     });
 }
 
-/// One connection, whole and in parts, and its own digest of what it got.
+/// One connection, whole and in parts, with Python's own digest of the received bytes.
 const PYTHON: &str = r#"
 import hashlib, http.client, sys
 address, path, size = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -1,5 +1,5 @@
-//! Disks that die, rot and come back under a running server. Whatever happens to the shares, a client gets
-//! the right bytes, or an error, or a reset: never a wrong byte, never a short body that looks whole.
+//! Disks that die, rot and come back under a running server. Whatever happens to the shares, a client gets the right
+//! bytes, an error, or a reset: never a wrong byte, never a short body that looks whole.
 
 mod common;
 
@@ -27,16 +27,15 @@ on_both_backends! {
     too_few_shares_for_a_part
     a_new_put_in_the_middle_of_a_download
     stores_that_come_back
-    a_repair_is_seen
+    a_repair_is_noticed
     random_damage
 }
 
-/// Far more than the sockets of both sides hold, so that most of it is not produced yet when a client
-/// that has read little looks away.
+/// Far more than the sockets of both sides hold. So most of it is not produced yet when a client stops reading early.
 const LARGE: usize = 4 << 20;
-/// The receive buffer of such a client: small enough for that, large enough to be done soon.
+/// The receive buffer of such a client: small enough for that, large enough to finish soon.
 const RECEIVE_BYTES: usize = 64 << 10;
-/// What such a client has read by then.
+/// The bytes that such a client reads before it stops.
 const READ_FIRST: usize = 100_000;
 
 fn served_large(io: Backend) -> (Stores, Server, Vec<u8>) {
@@ -47,7 +46,7 @@ fn served_large(io: Backend) -> (Stores, Server, Vec<u8>) {
     (stores, server, content)
 }
 
-/// A download that has begun and waits.
+/// Begins a download and stops reading.
 fn begin(server: &Server, content: &[u8]) -> Client {
     let mut client = Client::connect_with(server.objects, RECEIVE_BYTES);
     client.ask("GET", PATH, &[]);
@@ -61,7 +60,7 @@ fn begin(server: &Server, content: &[u8]) -> Client {
     client
 }
 
-/// Reads the rest, and another GET, both of which must be right.
+/// Reads the rest of the download, then sends another GET. Both must return the right bytes.
 fn finish(server: &Server, content: &[u8], mut client: Client) {
     let rest = client.body(content.len() - READ_FIRST);
     assert_same(&rest, &content[READ_FIRST..], "the rest");
@@ -161,7 +160,7 @@ fn too_few_shares_in_the_middle_of_a_download(io: Backend) {
         server.wait_for_log("3 usable shares, 4 are needed");
         server.wait_for_log(reason);
         assert_eq!(server.total("reset_bodies"), 1);
-        // Everything else goes on.
+        // Everything else continues.
         assert_same(
             &get(server.objects, "/other", &[]).body,
             &content[..5000],
@@ -176,7 +175,7 @@ fn too_few_shares_in_the_middle_of_a_download(io: Backend) {
 
 fn too_few_shares_for_a_part(io: Backend) {
     let (stores, server, content) = served(io);
-    // The first leaf of three shares: nothing else is damaged.
+    // The first leaf of three shares; nothing else is damaged.
     for store in [0, 1, 5] {
         flip(&stores.share(KEY, store), BLOCKS_OFFSET + 1000);
     }
@@ -190,7 +189,7 @@ fn too_few_shares_for_a_part(io: Backend) {
             answer.text()
         );
     }
-    // What can be read is served: the same leaf of the shares that are well, and all that follows.
+    // Readable parts are served: the same leaf of the good shares, and everything after it.
     for first in [4096, 2 * BLOCK as usize, 4 * BLOCK as usize] {
         let last = if first < BLOCK as usize {
             first + 8000
@@ -207,7 +206,7 @@ fn too_few_shares_for_a_part(io: Backend) {
         assert_eq!(part.status(), 206, "{range}");
         assert_same(&part.body, &content[first..=last], &range);
     }
-    // A range that runs into the damage from before it is cut off there.
+    // A range that begins before the damage is cut off there.
     let start = 4096;
     client.ask("GET", PATH, &[&format!("Range: bytes={start}-40000")]);
     assert_eq!(client.head().status, 206);
@@ -226,7 +225,7 @@ fn a_new_put_in_the_middle_of_a_download(io: Backend) {
     let client = begin(&server, &old);
     let new = Noise::new(4).bytes(LARGE / 3);
     stores.put_bytes(&new);
-    // Requests get the new object soon, and until then the old one; nothing in between.
+    // Requests get the old object first and the new one soon, and nothing in between.
     wait_until(|| {
         let answer = get(server.objects, PATH, &[]);
         assert_eq!(answer.status(), 200);
@@ -243,7 +242,7 @@ fn a_new_put_in_the_middle_of_a_download(io: Backend) {
         &old[READ_FIRST..],
         "the old object's rest",
     );
-    // Its core may have looked less than a second ago.
+    // Its core may have revalidated the object less than a second ago.
     wait_until(|| match client.request("GET", PATH, &[]).body {
         body if body == new => Ok(()),
         _ => Err("the same connection never gets the new object".into()),
@@ -251,7 +250,7 @@ fn a_new_put_in_the_middle_of_a_download(io: Backend) {
     assert_eq!(server.total("reset_bodies"), 0);
 }
 
-/// Every request meets what the ones before left.
+/// Every request finds the state that earlier requests left.
 fn served_by_one_core(io: Backend) -> (Stores, Server, Vec<u8>) {
     let (stores, server, content) = served(io);
     drop(server);
@@ -269,7 +268,7 @@ fn stores_that_come_back(io: Backend) {
     let becomes = |status| {
         wait_until(|| {
             let answer = get(server.objects, PATH, &[]);
-            // Never 404: without the stores nobody knows whether it is there.
+            // Never 404: without the stores the server cannot know whether the object exists.
             assert!(
                 [200, 500].contains(&answer.status()),
                 "{}",
@@ -291,7 +290,7 @@ fn stores_that_come_back(io: Backend) {
     becomes(500);
 }
 
-fn a_repair_is_seen(io: Backend) {
+fn a_repair_is_noticed(io: Backend) {
     let (stores, server, content) = served_by_one_core(io);
     stores.remove_store(2);
     stores.corrupt(KEY, 0);
@@ -313,7 +312,7 @@ fn a_repair_is_seen(io: Backend) {
     });
 }
 
-/// One thing that happens to one share file.
+/// One kind of damage to one share file.
 #[derive(Clone, Debug)]
 enum Damage {
     Remove,
@@ -321,7 +320,7 @@ enum Damage {
     Flip(prop::sample::Index),
     Zeros(prop::sample::Index, usize),
     Append(usize),
-    /// The share of another store lies there.
+    /// The share of another store replaces it.
     Swap(usize),
 }
 
@@ -338,7 +337,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn harm(stores: &Stores, key: &str, store: usize, damage: &Damage) {
-    // An earlier harm may have left nothing to harm.
+    // Earlier damage may have removed the file.
     let Some(path) = stores.shares(key, store).pop() else {
         return;
     };
@@ -359,11 +358,11 @@ fn harm(stores: &Stores, key: &str, store: usize, damage: &Damage) {
             None => return,
         },
     }
-    // In place, as rot is: a server that has the file open sees it.
+    // In place, as bit rot is: a server that has the file open reads the damage.
     fs::write(&path, bytes).unwrap();
 }
 
-/// Random harm to random shares, some before the object is first asked for, some in the middle.
+/// Random damage to random shares, some before the first request, some during a download.
 fn random_damage(io: Backend) {
     let seed = RandomState::new().hash_one(0u8);
     println!("seed: {seed:#018x}");
@@ -408,7 +407,7 @@ fn random_damage(io: Backend) {
             let must_survive = harmed.len() <= 2;
             let failed = |what: &str| Err(TestCaseError::fail(what.to_owned()));
             if head.status != 200 {
-                // All six gone is as if it had never been put.
+                // If all six are gone, the server cannot tell that from an object that was never put.
                 return match head.status {
                     500 | 404 if !must_survive => Ok(()),
                     status => failed(&format!("status {status}")),

@@ -1,4 +1,4 @@
-//! Hot objects: small ones that were asked for twice are sent from memory, and never when they shouldn't be.
+//! Hot objects: small objects that were requested twice are sent from memory, but only while they are current.
 
 mod common;
 
@@ -12,15 +12,15 @@ use penstock::memory::limits::HOT_OBJECT_BYTES_MAX;
 on_both_backends! {
     the_third_get_reads_nothing
     ranges_and_clients_of_all_kinds
-    larger_objects_go_the_other_ways
+    larger_objects_are_not_kept
     degraded_objects_are_kept_as_well
-    none_is_kept_where_none_is_to_be
-    a_new_put_and_a_removal_are_seen
-    it_is_let_go_after_the_verification_age
+    nothing_is_kept_when_hot_objects_are_off
+    a_new_put_and_a_removal_are_noticed
+    a_hot_object_is_dropped_after_the_verification_age
     many_objects_take_no_more_than_planned
 }
 
-/// One core, so that every request meets what the ones before left.
+/// One core, so that every request finds the state that earlier requests left.
 fn served(io: Backend, length: usize, options: &[&str]) -> (Stores, Server, Vec<u8>) {
     let stores = Stores::new(6);
     let content = Noise::new(3).bytes(length);
@@ -61,9 +61,9 @@ fn the_third_get_reads_nothing(io: Backend) {
 }
 
 fn ranges_and_clients_of_all_kinds(io: Backend) {
-    // With an end that fills no leaf.
+    // The object's end does not fill a leaf.
     let (_stores, server, content) = served(io, HOT_OBJECT_BYTES_MAX as usize - 77, &[]);
-    // A connection that has just begun takes it in pieces.
+    // A new connection takes the object in pieces.
     for _ in 0..2 {
         whole(&server, PATH, &content);
     }
@@ -92,7 +92,7 @@ fn ranges_and_clients_of_all_kinds(io: Backend) {
         .map(str::to_owned);
     let condition = format!("If-None-Match: {}", etag.unwrap());
     assert_eq!(client.request("GET", PATH, &[&condition]).status(), 304);
-    // One that takes little at a time: what it was not sent is not read again.
+    // A slow client takes few bytes at a time. Bytes that it was not sent yet are not read again.
     let mut slow = Client::connect_small(server.objects);
     slow.ask("GET", PATH, &[]);
     assert_eq!(slow.head().length(), content.len() as u64);
@@ -109,7 +109,7 @@ fn ranges_and_clients_of_all_kinds(io: Backend) {
     );
 }
 
-fn larger_objects_go_the_other_ways(io: Backend) {
+fn larger_objects_are_not_kept(io: Backend) {
     let (_stores, server, content) = served(io, HOT_OBJECT_BYTES_MAX as usize + 1, &[]);
     for _ in 0..5 {
         whole(&server, PATH, &content);
@@ -118,7 +118,7 @@ fn larger_objects_go_the_other_ways(io: Backend) {
 }
 
 fn degraded_objects_are_kept_as_well(io: Backend) {
-    // Ten blocks that don't divide it, four of them lost.
+    // Ten blocks that don't divide the object, four of them lost.
     let stores = Stores::new(14);
     let content = Noise::new(4).bytes(16 << 10);
     stores.put(KEY, &mut &content[..], 10, 16 << 10);
@@ -137,7 +137,7 @@ fn degraded_objects_are_kept_as_well(io: Backend) {
     assert_eq!(server.total("rebuilt_segments"), rebuilt);
 }
 
-fn none_is_kept_where_none_is_to_be(io: Backend) {
+fn nothing_is_kept_when_hot_objects_are_off(io: Backend) {
     for options in [["--verify", "always"], ["--hot-objects", "0"]] {
         let (_stores, server, content) = served(io, 16 << 10, &options);
         for _ in 0..4 {
@@ -149,7 +149,7 @@ fn none_is_kept_where_none_is_to_be(io: Backend) {
     }
 }
 
-fn a_new_put_and_a_removal_are_seen(io: Backend) {
+fn a_new_put_and_a_removal_are_noticed(io: Backend) {
     let (stores, server, content) = served(io, 16 << 10, &[]);
     for _ in 0..3 {
         whole(&server, PATH, &content);
@@ -178,13 +178,13 @@ fn a_new_put_and_a_removal_are_seen(io: Backend) {
     });
 }
 
-fn it_is_let_go_after_the_verification_age(io: Backend) {
+fn a_hot_object_is_dropped_after_the_verification_age(io: Backend) {
     let (stores, server, content) = served(io, 16 << 10, &["--verify-age", "300ms"]);
     for _ in 0..3 {
         whole(&server, PATH, &content);
     }
     flip(&stores.share(KEY, 1), BLOCKS_OFFSET);
-    // Served all the while, and noticed in the end.
+    // The object is served all the time, and the damage is noticed in the end.
     wait_until(|| {
         whole(&server, PATH, &content);
         match server.total("failed_leaves") {
@@ -211,7 +211,7 @@ fn many_objects_take_no_more_than_planned(io: Backend) {
     server.wait_for_status("the ring is full", |status| {
         status["totals"]["hot_memory_bytes"] == 100_000
     });
-    // The latest are there.
+    // The last objects are in memory.
     let before = counters(&server);
     for (key, content) in &objects[objects.len() - 9..] {
         whole(&server, &format!("/{key}"), content);

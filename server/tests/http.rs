@@ -1,4 +1,4 @@
-//! What the server says over HTTP: methods, ranges, conditions, keys, connections. What it refuses is in `refusals.rs`.
+//! The server's HTTP: methods, ranges, conditions, keys, connections. Requests that it refuses are in `refusals.rs`.
 
 mod common;
 
@@ -10,10 +10,10 @@ use common::{
 on_both_backends! {
     every_size_whole_and_in_parts
     one_range
-    ranges_that_do_not_count
+    unsupported_and_malformed_ranges_are_ignored
     head_is_get_without_the_body
     entity_tags_and_dates
-    a_range_of_the_version_that_the_client_has
+    if_range_compares_the_version_of_the_client
     one_connection_serves_many_requests
     pipelined_requests_are_answered_in_order
     connections_end_when_asked
@@ -67,7 +67,7 @@ fn one_range(io: Backend) {
         (format!("{last}-{last}"), last, SIZE),
         ("-1".to_owned(), last, SIZE),
         ("-70000".to_owned(), SIZE - 70_000, SIZE),
-        // What is past the end is cut off, however far.
+        // A range that reaches beyond the end is cut off there, however far it reaches.
         (format!("7-{SIZE}"), 7, SIZE),
         ("7-99999999999999999999999999".to_owned(), 7, SIZE),
         (format!("-{}", SIZE + 1), 0, SIZE),
@@ -99,11 +99,11 @@ fn one_range(io: Backend) {
     }
 }
 
-fn ranges_that_do_not_count(io: Backend) {
+fn unsupported_and_malformed_ranges_are_ignored(io: Backend) {
     let (_stores, server, content) = served(io);
     let mut client = Client::connect(server.objects);
-    // Several ranges need not be served in parts (RFC 9110 section 14.2), nor units that nobody
-    // knows; what is malformed is no range at all.
+    // Several ranges need not be served in parts (RFC 9110 section 14.2), nor unknown units; a malformed range is no
+    // range at all.
     for asked in [
         "bytes=0-1,5-6",
         "bytes=0-1, -3",
@@ -180,7 +180,7 @@ fn entity_tags_and_dates(io: Backend) {
         (vec![since(&modified)], 304),
         (vec![since(&long_ago)], 200),
         (vec![since("the other day")], 200),
-        // The tag decides alone where there is one (RFC 9110 section 13.2.2).
+        // If there is a tag, it decides alone (RFC 9110 section 13.2.2).
         (vec![none_match("\"other\""), since(&modified)], 200),
         (vec![none_match(&tag), since(&long_ago)], 304),
     ] {
@@ -197,7 +197,7 @@ fn entity_tags_and_dates(io: Backend) {
     client.expect_open(PATH);
 }
 
-fn a_range_of_the_version_that_the_client_has(io: Backend) {
+fn if_range_compares_the_version_of_the_client(io: Backend) {
     let (_stores, server, content) = served(io);
     let mut client = Client::connect(server.objects);
     let first = client.request("HEAD", PATH, &[]);
@@ -256,7 +256,7 @@ fn pipelined_requests_are_answered_in_order(io: Backend) {
             i * 3000
         );
     }
-    // All at once, and in parts that end anywhere.
+    // All at once, and in parts that end at any byte.
     for chunk in [text.len(), 1000, 61] {
         let mut client = Client::connect(server.objects);
         for part in text.as_bytes().chunks(chunk) {
@@ -283,14 +283,14 @@ fn connections_end_when_asked(io: Backend) {
     assert_same(&answer.body, &content, "the object");
     client.expect_close();
 
-    // The client may be done asking before it has the answer.
+    // The client may shut down sending before it has the response.
     let mut client = Client::connect(server.objects);
     client.ask("GET", PATH, &[]);
     client.finish();
     assert_same(&client.response("GET").body, &content, "the object");
     client.expect_close();
 
-    // A body that nobody reads: what follows it can't be taken for a request.
+    // The server does not read this body, so the bytes after it can't be taken for a request.
     let mut client = Client::connect(server.objects);
     client.ask("GET", PATH, &["Content-Length: 38"]);
     client.send("GET /nothing HTTP/1.1\r\nHost: test\r\n\r\n.");

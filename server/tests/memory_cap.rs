@@ -1,6 +1,6 @@
-//! Files larger than the memory that put and serve may use. The bound is the kernel's: RLIMIT_DATA, which
-//! counts all private memory that can be written, and a memory cgroup, which counts page cache and
-//! socket buffers too, where this machine lets us make one.
+//! Files larger than the memory that put and serve may use. The kernel enforces the bound: by RLIMIT_DATA, which counts
+//! all private writable memory, and by a memory cgroup, where this machine allows one, which counts page cache and
+//! socket buffers too.
 
 mod common;
 
@@ -18,12 +18,12 @@ on_both_backends! {
     more_than_the_cgroup
 }
 
-/// What a process may have. Threads' stacks count as a whole, used or not.
+/// The memory of a process. Threads' stacks count as a whole, used or not.
 const LIMIT_BYTES: u64 = 64 << 20;
 const SIZE: u64 = 3 * LIMIT_BYTES + 12_345;
 const CLIENTS: usize = 2;
 
-/// The command as the shell's child that `prelude` (shell text; `$0` is `argument`) prepares.
+/// The command as a child of a shell that runs `prelude` first (shell text; `$0` is `argument`).
 fn through_shell(command: &Command, prelude: &str, argument: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.env_remove("RUST_LOG");
@@ -40,14 +40,14 @@ fn put_command(stores: &Stores) -> Command {
     put
 }
 
-/// Puts the object from standard input, whose length nobody knows.
+/// Puts the object from standard input, whose length put does not know.
 fn put_through_pipe(mut put: Command, noise: &Noise) {
     put.stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = put.spawn().unwrap();
     let mut pipe = child.stdin.take().unwrap();
-    // If it ends early, its own words are better than "broken pipe".
+    // If put ends early, its own message is better than "broken pipe".
     let copied = io::copy(&mut noise.reader(SIZE), &mut pipe).and_then(|_| pipe.flush());
     drop(pipe);
     let output = child.wait_with_output().unwrap();
@@ -56,7 +56,7 @@ fn put_through_pipe(mut put: Command, noise: &Noise) {
     copied.unwrap();
 }
 
-/// Some clients at once get the whole object, first healthy, then without two of its stores.
+/// Several clients download the whole object at once: first with all stores, then without two of them.
 fn download(stores: &Stores, server: &Server, noise: &Noise) {
     for lost in [None, Some([0, 2])] {
         for store in lost.into_iter().flatten() {
@@ -84,7 +84,7 @@ fn more_than_the_data_limit(io: Backend) {
     let noise = Noise::new(8);
     let limit = (LIMIT_BYTES >> 10).to_string();
     let bounded = |command: &Command| through_shell(command, "ulimit -d \"$0\"", &limit);
-    // A pool larger than the bound must not fit, or the bound says nothing.
+    // A pool larger than the bound must not fit, or the bound proves nothing.
     let greedy = Server::command(&stores, io, &["--pool-buffers", "1024", "--cores", "1"]);
     if Server::launch(bounded(&greedy)).is_ok() {
         return skip("RLIMIT_DATA does not bound what a process maps here");
@@ -99,7 +99,7 @@ fn more_than_the_data_limit(io: Backend) {
         .unwrap_or_else(|error| panic!("the server did not start in {limit} KiB: {error}"));
     download(&stores, &server, &noise);
 
-    // And back into a file, the way of `get`.
+    // The object is read back into a file, as `get` does it.
     let file = stores.file("got");
     let mut get = penstock();
     get.arg("get")
@@ -112,7 +112,7 @@ fn more_than_the_data_limit(io: Backend) {
     assert_eq!(tag.field("ETag").unwrap().trim_matches('"'), &digest[..64]);
 }
 
-/// A memory cgroup of ours, removed when dropped.
+/// A memory cgroup of this test, removed when dropped.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -137,7 +137,7 @@ impl Cgroup {
         through_shell(command, "echo $$ > \"$0\"", procs.to_str().unwrap())
     }
 
-    /// How often the kernel had to end a process for want of memory.
+    /// How often the kernel killed a process for lack of memory.
     fn killed(&self) -> u64 {
         let read = |name| fs::read_to_string(self.0.join(name)).unwrap_or_default();
         let text = read("memory.events") + &read("memory.oom_control");
@@ -148,7 +148,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Fails only while a process is in it; then it stays, empty soon.
+        // Removing fails only while a process is in it. Then the group stays, and is soon empty.
         let _ = fs::remove_dir(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator meets: options and the configuration file, errors at start, choosing a backend, the demo.
+//! The operator's side: options and the configuration file, errors at start, the choice of a backend, the demo.
 
 mod common;
 
@@ -18,11 +18,11 @@ on_both_backends! {
     options_override_the_file
     one_store_of_several_is_missing
     a_pool_that_cannot_be_registered
-    memory_for_no_ring
-    few_descriptors
+    too_little_memory_for_a_ring
+    few_descriptors_suffice
 }
 
-/// A file of all options, each with a value that shows.
+/// A file of all options, each with a value that is not its default.
 fn config(stores: &Stores, io: Backend) -> String {
     let paths: Vec<String> = stores
         .paths
@@ -144,12 +144,12 @@ fn one_store_of_several_is_missing(io: Backend) {
 }
 
 #[test]
-fn the_backend_is_chosen_and_said() {
+fn the_backend_is_chosen_and_logged() {
     let stores = Stores::new(1);
     let mut command = penstock();
     command.arg("serve").args(stores.flags());
     command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    // Nothing is the same as auto: uring where it is allowed.
+    // Without --io the server chooses as with auto: uring where it is allowed.
     let server = Server::launch(command).unwrap();
     let backend = server.status()["io_backend"].as_str().unwrap().to_owned();
     server.wait_for_log(&format!("backend={backend}"));
@@ -160,9 +160,9 @@ fn the_backend_is_chosen_and_said() {
     }
 }
 
-/// The command as an ordinary user runs it, who may lock this much memory; `None` if that can't be had.
+/// The command as an ordinary user runs it, who may lock this much memory; `None` if this machine cannot do that.
 fn with_locked_memory(command: &Command, kib: u32) -> Option<Command> {
-    // Who has CAP_IPC_LOCK is not bound by the limit.
+    // A process with CAP_IPC_LOCK is not bound by the limit.
     let unbound = fs::read_to_string("/proc/self/status")
         .unwrap()
         .lines()
@@ -195,7 +195,7 @@ fn with_locked_memory(command: &Command, kib: u32) -> Option<Command> {
 
 fn a_pool_that_cannot_be_registered(io: Backend) {
     let (stores, _, content) = served(io);
-    // Enough for two rings, not for a pool of 4 MiB.
+    // Enough memory for two rings, and not for a pool of 4 MiB.
     let command = Server::command(&stores, io, &[]);
     let Some(command) = with_locked_memory(&command, 1024) else {
         return;
@@ -208,7 +208,7 @@ fn a_pool_that_cannot_be_registered(io: Backend) {
         server.wait_for_log("RLIMIT_MEMLOCK");
     }
     if io == Backend::Uring && penstock::io::probe_zero_copy().is_ok() {
-        // Then what is sent zero-copy is pinned message by message, as far as that is allowed.
+        // Zero-copy sends then pin memory message by message, as far as the limit allows.
         let options = ["--zero-copy", "always", "--verify", "always"];
         let options = [&options[..], &["--max-connections", "100"]].concat();
         let command = Server::command(&stores, io, &options);
@@ -225,9 +225,9 @@ fn a_pool_that_cannot_be_registered(io: Backend) {
     }
 }
 
-/// Containers often may lock 64 KiB, and the kernel counts a ring's own memory: the server once ended with
-/// "core 0: Cannot allocate memory", because its probe had asked for a small ring.
-fn memory_for_no_ring(io: Backend) {
+/// Containers often may lock 64 KiB, and the kernel counts a ring's own memory. The server once ended with "core 0:
+/// Cannot allocate memory", because its probe had created a small ring.
+fn too_little_memory_for_a_ring(io: Backend) {
     let (stores, _, content) = served(io);
     let launch = |io: &str| {
         let mut command = penstock();
@@ -235,7 +235,7 @@ fn memory_for_no_ring(io: Backend) {
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         with_locked_memory(&command, 64).map(Server::launch)
     };
-    // Older kernels don't count it: then all is well.
+    // Older kernels do not count a ring's memory; then the server starts.
     match launch(&io.to_string()) {
         None => return,
         Some(Err(error)) if io == Backend::Uring => {
@@ -250,8 +250,9 @@ fn memory_for_no_ring(io: Backend) {
     assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
 }
 
-/// As many as a login often may open. The server once kept twice as many for share files and refused to start.
-fn few_descriptors(io: Backend) {
+/// As many descriptors as a login may often open. The server once reserved twice as many for share files and refused to
+/// start.
+fn few_descriptors_suffice(io: Backend) {
     let (stores, _, content) = served(io);
     if raise_resource_limit(Resource::Descriptors).unwrap() < 1024 {
         return skip("fewer than 1024 descriptors are allowed here");
@@ -268,12 +269,12 @@ fn few_descriptors(io: Backend) {
     assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
     let seats = number(&server.status(), &["memory", "connections_max"]);
     assert!((300..1000).contains(&seats), "{seats}");
-    // What was asked for is not cut.
+    // A number that was asked for is not reduced.
     let error = limited(&["--share-files", "4096"]).err().unwrap();
     assert!(error.contains("--share-files"), "{error}");
 }
 
-/// What `penstock` says when it can't do what was asked.
+/// The message of `penstock` when it fails.
 fn failure(arguments: &[&str]) -> String {
     let output = penstock().args(arguments).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -288,7 +289,7 @@ fn failure(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn errors_at_start_say_what_is_wrong() {
+fn errors_at_start_name_the_problem() {
     let stores = Stores::new(1);
     let store = stores.paths[0].to_str().unwrap();
     let nowhere = stores.file("nowhere");
@@ -396,7 +397,7 @@ fn errors_at_start_say_what_is_wrong() {
 }
 
 #[test]
-fn errors_in_the_file_say_where() {
+fn errors_in_the_file_name_the_line() {
     let stores = Stores::new(1);
     let file = stores.file("penstock.toml");
     for (text, words) in [
@@ -425,7 +426,7 @@ fn errors_in_the_file_say_where() {
 }
 
 #[test]
-fn the_demo_serves_what_it_says() {
+fn the_demo_serves_what_it_prints() {
     let stores = Stores::new(0);
     let dir = stores.file("demo");
     let mut command = penstock();

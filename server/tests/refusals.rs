@@ -1,4 +1,4 @@
-//! What the server refuses over HTTP, and that it says so with the right status, byte by byte and at its limits.
+//! Requests that the server refuses, with the right status, byte by byte and at its limits.
 
 mod common;
 
@@ -9,11 +9,11 @@ on_both_backends! {
     refusals_byte_by_byte
     a_request_cut_off_anywhere_ends_quietly
     an_object_with_too_few_shares
-    heads_and_connections_that_dawdle
+    slow_heads_and_idle_connections_are_closed
     too_many_connections
 }
 
-/// Requests that are refused whatever the objects are. All of them end their connection.
+/// Requests that are refused for any objects. Each of them ends its connection.
 fn refused() -> Vec<(Vec<u8>, u16)> {
     let get = |rest: &str| format!("GET {PATH} HTTP/1.1\r\n{rest}\r\n").into_bytes();
     let line = |line: &str| format!("{line}\r\nHost: test\r\n\r\n").into_bytes();
@@ -156,14 +156,14 @@ fn an_object_with_too_few_shares(io: Backend) {
         assert_eq!(client.request("HEAD", PATH, &[]).status(), 500);
     }
     server.wait_for_log("3 good shares");
-    // Only this object is broken.
+    // Only this object has too few shares.
     assert_eq!(client.request("GET", "/nothing", &[]).status(), 404);
 }
 
-fn heads_and_connections_that_dawdle(io: Backend) {
+fn slow_heads_and_idle_connections_are_closed(io: Backend) {
     let stores = Stores::new(6);
     stores.put_bytes(b"short");
-    // Each server is short with one thing only, so that a busy machine doesn't make the other happen.
+    // Each server has only one short timeout, so that a busy machine doesn't trigger the other one.
     let server = Server::start(&stores, io, &["--head-timeout", "300ms"]);
     let mut client = Client::connect(server.objects);
     client.send("GET /dir/object.bin HTTP/1.1\r\nHost");
@@ -174,7 +174,7 @@ fn heads_and_connections_that_dawdle(io: Backend) {
     );
     client.expect_close();
 
-    // The second head of a connection counts like the first.
+    // The second head of a connection has the same timeout as the first.
     let mut client = Client::connect(server.objects);
     assert_eq!(client.request("GET", PATH, &[]).body, b"short");
     client.send("GET");
@@ -212,8 +212,8 @@ fn too_many_connections(io: Backend) {
     );
     assert!(answer.field("Retry-After").unwrap().parse::<u32>().unwrap() > 0);
     third.expect_close();
-    // Those who were there first notice nothing, and who goes makes room, although those who were
-    // refused are slow to leave.
+    // The first clients notice nothing. A client that leaves makes room, although the refused clients are slow to
+    // leave.
     first.expect_open(PATH);
     drop(second);
     let mut refused = vec![third];

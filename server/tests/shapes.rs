@@ -1,4 +1,4 @@
-//! Objects of all shapes: codes narrow and wide, blocks large and small, against pools down to one small buffer.
+//! Objects of all shapes: narrow and wide codes, small and large blocks, with pools down to one small buffer.
 
 mod common;
 
@@ -11,7 +11,7 @@ on_both_backends! {
     buffers_too_small_for_a_leaf_of_each_share
 }
 
-/// Whole, from a place in the middle, and the end.
+/// Checks the whole object, a range from the middle, and the end.
 fn check(server: &Server, content: &[u8], what: &str) {
     let mut client = Client::connect(server.objects);
     assert_same(&client.request("GET", PATH, &[]).body, content, what);
@@ -39,7 +39,7 @@ fn codes_narrow_and_wide(io: Backend) {
     ] {
         let what = format!("{code} {data}+{parity} of {block} bytes");
         let stores = Stores::new(usize::from(data + parity));
-        // Two segments and a part of one.
+        // Two segments and a part of a third.
         let size = usize::from(data) * block as usize * 5 / 2 + 777;
         let content = Noise::new(10).bytes(size);
         stores.put_in(Some(code), KEY, &mut &content[..], data, block);
@@ -47,7 +47,7 @@ fn codes_narrow_and_wide(io: Backend) {
         check(&server, &content, &format!("{what}, healthy"));
         assert_eq!(server.total("rebuilt_bytes"), 0);
         drop(server);
-        // The first shares are the data itself: losing those is the hardest.
+        // The first shares are the data itself, so losing those is the hardest case.
         for store in 0..usize::from(parity) {
             stores.remove_store(store);
         }
@@ -71,7 +71,7 @@ fn codes_narrow_and_wide(io: Backend) {
 fn one_small_buffer_serves_many(io: Backend) {
     let stores = Stores::new(6);
     let content = Noise::new(11).bytes((9 << 20) + 4567);
-    // A block alone is sixteen times the buffer.
+    // One block is sixteen times the buffer.
     stores.put(KEY, &mut &content[..], 4, 1 << 20);
     let small = [
         "--cores",

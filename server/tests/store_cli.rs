@@ -1,4 +1,4 @@
-//! The commands that work on stores, as a user runs them: what they print and how they exit.
+//! The commands on stores, as a user runs them: their output and exit codes.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn on(stores: &Stores, command: &str, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Its exit code and all that it said.
+/// Its exit code and all of its output.
 fn said(output: Output) -> (Option<i32>, String) {
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
@@ -37,7 +37,7 @@ fn expect(output: Output, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn a_file_goes_in_and_comes_out() {
+fn a_file_is_put_and_got() {
     let stores = Stores::new(6);
     let content = Noise::new(1).bytes(700_001);
     let file = stores.file("photo.jpg");
@@ -46,7 +46,7 @@ fn a_file_goes_in_and_comes_out() {
     let digest = sha256(&content);
 
     let code = ["--data", "4", "--parity", "2"];
-    // Named after the file; a size with a unit.
+    // The key is the file's name; the size has a unit.
     let options = [&code[..], &["--block-size", "64KiB", file]].concat();
     expect(on(&stores, "put", &options), 0, &["photo.jpg", &digest]);
     let options = [&code[..], &["--key", "a/b.txt", file]].concat();
@@ -80,7 +80,7 @@ fn a_file_goes_in_and_comes_out() {
     let inspected = penstock().args(["inspect", file]).output().unwrap();
     expect(inspected, 1, &["not a Penstock share"]);
 
-    // What is not there, or can't be.
+    // Objects that do not exist, and options that cannot work.
     expect(on(&stores, "get", &["other"]), 1, &["no object \"other\""]);
     let options = [&code[..], &["-"]].concat();
     expect(on(&stores, "put", &options), 1, &["--key"]);
@@ -106,7 +106,7 @@ fn options_for_grids_are_refused_beside_stores() {
 }
 
 #[test]
-fn verify_exits_as_the_objects_are() {
+fn verify_exits_with_the_health_of_the_objects() {
     let stores = Stores::new(6);
     stores.put(
         "other",
@@ -118,7 +118,7 @@ fn verify_exits_as_the_objects_are() {
     let healthy = "2 healthy, 0 damaged, 0 unreadable";
     expect(on(&stores, "verify", &[]), 0, &[healthy, "0 bad leaves"]);
 
-    // A bad leaf is told by share and offset.
+    // A bad leaf is reported with its share and offset.
     let leaf = BLOCKS_OFFSET + 2 * 4096;
     flip(&stores.share(KEY, 1), leaf + 100);
     stores.remove_store(4);
@@ -135,7 +135,7 @@ fn verify_exits_as_the_objects_are() {
     );
     expect(on(&stores, "verify", &["other"]), 1, &[missing]);
 
-    // In place: the same file is whole again, and nothing else changed.
+    // The repair is in place: the same file is whole again, and nothing else changed.
     let before = fs::read(stores.share(KEY, 0)).unwrap();
     expect(
         on(&stores, "repair", &[]),
@@ -158,7 +158,7 @@ fn verify_exits_as_the_objects_are() {
     expect(on(&stores, "repair", &[]), 1, &["1 not repaired"]);
     expect(on(&stores, "get", &[KEY]), 1, &[KEY]);
 
-    // Never "damaged but readable" where nothing was looked at.
+    // Never "damaged but readable" if nothing was read.
     expect(on(&stores, "verify", &["nothing"]), 2, &["no object"]);
     expect(on(&stores, "verify", &["../x"]), 2, &["\"..\""]);
     for store in 0..6 {
@@ -171,7 +171,7 @@ fn verify_exits_as_the_objects_are() {
     expect(on(&stores, "repair", &[]), 1, &[none]);
 }
 
-/// A put from a pipe that is killed once some of it lies on the disks.
+/// A put from a pipe that is killed once some bytes are on the disks.
 #[test]
 fn a_killed_put_leaves_the_object_as_it_was() {
     let stores = Stores::new(6);
@@ -184,7 +184,7 @@ fn a_killed_put_leaves_the_object_as_it_was() {
         put.stdin(Stdio::piped()).stderr(Stdio::null());
         let mut put = put.spawn().unwrap();
         let mut pipe = put.stdin.take().unwrap();
-        // More than it batches, and never the end.
+        // More than one batch of put, and never the end.
         pipe.write_all(&Noise::new(4).bytes(20 << 20)).unwrap();
         let kill = format!("kill -{signal} {}", put.id());
         assert!(
@@ -200,7 +200,7 @@ fn a_killed_put_leaves_the_object_as_it_was() {
         assert!(got.status.success() && got.stdout == old, "{signal}");
         expect(on(&stores, "verify", &[]), 0, &["1 healthy"]);
     }
-    // What they left goes with the next put.
+    // The next put removes the files that the killed one left.
     let left = |store: usize| {
         fs::read_dir(stores.paths[store].join("tmp"))
             .unwrap()

@@ -1,5 +1,5 @@
-//! Tables of leaf checksums: each page is read once, however many fit beside a piece's blocks; and where one
-//! can't be read or does not check out, its leaves come from other shares.
+//! Tables of leaf checksums: each page is read once, however many fit beside a piece's blocks. Where a page can't be
+//! read or does not match its checksum, its leaves come from other shares.
 
 mod common;
 
@@ -17,7 +17,7 @@ on_both_backends! {
 }
 
 const PAGE: u64 = 4096;
-/// Leaves that a page covers.
+/// The leaves that a page covers.
 const ENTRIES: u64 = 511;
 const BLOCK: u32 = 64 << 10;
 /// Three table pages for each of four data shares.
@@ -35,8 +35,8 @@ fn put() -> (Stores, Vec<u8>, Geometry) {
     (stores, content, geometry)
 }
 
-/// A download that has begun and waits: the first page of each data share's table was read, and as long as nobody
-/// reads more, no second one is.
+/// Begins a download and stops reading. The first page of each data share's table was read, and no second one is read
+/// while the client reads nothing more.
 fn begin(server: &Server, content: &[u8]) -> Client {
     let mut client = Client::connect_with(server.objects, 64 << 10);
     client.ask("GET", PATH, &[]);
@@ -48,7 +48,7 @@ fn begin(server: &Server, content: &[u8]) -> Client {
 
 fn each_page_is_read_once(io: Backend) {
     let (stores, content, geometry) = put();
-    // As many data shares, and as many with one of them gone.
+    // As many shares' pages are read as there are data shares, also with one of them gone.
     for gone in [None, Some(1)] {
         if let Some(store) = gone {
             stores.remove_store(store);
@@ -69,7 +69,7 @@ fn pages_come_with_the_blocks(io: Backend) {
     stores.remove_store(5);
     let server = Server::start(&stores, io, &PIECES_ALONE);
     let mut client = begin(&server, &content);
-    // Three of five shares end where the leaves of the second page begin: no block from there on is verified.
+    // Three of five shares end where the leaves of the second page begin, so no block from there on is verified.
     let leaf = u64::from(geometry.leaf_bytes());
     for store in [0, 2, 4] {
         stores.truncate(KEY, store, BLOCKS_OFFSET + ENTRIES * leaf);
@@ -78,15 +78,16 @@ fn pages_come_with_the_blocks(io: Backend) {
     assert_eq!(end, End::Reset);
     let got = READ_FIRST + rest.len();
     assert_same(&rest, &content[READ_FIRST..got], "until the reset");
-    // The first pages of the data shares, and the second ones of those that were read with those that ended: both of
-    // the two that are whole, or one where the piece ended between them, as too few shares were left for another.
+    // The first pages of the data shares, and the second pages of the shares that were read together with the truncated
+    // ones: both of the two whole shares, or one if the piece ended between them, since too few shares were left for
+    // another piece.
     let pages = server.total("table_read_bytes") / PAGE;
     assert!((4 + 1..=4 + 2).contains(&pages), "{pages} pages");
 }
 
 fn more_pages_than_are_read_together(io: Backend) {
     for (data, leaf, buffer) in [
-        // A leaf of each share, and no room beside them; room for two pages; more than one piece asks for at once.
+        // A leaf of each share and no room beside them; room for two pages; more than one piece requests at once.
         (60, 4096, "248KiB"),
         (60, 4096, "256KiB"),
         (200, 2048, "2MiB"),
@@ -99,7 +100,7 @@ fn more_pages_than_are_read_together(io: Backend) {
         let options = ["--cores", "1", "--pool-buffer-size", buffer];
         let server = Server::start(&stores, io, &options);
         let what = format!("{data} shares through {buffer}");
-        // A piece that takes a leaf of each of k shares.
+        // A piece that takes one leaf of each of k shares.
         let range = get(server.objects, PATH, &["Range: bytes=0-99"]).body;
         assert_same(&range, &content[..100], &what);
         let pages = u64::from(data);
@@ -116,12 +117,13 @@ fn damaged_pages(io: Backend) {
         flip(&stores.share(KEY, store), entry);
     }
     let server = Server::start(&stores, io, &["--cores", "1"]);
-    // Of share 1 alone.
+    // A range of share 1 alone.
     let start = BLOCK as usize;
     let range = format!("Range: bytes={start}-{}", start + 99);
     let got = get(server.objects, PATH, &[&range]).body;
     assert_same(&got, &content[start..start + 100], "a part");
-    // Share 1's, found damaged; then those of 0, 2, 3 and 4, of which the last is damaged; then that of 5.
+    // The page of share 1, found damaged; then those of shares 0, 2, 3 and 4, the last of them damaged; then that of
+    // share 5.
     assert_eq!(server.total("table_read_bytes"), 6 * PAGE);
     assert_eq!(server.total("failed_leaves"), 2);
     server.wait_for_log("leaf checksums can't be used");
@@ -144,7 +146,7 @@ fn shares_that_end_in_their_tables(io: Backend) {
     stores.truncate(KEY, 4, second);
     let rest = client.body(SIZE - READ_FIRST);
     assert_same(&rest, &content[READ_FIRST..], "the rest");
-    // Both were found so: share 4 in the place of share 1. Their blocks are whole.
+    // Both truncated shares were noticed: share 4 replaced share 1. Their blocks are whole.
     assert_eq!(server.total("failed_shares"), 2);
     server.wait_for_log("the file ends early: 100 of 4096 bytes");
     server.wait_for_log("the file ends early: 0 of 4096 bytes");

@@ -1,5 +1,5 @@
-//! The gateway to Tahoe-LAFS grids: real shares and made ones, whole and damaged, under names and ranges.
-//! Whatever the shares are, a client gets the file's bytes, or an error, or a reset; a cap is never told.
+//! The gateway to Tahoe-LAFS grids: real and generated shares, whole and damaged, under names and ranges. Whatever the
+//! shares are, a client gets the file's bytes, an error, or a reset; a cap is never printed.
 
 mod common;
 
@@ -17,18 +17,18 @@ use serde_json::Value;
 
 on_both_backends! {
     the_fixtures_of_a_real_grid
-    more_vectors_if_there_are_any
-    any_k_shares_do
+    more_vectors_if_a_directory_is_named
+    any_k_shares_suffice
     damaged_blocks_are_replaced
     a_bad_copy_does_not_hide_a_good_one
     shares_that_are_no_codeword_are_refused
-    too_few_good_shares_are_gone
-    too_few_good_shares_in_the_middle_reset
+    too_few_good_shares_are_answered_410
+    too_few_good_shares_in_the_middle_reset_the_connection
     segments_over_the_limit_are_refused
     stalled_clients_of_one_segment_cost_one_verification
     literal_files
     names_types_and_conditions
-    what_is_no_cap_of_a_file
+    other_caps_and_texts_are_refused
     stores_and_nodes_together
 }
 
@@ -65,7 +65,7 @@ impl Grid {
     }
 }
 
-/// A gateway to these nodes; small pool buffers make it read even short segments in steps.
+/// A gateway to these nodes. Small pool buffers make it read even short segments in steps.
 fn gateway(nodes: &[PathBuf], io: Backend, options: &[&str]) -> Server {
     let mut command = penstock();
     command.arg("serve").arg("--io").arg(io.to_string());
@@ -80,10 +80,10 @@ fn gateway(nodes: &[PathBuf], io: Backend, options: &[&str]) -> Server {
     Server::launch(command).unwrap_or_else(|error| panic!("the gateway did not start: {error}"))
 }
 
-/// Pool buffers that hold a usual segment at once, and some that don't.
+/// Pool buffers that hold a usual segment at once, and pool buffers that don't.
 const POOLS: [&[&str]; 2] = [&[], &["--pool-buffer-size", "64KiB"]];
 
-/// The file whole and some ranges of it.
+/// Checks the whole file and some ranges of it.
 fn assert_serves(server: &Server, path: &str, bytes: &[u8]) {
     let whole = get(server.objects, path, &[]);
     assert_eq!(whole.status(), 200, "{}", server.log());
@@ -107,14 +107,14 @@ fn the_fixtures_of_a_real_grid(io: Backend) {
     assert!(vectors(&data, io) >= 5, "there are some");
 }
 
-fn more_vectors_if_there_are_any(io: Backend) {
+fn more_vectors_if_a_directory_is_named(io: Backend) {
     match std::env::var_os("PENSTOCK_TAHOE_VECTORS") {
         None => skip("PENSTOCK_TAHOE_VECTORS names no directory of vectors"),
         Some(data) => assert!(vectors(Path::new(&data), io) > 0),
     }
 }
 
-/// Downloads every file of a set of vectors; gives how many there are.
+/// Downloads every file of a set of vectors. Returns the number of files.
 fn vectors(data: &Path, io: Backend) -> usize {
     let text = fs::read_to_string(data.join("vectors.json")).unwrap();
     let vectors: Value = serde_json::from_str(&text).unwrap();
@@ -151,7 +151,7 @@ fn vectors(data: &Path, io: Backend) -> usize {
     files.len()
 }
 
-fn any_k_shares_do(io: Backend) {
+fn any_k_shares_suffice(io: Backend) {
     let bytes = Noise::new(1).bytes(300_000);
     let upload = Upload {
         k: 2,
@@ -181,7 +181,7 @@ fn damaged_blocks_are_replaced(io: Backend) {
         segment_bytes: 99_999,
         ..Upload::default()
     };
-    // Every share is bad somewhere, but no segment in more than n - k of them; one is another's.
+    // Every share is bad somewhere, but no segment in more than n - k of them; one is another file's.
     let grid = Grid::new(10, &upload, &bytes);
     for share in 0..8u16 {
         flip(
@@ -199,7 +199,7 @@ fn damaged_blocks_are_replaced(io: Backend) {
     }
 }
 
-/// The log names no key.
+/// The key must not be in the log, the status or the metrics.
 fn assert_secret(server: &Server, cap: &ChkCap) {
     let text = cap.expose();
     let key = text.split(':').nth(2).unwrap();
@@ -229,7 +229,7 @@ fn a_bad_copy_does_not_hide_a_good_one(io: Backend) {
     let bad = on_another(3, 1);
     flip(&grid.share(0), 100);
     flip(&bad, 50_000);
-    // A share cut short, and a file that is none.
+    // A truncated share, and a file that is no share.
     fs::write(on_another(2, 1), b"short").unwrap();
     let server = gateway(&grid.nodes, io, &[]);
     assert_serves(&server, &grid.path(), &bytes);
@@ -250,7 +250,7 @@ fn shares_that_are_no_codeword_are_refused(io: Backend) {
         ..Upload::default()
     };
     let grid = Grid::new(4, &upload, &bytes);
-    // With shares that agree it is the file.
+    // With shares that agree, the file is served.
     let server = gateway(&grid.nodes[..3], io, &[]);
     assert_serves(&server, &grid.path(), &bytes);
     let few = [grid.nodes[1].clone(), grid.nodes[3].clone()];
@@ -266,7 +266,7 @@ fn shares_that_are_no_codeword_are_refused(io: Backend) {
     }
 }
 
-fn too_few_good_shares_are_gone(io: Backend) {
+fn too_few_good_shares_are_answered_410(io: Backend) {
     let bytes = Noise::new(5).bytes(50_000);
     let grid = Grid::new(10, &Upload::default(), &bytes);
     let server = gateway(&grid.nodes[..2], io, &[]);
@@ -274,13 +274,13 @@ fn too_few_good_shares_are_gone(io: Backend) {
     assert_eq!(answer.status(), 410);
     assert!(answer.text().contains("fewer good shares"), "{answer:?}");
     server.wait_for_log(&grid.cap.storage_index().to_string());
-    // A file nobody has.
+    // A file without shares on any node.
     let other = ChkCap::new([9; 16], *grid.cap.ueb_hash(), 3, 10, 50_000).unwrap();
     let path = format!("/uri/{}", other.expose());
     assert_eq!(get(server.objects, &path, &[]).status(), 404);
     assert_secret(&server, &grid.cap);
     assert_secret(&server, &other);
-    // The right number of shares, all bad.
+    // The right number of shares, all of them bad.
     for share in 0..10 {
         flip(&grid.share(share), 100);
     }
@@ -289,7 +289,7 @@ fn too_few_good_shares_are_gone(io: Backend) {
     assert!(server.total("sent_bytes") < 1000);
 }
 
-fn too_few_good_shares_in_the_middle_reset(io: Backend) {
+fn too_few_good_shares_in_the_middle_reset_the_connection(io: Backend) {
     let bytes = Noise::new(6).bytes(1 << 20);
     let upload = Upload {
         segment_bytes: 131_073,
@@ -349,7 +349,7 @@ fn stalled_clients_of_one_segment_cost_one_verification(io: Backend) {
     });
     assert_eq!(server.total("verified_segments"), 1);
     assert!(server.rss_bytes() < 48 << 20);
-    // One that goes on does not wait for the others, and costs no verification either.
+    // A client that continues does not wait for the others, and costs no verification either.
     let mut first = clients.swap_remove(0);
     assert_same(&first.body((8 << 20) - 5000), &bytes[5000..], "the rest");
     assert_eq!(server.total("verified_segments"), 1);
@@ -426,7 +426,7 @@ fn names_types_and_conditions(io: Backend) {
     assert_secret(&server, &grid.cap);
 }
 
-fn what_is_no_cap_of_a_file(io: Backend) {
+fn other_caps_and_texts_are_refused(io: Backend) {
     let root = tempfile::tempdir().unwrap();
     let server = gateway(&[root.path().to_owned()], io, &[]);
     let key = "nbswy3dpnbswy3dpnbswy3dpne";
@@ -475,7 +475,7 @@ fn stores_and_nodes_together(io: Backend) {
         assert_same(&one, &object, "the object");
         assert_same(&other, &bytes, "the file");
     }
-    // A share that can't be read any more is replaced; a file is looked up again when one failed.
+    // A share that can't be read any more is replaced; after a failure the file is looked up again.
     for share in 0..3 {
         fs::OpenOptions::new()
             .write(true)

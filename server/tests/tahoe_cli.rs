@@ -44,7 +44,7 @@ fn grid() -> Grid {
     }
 }
 
-/// Runs `penstock`, with `input` to its standard input; nothing it prints may be the cap.
+/// Runs `penstock` with `input` as its standard input. Its output must not have the cap.
 fn penstock(grid: &Grid, command: &str, arguments: &[&str], input: &str) -> Output {
     let mut run = Command::new(env!("CARGO_BIN_EXE_penstock"));
     run.arg(command);
@@ -58,7 +58,7 @@ fn penstock(grid: &Grid, command: &str, arguments: &[&str], input: &str) -> Outp
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = run.spawn().unwrap();
-    // A process that doesn't read its input may end before it is written.
+    // A process that doesn't read its input may end before all of it is written.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let key = grid.cap.split(':').nth(2).unwrap();
@@ -112,7 +112,7 @@ fn get_by_all_ways_to_give_a_cap() {
 }
 
 #[test]
-fn get_says_what_is_wrong() {
+fn get_reports_errors() {
     let grid = grid();
     for (arguments, message) in [
         (
@@ -158,7 +158,7 @@ fn get_says_what_is_wrong() {
 }
 
 #[test]
-fn verify_exits_as_the_file_is() {
+fn verify_exits_with_the_health_of_the_file() {
     let grid = grid();
     let verify = || penstock(&grid, "verify", &[&grid.cap], "");
     assert_eq!(verify().status.code(), Some(0));

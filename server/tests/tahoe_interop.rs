@@ -1,7 +1,7 @@
-//! Against the real thing: a Tahoe-LAFS grid on loopback, whose own gateway uploads what Penstock then
-//! downloads from the storage nodes' disks, and downloads what this repository's test writer made.
+//! A real Tahoe-LAFS grid on loopback. Penstock downloads, from the storage nodes' disks, files that the grid's own
+//! gateway uploaded; and the grid's gateway downloads files that this repository's test writer made.
 //!
-//! Needs Tahoe-LAFS (`pip install tahoe-lafs`): the command `tahoe`, or what PENSTOCK_TAHOE names.
+//! Needs Tahoe-LAFS (`pip install tahoe-lafs`): the command `tahoe`, or the program named by PENSTOCK_TAHOE.
 
 mod common;
 
@@ -26,7 +26,7 @@ impl Drop for Process {
     }
 }
 
-/// One storage node, which is a gateway too, with an encoding of its own.
+/// One storage node, which is a gateway too, with its own encoding.
 struct Node {
     dir: PathBuf,
     web: SocketAddr,
@@ -39,7 +39,7 @@ struct Grid {
     _root: tempfile::TempDir,
 }
 
-/// k, n and the longest segment of each node's uploads; `None` is Tahoe's own choice.
+/// k, n and the longest segment of each node's uploads; `None` is Tahoe's default.
 const ENCODINGS: [(u16, u16, Option<u64>); 3] =
     [(3, 10, None), (2, 4, Some(131_072)), (1, 3, Some(1000))];
 
@@ -48,7 +48,7 @@ fn tahoe() -> Option<Command> {
     program(named.as_deref().unwrap_or("tahoe"))
 }
 
-/// A port that was free just now.
+/// A port that was free a moment ago.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -66,7 +66,7 @@ fn listen(command: &mut Command) {
     command.arg(format!("--location=tcp:127.0.0.1:{port}"));
 }
 
-/// Runs a node that was created in `dir`; what it says goes to a file beside it.
+/// Runs a node that was created in `dir`; its output goes to a file beside it.
 fn start(dir: &Path) -> Process {
     let log = File::create(dir.with_extension("log")).unwrap();
     let mut command = tahoe().expect("it was there before");
@@ -79,7 +79,7 @@ fn start(dir: &Path) -> Process {
 }
 
 impl Grid {
-    /// An introducer and a node for each encoding, all connected; `None` where Tahoe isn't.
+    /// Starts an introducer and a node for each encoding, all connected. `None` if Tahoe is not installed.
     fn start() -> Option<Grid> {
         let mut command = tahoe()?;
         let root = tempfile::tempdir().unwrap();
@@ -173,7 +173,7 @@ impl Grid {
         shares
     }
 
-    /// Penstock as a gateway to these nodes.
+    /// Starts Penstock as a gateway to these nodes.
     fn gateway(&self) -> Server {
         let mut command = penstock();
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
@@ -183,7 +183,7 @@ impl Grid {
         Server::launch(command).unwrap_or_else(|error| panic!("the gateway did not start: {error}"))
     }
 
-    /// `penstock get` or `verify` of a cap; its exit code and standard output.
+    /// Runs `penstock get` or `verify` with a cap. Returns its exit code and standard output.
     fn penstock(&self, command: &str, cap: &str) -> (Option<i32>, Vec<u8>) {
         let mut run = penstock();
         run.arg(command).arg(cap);
@@ -195,7 +195,8 @@ impl Grid {
     }
 }
 
-/// Asks a node of the grid, in HTTP/1.0 so that it ends its answer by closing; status and body.
+/// Sends a request to a node of the grid, in HTTP/1.0 so that the response ends with the connection. Returns status and
+/// body.
 fn ask(web: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>), String> {
     let exchange = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(web)?;
@@ -233,13 +234,13 @@ fn upload(node: &Node, path: &str, method: &str, body: &[u8]) -> String {
 fn a_grid_on_loopback() {
     let Some(grid) = Grid::start() else { return };
     let gateway = grid.gateway();
-    what_tahoe_uploads(&grid, &gateway);
-    what_the_test_writer_makes(&grid);
-    what_is_not_supported(&grid, &gateway);
+    download_what_tahoe_uploaded(&grid, &gateway);
+    tahoe_downloads_what_the_test_writer_made(&grid);
+    unsupported_caps_are_refused(&grid, &gateway);
 }
 
 /// Whole, by ranges, from all shares and from the last k of them.
-fn what_tahoe_uploads(grid: &Grid, gateway: &Server) {
+fn download_what_tahoe_uploaded(grid: &Grid, gateway: &Server) {
     let mut files = 0;
     for (index, (node, (k, n, segment_max))) in grid.nodes.iter().zip(ENCODINGS).enumerate() {
         for size in [
@@ -284,8 +285,8 @@ fn what_tahoe_uploads(grid: &Grid, gateway: &Server) {
     assert!(files > 20, "{files} files");
 }
 
-/// What the tests of this repository take for Tahoe's shares, Tahoe takes for them too.
-fn what_the_test_writer_makes(grid: &Grid) {
+/// The test writer's shares, which other tests treat as Tahoe's, are shares for Tahoe too.
+fn tahoe_downloads_what_the_test_writer_made(grid: &Grid) {
     for (key, (k, n, size, max, container, layout)) in [
         (3, 10, 1000, 1 << 20, 2, 1),
         (3, 5, 300_000, 131_072, 1, 1),
@@ -318,7 +319,7 @@ fn what_the_test_writer_makes(grid: &Grid) {
     }
 }
 
-fn what_is_not_supported(grid: &Grid, gateway: &Server) {
+fn unsupported_caps_are_refused(grid: &Grid, gateway: &Server) {
     let node = &grid.nodes[0];
     for text in [
         upload(node, "/uri?format=SDMF", "PUT", b"mutable"),

@@ -1,5 +1,5 @@
-//! A raw HTTP client that reads only when told to: tests decide what is sent, byte by byte, and when
-//! the peer stalls, resets or goes on.
+//! A raw HTTP client that reads only when told to. Tests decide which bytes are sent, and when the peer stalls, resets
+//! or continues.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -9,13 +9,13 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
 
-/// The receive buffer of a client that means to stall: small, so that it soon has all it can take.
+/// The receive buffer of a client that is going to stall: small, so that it is full soon.
 pub const STALLED_RECEIVE_BYTES: usize = 4096;
 
 /// One connection.
 pub struct Client {
     stream: TcpStream,
-    /// Read from the socket and not yet looked at.
+    /// Bytes read from the socket and not yet parsed.
     buffered: Vec<u8>,
 }
 
@@ -29,7 +29,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// The value of a field; there must not be two.
+    /// The value of a field, which must occur at most once.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut values = self
             .fields
@@ -71,7 +71,7 @@ impl Response {
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The peer said that there is no more.
+    /// The peer closed the connection in an orderly way.
     Closed,
     /// The connection was reset.
     Reset,
@@ -83,12 +83,12 @@ impl Client {
         Client::over(stream)
     }
 
-    /// A client that means to stall, and holds few bytes then.
+    /// A client that is going to stall, and holds few bytes then.
     pub fn connect_small(address: SocketAddr) -> Client {
         Client::connect_with(address, STALLED_RECEIVE_BYTES)
     }
 
-    /// A client at this address of its own, one of loopback's.
+    /// A client with its own source address, one of loopback's.
     pub fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
@@ -98,10 +98,10 @@ impl Client {
         Client::over(socket.into())
     }
 
-    /// A client with this receive buffer. The kernel doubles it and takes a part for its own needs.
+    /// A client with this receive buffer. The kernel doubles it and uses a part for itself.
     pub fn connect_with(address: SocketAddr, receive_bytes: usize) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        // Before connecting: the window scale is agreed on then.
+        // The buffer is set before connecting, since the window scale is negotiated then.
         socket.set_recv_buffer_size(receive_bytes).unwrap();
         socket
             .connect_timeout(&address.into(), PATIENCE)
@@ -125,12 +125,12 @@ impl Client {
             .expect("the request is taken");
     }
 
-    /// Sends what the peer may not want any more.
+    /// Sends bytes that the peer may refuse by now.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
     }
 
-    /// Sends as much of this as the kernels take now; returns how much that is.
+    /// Sends as many of these bytes as the kernels accept now, and returns their number.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         self.stream.set_nonblocking(true).unwrap();
         let mut taken = 0;
@@ -145,7 +145,7 @@ impl Client {
         taken
     }
 
-    /// Asks; `fields` are whole lines without their end.
+    /// Sends a request; `fields` are whole lines without their end.
     pub fn ask(&mut self, method: &str, path: &str, fields: &[&str]) {
         let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
         for field in fields {
@@ -155,7 +155,7 @@ impl Client {
         self.send(text + "\r\n");
     }
 
-    /// Asks and reads the whole response.
+    /// Sends a request and reads the whole response.
     pub fn request(&mut self, method: &str, path: &str, fields: &[&str]) -> Response {
         self.ask(method, path, fields);
         self.response(method)
@@ -173,14 +173,14 @@ impl Client {
         Response { head, body }
     }
 
-    /// Reads one head, and nothing of what follows if `buffered` was empty and it came alone.
+    /// Reads one head. It reads nothing behind the head, if `buffered` was empty and the head came alone.
     pub fn head(&mut self) -> Head {
         let end = loop {
             if let Some(at) = self.buffered.windows(4).position(|w| w == b"\r\n\r\n") {
                 break at + 4;
             }
             assert!(self.buffered.len() < 64 << 10, "a head without end");
-            // Few bytes at a time: a stalled client should leave the body in the kernel.
+            // Few bytes at a time, so that a stalled client leaves the body in the kernel.
             let got = self.fill(256).expect("a response head");
             assert!(
                 got > 0,
@@ -217,7 +217,7 @@ impl Client {
         std::mem::replace(&mut self.buffered, rest)
     }
 
-    /// As [`Client::body`], for a connection that may end before.
+    /// As [`Client::body`], for a connection that may end earlier.
     pub fn try_body(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.buffered.len() < length {
             if self.fill((length - self.buffered.len()).min(256 << 10))? == 0 {
@@ -227,7 +227,7 @@ impl Client {
         Ok(self.body(length))
     }
 
-    /// Reads at most `most` bytes, to see how the connection ends.
+    /// Reads at most `most` bytes, and how the connection ends.
     pub fn rest(&mut self, most: usize) -> (Vec<u8>, Option<End>) {
         loop {
             if self.buffered.len() >= most {
@@ -243,13 +243,13 @@ impl Client {
         }
     }
 
-    /// Everything until the connection ends, and how it ends.
+    /// Reads until the connection ends, and returns how it ended.
     pub fn until_end(&mut self) -> (Vec<u8>, End) {
         let (bytes, end) = self.rest(usize::MAX);
         (bytes, end.expect("an end"))
     }
 
-    /// The peer must say nothing more, and close.
+    /// The peer must send nothing more, and close.
     #[track_caller]
     pub fn expect_close(&mut self) {
         let (bytes, end) = self.until_end();
@@ -261,14 +261,14 @@ impl Client {
         assert_eq!(end, End::Closed);
     }
 
-    /// The connection must still serve: nothing is waiting, and another request is answered.
+    /// The connection must still work: no bytes are waiting, and another request is answered.
     #[track_caller]
     pub fn expect_open(&mut self, path: &str) {
         assert_eq!(self.buffered, b"", "more than was expected");
         assert_eq!(self.request("HEAD", path, &[]).status(), 200);
     }
 
-    /// Whether anything arrives, or the connection ends, within `time`.
+    /// Whether any byte arrives, or the connection ends, within `time`.
     pub fn hears_within(&mut self, time: Duration) -> bool {
         if !self.buffered.is_empty() {
             return true;
@@ -282,7 +282,7 @@ impl Client {
         heard
     }
 
-    /// Says that no more requests come.
+    /// Shuts down sending: no more requests come.
     pub fn finish(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
@@ -325,7 +325,7 @@ fn parse_head(bytes: &[u8]) -> Head {
     }
 }
 
-/// One GET over a connection of its own.
+/// One GET over a new connection.
 pub fn get(address: SocketAddr, path: &str, fields: &[&str]) -> Response {
     Client::connect(address).request("GET", path, fields)
 }

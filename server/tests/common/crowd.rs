@@ -1,6 +1,5 @@
-//! Many clients at once, in the background, and what the server is seen to use meanwhile: the load
-//! generator of this repository, which looks from outside (`/proc`, `sock_diag`) and never asks the
-//! server for its own numbers.
+//! Many clients at once, in the background, and measurements of the server meanwhile. The clients are this repository's
+//! load generator, which measures from outside (`/proc`, `sock_diag`) and never asks the server for its own numbers.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +11,11 @@ use penstock_load::{Class, Group, Peaks, Plan, Progress, Report, Verify, Watch};
 
 use super::{PATH, Server, Stores, wait_until};
 
-/// Kernel structures of one socket, which `sock_diag` does not count: `tcp_sock`, inode, file, dentry
-/// (2.4, 0.8, 0.2 and 0.2 KiB in slab on Linux 6.18).
+/// Kernel structures of one socket, which `sock_diag` does not count: `tcp_sock`, inode, file, dentry (2.4, 0.8, 0.2
+/// and 0.2 KiB in slab on Linux 6.18).
 const SOCKET_STRUCTURES_BYTES: u64 = 3700;
 
-/// Clients at work. They go on until [`Crowd::end`].
+/// Running clients. They continue until [`Crowd::end`].
 pub struct Crowd {
     stop: Arc<AtomicBool>,
     progress: Arc<Mutex<Option<Progress>>>,
@@ -24,7 +23,7 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Sends these groups to a server; `content` is what its object must be.
+    /// Runs these groups against a server; `content` is the object's expected content.
     pub fn start(server: &Server, groups: Vec<Group>, content: Option<&[u8]>) -> Crowd {
         Crowd::start_with(server, groups, content, |_| {})
     }
@@ -39,7 +38,7 @@ impl Crowd {
         let mut plan = Plan::new(&format!("http://{}{PATH}", server.objects));
         plan.groups = groups;
         plan.duration = Duration::from_secs(600);
-        // Those that are refused come back at once.
+        // Refused clients come back at once.
         plan.backoff = Duration::from_millis(1);
         plan.retry_after_max = Duration::from_millis(1);
         plan.timeout = Duration::from_secs(120);
@@ -76,12 +75,12 @@ impl Crowd {
         }
     }
 
-    /// One connection that asks nothing: only watches.
+    /// One connection that sends no request and only measures the server.
     pub fn watch(server: &Server) -> Crowd {
         Crowd::start(server, vec![Group::new(Class::Idle, 1)], None)
     }
 
-    /// Waits until the clients are as far as wanted.
+    /// Waits until `wanted` is true of the clients' progress.
     pub fn wait(&self, what: &str, mut wanted: impl FnMut(&Progress) -> bool) {
         wait_until(|| match *self.progress.lock().unwrap() {
             Some(now) if wanted(&now) => Ok(()),
@@ -90,7 +89,7 @@ impl Crowd {
         });
     }
 
-    /// Waits until all have made the requests they were to make, and gives what they found.
+    /// Waits until all clients have made their requests, and returns the report.
     pub fn finish(self) -> Report {
         wait_until(|| match self.thread.is_finished() {
             true => Ok(()),
@@ -99,14 +98,14 @@ impl Crowd {
         self.end()
     }
 
-    /// Ends all clients and gives what they found.
+    /// Ends all clients and returns the report.
     pub fn end(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the clients end")
     }
 }
 
-/// The most that the server was seen to use: process (VmHWM) and sockets, with their structures.
+/// The most memory that the server was measured to use: process (VmHWM) and sockets, with their structures.
 #[track_caller]
 pub fn most_bytes(report: &Report) -> u64 {
     let server = report.server.as_ref().expect("it was watched");
@@ -122,12 +121,12 @@ pub fn most_bytes(report: &Report) -> u64 {
         resident_most >> 10,
         kernel >> 10
     );
-    // The kernel may hold nothing: a server that has read all and has nothing to send.
+    // The kernel may hold no bytes, if the server has read everything and has nothing to send.
     assert!(sockets > 0, "nothing was seen");
     resident_most + kernel + sockets * SOCKET_STRUCTURES_BYTES
 }
 
-/// Fails if the server was seen to use more than `declared` bytes.
+/// Fails if the server used more than `declared` bytes.
 #[track_caller]
 pub fn assert_within(report: &Report, declared: u64) {
     let most = most_bytes(report);
@@ -139,7 +138,7 @@ pub fn assert_within(report: &Report, declared: u64) {
     );
 }
 
-/// Stores with an object of 4+2 shares, two of them gone: everything must be rebuilt.
+/// Stores with an object of 4+2 shares, two of them lost, so that every segment must be rebuilt.
 pub fn degraded(content: &[u8]) -> Stores {
     let stores = Stores::new(6);
     stores.put_bytes(content);
@@ -148,7 +147,7 @@ pub fn degraded(content: &[u8]) -> Stores {
     stores
 }
 
-/// Waits until nobody is connected and nothing is lent any more.
+/// Waits until no client is connected and nothing is lent.
 pub fn nothing_is_left(server: &Server) {
     server.wait_for_status("no connection, no claim, no buffer in use", |status| {
         let (memory, totals) = (&status["memory"], &status["totals"]);
@@ -158,7 +157,7 @@ pub fn nothing_is_left(server: &Server) {
     });
 }
 
-/// What the server says of its memory, by name.
+/// A number of the server's memory status, by name.
 pub fn memory(server: &Server, name: &str) -> u64 {
     super::number(&server.status(), &["memory", name])
 }

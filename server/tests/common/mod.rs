@@ -1,7 +1,7 @@
-//! What the tests of the running server share: stores, servers, and content that is easy to check.
+//! Helpers for the tests of the running server: stores, servers, and content that is easy to check.
 //!
-//! Every test starts the real `penstock` on loopback with port 0. No test is decided by time:
-//! [`PATIENCE`] only bounds how long a failing one hangs.
+//! Every test starts the real `penstock` on loopback with port 0. No test's result depends on time:
+//! [`PATIENCE`] only bounds how long a failing test hangs.
 
 #![allow(dead_code, unreachable_pub, unused_imports)] // each test binary uses some of it
 
@@ -23,7 +23,8 @@ use serde_json::Value;
 pub use client::{Client, Response, get};
 pub use stores::{BLOCK, KEY, Noise, Stores, assert_same, sha256};
 
-/// How long anything may take before the test fails. Far more than any takes on a busy machine.
+/// The longest wait for anything before a test fails. Far more than anything takes on a busy
+/// machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long `/status` waits for the cores.
@@ -59,7 +60,7 @@ impl Backend {
     }
 }
 
-/// Why `penstock serve --io uring` does not start here, if that is because of io_uring.
+/// Why `penstock serve --io uring` does not start here, if io_uring is the reason.
 fn uring_refusal() -> Option<String> {
     let stores = Stores::new(1);
     let error = Server::launch(Server::command(&stores, Backend::Uring, &[])).err()?;
@@ -69,7 +70,7 @@ fn uring_refusal() -> Option<String> {
     Some(error[at..].lines().next().unwrap_or_default().to_owned())
 }
 
-/// Makes two tests of each function: one per backend.
+/// Makes two tests of each function, one per backend.
 #[macro_export]
 macro_rules! on_both_backends {
     ($($test:ident)*) => {
@@ -82,7 +83,7 @@ macro_rules! on_both_backends {
     };
 }
 
-/// A program that may not be installed, kept from what the machine configures for it.
+/// A program that may not be installed, isolated from the machine's configuration of it.
 pub fn program(name: &str) -> Option<Command> {
     let mut command = Command::new(name);
     for proxy in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
@@ -99,7 +100,7 @@ pub fn program(name: &str) -> Option<Command> {
     runs.then_some(command)
 }
 
-/// Runs a command to its end; it must succeed. Gives its standard output.
+/// Runs a command to its end and returns its standard output. It must succeed.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
     let output = command.output().expect("it starts");
@@ -113,7 +114,7 @@ pub fn run(command: &mut Command) -> String {
     said
 }
 
-/// The `penstock` that was built with these tests.
+/// The `penstock` program that was built with these tests.
 pub fn penstock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
     command.env_remove("RUST_LOG").stdin(Stdio::null());
@@ -134,11 +135,11 @@ pub enum LogReader {
 /// A running server. It is killed when dropped.
 pub struct Server {
     child: Child,
-    /// Where it serves objects.
+    /// The address of the object listener.
     pub objects: SocketAddr,
-    /// Where it serves metrics, health and status.
+    /// The address of the admin listener: metrics, health and status.
     pub admin: SocketAddr,
-    /// What it printed until it was ready.
+    /// The lines that it printed until it was ready.
     pub printed: String,
     log: Arc<Mutex<String>>,
     /// Standard error, if it is held open and not read.
@@ -164,12 +165,12 @@ impl Server {
             .unwrap_or_else(|error| panic!("the server did not start: {error}"))
     }
 
-    /// Starts a server and waits until it listens. If it ends instead, gives what it said.
+    /// Starts a server and waits until it listens. If it ends instead, returns its output.
     pub fn launch(command: Command) -> Result<Server, String> {
         Server::launch_with(command, LogReader::Collects)
     }
 
-    /// The same with another reader of its log.
+    /// As [`Server::launch`], with another reader of its log.
     pub fn launch_with(mut command: Command, reader: LogReader) -> Result<Server, String> {
         let mut child = command
             .stdout(Stdio::piped())
@@ -221,7 +222,7 @@ impl Server {
                 admin = Some(address.parse().expect("an address"));
             }
         }
-        // What it still says on standard output must not fill the pipe.
+        // Later output must not fill the pipe.
         thread::spawn(move || output.read_to_end(&mut Vec::new()));
         Ok(Server {
             child,
@@ -237,7 +238,7 @@ impl Server {
         self.child.id()
     }
 
-    /// Everything it logged so far.
+    /// Everything that it has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -269,7 +270,7 @@ impl Server {
         number(&self.status(), &["totals", name])
     }
 
-    /// Open connections in a phase, or in all of them.
+    /// The number of open connections, in all phases.
     pub fn connections(&self) -> u64 {
         let status = self.status();
         let phases = status["connections"]
@@ -278,7 +279,7 @@ impl Server {
         phases.values().map(|count| count.as_u64().unwrap()).sum()
     }
 
-    /// Waits until the status is as wanted.
+    /// Waits until `wanted` is true of the status.
     pub fn wait_for_status(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         wait_until(|| {
             let status = self.status();
@@ -341,7 +342,7 @@ impl Server {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         wait_until(|| {
             self.child
@@ -362,7 +363,7 @@ impl Drop for Server {
     }
 }
 
-/// Where [`KEY`] is served.
+/// The path of [`KEY`].
 pub const PATH: &str = "/dir/object.bin";
 /// Length of the object of [`served`]: some segments and a tail.
 pub const SIZE: usize = 3 * 4 * BLOCK as usize + 1234;
@@ -384,13 +385,13 @@ pub fn number(document: &Value, path: &[&str]) -> u64 {
         .unwrap_or_else(|| panic!("no number {path:?} in {document:#}"))
 }
 
-/// Says that a test could not be made here, past the capturing of what passing tests print.
+/// Reports a test that could not run here, past the capturing of output of passing tests.
 pub fn skip(why: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(io::stderr(), "{test}: skipped: {why}");
 }
 
-/// Tries until it succeeds; the last failure is the test's.
+/// Retries until `attempt` succeeds. If it never does, the test fails with the last error.
 pub fn wait_until<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
     let started = Instant::now();
     loop {
@@ -402,7 +403,7 @@ pub fn wait_until<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
     }
 }
 
-/// Runs `work` on this many threads at once and gives what each returned.
+/// Runs `work` on this many threads at once and returns their results.
 pub fn together<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let work = &work;
     thread::scope(|scope| {

@@ -1,19 +1,19 @@
-//! The kernel's own list of a server's connections: what they have queued, whatever the server thinks.
+//! The kernel's list of a server's connections and their queues, independent of the server's own counters.
 
 use super::Server;
 
 /// The server's end of one connection.
 #[derive(Clone, Debug)]
 pub struct Queues {
-    /// Bytes that it was given and the peer has not acknowledged.
+    /// Bytes that the server wrote and the peer has not acknowledged.
     pub send: u64,
-    /// Bytes that it received and the server has not read.
+    /// Bytes that the kernel received and the server has not read.
     pub receive: u64,
 }
 
-/// The server's connections in this thread's network, also those it has closed and the kernel has not, but
-/// for what is left of one with nothing to send when its peer is waited for: its ports, for a minute
-/// (proc_net_tcp.rst in the kernel's documentation has the columns).
+/// The server's connections in this thread's network namespace, including connections that the server has closed and
+/// the kernel has not. Left out are the remains of a connection with nothing to send that waits for its peer, whose
+/// ports the kernel keeps for a minute (proc_net_tcp.rst in the kernel's documentation describes the columns).
 pub fn sockets(server: &Server) -> Vec<Queues> {
     const LISTEN: &str = "0A";
     const TIME_WAIT: &str = "06";

@@ -1,4 +1,4 @@
-//! Stores in a directory that goes away, what is put there, and ways to harm it.
+//! Stores in a temporary directory, objects in them, and ways to damage them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -25,8 +25,8 @@ pub struct Stores {
     pub paths: Vec<PathBuf>,
 }
 
-/// Memory that looks like a directory, if the machine has enough of it: a put syncs every file, which
-/// takes long on a busy disk. Containers often have too little.
+/// A directory in memory, if the machine has enough of it: a put syncs every file, which takes long on a busy disk.
+/// Containers often have too little memory for that.
 fn in_memory() -> bool {
     static ENOUGH: OnceLock<bool> = OnceLock::new();
     *ENOUGH.get_or_init(|| {
@@ -51,7 +51,7 @@ impl Stores {
         Stores::below(root.unwrap(), count)
     }
 
-    /// On a disk, for what is too large for memory.
+    /// On a disk, for objects that are too large for memory.
     pub fn on_disk(count: usize) -> Stores {
         Stores::below(tempfile::tempdir().unwrap(), count)
     }
@@ -71,7 +71,7 @@ impl Stores {
         self.root.path().join(name)
     }
 
-    /// `--store DIR` for each.
+    /// `--store DIR` for each store.
     pub fn flags(&self) -> Vec<String> {
         let flag = |path: &PathBuf| ["--store".to_owned(), path.display().to_string()];
         self.paths.iter().flat_map(flag).collect()
@@ -84,12 +84,12 @@ impl Stores {
         }
     }
 
-    /// Puts an object; parity goes to the stores that are left over by `data`.
+    /// Puts an object, with parity for the stores beyond `data`.
     pub fn put(&self, key: &str, content: &mut impl Read, data: u16, block: u32) -> Header {
         self.put_in(None, key, content, data, block)
     }
 
-    /// As [`Stores::put`], in this code.
+    /// As [`Stores::put`], with this code.
     pub fn put_in(
         &self,
         code: Option<CodeKind>,
@@ -118,7 +118,7 @@ impl Stores {
         self.put(KEY, &mut &bytes[..], 4, BLOCK)
     }
 
-    /// The share file of an object in a store; there must be exactly one.
+    /// The only share file of an object in a store.
     pub fn share(&self, key: &str, store: usize) -> PathBuf {
         let shares = self.shares(key, store);
         assert_eq!(shares.len(), 1, "{shares:?}");
@@ -133,7 +133,7 @@ impl Stores {
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    /// Takes a whole store away, as a disk that is pulled.
+    /// Removes a whole store, like a disk that is pulled.
     pub fn remove_store(&self, store: usize) {
         fs::remove_dir_all(&self.paths[store]).unwrap();
     }
@@ -144,7 +144,7 @@ impl Stores {
         let header = header(&path);
         let leaf = u64::from(header.geometry.leaf_bytes());
         for start in (0..header.geometry.share_bytes()).step_by(leaf as usize) {
-            // Not always the same byte of a leaf.
+            // Not the same byte in every leaf.
             let last = (start + leaf).min(header.geometry.share_bytes()) - start - 1;
             flip(
                 &path,
@@ -153,7 +153,7 @@ impl Stores {
         }
     }
 
-    /// Cuts a share off behind its first `length` bytes.
+    /// Truncates a share to its first `length` bytes.
     pub fn truncate(&self, key: &str, store: usize, length: u64) {
         let file = OpenOptions::new()
             .write(true)
@@ -182,8 +182,8 @@ pub fn flip(path: &Path, offset: u64) {
     file.write_all_at(&byte, offset).unwrap();
 }
 
-/// Endless bytes in which every place differs from its neighbours, the same for the same seed. They
-/// repeat after a prime number of bytes, so that no two blocks or segments are alike.
+/// Endless bytes that differ from their neighbours, the same for the same seed. They repeat after a prime number of
+/// bytes, so that no two blocks or segments are equal.
 pub struct Noise {
     pattern: Vec<u8>,
 }
@@ -204,7 +204,7 @@ impl Noise {
         Noise { pattern }
     }
 
-    /// Copies from `position` on, up to where the pattern begins again; returns how many bytes.
+    /// Copies from `position` on, up to the next repetition of the pattern. Returns the number of bytes.
     fn copy(&self, position: u64, bytes: &mut [u8]) -> usize {
         let from = &self.pattern[(position % PATTERN_BYTES as u64) as usize..];
         let count = from.len().min(bytes.len());
@@ -212,7 +212,7 @@ impl Noise {
         count
     }
 
-    /// These bytes of it.
+    /// The bytes in this range.
     pub fn range(&self, range: Range<u64>) -> Vec<u8> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let mut done = 0;
@@ -258,7 +258,7 @@ pub fn sha256(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Fails with the first place where they differ, not with megabytes.
+/// Fails with the first byte that differs, without printing megabytes.
 #[track_caller]
 pub fn assert_same(got: &[u8], wanted: &[u8], what: &str) {
     if got == wanted {
