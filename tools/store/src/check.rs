@@ -65,7 +65,7 @@ pub enum Finding {
     Older {
         /// Which put.
         generation: Generation,
-        /// How many files.
+        /// The number of files.
         shares: usize,
     },
     /// Shares of a newer put, too few to read: an interrupted put, or one that lost more than its
@@ -232,7 +232,7 @@ pub(crate) fn missing(present: impl Iterator<Item = u16>, header: &Header) -> Ve
         .collect()
 }
 
-/// What [`check_leaves`] found.
+/// The result of [`check_leaves`].
 pub(crate) struct Checked {
     /// Numbers of shares with bad leaves or table pages (in the first file of that number).
     pub(crate) damaged: BTreeSet<u16>,

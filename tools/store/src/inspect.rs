@@ -50,7 +50,7 @@ pub enum InspectError {
     Header {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         cause: HeaderError,
     },
 }
@@ -61,7 +61,7 @@ pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspect
     let file = open_regular(path)
         .and_then(|file| file.ok_or_else(not_regular))
         .during("open", path)?;
-    let file_bytes = file.metadata().during("look at", path)?.len();
+    let file_bytes = file.metadata().during("read the metadata of", path)?.len();
     let mut page = vec![0; file_bytes.min(PAGE_BYTES as u64) as usize];
     file.read_exact_at(&mut page, 0).during("read", path)?;
     let header = Header::decode(&page).map_err(|cause| InspectError::Header {

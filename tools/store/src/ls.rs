@@ -26,7 +26,7 @@ pub enum Listed {
     Unusable {
         /// The directory below `objects`.
         dir: String,
-        /// What is wrong with each file.
+        /// The problem of each file.
         rejected: Vec<Rejected>,
     },
 }

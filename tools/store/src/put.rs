@@ -427,7 +427,7 @@ fn prepare_stores(stores: &[PathBuf], key: &Key) -> Result<Vec<PathBuf>, PutErro
     let mut seen: Vec<((u64, u64), &PathBuf)> = Vec::new();
     for store in stores {
         create_dir(store)?;
-        let found = fs::metadata(store).during("look at", store)?;
+        let found = fs::metadata(store).during("read the metadata of", store)?;
         let id = (found.dev(), found.ino());
         if let Some((_, other)) = seen.iter().find(|(seen, _)| *seen == id) {
             return Err(PutError::SameStore((*other).clone(), store.clone()));

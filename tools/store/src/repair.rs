@@ -31,7 +31,7 @@ const WINDOW_BYTES: u64 = 16 << 20;
 /// Bytes that are read at once to verify a new share.
 const READ_BACK_BYTES: u64 = 1 << 20;
 
-/// What to repair.
+/// The objects to repair, and the stores.
 #[derive(Clone, Debug)]
 pub struct RepairOptions {
     /// All stores that may have shares. Missing shares go to these stores too: share i to the i-th
@@ -48,12 +48,12 @@ pub enum Repaired {
     Share {
         /// Which.
         number: u16,
-        /// Where it is now.
+        /// Its path now.
         path: PathBuf,
     },
     /// Shares of older puts were removed.
     Older {
-        /// How many files.
+        /// The number of files.
         shares: usize,
     },
     /// A share could not be put in place.

@@ -30,7 +30,7 @@ pub struct OpenShare {
     pub number: u16,
     /// Index of its store in the list of stores.
     pub store: usize,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Open for reading.
     pub file: File,
@@ -53,7 +53,7 @@ pub enum OpenError {
     /// No store has a file for it.
     #[error("no object {key:?} in any of the {stores} stores")]
     NotFound {
-        /// The key asked for.
+        /// The requested key.
         key: Key,
         /// The number of stores searched.
         stores: usize,
@@ -64,7 +64,7 @@ pub enum OpenError {
         list(notes)
     )]
     TooFew {
-        /// The key asked for.
+        /// The requested key.
         key: Key,
         /// Distinct shares found of the newest generation.
         have: usize,
@@ -78,7 +78,7 @@ pub enum OpenError {
     /// There are files, but none of them is a share that can be used; or no store could be read.
     #[error("object {key:?}: no usable share{}", list(notes))]
     Unusable {
-        /// The key asked for.
+        /// The requested key.
         key: Key,
         /// The problem of each file and store.
         notes: Vec<String>,
@@ -92,7 +92,7 @@ pub struct Rejected {
     pub store: usize,
     /// The file, or the directory that could not be listed.
     pub path: PathBuf,
-    /// What is wrong.
+    /// The problem.
     pub reason: RejectReason,
 }
 
@@ -140,7 +140,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// How many different shares there are.
+    /// The number of different shares.
     pub(crate) fn distinct(&self) -> usize {
         self.shares
             .iter()

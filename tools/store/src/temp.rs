@@ -47,7 +47,11 @@ impl TempFile {
             // Without locks no process removes stale files, so it is safe to continue.
             let _ = temp.file.lock();
             // Another process may have removed the file as stale between its creation and the lock.
-            let links = temp.file.metadata().during("look at", &temp.path)?.nlink();
+            let links = temp
+                .file
+                .metadata()
+                .during("read the metadata of", &temp.path)?
+                .nlink();
             if links > 0 {
                 return Ok(temp);
             }

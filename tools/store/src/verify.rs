@@ -14,7 +14,7 @@ use crate::rows::Rows;
 use crate::store::{self, OpenError, RejectReason, Rejected, Scan};
 use crate::temp::allow_open_files;
 
-/// What to verify.
+/// The objects to verify, and the stores.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
     /// All stores that may have shares.

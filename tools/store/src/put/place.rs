@@ -35,7 +35,7 @@ pub(super) fn commit(
     files: Vec<(u16, TempFile)>,
     after: &mut dyn FnMut(Step) -> io::Result<()>,
 ) -> Result<(Vec<PathBuf>, usize), FileError> {
-    let mut after = |step| after(step).during("go on with", &dirs[0]);
+    let mut after = |step| after(step).during("continue the put in", &dirs[0]);
     after(Step::Written)?;
     let name = share_file_name(&header.generation);
     let paths: Vec<PathBuf> = dirs.iter().map(|dir| dir.join(&name)).collect();

@@ -1,10 +1,10 @@
-//! A file that is to be put, held to what it was when it was opened.
+//! A source file of put that must not change while it is read.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::time::SystemTime;
 
-/// Reads a regular file to its end, and fails there if the file was changed meanwhile: what was read is then neither
+/// Reads a regular file to its end, and fails there if the file was changed meanwhile. The bytes read are then neither
 /// the old content nor the new one, and a truncated file would look whole.
 #[derive(Debug)]
 pub struct SourceFile {
@@ -13,7 +13,7 @@ pub struct SourceFile {
     read: u64,
 }
 
-/// What shows that a file was changed.
+/// The metadata that change when a file is changed.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
@@ -24,14 +24,14 @@ impl From<&Metadata> for Stamp {
     fn from(metadata: &Metadata) -> Stamp {
         Stamp {
             bytes: metadata.len(),
-            // Where there is no such time, the length decides alone.
+            // On a file system without such a time, only the length is compared.
             modified: metadata.modified().ok(),
         }
     }
 }
 
 impl SourceFile {
-    /// Takes a file that nothing was read of yet.
+    /// Starts with a file of which no byte was read yet.
     ///
     /// # Errors
     /// If its metadata can't be read.
@@ -102,12 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_stays_as_it_is_is_read_to_its_end() {
+    fn an_unchanged_file_is_read_to_its_end() {
         assert_eq!(read_around(|_| ()).unwrap(), BYTES / 2);
     }
 
     #[test]
-    fn a_file_that_changes_is_no_source() {
+    fn a_file_that_changes_is_an_error() {
         let truncate = |file: &mut File| file.set_len(BYTES as u64 / 2 + 1).unwrap();
         let grow = |file: &mut File| file.set_len(BYTES as u64 + 1).unwrap();
         let empty = |file: &mut File| file.set_len(0).unwrap();

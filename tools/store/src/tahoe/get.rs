@@ -80,7 +80,7 @@ pub enum GetError {
     /// The range reaches beyond the end of the file.
     #[error("bytes {}..{} are not all in a file of {size} bytes", range.start, range.end)]
     Range {
-        /// The range asked for.
+        /// The requested range.
         range: Range<u64>,
         /// The size of the file in bytes.
         size: u64,

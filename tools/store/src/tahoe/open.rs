@@ -48,7 +48,7 @@ pub struct OpenShare {
     pub number: u16,
     /// Index of its node in the list of nodes.
     pub node: usize,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Open for reading.
     pub file: File,

@@ -12,7 +12,7 @@ pub struct Rejected {
     pub node: usize,
     /// The file, or the directory that could not be listed.
     pub path: PathBuf,
-    /// What is wrong.
+    /// The problem.
     pub reason: RejectReason,
 }
 

@@ -22,7 +22,7 @@ const JOBS_MAX: usize = 32;
 /// Bytes of one block that are read at once.
 const WINDOW_BYTES: u64 = 64 << 10;
 
-/// What to verify.
+/// The file to verify, and the nodes.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
     /// All nodes that may have shares.

@@ -43,9 +43,9 @@ pub struct Upload<'a> {
     pub layout: u32,
     /// Leases at the end of each file.
     pub leases: u32,
-    /// What a lying uploader does to the UEB before it is hashed.
+    /// A lying uploader's change to the UEB before it is hashed.
     pub edit_ueb: Option<&'a dyn Fn(&mut Entries)>,
-    /// What a lying uploader does to blocks before they are hashed.
+    /// A lying uploader's change to blocks before they are hashed.
     pub edit_block: Option<EditBlock<'a>>,
 }
 
