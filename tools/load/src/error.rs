@@ -33,7 +33,7 @@ pub enum LoadError {
     Remote {
         /// The host named in the URL.
         host: String,
-        /// What it resolved to.
+        /// The address it resolved to.
         address: IpAddr,
     },
     /// The description of a group of clients is invalid.

@@ -125,7 +125,7 @@ pub enum Verify {
 pub struct Group {
     /// Its name in the reports; letters, digits, `-` and `_`. Unique in the plan.
     pub name: String,
-    /// How the clients behave.
+    /// The behaviour of its clients.
     pub class: Class,
     /// The number of clients.
     pub clients: usize,
@@ -281,7 +281,7 @@ pub struct Plan {
     pub url: String,
     /// The clients, started in this order.
     pub groups: Vec<Group>,
-    /// When everything still open is dropped.
+    /// The length of the run, at whose end everything still open is dropped.
     pub duration: Duration,
     /// Clients started per second, over all groups.
     pub ramp: u32,

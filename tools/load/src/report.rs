@@ -94,7 +94,7 @@ pub struct GroupReport {
 pub struct Fault {
     /// The kind.
     pub kind: FaultKind,
-    /// How many.
+    /// The number of faults.
     pub count: u64,
     /// The details of the first one.
     pub first: String,
@@ -130,7 +130,7 @@ pub struct ServerReport {
     pub samples: Vec<Sample>,
 }
 
-/// Largest values, in bytes unless said otherwise.
+/// Largest values, in bytes unless noted.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct Peaks {
     /// Resident memory, as sampled.
@@ -151,9 +151,9 @@ pub struct Peaks {
 /// CPU time between the first and the last sample, in seconds.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct Cpu {
-    /// Of the watched processes.
+    /// CPU time of the watched processes.
     pub server: f64,
-    /// Of the whole machine: the server, the clients, interrupts.
+    /// CPU time of the whole machine: the server, the clients, interrupts.
     pub machine: f64,
     /// `server` per GB (10^9 bytes) of bodies that the clients received; 0 without any.
     pub server_per_gb: f64,
@@ -291,7 +291,7 @@ impl Report {
 }
 
 impl GroupReport {
-    /// How many faults of this kind there were.
+    /// The number of faults of this kind.
     pub fn faults(&self, kind: FaultKind) -> u64 {
         self.faults
             .iter()
@@ -392,7 +392,7 @@ impl ServerReport {
     /// at this number of bytes.
     ///
     /// # Errors
-    /// When there are too few samples to draw or the file cannot be written.
+    /// If there are too few samples to draw, or the file cannot be written.
     pub fn draw(&self, path: &Path, title: &str, budget: Option<u64>) -> Result<(), LoadError> {
         picture::draw(path, title, &self.samples, budget)
     }

@@ -39,7 +39,7 @@ pub struct Progress {
     pub open: u64,
     /// Response heads received.
     pub responses: u64,
-    /// How many of them were 503.
+    /// Response heads with status 503.
     pub refused: u64,
     /// Faults of any kind.
     pub faults: u64,
@@ -68,7 +68,7 @@ pub struct Progress {
 /// ```
 ///
 /// # Errors
-/// When the plan is unsound, the target is not allowed or not resolvable, or the machine has too few
+/// If the plan is unsound, the target is not allowed or not resolvable, or the machine has too few
 /// descriptors or ports. Connections that fail are no errors: the report counts them.
 pub fn run(plan: &Plan) -> Result<Report, LoadError> {
     run_with(plan, |_| ControlFlow::Continue(()))
