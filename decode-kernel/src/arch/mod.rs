@@ -73,13 +73,13 @@ pub enum KernelError {
     /// No kernel has this name.
     #[error("no kernel is called `{name}`; there are: {}", NAMES.join(", "))]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
     /// The kernel exists, but needs instructions that this CPU lacks.
     #[error("this CPU can't run the kernel `{name}`; it can run: {available}")]
     Unavailable {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// Names of those available, separated by commas.
         available: String,

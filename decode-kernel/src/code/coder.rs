@@ -46,7 +46,7 @@ impl Coder {
     ///
     /// # Errors
     ///
-    /// When counts or lengths disagree; nothing is written then.
+    /// If counts or lengths disagree; nothing is written then.
     pub fn encode(
         &mut self,
         code: &Code,
@@ -68,7 +68,7 @@ impl Coder {
     ///
     /// # Errors
     ///
-    /// When numbers, counts or lengths disagree; nothing is written then.
+    /// If numbers, counts or lengths disagree; nothing is written then.
     pub fn rebuild(
         &mut self,
         code: &Code,

@@ -14,11 +14,11 @@ pub enum CodeError {
     /// No such code exists: `k` must be at least 1, `n` at least `k`, and both within the field.
     #[error("{kind} has no {k}-of-{n} code: 1 <= k <= n <= {n_max} is needed")]
     Shape {
-        /// The code asked for.
+        /// The requested code.
         kind: CodeKind,
-        /// Data shares asked for.
+        /// Requested data shares.
         k: usize,
-        /// All shares asked for.
+        /// Requested shares in all.
         n: usize,
         /// The most shares this code can have (for rs16 the exact bound depends on k as well).
         n_max: usize,

@@ -29,7 +29,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// When there aren't exactly k sources, a number is out of range or given twice, or a wanted
+    /// If there are not exactly k sources, a number is out of range or given twice, or a wanted
     /// share is a source.
     pub fn new(
         code: &Code,

@@ -18,7 +18,7 @@ pub const LEAF_BYTES_MIN: u32 = 512;
 pub const LEAF_BYTES_MAX: u32 = 64 << 10;
 /// Largest object: 1 EiB. Keeps all sums far from the ends of `u64` and of file offsets.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 60;
-/// Where the blocks begin in a share file, in bytes.
+/// The offset of the blocks in a share file, in bytes.
 pub const BLOCKS_OFFSET: u64 = PAGE_BYTES as u64;
 
 /// Tail blocks are a multiple of this: the granularity of rs16, and a cache line for all.
@@ -238,7 +238,7 @@ impl Geometry {
         start..self.share_bytes.min(start + u64::from(self.leaf_bytes))
     }
 
-    /// Where the table of leaf checksums begins in a share file, in bytes.
+    /// The offset of the table of leaf checksums in a share file, in bytes.
     pub fn table_offset(&self) -> u64 {
         BLOCKS_OFFSET + self.share_bytes.next_multiple_of(PAGE)
     }

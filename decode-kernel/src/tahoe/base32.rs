@@ -17,7 +17,7 @@ pub enum Base32Error {
     /// A character outside the alphabet.
     #[error("has a character other than a-z and 2-7 at position {at}")]
     Character {
-        /// Where, counted in bytes from 0.
+        /// Its offset in bytes.
         at: usize,
     },
     /// The last character has bits beyond the last byte that are not zero.

@@ -88,7 +88,7 @@ pub enum CapError {
     Base32 {
         /// Which field.
         field: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         fault: Base32Error,
     },
     /// A field is not a number.
@@ -96,7 +96,7 @@ pub enum CapError {
     Number {
         /// Which field.
         field: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         fault: DecimalError,
     },
     /// Not 1 <= k <= n <= 256.

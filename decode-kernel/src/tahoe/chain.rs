@@ -27,7 +27,7 @@ pub enum ChainError {
     NoSuchNode {
         /// Its number.
         node: u16,
-        /// How many there are.
+        /// The number of nodes.
         nodes: u64,
     },
     /// One node with two hashes.

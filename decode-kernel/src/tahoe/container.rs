@@ -17,7 +17,7 @@ pub const CONTAINER_HEADER_BYTES: u64 = 12;
 /// Bytes of one lease.
 pub const LEASE_BYTES: u64 = 72;
 
-/// How mutable containers of both versions begin.
+/// The first bytes of mutable containers of both versions.
 const MUTABLE_MAGIC: &[u8] = b"Tahoe mutable container v";
 
 /// Why a file is not the container of an immutable share.

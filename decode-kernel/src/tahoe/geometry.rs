@@ -244,7 +244,7 @@ impl Geometry {
         }
     }
 
-    /// Where `segment`'s block is in the data of every share.
+    /// The range of `segment`'s block in the data of every share.
     ///
     /// # Panics
     /// If there is no such segment.

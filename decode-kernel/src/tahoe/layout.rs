@@ -75,9 +75,9 @@ pub enum LayoutError {
     /// The UEB begins before the chain, or the bytes between are not a whole number of entries.
     #[error("a share hash chain from offset {start} to {end}: not a multiple of 34 bytes")]
     Chain {
-        /// Where it begins.
+        /// Its offset.
         start: u64,
-        /// Where the UEB begins.
+        /// The offset of the UEB.
         end: u64,
     },
 }
@@ -288,7 +288,7 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Where `segment`'s block is.
+    /// The range of `segment`'s block.
     ///
     /// # Panics
     /// If there is no such segment.
@@ -297,7 +297,7 @@ impl Regions {
         self.data + range.start..self.data + range.end
     }
 
-    /// Where the 32 bytes of a node of the block hash tree are.
+    /// The range of the 32 bytes of a node of the block hash tree.
     ///
     /// # Panics
     /// If there is no such node, or if the tree is a single leaf, which is stored nowhere that
@@ -306,7 +306,7 @@ impl Regions {
         self.node(self.block_tree, node)
     }
 
-    /// Where the 32 bytes of a node of the ciphertext hash tree are; `None` if this share's copy of
+    /// The range of the 32 bytes of a node of the ciphertext hash tree; `None` if this share's copy of
     /// it does not lie within the share.
     ///
     /// # Panics

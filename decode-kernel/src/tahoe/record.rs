@@ -52,7 +52,7 @@ impl SegmentRecord {
     /// The leaf length for a file: a power of two, 4096 or less so that k+1 leaves fit `row_max`
     /// bytes (but not below 512), and then as much longer as keeps a record within `record_max`
     /// bytes, if k+1 leaves still fit. So a record may exceed `record_max` where rows are short;
-    /// [`SegmentRecord::bytes_for`] tells.
+    /// [`SegmentRecord::bytes_for`] gives its size.
     pub fn leaf_bytes_for(geometry: &Geometry, record_max: usize, row_max: u64) -> u64 {
         let row = |leaf: u64| (u64::from(geometry.k()) + 1).saturating_mul(leaf);
         let mut leaf = LEAF_BYTES_START;
@@ -191,7 +191,7 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Of the bytes `range` of `segment`, counted from its beginning. Windows begin at multiples of
+    /// The runs of the bytes `range` of `segment`, counted from its beginning. Windows begin at multiples of
     /// `window` bytes of the block, and end there or at the block's end. Padding is in windows, but
     /// in no run.
     ///

@@ -48,7 +48,7 @@ pub enum UebError {
     Number {
         /// Its key.
         key: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         fault: DecimalError,
     },
     /// A value is not a hash.

@@ -76,7 +76,7 @@ unsafe impl Vector for Multiplier {
     /// For the register as it is (low from low, high from high), and for the swapped one (low from
     /// high, high from low).
     type Table = [__m512i; 2];
-    /// As it is, and with its halves swapped.
+    /// The register as it is, and with its halves swapped.
     type Operand = [__m512i; 2];
     const BYTES: usize = 64;
 
