@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 ///
 /// # Panics
 ///
-/// When the system has no such clock; Linux always does.
+/// If the system has no such clock; Linux always does.
 pub fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
     now.expect("Linux has a CPU clock for each thread").into()

@@ -236,17 +236,17 @@ pub fn penstock(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// A build of `penstock`.
 pub struct Program {
-    /// What follows "penstock" in its name: nothing, or " before".
+    /// The text after "penstock" in its name: nothing, or " before".
     pub name: &'static str,
     /// Its file.
     pub path: PathBuf,
 }
 
-/// The `penstock` program, as [`penstock`] finds it, and another build to compare it with, if that is `given`.
+/// The `penstock` program, as [`penstock()`] finds it, and another build to compare it with, if that is `given`.
 ///
 /// # Errors
 ///
-/// As [`penstock`].
+/// As [`penstock()`].
 pub fn programs(given: Option<&Path>, before: Option<&Path>) -> anyhow::Result<Vec<Program>> {
     let mut programs = vec![Program {
         name: "",

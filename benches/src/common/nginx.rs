@@ -22,7 +22,7 @@ pub fn find() -> Option<(PathBuf, String)> {
 ///
 /// # Errors
 ///
-/// When it does not start; the message has the end of its log.
+/// If it does not start; the message has the end of its log.
 pub fn start(
     program: &Path,
     root: &Path,

@@ -71,7 +71,7 @@ impl Coded {
 ///
 /// # Errors
 ///
-/// When it can't be read or stored.
+/// If it cannot be read or stored.
 pub fn put(
     plain: &Path,
     key: &str,

@@ -36,7 +36,7 @@ impl Sink {
     ///
     /// # Errors
     ///
-    /// When they can't be watched.
+    /// If they cannot be watched.
     pub fn start(streams: Vec<TcpStream>, core: usize) -> anyhow::Result<Sink> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (stream, number) in streams.iter().zip(0..) {

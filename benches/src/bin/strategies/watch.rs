@@ -82,12 +82,12 @@ impl Course {
         most.copied().unwrap_or_default()
     }
 
-    /// Before the first client.
+    /// The moment before the first client.
     pub(super) fn before(&self) -> Point {
         self.points.first().copied().unwrap_or_default()
     }
 
-    /// When all clients were gone.
+    /// The moment when all clients were gone.
     pub(super) fn after(&self) -> Point {
         self.points.last().copied().unwrap_or_default()
     }
