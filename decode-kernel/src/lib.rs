@@ -9,7 +9,7 @@
 //! - [`code`]: the two codes, `rs8` (GF(2^8), zfec's code) and `rs16` (GF(2^16), wide), behind one
 //!   [`code::Coder`].
 //! - [`arch`]: the arithmetic of all these, one back-end per instruction set, and the choice among
-//! them.
+//!   them.
 //! - [`share`]: the share format: header, geometry, leaf checksums, names.
 //! - [`tahoe`]: the format of Tahoe-LAFS immutable files: caps, shares, hash trees.
 //! - [`sha256`], [`aes`]: what that format hashes and encrypts with: SHA-256d of many blocks in
