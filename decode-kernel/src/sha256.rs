@@ -7,7 +7,7 @@
 //! This module pads and counts; [`crate::arch`] compresses.
 
 use crate::arch::ShaKernel;
-use crate::arch::sha::{BLOCK_BYTES, Block, State};
+use crate::arch::sha_block::{BLOCK_BYTES, Block, State};
 
 /// A SHA-256 hash: 32 bytes, in the order in which they are written.
 pub type Hash = [u8; 32];

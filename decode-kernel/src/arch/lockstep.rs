@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::sha::{Block, ROUND_CONSTANTS, State};
+use super::sha_block::{Block, ROUND_CONSTANTS, State};
 
 /// A register with a word of each of several messages.
 ///

@@ -17,6 +17,7 @@ mod grouped;
 mod lockstep;
 mod portable;
 pub(crate) mod sha;
+pub(crate) mod sha_block;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tables;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

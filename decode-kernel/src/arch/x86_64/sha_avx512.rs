@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use crate::arch::lockstep::{self, Words};
-use crate::arch::sha::{Block, State};
+use crate::arch::sha_block::{Block, State};
 
 /// A value exists only where the CPU has AVX-512F and AVX-512BW.
 #[derive(Clone, Copy)]

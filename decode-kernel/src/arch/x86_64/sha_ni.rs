@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::arch::sha::{Block, ROUND_CONSTANTS, State};
+use crate::arch::sha_block::{Block, ROUND_CONSTANTS, State};
 
 /// A value exists only where the CPU has the SHA extensions and SSE4.1.
 #[derive(Clone, Copy)]
