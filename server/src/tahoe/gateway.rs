@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,32 +9,24 @@ use std::time::Instant;
 
 use decode_kernel::aes::Aes128Ctr;
 use decode_kernel::code::CodeKind;
-use decode_kernel::tahoe::{ChkCap, Hash, ProvenNodes, SegmentRecord, StorageIndex};
+use decode_kernel::tahoe::{ChkCap, Hash, SegmentRecord, StorageIndex};
 use lru::LruCache;
 use penstock_store::tahoe::{self, OpenError};
 use tokio::sync::{Notify, Semaphore};
 
 use super::file::{Copy, File};
 use super::record::{self, Records};
+use super::trees::Trees;
 use super::verify;
 use crate::engine::{Engine, PieceError};
 use crate::memory::limits::{
     LOOKUPS_MAX, TABLE_PAGE_BYTES, TAHOE_RECHECK, TAHOE_RECHECK_DAMAGED, TAHOE_RECORD_BYTES,
-    TAHOE_RECORDS_BYTES, TAHOE_SHARE_FILES_MAX, TAHOE_TREES_MAX, TAHOE_VERIFICATIONS_MAX,
+    TAHOE_RECORDS_BYTES, TAHOE_SHARE_FILES_MAX, TAHOE_VERIFICATIONS_MAX,
 };
 use crate::objects::codes::Codes;
 use crate::objects::open_files::{Held, OpenFiles};
 use crate::objects::{Health, Layout, LookupError};
 use crate::units::{ObjectId, ShareNumber};
-
-/// Which of a file's hash trees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Tree {
-    /// The ciphertext hash tree.
-    Ciphertext,
-    /// The block hash tree of a copy.
-    Blocks(usize),
-}
 
 /// What a file is known by without its key: caps that differ in any of these are different files.
 type Name = (StorageIndex, Hash, u16, u16, u64);
@@ -48,16 +39,12 @@ pub struct Gateway {
     files: Rc<OpenFiles>,
     codes: Rc<Codes>,
     records: Records,
-    trees: RefCell<LruCache<(ObjectId, Tree), ProvenNodes>>,
+    trees: Trees,
     /// Segments being verified, with those that wait for it.
     under_way: RefCell<HashMap<(ObjectId, u64), Rc<Notify>>>,
     lookups: Semaphore,
     verifications: Semaphore,
     next_id: Cell<ObjectId>,
-}
-
-fn size(entries: usize) -> NonZeroUsize {
-    NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN)
 }
 
 impl Gateway {
@@ -75,7 +62,7 @@ impl Gateway {
             files,
             codes,
             records: Records::new(TAHOE_RECORDS_BYTES),
-            trees: RefCell::new(LruCache::new(size(TAHOE_TREES_MAX))),
+            trees: Trees::default(),
             under_way: RefCell::new(HashMap::new()),
             lookups: Semaphore::new(LOOKUPS_MAX),
             verifications: Semaphore::new(TAHOE_VERIFICATIONS_MAX),
@@ -228,7 +215,7 @@ impl Gateway {
             return Err(PieceError::Interrupted);
         };
         // Boxed: most that come here wait, and should not hold room for a verification's state.
-        let record = Box::pin(verify::verify(engine, self, file, segment)).await?;
+        let record = Box::pin(verify::verify(engine, &self.trees, file, segment)).await?;
         self.records.insert(file.id, segment, &record);
         drop(turn);
         engine
@@ -241,16 +228,6 @@ impl Gateway {
     /// Forgets a segment's record: what was read is not what was verified.
     pub fn forget(&self, file: &File, segment: u64) {
         self.records.remove(file.id, segment);
-    }
-
-    /// What is proven of a tree, taken out.
-    pub fn tree(&self, file: ObjectId, tree: Tree) -> Option<ProvenNodes> {
-        self.trees.borrow_mut().pop(&(file, tree))
-    }
-
-    /// Keeps what is proven of a tree.
-    pub fn keep_tree(&self, file: ObjectId, tree: Tree, proven: ProvenNodes) {
-        self.trees.borrow_mut().put((file, tree), proven);
     }
 }
 

@@ -11,6 +11,7 @@ pub mod file;
 pub mod gateway;
 pub mod piece;
 pub mod record;
+pub mod trees;
 pub mod verify;
 
 pub use gateway::Gateway;

@@ -12,7 +12,7 @@ use decode_kernel::sha256::Lanes;
 use decode_kernel::tahoe::{BLOCK_TAG, Hash, NODE_BYTES, ProvenNodes, SEGMENT_TAG, SegmentRecord};
 
 use super::file::File;
-use super::gateway::{Gateway, Tree};
+use super::trees::{Tree, Trees};
 use crate::engine::read::shortfall;
 use crate::engine::{Engine, PieceError};
 use crate::io::Window;
@@ -25,7 +25,7 @@ const PAGE_NODES: u64 = TABLE_PAGE_BYTES as u64 / NODE_BYTES;
 /// Verifies a segment in the copies that are good as far as is known.
 pub async fn verify(
     engine: &Engine,
-    gateway: &Gateway,
+    trees: &Trees,
     file: &File,
     segment: u64,
 ) -> Result<Rc<SegmentRecord>, PieceError> {
@@ -47,7 +47,7 @@ pub async fn verify(
         }
         let pass = Pass {
             engine,
-            gateway,
+            trees,
             file,
             segment,
             length: file.geometry.block_len(segment),
@@ -67,7 +67,7 @@ pub async fn verify(
 /// One attempt.
 struct Pass<'a> {
     engine: &'a Engine,
-    gateway: &'a Gateway,
+    trees: &'a Trees,
     file: &'a File,
     segment: u64,
     /// Bytes of a block.
@@ -342,21 +342,20 @@ impl Pass<'_> {
         hash: Hash,
         page: Window,
     ) -> Result<(bool, Window), PieceError> {
-        let known = self.gateway.tree(self.file.id, Tree::Blocks(at));
+        let known = self.trees.take(self.file.id, Tree::Blocks(at));
         let mut proven = known.unwrap_or_else(|| self.file.block_tree(at));
         let regions = self.file.copies[at].regions;
         let first = |node| Some(regions.block_node(node).start);
         let (right, page) = self.check(at, &mut proven, hash, first, page).await?;
         if right {
-            self.gateway
-                .keep_tree(self.file.id, Tree::Blocks(at), proven);
+            self.trees.keep(self.file.id, Tree::Blocks(at), proven);
         }
         Ok((right, page))
     }
 
     /// Whether the ciphertext's hash is the one that the ciphertext hash tree has, in any copy.
     async fn ciphertext_is_right(&self, hash: Hash) -> Result<bool, PieceError> {
-        let known = self.gateway.tree(self.file.id, Tree::Ciphertext);
+        let known = self.trees.take(self.file.id, Tree::Ciphertext);
         let mut proven = known.unwrap_or_else(|| self.file.ciphertext_tree());
         let mut page = self.page().await;
         for (at, copy) in self.file.copies.iter().enumerate() {
@@ -367,8 +366,7 @@ impl Pass<'_> {
             let right;
             (right, page) = self.check(at, &mut proven, hash, first, page).await?;
             if right {
-                self.gateway
-                    .keep_tree(self.file.id, Tree::Ciphertext, proven);
+                self.trees.keep(self.file.id, Tree::Ciphertext, proven);
                 return Ok(true);
             }
         }
