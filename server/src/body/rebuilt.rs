@@ -115,9 +115,8 @@ impl RebuiltBlocks {
                 return;
             }
             // It would not have been rebuilt now, had it been kept.
-            shared.get_or_insert(id.0, || 0);
-            if shared.len() > REBUILT_OBJECTS_MAX {
-                shared.pop_lru();
+            if !shared.contains(&id.0) {
+                share(&mut shared, id.0);
             }
         }
         let mut ring = self.ring.borrow_mut();
@@ -176,8 +175,16 @@ impl RebuiltBlocks {
             ring.read(ring.find(place.at, place.bytes)?).get(part)
         });
         let found = found.ok()?;
-        self.shared.borrow_mut().put(id.0, 0);
+        share(&mut self.shared.borrow_mut(), id.0);
         Some(found)
+    }
+}
+
+/// Makes an object shared, with no block kept in vain.
+fn share(shared: &mut LruCache<ObjectId, usize>, object: ObjectId) {
+    shared.put(object, 0);
+    if shared.len() > REBUILT_OBJECTS_MAX {
+        shared.pop_lru();
     }
 }
 
