@@ -384,14 +384,14 @@ fn names_types_and_conditions(io: Backend) {
     for path in [
         format!("/uri/{encoded}"),
         format!("/uri?uri={encoded}"),
-        format!("/file/{encoded}/named=/a.png"),
+        format!("/file/{encoded}/@@named=/a.png"),
         format!("/named/{cap}/a.png"),
     ] {
         assert_same(&get(server.objects, &path, &[]).body, &bytes, "by any name");
     }
     let answer = Client::connect(server.objects).request(
         "HEAD",
-        &format!("/file/{cap}/named=/s%C3%A9%22a.png?save=true"),
+        &format!("/file/{cap}/@@named=/s%C3%A9%22a.png?save=true"),
         &[],
     );
     assert_eq!((answer.status(), answer.body.len()), (200, 0));

@@ -55,9 +55,9 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Serve the objects in stores over HTTP
     Serve(serve::Arguments),
-    /// Show how the declared memory would be divided
+    /// Show how --memory would be divided among buffers, caches and connections; takes the options of `serve`
     Plan(serve::Arguments),
-    /// Check this machine for what the server can use, and print how to fix what it can't
+    /// Check what the server can use on this machine, and print how to fix what it can't; takes the options of `serve`
     Doctor(serve::Arguments),
 }
 

@@ -12,86 +12,87 @@ use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// A store directory; repeat it for each. The shares of one object lie in different stores
+    /// A store directory; repeat the option for each store. A store holds at most one share of an object
     #[arg(long, value_name = "DIR")]
     pub store: Vec<PathBuf>,
-    /// The directory of a Tahoe-LAFS storage node (or its `storage` or `shares`); repeat it for each. Files are
-    /// served by their read-caps, at /uri/CAP, /file/CAP/named=/NAME and /named/CAP/NAME
+    /// The directory of a Tahoe-LAFS storage node (or its `storage` or `shares`); repeat the option for each.
+    /// Files are served by their read-caps, at /uri/CAP, /file/CAP/@@named=/NAME and /named/CAP/NAME
     #[arg(long, value_name = "DIR")]
     pub tahoe_node: Vec<PathBuf>,
-    /// The longest segment of a Tahoe-LAFS file that is accepted: it is hashed whole before its first byte
-    /// is sent [default: 256MiB]
+    /// Refuse Tahoe-LAFS files with longer segments: a segment is verified whole before its first byte is sent
+    /// [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     pub tahoe_segment_max: Option<ByteSize>,
-    /// Where to serve objects [default: 127.0.0.1:8080]
+    /// Address and port for objects [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// Where to serve metrics, health and status [default: 127.0.0.1:9090]
+    /// Address and port for metrics, health, status and the live page [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<SocketAddr>,
-    /// Threads, each pinned to a core [default: all cores]
+    /// Number of threads, each pinned to its own core [default: all cores]
     #[arg(long, value_name = "N")]
     pub cores: Option<usize>,
-    /// How to talk to the kernel [default: auto]
+    /// I/O backend [default: auto]
     #[arg(long, value_name = "BACKEND")]
     pub io: Option<BackendChoice>,
-    /// Pool buffers per core, each for one piece [default: 5]
+    /// Pool buffers per core. Each holds one piece of an object while it is read, rebuilt and sent [default: 5]
     #[arg(long, value_name = "N")]
     pub pool_buffers: Option<usize>,
-    /// Bytes of one pool buffer. If a segment (k blocks) and its rebuilt blocks don't fit into one, some bytes are
-    /// read more than once [default: 768KiB]
+    /// Size of one pool buffer. It should hold a segment (k blocks) and its rebuilt blocks, or some bytes are read
+    /// more than once [default: 768KiB]
     #[arg(long, value_name = "SIZE")]
     pub pool_buffer_size: Option<ByteSize>,
-    /// Memory that the process and the kernel memory of its sockets may use together [default: 512MiB]
+    /// Limit on the memory of the process and the kernel memory of its sockets together [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
-    /// Memory of all cores for small objects (up to 64KiB) that clients ask for often; 0 keeps none
-    /// [default: an eighth of what connections leave]
+    /// Memory, over all cores, for whole small objects (up to 64KiB) that are requested often; 0 turns it off
+    /// [default: an eighth of the memory that connections don't need]
     #[arg(long, value_name = "SIZE")]
     pub hot_objects: Option<ByteSize>,
-    /// Memory of all cores for readahead, past the page cache, for clients that take an object as fast as the disk
-    /// delivers it; 0 reads nothing ahead [default: an eighth of what connections leave, at most 32MiB per core]
+    /// Memory, over all cores, for readahead from the disk, for clients that are as fast as the disk; 0 turns it off
+    /// [default: an eighth of the memory that connections don't need, at most 32MiB per core]
     #[arg(long, value_name = "SIZE")]
     pub read_ahead: Option<ByteSize>,
-    /// Memory of all cores for rebuilt blocks that several clients want at about the same time; 0 keeps none
-    /// [default: an eighth of what connections leave, at most 32MiB per core]
+    /// Memory, over all cores, for rebuilt blocks that several clients need at about the same time; 0 turns it off
+    /// [default: an eighth of the memory that connections don't need, at most 32MiB per core]
     #[arg(long, value_name = "SIZE")]
     pub rebuilt_blocks: Option<ByteSize>,
-    /// Share files that each core may have open, including those of objects being served [default: 4096, or fewer if
+    /// Share files that each core may keep open, including those of objects being served [default: 4096, or fewer if
     /// the limit on descriptors is low]
     #[arg(long, value_name = "N")]
     pub share_files: Option<usize>,
-    /// Connections in all [default: as many as the memory and the limit on descriptors allow]
+    /// Connections at a time [default: as many as the memory and the limit on descriptors allow]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<usize>,
-    /// Connections from one IPv4 address or one IPv6 /64 network [default: no limit]
+    /// Connections at a time from one IPv4 address or one IPv6 /64 network [default: no limit]
     #[arg(long, value_name = "N")]
     pub max_connections_per_address: Option<usize>,
-    /// What happens to a connection beyond the limit [default: refuse]
+    /// What happens to a connection beyond --max-connections [default: refuse]
     #[arg(long, value_name = "WHAT")]
     pub over_limit: Option<OverLimit>,
-    /// When leaves are verified. A leaf that was verified once can be sent straight from the page cache while its
-    /// file doesn't change [default: once]
+    /// When the checksums of leaves (parts of a share, 4KiB as a rule) are verified. A verified leaf can be sent
+    /// straight from the page cache [default: once]
     #[arg(long, value_name = "WHEN")]
     pub verify: Option<VerifyWhen>,
-    /// How long a leaf counts as verified [default: 10m]
+    /// How long a verification counts at most, with --verify once [default: 10m]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time")]
     pub verify_age: Option<humantime::Duration>,
-    /// Which clients are sent pieces from pool buffers without copying; it takes io_uring [default: auto]
+    /// Which clients get zero-copy sends from pool buffers (SEND_ZC); needs io_uring [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub zero_copy: Option<ZeroCopyMode>,
-    /// The largest SO_SNDBUF that is lent to a fast connection with a long round-trip time [default: 1MiB]
+    /// The largest send buffer (SO_SNDBUF) that is lent to a fast connection with a long round-trip time [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
     pub send_buffer_max: Option<ByteSize>,
-    /// Bytes per second that a client must acknowledge, on average over the send timeout [default: 0]
+    /// Close a connection whose client acknowledges fewer bytes per second, on average over the send timeout; 0 is no
+    /// minimum [default: 0]
     #[arg(long, value_name = "SIZE")]
     pub min_rate: Option<ByteSize>,
-    /// A request head must arrive within this time [default: 10s]
+    /// A request head that takes longer to arrive is answered 408 [default: 10s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time")]
     pub head_timeout: Option<humantime::Duration>,
-    /// A connection without a request is closed after this time [default: 60s]
+    /// A connection that waits longer for its next request is closed [default: 60s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time")]
     pub idle_timeout: Option<humantime::Duration>,
@@ -100,7 +101,7 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time")]
     pub send_timeout: Option<humantime::Duration>,
-    /// After SIGTERM, bodies may finish within this time [default: 30s]
+    /// Time that responses in progress may take after SIGTERM before they are cut off [default: 30s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time")]
     pub drain_timeout: Option<humantime::Duration>,

@@ -12,9 +12,9 @@ pub enum BackendChoice {
     /// io_uring if the kernel allows it, else epoll
     #[default]
     Auto,
-    /// io_uring or nothing
+    /// io_uring; the server does not start without it
     Uring,
-    /// epoll
+    /// epoll, never io_uring
     Epoll,
 }
 
@@ -25,7 +25,7 @@ pub enum OverLimit {
     /// It gets 503 with Retry-After
     #[default]
     Refuse,
-    /// It waits in the backlog until another one ends
+    /// It waits in the listen backlog until another connection ends
     Wait,
 }
 
@@ -33,7 +33,7 @@ pub enum OverLimit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyWhen {
-    /// When they are first read, when their file changed, and when --verify-age is over
+    /// When they are first read, after their file changed or their pages left the page cache, and after --verify-age
     #[default]
     Once,
     /// Every time they are sent; nothing is sent straight from the page cache
@@ -44,12 +44,12 @@ pub enum VerifyWhen {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ZeroCopyMode {
-    /// To fast clients, except on networks where the kernel reports that it copies
+    /// Fast clients, except on networks where the kernel reports that it copies
     #[default]
     Auto,
-    /// To all clients, whatever the kernel reports: for tests. The bounds on pinned buffers hold
+    /// All clients, whatever the kernel reports: for tests. The limits on pinned buffers hold
     Always,
-    /// Never
+    /// No client
     Off,
 }
 

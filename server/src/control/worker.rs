@@ -105,7 +105,7 @@ pub struct Plan {
     pub hot_bytes: usize,
     /// Memory for rebuilt blocks that others want soon.
     pub rebuilt_bytes: usize,
-    /// Buffers for reading ahead.
+    /// Readahead buffers.
     pub readahead_buffers: usize,
     /// How long a verified leaf counts as good; `None` if every read is verified.
     pub verify_age: Option<Duration>,

@@ -1,7 +1,7 @@
 //! What a request's path names: an object in the stores, or a Tahoe-LAFS file by its read-cap.
 //!
 //! The paths are those of Tahoe-LAFS's own gateway (its `docs/frontends/webapi.rst`), so that links keep
-//! working: `/uri/CAP`, `/uri?uri=CAP`, `/file/CAP/named=/NAME`, `/named/CAP/NAME`, the first two also with
+//! working: `/uri/CAP`, `/uri?uri=CAP`, `/file/CAP/@@named=/NAME`, `/named/CAP/NAME`, the first two also with
 //! `filename=NAME` and `save=true`. A cap is a secret: nothing here prints one.
 
 use std::borrow::Cow;
@@ -149,7 +149,7 @@ mod tests {
         }
         let named = |name: &str, save| ("URI:LIT:aa".to_owned(), Some(name.to_owned()), save);
         assert_eq!(
-            cap("/file/URI%3ALIT%3Aaa/named=/a%20b.jpg"),
+            cap("/file/URI%3ALIT%3Aaa/@@named=/a%20b.jpg"),
             named("a b.jpg", false)
         );
         assert_eq!(cap("/named/URI:LIT:aa/b/c.txt"), named("c.txt", false));

@@ -22,7 +22,7 @@ pub struct Declared {
     pub pool_buffer_bytes: usize,
     /// Memory for hot objects, of all cores; `None` is the usual part.
     pub hot_bytes: Option<u64>,
-    /// Memory for reading ahead, of all cores; `None` is the usual part.
+    /// Memory for readahead, over all cores; `None` is the usual part.
     pub readahead_bytes: Option<u64>,
     /// Memory for rebuilt blocks, of all cores; `None` is the usual part.
     pub rebuilt_bytes: Option<u64>,
@@ -65,7 +65,7 @@ pub struct MemoryPlan {
     pub connection_bytes: u64,
     /// Per core: small objects that are asked for often.
     pub hot_bytes: u64,
-    /// Per core: buffers for reading ahead.
+    /// Per core: readahead buffers.
     pub readahead_bytes: u64,
     /// Per core: rebuilt blocks that others want soon.
     pub rebuilt_bytes: u64,
@@ -122,7 +122,7 @@ pub enum PlanRefusal {
         /// What is possible.
         most_bytes: u64,
     },
-    /// Reading ahead would leave too little for connections, or has too little.
+    /// Readahead would leave too little for connections, or has too little.
     #[error(
         "--read-ahead {}KiB: with --memory {}MiB and these connections it is between {}KiB, a buffer per core, and {}KiB, \
          or 0; change it, or raise --memory or lower --max-connections",
@@ -321,7 +321,7 @@ impl MemoryPlan {
         Ok(plan)
     }
 
-    /// Buffers for reading ahead that each core has.
+    /// Readahead buffers that each core has.
     pub fn readahead_buffers(&self) -> usize {
         usize::try_from(self.readahead_bytes / READAHEAD_BUFFER_BYTES as u64).unwrap_or(0)
     }
@@ -363,7 +363,7 @@ impl std::fmt::Display for MemoryPlan {
             ("core: checksums and open objects", cores, self.cache_bytes),
             ("core: verified leaves", cores, self.verified_bytes),
             ("core: hot objects", cores, self.hot_bytes),
-            ("core: reading ahead", cores, self.readahead_bytes),
+            ("core: readahead", cores, self.readahead_bytes),
             ("core: rebuilt blocks", cores, self.rebuilt_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
