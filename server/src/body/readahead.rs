@@ -32,7 +32,7 @@ use super::produce;
 use super::turn::Turn;
 use crate::engine::Engine;
 use crate::engine::plan::Read;
-use crate::io::{Pool, PoolBuffer, Room};
+use crate::io::{Pool, PoolBuffer, Room, is_cached};
 use crate::memory::limits::{
     DIRECT_ALIGN, FAST_BYTES, FAST_WITHIN, READAHEAD_BATCHES_MAX, READAHEAD_BUFFER_WAIT,
     READAHEAD_BUFFER_WAIT_FIRST, READAHEAD_FILES_MAX, READAHEAD_FIRST_BYTES, READAHEAD_HOLD,
@@ -308,7 +308,7 @@ impl Stream {
                 return false;
             }
             let blocks = in_file(&read.window);
-            match engine.io.cachestat(&share.file, &blocks) {
+            match is_cached(&share.file, &blocks) {
                 None => return false,
                 Some(all) => cached &= all,
             }

@@ -24,8 +24,7 @@ use super::rebuilt::RebuiltBlocks;
 use super::turn::Turn;
 use crate::engine::Engine;
 use crate::engine::plan::{self, Healthy, Read};
-use crate::io::SplicePipe;
-use crate::io::{Segmentation, sent_or_zero};
+use crate::io::{Segmentation, SplicePipe, is_cached, sent_or_zero};
 use crate::memory::limits::{SPLICE_BYTES_AT_ONCE, SPLICE_BYTES_MIN};
 use crate::objects::Object;
 use crate::units::{FileOffset, Length, ShareNumber, ShareOffset, in_file};
@@ -259,8 +258,8 @@ impl<'a> AtHand<'a> {
         let covered = engine.verified.covered(file, leaves, self.now, |leaves| {
             let mut range = layout.leaf_range(&leaves);
             range.end = range.end.min(share_end);
-            let range = in_file(&range);
-            engine.io.is_cached(&share.file, &range)
+            // Where the kernel can't tell, they may have left.
+            is_cached(&share.file, &in_file(&range)).unwrap_or(false)
         });
         Some(covered)
     }

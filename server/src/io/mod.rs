@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,7 +25,7 @@ mod zero_copy;
 
 pub use backend::{Backend, ProbeError, probe, run};
 pub use message::{Chunk, Message};
-pub use page_cache::{FileVersion, advise_sequential, file_version, open_direct};
+pub use page_cache::{FileVersion, advise_sequential, file_version, is_cached, open_direct};
 pub use poller::Interest;
 pub use pool::{Pool, PoolBuffer, Room, View, Window};
 pub use read::PendingRead;
@@ -40,7 +39,6 @@ pub use sys::{
 };
 pub use zero_copy::{CompletedSend, ZeroCopyRing, probe_zero_copy};
 
-use page_cache::PageCache;
 use poller::Poller;
 use read::Reader;
 
@@ -49,7 +47,6 @@ pub struct Io {
     /// Sockets wait here on both backends.
     poller: Rc<Poller>,
     reader: Reader,
-    page_cache: PageCache,
     splice_pipe: Option<SplicePipe>,
 }
 
@@ -63,7 +60,6 @@ impl Io {
         let io = Io {
             poller: Poller::new()?,
             reader,
-            page_cache: PageCache::default(),
             splice_pipe: SplicePipe::new(PIECE_BYTES_MAX)
                 .inspect_err(|error| tracing::warn!(%error, "no pipe, so nothing is spliced"))
                 .ok(),
@@ -83,19 +79,6 @@ impl Io {
     /// The kernel's, if it refuses the ring or such sends.
     pub fn zero_copy_ring<T>(&self, pool: &Pool) -> io::Result<ZeroCopyRing<T>> {
         ZeroCopyRing::new(pool, &self.poller)
-    }
-
-    /// Whether a range of a file is in the page cache. Without `cachestat` this is a guess from the range's two
-    /// ends, and asking may start readahead.
-    pub fn is_cached(&self, file: &File, range: &Range<FileOffset>) -> bool {
-        self.page_cache.is_cached(file, range.start.0..range.end.0)
-    }
-
-    /// Whether a non-empty range of a file is in the page cache, by `cachestat` alone; `None` where the kernel
-    /// does not allow that call. Asking reads nothing in.
-    pub fn cachestat(&self, file: &File, range: &Range<FileOffset>) -> Option<bool> {
-        let range = range.start.0..range.end.0;
-        self.page_cache.cachestat(file, &range)
     }
 
     /// Waits until `socket` is ready, has failed, or was hung up. The first wait for bytes ends at once, because
