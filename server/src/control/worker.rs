@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::body::hot::HotObjects;
 use crate::body::readahead::Readahead;
@@ -49,7 +49,7 @@ pub enum Order {
     /// List the largest and the slowest connections, for the status.
     List {
         /// Where to.
-        reply: Sender<Vec<Listed>>,
+        reply: mpsc::Sender<Vec<Listed>>,
     },
 }
 

@@ -79,8 +79,6 @@ async fn metrics(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
 }
 
 async fn status(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
-    // The cores answer at their next tick. Waiting for them must not delay other requests.
-    let asked = Arc::clone(&server);
-    let listed = tokio::task::spawn_blocking(move || status::ask_cores(&asked)).await;
-    Json(status::status(&server, listed.unwrap_or_default()))
+    let listed = status::ask_cores(&server).await;
+    Json(status::status(&server, listed))
 }

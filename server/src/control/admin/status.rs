@@ -1,10 +1,11 @@
 //! The cores' numbers as sums, in JSON, for people and scripts.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::bounded;
 use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::memory;
 use super::state::ServerState;
@@ -36,25 +37,22 @@ pub(super) struct StatusReport {
 /// How long the cores may take to list their connections. They look for orders once a tick.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Asks every core for its largest and slowest connections.
-pub(super) fn ask_cores(server: &ServerState) -> Vec<Listed> {
-    let (reply, replies) = bounded(server.orders.len().max(1));
-    let asked = server
-        .orders
-        .iter()
-        .filter(|orders| {
-            orders
-                .try_send(Order::List {
-                    reply: reply.clone(),
-                })
-                .is_ok()
-        })
-        .count();
+/// Asks every core for its largest and slowest connections. They answer at their next tick.
+pub(super) async fn ask_cores(server: &ServerState) -> Vec<Listed> {
+    let (reply, mut replies) = mpsc::channel(server.orders.len().max(1));
+    for orders in &server.orders {
+        // A core whose queue is full is left out.
+        let _ = orders.try_send(Order::List {
+            reply: reply.clone(),
+        });
+    }
+    drop(reply);
     let deadline = Instant::now() + PATIENCE;
-    (0..asked)
-        .filter_map(|_| replies.recv_deadline(deadline).ok())
-        .flatten()
-        .collect()
+    let mut listed = Vec::new();
+    while let Ok(Some(connections)) = timeout_at(deadline, replies.recv()).await {
+        listed.extend(connections);
+    }
+    listed
 }
 
 /// Sums over all cores.
