@@ -9,6 +9,7 @@ use serde_json::Value;
 
 on_both_backends! {
     health_and_readiness
+    a_status_takes_no_thread
     metrics_are_prometheus_text
     metrics_and_status_agree
     the_page_uses_only_keys_of_the_status
@@ -30,6 +31,20 @@ fn health_and_readiness(io: Backend) {
     // The admin's paths are not objects, and objects are not the admin's.
     assert_eq!(get(server.objects, "/healthz", &[]).status(), 404);
     assert_eq!(get(server.admin, PATH, &[]).status(), 404);
+}
+
+/// The admin listener has to answer where the process may start no thread, or has no memory for its stack.
+fn a_status_takes_no_thread(io: Backend) {
+    let (_stores, server, _) = served(io);
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+        tasks.count()
+    };
+    let before = threads();
+    for path in ["/status", "/metrics", "/"] {
+        assert_eq!(get(server.admin, path, &[]).status(), 200, "{path}");
+        assert_eq!(threads(), before, "{path}");
+    }
 }
 
 /// Samples by family and labels.
