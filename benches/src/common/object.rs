@@ -151,6 +151,7 @@ mod tests {
         let options = penstock_store::get::GetOptions {
             stores: coded.degraded().to_vec(),
             key: Key::new("a").unwrap(),
+            stale: false,
         };
         let mut back = Vec::new();
         penstock_store::get::get(&options, &mut back, &Progress::hidden()).unwrap();

@@ -52,7 +52,7 @@ pub use header::{
 };
 pub use leaves::{LeafChecksum, TABLE_PAGE_ENTRIES, TablePage, TablePageError};
 pub use names::{
-    Generation, KEY_BYTES_MAX, Key, KeyError, generation_of_file_name, object_dir, share_file_name,
+    Generation, GenerationError, KEY_BYTES_MAX, Key, KeyError, object_dir, share_file_name,
 };
 
 /// Bytes of a header page and of a table page, and the alignment of blocks and table in the file.

@@ -155,23 +155,31 @@ pub fn share_file_name(generation: &Generation) -> String {
     format!("{generation}.share")
 }
 
-/// The generation in a share's file name; `None` for any other name.
-pub fn generation_of_file_name(name: &str) -> Option<Generation> {
-    let hex = name.strip_suffix(".share")?.as_bytes();
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; 16];
-    if hex.len() != 32 {
-        return None;
+/// Reads what [`Generation`] displays: 32 lower-case hex characters.
+impl std::str::FromStr for Generation {
+    type Err = GenerationError;
+
+    fn from_str(text: &str) -> Result<Generation, GenerationError> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(GenerationError),
+        };
+        let mut bytes = [0; 16];
+        if text.len() != 32 {
+            return Err(GenerationError);
+        }
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Ok(Generation(bytes))
     }
-    for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(Generation(bytes))
 }
+
+/// A text is not a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a generation is 32 lower-case hex characters")]
+pub struct GenerationError;
 
 #[cfg(test)]
 mod tests {
@@ -219,18 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn only_share_files_have_a_generation() {
-        for name in [
-            "",
-            ".share",
-            "00.share",
-            "0123456789abcdef0123456789abcdeF.share",
-            "x",
-        ] {
-            assert_eq!(generation_of_file_name(name), None, "{name}");
+    fn only_32_hex_characters_are_a_generation() {
+        for text in ["", "00", "0123456789abcdef0123456789abcdeF", "x"] {
+            assert_eq!(text.parse::<Generation>(), Err(GenerationError), "{text}");
         }
-        let long = format!("{}.share", "ä".repeat(16));
-        assert_eq!(generation_of_file_name(&long), None);
+        let long = "ä".repeat(16);
+        assert_eq!(long.parse::<Generation>(), Err(GenerationError));
     }
 
     proptest! {
@@ -241,7 +243,7 @@ mod tests {
                 prop_assert_eq!(older < newer, a.0 < b.0);
             }
             prop_assert_eq!(older.unix_nanos(), a.0);
-            prop_assert_eq!(generation_of_file_name(&share_file_name(&older)), Some(older));
+            prop_assert_eq!(older.to_string().parse(), Ok(older));
         }
 
         #[test]

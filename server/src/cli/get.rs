@@ -40,7 +40,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     match sources.source(name)? {
         Source::Stores(stores, key) => {
             let key: Key = key.context("no key: say which object to get")?;
-            let options = GetOptions { stores, key };
+            let options = GetOptions {
+                stores,
+                key,
+                stale: false,
+            };
             write(output, |out, progress| match out {
                 Out::File(path) => get::get_file(&options, path, progress),
                 Out::Stream(out) => get::get(&options, out, progress),

@@ -1,5 +1,7 @@
 //! What is checked before the server starts: its directories, its memory plan, and the limits of the machine.
 
+use penstock_store::Presence;
+
 use super::error::ServeError;
 use crate::config::Settings;
 use crate::config::values::ZeroCopyMode;
@@ -9,10 +11,22 @@ use crate::memory::plan::{Declared, MemoryPlan};
 
 /// Some store or node must be readable. The shares of those that are not count as lost.
 pub(super) fn check_directories(settings: &Settings) -> Result<(), ServeError> {
-    let all = [&settings.stores[..], &settings.tahoe_nodes].concat();
-    penstock_store::check_stores(&all).map_err(ServeError::Stores)?;
-    for store in settings.stores.iter().filter(|store| !store.is_dir()) {
-        tracing::warn!(store = %store.display(), "store missing; its shares count as lost");
+    let nodes = &settings.tahoe_nodes;
+    if settings.stores.is_empty() && nodes.is_empty() {
+        return Err(ServeError::NoStores);
+    }
+    if !nodes.iter().any(|node| node.is_dir()) {
+        match nodes.first() {
+            Some(node) if settings.stores.is_empty() => {
+                return Err(ServeError::Nodes(node.clone()));
+            }
+            _ => penstock_store::check_stores(&settings.stores)?,
+        }
+    }
+    for store in &settings.stores {
+        if let Presence::Absent(error) = penstock_store::presence(store) {
+            tracing::warn!("{error}; its shares count as lost");
+        }
     }
     for node in settings.tahoe_nodes.iter().filter(|node| !node.is_dir()) {
         tracing::warn!(node = %node.display(), "node missing; its shares count as lost");

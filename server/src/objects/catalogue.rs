@@ -96,9 +96,8 @@ impl Catalogue {
         if let Some(object) = self.known(path) {
             let stores = Arc::clone(&self.stores);
             let asked = key.clone();
-            let now =
-                tokio::task::spawn_blocking(move || store::fingerprint(&stores, &asked)).await;
-            if now.is_ok_and(|now| now == object.fingerprint) && !object.is_damaged() {
+            let now = tokio::task::spawn_blocking(move || fingerprints(&stores, &asked)).await;
+            if now.is_ok_and(|now| now == object.fingerprints) && !object.is_damaged() {
                 object.checked.set(Instant::now());
                 return Ok(object);
             }
@@ -119,9 +118,11 @@ impl Catalogue {
     async fn look_up(&self, key: Key) -> Result<Rc<Object>, LookupError> {
         let stores = Arc::clone(&self.stores);
         let asked = key.clone();
-        let opened = tokio::task::spawn_blocking(move || store::open_object(&stores, &asked))
-            .await
-            .map_err(|_| LookupError::Interrupted)?;
+        let opened = tokio::task::spawn_blocking(move || {
+            let fingerprints = fingerprints(&stores, &asked);
+            (store::open_object(&stores, &asked, false), fingerprints)
+        });
+        let (opened, fingerprints) = opened.await.map_err(|_| LookupError::Interrupted)?;
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -139,7 +140,7 @@ impl Catalogue {
         if let Some(object) = self.fresh(key.as_str()) {
             return Ok(object);
         }
-        let object = Rc::new(self.object(&key, opened)?);
+        let object = Rc::new(self.object(&key, opened, fingerprints)?);
         let known = Rc::clone(&object);
         self.objects
             .borrow_mut()
@@ -148,7 +149,12 @@ impl Catalogue {
     }
 
     /// Makes an object of what a look-up found, in place of the one that was known by this key.
-    fn object(&self, key: &Key, opened: OpenObject) -> Result<Object, LookupError> {
+    fn object(
+        &self,
+        key: &Key,
+        opened: OpenObject,
+        fingerprints: Vec<Option<u64>>,
+    ) -> Result<Object, LookupError> {
         // Copies of ours: what a helper thread allocated and we kept would hold all of that thread's heap.
         let header = opened.header.clone();
         let geometry = header.geometry;
@@ -186,9 +192,15 @@ impl Catalogue {
             shares,
             // One made with room for all bad leaves would take it at once.
             bad_leaves: RefCell::new(LruCache::unbounded()),
-            fingerprint: opened.fingerprint,
+            fingerprints,
             checked: Cell::new(Instant::now()),
             _files: files,
         })
     }
+}
+
+/// What the stores' directories say of an object now; `None` where a store can't be asked.
+fn fingerprints(stores: &[PathBuf], key: &Key) -> Vec<Option<u64>> {
+    let ask = |root: &PathBuf| store::fingerprint(root, key).ok();
+    stores.iter().map(ask).collect()
 }

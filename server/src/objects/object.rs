@@ -28,7 +28,7 @@ pub struct Object {
     /// are marked: what falls out is found again.
     pub(super) bad_leaves: RefCell<LruCache<(ShareNumber, u64), ()>>,
     /// What the stores' directories said when it was looked up.
-    pub(super) fingerprint: u64,
+    pub(super) fingerprints: Vec<Option<u64>>,
     /// When they were asked last.
     pub(super) checked: Cell<Instant>,
     pub(super) _files: Held,

@@ -25,6 +25,8 @@ pub struct GetOptions {
     pub stores: Vec<PathBuf>,
     /// Its name.
     pub key: Key,
+    /// Whether an older put may be read where the newest has too few shares left.
+    pub stale: bool,
 }
 
 /// The result of a get.
@@ -130,7 +132,11 @@ pub fn get_file(
 
 fn open(options: &GetOptions) -> Result<Rows, GetError> {
     allow_open_files(options.stores.len());
-    Ok(Rows::new(store::choose(&options.stores, &options.key)?)?)
+    Ok(Rows::new(store::choose(
+        &options.stores,
+        &options.key,
+        options.stale,
+    )?)?)
 }
 
 /// Writes the object to `out` in order, and checks its digest.

@@ -26,6 +26,7 @@ pub use error::FileError;
 pub use progress::Progress;
 pub use rows::{ReadStats, RowError};
 pub use store::{
-    OpenError, OpenObject, OpenShare, RejectReason, Rejected, check_stores, fingerprint,
-    open_object,
+    Id, Look, Marker, NewStore, OpenError, OpenObject, OpenShare, Presence, RejectReason, Rejected,
+    Scan, StoreError, check_stores, fingerprint, init, look, open_object, presence,
+    refuse_duplicates,
 };

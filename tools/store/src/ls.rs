@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use decode_kernel::share::Header;
 
-use crate::store::{self, RejectReason, Rejected};
+use crate::store::{self, Rejected, StoreError};
 
 /// An object, or the remains of one.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl fmt::Display for Listed {
 
 /// Lists all objects in `stores`, in the order of their keys' hashes. Opens the shares of one
 /// object at a time, reads their headers and closes them. Fails if none of the stores can be read.
-pub fn ls(stores: &[PathBuf]) -> std::io::Result<impl Iterator<Item = Listed> + '_> {
+pub fn ls(stores: &[PathBuf]) -> Result<impl Iterator<Item = Listed> + '_, StoreError> {
     crate::temp::allow_open_files(stores.len());
     store::check_stores(stores)?;
     Ok(store::object_dirs(stores).filter_map(move |dir| list_object(stores, dir)))
@@ -83,11 +83,10 @@ pub fn ls(stores: &[PathBuf]) -> std::io::Result<impl Iterator<Item = Listed> + 
 
 fn list_object(stores: &[PathBuf], dir: String) -> Option<Listed> {
     let mut scan = store::scan_dir(stores, &dir, None);
-    let chosen = scan.chosen();
+    let chosen = scan.chosen(false);
     let Some(group) = scan.groups.get(chosen.unwrap_or(0)) else {
         // An interrupted put of a new key leaves an empty directory.
-        scan.rejected
-            .retain(|rejected| !matches!(rejected.reason, RejectReason::StoreMissing));
+        scan.forget_stores_away();
         let rejected = scan.rejected;
         return (!rejected.is_empty()).then_some(Listed::Unusable { dir, rejected });
     };

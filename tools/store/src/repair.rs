@@ -21,7 +21,7 @@ use crate::get::read_object;
 use crate::progress::Progress;
 use crate::put::remove_older;
 use crate::rows::{Rows, ShareReader};
-use crate::store::{self, Group, OpenError, OpenShare, RejectReason, Rejected, Scan};
+use crate::store::{self, Group, OpenError, OpenShare, Rejected, Scan, StoreError};
 use crate::temp::{TempFile, allow_open_files, create_dir, remove_stale, sync_dir};
 use crate::write::NewShares;
 
@@ -128,7 +128,7 @@ pub enum RepairError {
     Open(#[from] OpenError),
     /// No store can be read.
     #[error(transparent)]
-    Stores(#[from] io::Error),
+    Stores(#[from] StoreError),
 }
 
 /// Repairs one object or all. Calls `report` with each action and the object's name (the name of
@@ -150,7 +150,7 @@ pub fn repair(
         Some(key) => {
             let scan = store::scan(&stores, key);
             if !repair_object(scan, key.as_str(), &stores, progress, &mut sum, report) {
-                return Err(store::choose(&stores, key)
+                return Err(store::choose(&stores, key, false)
                     .map(drop)
                     .expect_err("nothing there")
                     .into());
@@ -186,8 +186,7 @@ fn repair_object(
     sum: &mut RepairReport,
     report: &mut dyn FnMut(&str, Repaired),
 ) -> bool {
-    scan.rejected
-        .retain(|rejected| !matches!(rejected.reason, RejectReason::StoreMissing));
+    scan.forget_stores_away();
     if scan.groups.is_empty() && scan.rejected.is_empty() {
         return false;
     }
@@ -206,7 +205,7 @@ fn repair_object(
         }
         progress.suspend(|| report(name, event));
     };
-    match scan.chosen() {
+    match scan.chosen(false) {
         Some(chosen) => {
             let group = scan.groups.swap_remove(chosen);
             if let Err(reason) = repair_group(group, stores, progress, &mut report) {

@@ -62,7 +62,7 @@ pub(crate) struct Rows {
 impl Rows {
     /// The rows of the group's shares. Both copies of a share are used: one may be good where the other is bad.
     pub(crate) fn new(group: Group) -> Result<Rows, RowError> {
-        let Group { header, shares } = group;
+        let Group { header, shares, .. } = group;
         let geometry = &header.geometry;
         let code = Code::new(header.code, geometry.k().into(), geometry.n().into())?;
         let readers = shares

@@ -11,7 +11,7 @@ use crate::check::{Finding, check_leaves, report_scan};
 use crate::get::read_object;
 use crate::progress::Progress;
 use crate::rows::Rows;
-use crate::store::{self, OpenError, RejectReason, Rejected, Scan};
+use crate::store::{self, OpenError, Presence, RejectReason, Rejected, Scan, StoreError};
 use crate::temp::allow_open_files;
 
 /// The objects to verify, and the stores.
@@ -116,28 +116,26 @@ pub fn verify(
 ) -> Result<VerifyReport, VerifyError> {
     allow_open_files(options.stores.len());
     store::check_stores(&options.stores)?;
-    for (store, path) in options
-        .stores
-        .iter()
-        .enumerate()
-        .filter(|(_, path)| !path.is_dir())
-    {
-        let path = path.clone();
-        report(
-            "",
-            Finding::Rejected(Rejected {
-                store,
-                path,
-                reason: RejectReason::StoreMissing,
-            }),
-        );
+    for (store, path) in options.stores.iter().enumerate() {
+        if let Presence::Absent(error) = store::presence(path) {
+            let reason = RejectReason::Away(error.reason());
+            let path = path.clone();
+            report(
+                "",
+                Finding::Rejected(Rejected {
+                    store,
+                    path,
+                    reason,
+                }),
+            );
+        }
     }
     let mut sum = VerifyReport::default();
     match &options.key {
         Some(key) => {
             let scan = store::scan(&options.stores, key);
             if verify_object(scan, key.as_str(), options, progress, &mut sum, report).is_none() {
-                return Err(store::choose(&options.stores, key)
+                return Err(store::choose(&options.stores, key, false)
                     .map(drop)
                     .expect_err("nothing there")
                     .into());
@@ -161,7 +159,7 @@ pub enum VerifyError {
     Open(#[from] OpenError),
     /// No store can be read.
     #[error(transparent)]
-    Stores(#[from] io::Error),
+    Stores(#[from] StoreError),
 }
 
 /// Verifies the object that `scan` found; `None` if it found no file.
@@ -174,15 +172,14 @@ fn verify_object(
     report: &mut dyn FnMut(&str, Finding),
 ) -> Option<Health> {
     // Missing stores were reported once for all objects.
-    scan.rejected
-        .retain(|rejected| !matches!(rejected.reason, RejectReason::StoreMissing));
+    scan.forget_stores_away();
     if scan.groups.is_empty() && scan.rejected.is_empty() {
         return None;
     }
     let key = scan.groups.first().map(|group| group.header.key.clone());
     let name = key.as_ref().map_or(name, Key::as_str);
     let mut report = |finding| progress.suspend(|| report(name, finding));
-    let chosen = scan.chosen();
+    let chosen = scan.chosen(false);
     report_scan(&scan, chosen, &mut report);
     std::mem::take(&mut scan.rejected)
         .into_iter()

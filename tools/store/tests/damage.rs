@@ -245,6 +245,7 @@ fn three_bad_leaves_in_a_row_of_4_plus_2_are_an_error_there_only() {
     let options = penstock_store::get::GetOptions {
         stores: stores.paths.clone(),
         key: key(),
+        stale: false,
     };
     let error = penstock_store::get::get(&options, &mut got, &Progress::hidden()).unwrap_err();
     assert!(matches!(error, GetError::Row(_)));

@@ -45,6 +45,7 @@ fn work(mebibytes: u64, options: impl Fn(&Stores) -> PutOptions) {
     let options = GetOptions {
         stores: stores.paths.clone(),
         key: key(),
+        stale: false,
     };
     get(&options, &mut io::sink(), &Progress::hidden()).unwrap();
     assert_eq!(stores.health(), Health::Damaged);

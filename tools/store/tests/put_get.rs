@@ -285,6 +285,7 @@ fn get_to_a_file_shows_only_complete_files() {
     let options = GetOptions {
         stores: stores.paths.clone(),
         key: key(),
+        stale: false,
     };
     let place = stores.root.path().join("out");
     get_file(&options, &place, &Progress::hidden()).unwrap();

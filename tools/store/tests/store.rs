@@ -11,7 +11,7 @@ use decode_kernel::share::{
 };
 
 use penstock_store::ls::{Listed, ls};
-use penstock_store::{OpenError, OpenObject, fingerprint, open_object};
+use penstock_store::{NewStore, OpenError, OpenObject, fingerprint, init, look, open_object};
 
 /// A share of a 1-byte object of 2+1, its one block all zeros.
 fn share(key: &str, nanos: u64, number: u16) -> (Header, Vec<u8>) {
@@ -43,9 +43,11 @@ impl Stores {
     fn new(n: usize) -> Stores {
         let dir = tempfile::tempdir().unwrap();
         let stores: Vec<_> = (0..n).map(|i| dir.path().join(i.to_string())).collect();
-        stores
-            .iter()
-            .for_each(|store| fs::create_dir(store).unwrap());
+        let new = |path: &PathBuf| NewStore {
+            path: path.clone(),
+            domain: None,
+        };
+        init(&stores.iter().map(new).collect::<Vec<_>>(), false).unwrap();
         Stores(dir, stores)
     }
 
@@ -63,7 +65,7 @@ impl Stores {
     }
 
     fn open(&self) -> Result<OpenObject, OpenError> {
-        open_object(&self.1, &Key::new("a").unwrap())
+        open_object(&self.1, &Key::new("a").unwrap(), false)
     }
 }
 
@@ -91,9 +93,15 @@ fn the_newest_put_with_k_shares_is_opened() {
     let object = stores.open().unwrap();
     let found: Vec<_> = object.shares.iter().map(|s| (s.number, s.store)).collect();
     assert_eq!(found, [(0, 0), (2, 2)]);
-    // One share of a newer put is not enough; two are.
+    // One share of a newer put is not enough. The older one doesn't take its place, unless it is allowed to.
     stores.add(1, "a", 6, 1);
-    assert_eq!(stores.open().unwrap().header.generation.unix_nanos(), 5);
+    let error = stores.open().unwrap_err();
+    assert!(
+        matches!(error, OpenError::TooFew { older: true, .. }),
+        "{error}"
+    );
+    let stale = open_object(&stores.1, &Key::new("a").unwrap(), true).unwrap();
+    assert_eq!(stale.header.generation.unix_nanos(), 5);
     stores.add(0, "a", 6, 0);
     let object = stores.open().unwrap();
     assert_eq!(
@@ -140,14 +148,17 @@ fn unusable_files_are_skipped_and_named() {
 fn a_fingerprint_changes_with_the_files() {
     let stores = Stores::new(2);
     let key = Key::new("a").unwrap();
-    let mut seen = vec![fingerprint(&stores.1, &key)];
+    let ask = || fingerprint(&stores.1[0], &key).ok();
+    let mut seen = vec![ask()];
     stores.add(0, "a", 5, 0);
-    seen.push(fingerprint(&stores.1, &key));
-    stores.add(1, "a", 5, 1);
-    seen.push(fingerprint(&stores.1, &key));
-    assert_eq!(stores.open().unwrap().fingerprint, seen[2]);
+    seen.push(ask());
+    stores.add(0, "a", 6, 1);
+    seen.push(ask());
+    let look = look(0, &stores.1[0], &key);
+    assert_eq!(Some(look.fingerprint()), seen[2]);
     fs::remove_dir_all(&stores.1[0]).unwrap();
-    seen.push(fingerprint(&stores.1, &key));
+    seen.push(ask());
+    assert_eq!(seen[3], None);
     let distinct: HashSet<_> = seen.iter().collect();
     assert_eq!(distinct.len(), seen.len());
 }

@@ -94,7 +94,7 @@ struct Source {
 
 impl Source {
     fn open(stores: &[PathBuf], key: &Key) -> anyhow::Result<Source> {
-        let object = open_object(stores, key)?;
+        let object = open_object(stores, key, false)?;
         let geometry = object.header.geometry;
         let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
         let have: Vec<usize> = object

@@ -53,7 +53,7 @@ struct Place {
 impl Source {
     /// Opens the object and reads its tables of checksums.
     pub(super) fn open(stores: &[PathBuf], key: &str) -> anyhow::Result<Source> {
-        let object = open_object(stores, &Key::new(key)?)?;
+        let object = open_object(stores, &Key::new(key)?, false)?;
         let header = &object.header;
         let geometry = header.geometry;
         let k = usize::from(geometry.k());

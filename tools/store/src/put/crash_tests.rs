@@ -38,6 +38,7 @@ fn read(root: &Path) -> Result<Vec<u8>, GetError> {
     let options = GetOptions {
         stores: stores(root),
         key: Key::new("k").unwrap(),
+        stale: false,
     };
     let mut bytes = Vec::new();
     get(&options, &mut bytes, &Progress::hidden())?;

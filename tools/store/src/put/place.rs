@@ -5,9 +5,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use decode_kernel::share::{
-    Generation, Header, Key, generation_of_file_name, object_dir, share_file_name,
-};
+use decode_kernel::share::{Generation, Header, Key, object_dir, share_file_name};
 
 use crate::error::{During, FileError};
 use crate::store;
@@ -107,10 +105,9 @@ pub(super) fn share_files(
     let dirs = stores
         .iter()
         .map(move |store| store::objects_dir(store).join(&dir));
-    dirs.flat_map(|dir| store::share_paths(&dir).unwrap_or_default())
-        .map(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let generation = name.and_then(generation_of_file_name);
+    dirs.flat_map(|dir| store::files(&dir).unwrap_or_default())
+        .map(|(_, path)| {
+            let generation = store::generation_of(&path);
             (path, generation)
         })
 }

@@ -62,6 +62,7 @@ impl Stores {
         let options = GetOptions {
             stores: self.paths.clone(),
             key: key(),
+            stale: false,
         };
         let mut bytes = Vec::new();
         let report = get(&options, &mut bytes, &Progress::hidden())?;

@@ -1,0 +1,468 @@
+//! What makes a directory a store: a marker with an id.
+//!
+//! Without it, a disk that isn't mounted looks like an empty store, and a put would fill the disk below the mount point.
+//! So only [`init`] makes stores, writers want every store to be one, and readers take a directory without marker and
+//! without objects for a store that is away.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::names::objects_dir;
+use crate::error::{During, FileError};
+use crate::temp::{create_dir, sync_dir};
+
+/// The marker's file name, in the store's directory.
+const MARKER: &str = "penstock-store.toml";
+/// The format that this release reads and writes.
+const FORMAT: u32 = 1;
+/// A longer file is no marker.
+const MARKER_BYTES_MAX: u64 = 64 << 10;
+
+const MARKER_HEAD: &str = "\
+    # This directory is a Penstock store. The id is this store's alone: a copy of this file makes another disk\n\
+    # pass for this one. `penstock init` writes it.\n";
+
+/// 128 random bits that name a store, or a set of stores.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Id(pub u128);
+
+impl Id {
+    fn random() -> io::Result<Id> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(Id(u128::from_be_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Id({self})")
+    }
+}
+
+impl From<Id> for String {
+    fn from(id: Id) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for Id {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Id, String> {
+        let id = u128::from_str_radix(&text, 16).ok().map(Id);
+        id.filter(|id| id.to_string() == text)
+            .ok_or_else(|| format!("{text:?} is not an id: 32 lower-case hex characters"))
+    }
+}
+
+/// The contents of a store's marker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// The format of the store: 1.
+    pub format: u32,
+    /// The store's own id.
+    pub store: Id,
+    /// The id of the set of stores that objects are spread over.
+    pub set: Id,
+    /// When it was made, as RFC 3339 has it.
+    pub created: String,
+    /// What fails together with this store: a host, a controller, a shelf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// The fewest shares that a put ever spread over the set: an object has a share in at least as many stores. `None`
+    /// before the first put, and in stores that are older than their marker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub least_shares: Option<u16>,
+}
+
+/// Why a directory is no store, or can't be used as one.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such directory.
+    #[error("{}: the store is missing: there is no such directory", .0.display())]
+    Missing(PathBuf),
+    /// It has neither marker nor objects.
+    #[error(
+        "{}: not a store, or its disk is not mounted: `penstock init --store {}` makes it one",
+        .0.display(), .0.display()
+    )]
+    NotAStore(PathBuf),
+    /// It has objects but no marker.
+    #[error(
+        "{}: a store of an older release, without a marker: `penstock init --store {}` adopts it",
+        .0.display(), .0.display()
+    )]
+    Unmarked(PathBuf),
+    /// The marker is not one.
+    #[error("{}: {reason}", path.display())]
+    Marker {
+        /// The marker.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Two directories are one store.
+    #[error("stores {} and {} are the same directory: losing it would lose two shares", .0.display(), .1.display())]
+    Same(PathBuf, PathBuf),
+    /// Two directories have one id.
+    #[error(
+        "stores {} and {} have the same id: both show one disk, or one is a copy of the other; give only one of them",
+        .0.display(), .1.display()
+    )]
+    SameId(PathBuf, PathBuf),
+    /// Stores of several sets.
+    #[error(
+        "stores {} and {} belong to different sets: give the stores of one set, or join them with `penstock init --join`",
+        .0.display(), .1.display()
+    )]
+    Sets(PathBuf, PathBuf),
+    /// It can't be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl StoreError {
+    /// What is wrong, where the store's path is said already.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            StoreError::Missing(_) => "the store is missing".to_owned(),
+            StoreError::NotAStore(_) => "not a store, or its disk is not mounted".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Whether a directory is a store.
+#[derive(Debug)]
+pub enum Presence {
+    /// It has a marker.
+    Marked(Marker),
+    /// It has objects but no marker, or a marker that can't be read: it is read and not written.
+    Unmarked(StoreError),
+    /// It is away.
+    Absent(StoreError),
+}
+
+/// Looks whether the directory is a store.
+pub fn presence(store: &Path) -> Presence {
+    match read_marker(store) {
+        Ok(Some(marker)) => return Presence::Marked(marker),
+        Ok(None) => {}
+        Err(error) if objects_dir(store).is_dir() => return Presence::Unmarked(error),
+        Err(error) => return Presence::Absent(error),
+    }
+    let (objects, store) = (objects_dir(store), store.to_owned());
+    match fs::metadata(&objects) {
+        Ok(_) => Presence::Unmarked(StoreError::Unmarked(store)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let action = "read the metadata of";
+            let file = FileError {
+                action,
+                path: objects,
+                cause: error,
+            };
+            Presence::Absent(file.into())
+        }
+        Err(_) if store.is_dir() => Presence::Absent(StoreError::NotAStore(store)),
+        Err(_) => Presence::Absent(StoreError::Missing(store)),
+    }
+}
+
+/// Reads a store's marker; `None` if there is none.
+pub(crate) fn read_marker(store: &Path) -> Result<Option<Marker>, StoreError> {
+    let path = store.join(MARKER);
+    let found = match fs::metadata(&path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => {
+            return Err(FileError {
+                action: "read the metadata of",
+                path,
+                cause,
+            }
+            .into());
+        }
+    };
+    let wrong = |reason: String| StoreError::Marker {
+        path: path.clone(),
+        reason,
+    };
+    if !found.is_file() || found.len() > MARKER_BYTES_MAX {
+        return Err(wrong("not a store's marker".to_owned()));
+    }
+    let text = fs::read_to_string(&path).during("read", &path)?;
+    let marker: Marker =
+        toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
+    if marker.format != FORMAT {
+        return Err(wrong(format!(
+            "its format is {}; this release knows format {FORMAT}: use a newer one",
+            marker.format
+        )));
+    }
+    Ok(Some(marker))
+}
+
+/// Writes a store's marker, in one step and durably.
+pub(crate) fn write_marker(store: &Path, marker: &Marker) -> Result<(), FileError> {
+    let text = toml::to_string(marker).expect("a marker is plain text");
+    let mut file = tempfile::NamedTempFile::new_in(store).during("create a file in", store)?;
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file()
+        .set_permissions(permissions)
+        .during("set the permissions of a file in", store)?;
+    file.write_all(MARKER_HEAD.as_bytes())
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .and_then(|()| file.as_file().sync_all())
+        .during("write", file.path())?;
+    let path = store.join(MARKER);
+    file.persist(&path)
+        .map_err(|error| error.error)
+        .during("rename a file to", &path)?;
+    sync_dir(store)
+}
+
+/// Refuses lists in which one store occurs twice: the same directory, also through a link or a bind mount, or two
+/// directories with one id. Stores that are away are left out.
+///
+/// # Errors
+/// [`StoreError::Same`] or [`StoreError::SameId`].
+pub fn refuse_duplicates(stores: &[PathBuf]) -> Result<(), StoreError> {
+    let mut directories: HashMap<(u64, u64), &PathBuf> = HashMap::new();
+    let mut ids: HashMap<Id, &PathBuf> = HashMap::new();
+    for store in stores {
+        let Ok(found) = fs::metadata(store) else {
+            continue;
+        };
+        if let Some(other) = directories.insert((found.dev(), found.ino()), store) {
+            return Err(StoreError::Same(other.clone(), store.clone()));
+        }
+        if let Presence::Marked(marker) = presence(store)
+            && let Some(other) = ids.insert(marker.store, store)
+        {
+            return Err(StoreError::SameId(other.clone(), store.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// A directory that [`init`] makes a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewStore {
+    /// The directory; it is created if it does not exist, its parent is not.
+    pub path: PathBuf,
+    /// What fails together with it.
+    pub domain: Option<String>,
+}
+
+/// Makes the directories stores of one set. Those that are stores already keep their ids, and those of an older release
+/// their objects. A directory that is not empty and no store is refused, so that a mistyped path harms nothing.
+///
+/// `join` moves stores of different sets to the set of the first.
+///
+/// # Errors
+/// What is in the way, before anything was written; or the first directory that can't be written.
+pub fn init(stores: &[NewStore], join: bool) -> Result<Vec<Marker>, StoreError> {
+    let paths: Vec<PathBuf> = stores.iter().map(|store| store.path.clone()).collect();
+    refuse_duplicates(&paths)?;
+    let mut found: Vec<Option<Marker>> = Vec::with_capacity(stores.len());
+    for path in &paths {
+        let marker = read_marker(path)?;
+        if marker.is_none() && !objects_dir(path).is_dir() {
+            refuse_foreign_files(path)?;
+        }
+        found.push(marker);
+    }
+    let mut marked = paths
+        .iter()
+        .zip(&found)
+        .filter_map(|(path, marker)| Some((path, marker.as_ref()?.set)));
+    let first = marked.next();
+    if let Some((path, set)) = first
+        && let Some((other, _)) = marked.find(|(_, other)| *other != set)
+        && !join
+    {
+        return Err(StoreError::Sets(path.clone(), other.clone()));
+    }
+    let random = |path: &Path| Id::random().during("make an id for", path);
+    let set = match first {
+        Some((_, set)) => set,
+        None => random(paths.first().map_or(Path::new(""), PathBuf::as_path))?,
+    };
+    let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let mut markers = Vec::with_capacity(stores.len());
+    for (new, found) in stores.iter().zip(found) {
+        create_one_dir(&new.path)?;
+        let mut marker = match &found {
+            Some(marker) => Marker {
+                set,
+                ..marker.clone()
+            },
+            None => Marker {
+                format: FORMAT,
+                store: random(&new.path)?,
+                set,
+                created: created.clone(),
+                domain: None,
+                least_shares: None,
+            },
+        };
+        marker.domain = new.domain.clone().or(marker.domain);
+        if found.as_ref() != Some(&marker) {
+            write_marker(&new.path, &marker)?;
+        }
+        create_dir(&objects_dir(&new.path))?;
+        markers.push(marker);
+    }
+    Ok(markers)
+}
+
+/// Creates the directory, but not its parent: a path below a directory that isn't there is mistyped.
+fn create_one_dir(path: &Path) -> Result<(), FileError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir(path).during("create the directory", path)?;
+    sync_dir(
+        path.parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new(".")),
+    )
+}
+
+/// `lost+found` is in every new ext4 file system; `tmp` is what an older release left of a store without objects.
+fn refuse_foreign_files(path: &Path) -> Result<(), StoreError> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.during("list", path)?,
+    };
+    for entry in entries {
+        let name = entry.during("list", path)?.file_name();
+        if !["lost+found", "tmp"].iter().any(|known| name == *known) {
+            let reason = format!(
+                "{} is in it; a new store is an empty directory",
+                name.display()
+            );
+            return Err(StoreError::Marker {
+                path: path.to_owned(),
+                reason,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(path: &Path) -> NewStore {
+        NewStore {
+            path: path.to_owned(),
+            domain: None,
+        }
+    }
+
+    #[test]
+    fn a_store_keeps_its_id_and_new_ones_join_its_set() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        let first = init(&[new(&a)], false).unwrap();
+        let both = init(&[new(&b), new(&a)], false).unwrap();
+        assert_eq!(both[1], first[0]);
+        assert_eq!(both[0].set, first[0].set);
+        assert_ne!(both[0].store, first[0].store);
+        assert!(matches!(presence(&a), Presence::Marked(marker) if marker == first[0]));
+        let domain = NewStore {
+            path: a.clone(),
+            domain: Some("host1".into()),
+        };
+        assert_eq!(
+            init(&[domain], false).unwrap()[0].domain.as_deref(),
+            Some("host1")
+        );
+        assert_eq!(
+            init(&[new(&a)], false).unwrap()[0].domain.as_deref(),
+            Some("host1")
+        );
+    }
+
+    #[test]
+    fn sets_are_joined_when_asked_to() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        let set = init(&[new(&a)], false).unwrap()[0].set;
+        init(&[new(&b)], false).unwrap();
+        let both = [new(&a), new(&b)];
+        assert!(matches!(init(&both, false), Err(StoreError::Sets(..))));
+        assert_eq!(init(&both, true).unwrap()[1].set, set);
+    }
+
+    #[test]
+    fn what_is_not_a_store_is_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let store = root.path().join("store");
+        let absent = |store: &Path| match presence(store) {
+            Presence::Absent(error) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(absent(&store).contains("missing"));
+        fs::create_dir(&store).unwrap();
+        assert!(absent(&store).contains("penstock init --store"));
+        fs::create_dir(objects_dir(&store)).unwrap();
+        assert!(matches!(
+            presence(&store),
+            Presence::Unmarked(StoreError::Unmarked(_))
+        ));
+        fs::write(store.join(MARKER), "format = 2").unwrap();
+        assert!(matches!(
+            presence(&store),
+            Presence::Unmarked(StoreError::Marker { .. })
+        ));
+        fs::remove_dir(objects_dir(&store)).unwrap();
+        assert!(
+            absent(&store).contains("missing field"),
+            "{}",
+            absent(&store)
+        );
+        // A mistyped path: nothing is made of a directory of other files, or below one that isn't there.
+        let error = init(&[new(root.path())], false).unwrap_err().to_string();
+        assert!(error.contains("empty directory"), "{error}");
+        let error = init(&[new(&root.path().join("no/store"))], false)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("cannot create the directory"), "{error}");
+    }
+
+    #[test]
+    fn one_store_given_twice_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, link, copy) = (
+            root.path().join("a"),
+            root.path().join("link"),
+            root.path().join("copy"),
+        );
+        init(&[new(&a)], false).unwrap();
+        std::os::unix::fs::symlink(&a, &link).unwrap();
+        let error = refuse_duplicates(&[a.clone(), link]).unwrap_err();
+        assert!(matches!(error, StoreError::Same(..)), "{error}");
+        fs::create_dir(&copy).unwrap();
+        fs::copy(a.join(MARKER), copy.join(MARKER)).unwrap();
+        let error = refuse_duplicates(&[a, copy]).unwrap_err();
+        assert!(matches!(error, StoreError::SameId(..)), "{error}");
+    }
+}

@@ -1,0 +1,29 @@
+//! Directory stores: where an object's share files are, and which of them belong together.
+//!
+//! ```text
+//! <store>/penstock-store.toml                         the marker: this directory is a store
+//! <store>/objects/<ab>/<cdef…>/<generation>.share     ab, cdef…: hex of the key's SHA-256
+//! <store>/objects/<ab>/<cdef…>/<generation>.pending   a share of a put that is not decided
+//! <store>/objects/<ab>/<cdef…>/<generation>.deleted   a tombstone
+//! <store>/tmp/…                                       files being written, in the same filesystem
+//! ```
+//!
+//! A reader looks into the object's directory in every store, reads the headers, and groups the files that are shares of
+//! the same put. A put counts once one of its shares is a `.share`: by then all are durable, and those still called
+//! `.pending` belong to it. A tombstone hides every put before it. The newest put that counts is the object
+//! ([`open_object`]). Where too few of its shares are left, an older put never takes its place unasked.
+//!
+//! Headers decide and not the generations in file names, so that shares may be copied by hand. Missing and unreadable
+//! stores count as lost shares: they are reported, and reading continues.
+
+mod identity;
+mod names;
+mod object;
+mod scan;
+
+pub use identity::{Id, Marker, NewStore, Presence, StoreError, init, presence, refuse_duplicates};
+pub(crate) use names::{files, generation_of, object_dirs, objects_dir};
+pub(crate) use object::choose;
+pub use object::{OpenError, OpenObject, check_stores, open_object};
+pub(crate) use scan::{Group, open_share, scan, scan_dir};
+pub use scan::{Look, OpenShare, RejectReason, Rejected, Scan, fingerprint, look};

@@ -1,0 +1,205 @@
+//! The object that a reader gets: the newest put, opened.
+
+use std::path::PathBuf;
+
+use decode_kernel::share::{Generation, Header, Key};
+
+use super::identity::{Presence, StoreError, presence, refuse_duplicates};
+use super::scan::{Group, OpenShare, Rejected, Scan, scan};
+
+/// The newest put of an object.
+#[derive(Debug)]
+pub struct OpenObject {
+    /// The header that all its shares agree on; the share number is that of the first of [`OpenObject::shares`].
+    pub header: Header,
+    /// At least k shares of distinct numbers, sorted by number.
+    pub shares: Vec<OpenShare>,
+}
+
+/// Why an object cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No store has a file for it, or it was removed.
+    #[error("no object {key:?} in any of the {stores} stores")]
+    NotFound {
+        /// The requested key.
+        key: Key,
+        /// The number of stores searched.
+        stores: usize,
+    },
+    /// No store that could be asked has a file for it, but so many could not that one of them may.
+    #[error(
+        "object {key:?}: {away} of {stores} stores are away, and the others don't have it{}",
+        list(notes)
+    )]
+    Away {
+        /// The requested key.
+        key: Key,
+        /// The number of stores that could not be asked.
+        away: usize,
+        /// The number of all stores.
+        stores: usize,
+        /// Their problems.
+        notes: Vec<String>,
+    },
+    /// There are shares of the newest put, but too few.
+    #[error(
+        "object {key:?}: {have} good shares of its newest put {generation}, {need} are needed{}{}",
+        if *older { "; an older put can be read with --allow-stale" } else { "" }, list(notes)
+    )]
+    TooFew {
+        /// The requested key.
+        key: Key,
+        /// Distinct shares found of the newest generation.
+        have: usize,
+        /// k of that generation.
+        need: usize,
+        /// The newest generation found.
+        generation: Generation,
+        /// Whether an older put has enough shares.
+        older: bool,
+        /// The number of stores that could not be asked, and may have the other shares.
+        away: usize,
+        /// Problems of files and stores that might have had the other shares.
+        notes: Vec<String>,
+    },
+    /// There are files, but none of them is a share that can be used.
+    #[error("object {key:?}: no usable share{}", list(notes))]
+    Unusable {
+        /// The requested key.
+        key: Key,
+        /// The number of stores that could not be asked.
+        away: usize,
+        /// The problem of each file and store.
+        notes: Vec<String>,
+    },
+}
+
+impl OpenError {
+    /// Whether it may pass: stores that are away may have what is missing.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            OpenError::NotFound { .. } => false,
+            OpenError::Away { .. } => true,
+            OpenError::TooFew { away, .. } | OpenError::Unusable { away, .. } => *away > 0,
+        }
+    }
+}
+
+/// Problems that a message names; a wide object on lost disks has hundreds.
+const NOTES_MAX: usize = 8;
+
+/// Formats notes for the end of a message: "; a; b; and 5 more".
+fn list(notes: &[String]) -> String {
+    let mut text: String = notes
+        .iter()
+        .take(NOTES_MAX)
+        .map(|note| format!("; {note}"))
+        .collect();
+    if notes.len() > NOTES_MAX {
+        text += &format!("; and {} more", notes.len() - NOTES_MAX);
+    }
+    text
+}
+
+/// Opens the newest put of `key` in `stores`, one store after the other; `stale` also accepts an older one where too few
+/// shares of the newest are left.
+///
+/// Unusable files (wrong length, bad header, another object's) are skipped, each with a warning in the log. Leaves are
+/// not verified here.
+///
+/// # Errors
+/// If there is no such object, or too few of its shares.
+pub fn open_object(stores: &[PathBuf], key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
+    choose(stores, key, stale).map(opened)
+}
+
+impl Scan {
+    /// Opens the newest put that the looks found, as [`open_object`] does.
+    ///
+    /// # Errors
+    /// As [`open_object`].
+    pub fn open(self, key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
+        pick(self, key, stale).map(opened)
+    }
+}
+
+fn opened(group: Group) -> OpenObject {
+    let Group {
+        mut header,
+        mut shares,
+        ..
+    } = group;
+    shares.dedup_by_key(|share| share.number);
+    header.number = shares[0].number;
+    OpenObject { header, shares }
+}
+
+/// The group that [`open_object`] opens.
+pub(crate) fn choose(stores: &[PathBuf], key: &Key, stale: bool) -> Result<Group, OpenError> {
+    let scan = scan(stores, key);
+    for rejected in &scan.rejected {
+        tracing::warn!(key = %key, store = rejected.store, "share not used: {rejected}");
+    }
+    pick(scan, key, stale)
+}
+
+fn pick(mut scan: Scan, key: &Key, stale: bool) -> Result<Group, OpenError> {
+    if let Some(chosen) = scan.chosen(stale) {
+        return Ok(scan.groups.swap_remove(chosen));
+    }
+    let (key, stores, away) = (key.clone(), scan.stores, scan.away.len());
+    let notes = scan.rejected.iter().map(Rejected::to_string).collect();
+    if let Some(newest) = scan.groups.first() {
+        return Err(OpenError::TooFew {
+            key,
+            have: newest.distinct(),
+            need: newest.header.geometry.k().into(),
+            generation: newest.header.generation,
+            older: scan.chosen(true).is_some(),
+            away,
+            notes,
+        });
+    }
+    // A tombstone is in more stores than there are spare shares, so what it hides is gone for good.
+    let removed = scan.tombstone.is_some();
+    let away_only = |rejected: &Rejected| scan.away.contains(&rejected.store);
+    let unusable = !scan.rejected.iter().all(away_only);
+    Err(if !removed && unusable {
+        OpenError::Unusable { key, away, notes }
+    } else if removed || scan.certain() {
+        OpenError::NotFound { key, stores }
+    } else {
+        OpenError::Away {
+            key,
+            away,
+            stores,
+            notes,
+        }
+    })
+}
+
+/// Fails if no directory is a store that can be read, or if one is given twice. Warns of stores that are away and of
+/// those that have no marker.
+///
+/// # Errors
+/// The first store's problem, or [`StoreError::Same`] and the like.
+pub fn check_stores(stores: &[PathBuf]) -> Result<(), StoreError> {
+    refuse_duplicates(stores)?;
+    let mut first = None;
+    let mut here = false;
+    for store in stores {
+        match presence(store) {
+            Presence::Marked(_) => here = true,
+            Presence::Unmarked(error) => {
+                tracing::warn!("{error}");
+                here = true;
+            }
+            Presence::Absent(error) => first = first.or(Some(error)),
+        }
+    }
+    match (here, first) {
+        (false, Some(error)) => Err(error),
+        _ => Ok(()),
+    }
+}

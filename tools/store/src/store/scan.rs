@@ -1,0 +1,515 @@
+//! What the stores have of one object: each is looked at alone, and the looks are put together.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use decode_kernel::share::{Generation, Header, HeaderError, Key, PAGE_BYTES, object_dir};
+use rustix::fs::{Advice, fadvise};
+
+use super::identity::{Presence, presence};
+use super::names::{self, Kind, objects_dir};
+use crate::open::open_regular;
+
+/// One share of an object, open for reading. Its header was read and its length is right.
+#[derive(Debug)]
+pub struct OpenShare {
+    /// Its number, 0..n.
+    pub number: u16,
+    /// Index of its store in the list of stores.
+    pub store: usize,
+    /// Its path.
+    pub path: PathBuf,
+    /// Open for reading.
+    pub file: File,
+}
+
+/// A share file or a store that could not be used, and why.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Index of the store in the list of stores.
+    pub store: usize,
+    /// The file, or the directory that could not be listed.
+    pub path: PathBuf,
+    /// The problem.
+    pub reason: RejectReason,
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.reason)
+    }
+}
+
+/// Why a file or store was not used.
+#[derive(Debug, thiserror::Error)]
+pub enum RejectReason {
+    /// It could not be opened, listed or read.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The store is away: its directory does not exist or is not a store, as a disk that is not mounted; or whoever
+    /// looked gave it up.
+    #[error("{0}")]
+    Away(String),
+    /// A directory or special file with the name of a share.
+    #[error("not a regular file")]
+    NotAFile,
+    /// Its header is invalid.
+    #[error("{0}")]
+    Header(#[from] HeaderError),
+    /// Too short or too long for its header.
+    #[error("the file is {len} bytes long; its header says {expected}")]
+    Length {
+        /// Bytes.
+        len: u64,
+        /// Bytes.
+        expected: u64,
+    },
+    /// A share of some other object.
+    #[error("a share of another object, {0:?}")]
+    OtherObject(Key),
+}
+
+/// What one store has of an object.
+#[derive(Debug)]
+pub struct Look {
+    store: usize,
+    /// Shares with good headers.
+    shares: Vec<(Header, Kind, OpenShare)>,
+    /// The newest tombstone.
+    tombstone: Option<Generation>,
+    rejected: Vec<Rejected>,
+    /// What an object's directory said just before.
+    fingerprint: u64,
+    /// Whether the store could be asked.
+    here: bool,
+    /// What its marker says, if it was read: the fewest shares of any put.
+    least_shares: Option<u16>,
+}
+
+impl Look {
+    /// Stands for a store that was given up: it hung, or was suspended.
+    pub fn away(store: usize, root: &Path, reason: String) -> Look {
+        Look::rejected(store, root.to_owned(), RejectReason::Away(reason))
+    }
+
+    fn rejected(store: usize, path: PathBuf, reason: RejectReason) -> Look {
+        Look {
+            store,
+            shares: Vec::new(),
+            tombstone: None,
+            rejected: vec![Rejected {
+                store,
+                path,
+                reason,
+            }],
+            fingerprint: 0,
+            here: false,
+            least_shares: None,
+        }
+    }
+
+    /// Whether the store could be asked; its files may have problems of their own.
+    pub fn is_here(&self) -> bool {
+        self.here
+    }
+
+    /// What could not be used.
+    pub fn problems(&self) -> &[Rejected] {
+        &self.rejected
+    }
+
+    /// The [`fingerprint`] from just before the files were opened.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+/// Looks for `key` in the store at `root`, the `store`-th of the list. Reads headers only.
+pub fn look(store: usize, root: &Path, key: &Key) -> Look {
+    look_in(store, root, &object_dir(key), Some(key))
+}
+
+/// As [`look`], for one object's directory (`ab/cdef…`) whose key need not be known. Shares whose key does not belong
+/// in `dir` are rejected.
+pub(crate) fn look_in(store: usize, root: &Path, dir: &str, key: Option<&Key>) -> Look {
+    let mut look = look_once(store, root, dir, key);
+    // A put or repair may have replaced files between listing and opening them.
+    for _ in 0..3 {
+        let gone = |rejected: &Rejected| match &rejected.reason {
+            RejectReason::Io(error) => error.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        };
+        if !look.rejected.iter().any(gone) {
+            break;
+        }
+        look = look_once(store, root, dir, key);
+    }
+    look
+}
+
+/// The number of files opened before their headers are read. This covers all share files of most objects.
+const OPENED_TOGETHER: usize = 64;
+
+fn look_once(store: usize, root: &Path, dir: &str, key: Option<&Key>) -> Look {
+    let path = objects_dir(root).join(dir);
+    let (files, fingerprint) = match list(&path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Nothing of the object is here, or the store is away.
+            let (here, least_shares) = match presence(root) {
+                Presence::Marked(marker) => (true, marker.least_shares),
+                Presence::Unmarked(_) => (true, None),
+                Presence::Absent(error) => {
+                    return Look::rejected(
+                        store,
+                        root.to_owned(),
+                        RejectReason::Away(error.reason()),
+                    );
+                }
+            };
+            return Look {
+                store,
+                shares: Vec::new(),
+                tombstone: None,
+                rejected: Vec::new(),
+                fingerprint: NOTHING,
+                here,
+                least_shares,
+            };
+        }
+        Err(error) => return Look::rejected(store, path, error.into()),
+    };
+    let mut look = Look {
+        store,
+        shares: Vec::new(),
+        tombstone: None,
+        rejected: Vec::new(),
+        fingerprint,
+        here: true,
+        least_shares: None,
+    };
+    look.tombstone = files
+        .iter()
+        .filter(|(kind, _)| *kind == Kind::Tombstone)
+        .filter_map(|(_, path)| names::generation_of(path))
+        .max();
+    let mut shares = files
+        .into_iter()
+        .filter(|(kind, _)| *kind != Kind::Tombstone)
+        .peekable();
+    while shares.peek().is_some() {
+        // Several files are opened before the first header is read, so that their disks seek at the same time.
+        let opened: Vec<_> = shares
+            .by_ref()
+            .take(OPENED_TOGETHER)
+            .map(|(kind, path)| (kind, open_file(&path), path))
+            .collect();
+        for (kind, file, path) in opened {
+            let read = file.and_then(|file| Ok((read_header(&file)?, file)));
+            look.add(kind, path, read, |header| match key {
+                Some(key) => header.key == *key,
+                None => object_dir(&header.key) == dir,
+            });
+        }
+    }
+    look
+}
+
+impl Look {
+    fn add(
+        &mut self,
+        kind: Kind,
+        path: PathBuf,
+        share: Result<(Header, File), RejectReason>,
+        wanted: impl Fn(&Header) -> bool,
+    ) {
+        let store = self.store;
+        let reason = match share {
+            Ok((header, file)) if wanted(&header) => {
+                let share = OpenShare {
+                    number: header.number,
+                    store,
+                    path,
+                    file,
+                };
+                self.shares.push((header, kind, share));
+                return;
+            }
+            Ok((header, _)) => RejectReason::OtherObject(header.key),
+            Err(reason) => reason,
+        };
+        self.rejected.push(Rejected {
+            store,
+            path,
+            reason,
+        });
+    }
+}
+
+/// The fingerprint where nothing is.
+const NOTHING: u64 = 1;
+
+/// A number that changes when the files that a store has of an object change. It covers name, inode, modification time
+/// and length of each. Cheap: it lists a directory and opens nothing. Not stable between releases, so never store it.
+///
+/// # Errors
+/// If the store can't be asked. A store without the object is no error.
+pub fn fingerprint(root: &Path, key: &Key) -> io::Result<u64> {
+    match list(&objects_dir(root).join(object_dir(key))) {
+        Ok((_, fingerprint)) => Ok(fingerprint),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match presence(root) {
+            Presence::Absent(error) => Err(io::Error::other(error)),
+            _ => Ok(NOTHING),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// The files of an object's directory that are not strays, and their fingerprint.
+fn list(dir: &Path) -> io::Result<(Vec<(Kind, PathBuf)>, u64)> {
+    let files = names::files(dir)?;
+    let mut hasher = DefaultHasher::new();
+    for (_, path) in &files {
+        path.file_name().hash(&mut hasher);
+        match fs::symlink_metadata(path) {
+            Ok(m) => (m.ino(), m.mtime(), m.mtime_nsec(), m.len()).hash(&mut hasher),
+            Err(error) => error.raw_os_error().hash(&mut hasher),
+        }
+    }
+    Ok((files, hasher.finish()))
+}
+
+/// All shares found of one put.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// The header that they agree on; the share number is that of the first file found.
+    pub(crate) header: Header,
+    /// All files found, sorted by number. A number may occur twice; the copy in the store at that position comes first.
+    pub(crate) shares: Vec<OpenShare>,
+    /// Whether one of them is under its final name: then all were durable, and the put counts.
+    pub(crate) decided: bool,
+    /// The files that are still under the name of an undecided put.
+    pub(crate) pending: Vec<PathBuf>,
+}
+
+impl Group {
+    /// The number of different shares.
+    pub(crate) fn distinct(&self) -> usize {
+        self.shares
+            .iter()
+            .map(|share| share.number)
+            .collect::<HashSet<_>>()
+            .len()
+    }
+
+    /// Whether the object can be read from this group, damaged leaves aside.
+    pub(crate) fn readable(&self) -> bool {
+        self.distinct() >= usize::from(self.header.geometry.k())
+    }
+
+    /// Whether every share is there, damaged leaves aside.
+    pub(crate) fn complete(&self) -> bool {
+        self.distinct() == usize::from(self.header.geometry.n())
+    }
+}
+
+/// Looks at all stores, put together.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Groups of decided puts that no tombstone covers, the newest first.
+    pub(crate) groups: Vec<Group>,
+    /// Groups of puts that are not decided: they run, or were interrupted.
+    pub(crate) undecided: Vec<Group>,
+    /// Groups that a tombstone covers: an interrupted removal, or a store that was away then.
+    pub(crate) removed: Vec<Group>,
+    /// The newest tombstone.
+    pub(crate) tombstone: Option<Generation>,
+    /// Files and stores that could not be used.
+    pub(crate) rejected: Vec<Rejected>,
+    /// The stores that could not be asked.
+    pub(crate) away: Vec<usize>,
+    /// The number of all stores.
+    pub(crate) stores: usize,
+    /// The fewest shares of any put, as far as the stores that have nothing of the object tell.
+    least_shares: Option<u16>,
+}
+
+impl Scan {
+    /// Puts looks together.
+    pub fn new(looks: Vec<Look>) -> Scan {
+        let mut scan = Scan {
+            stores: looks.len(),
+            ..Scan::default()
+        };
+        let mut groups: Vec<Group> = Vec::new();
+        for look in looks {
+            scan.away.extend((!look.here).then_some(look.store));
+            scan.tombstone = scan.tombstone.max(look.tombstone);
+            scan.rejected.extend(look.rejected);
+            scan.least_shares = match (scan.least_shares, look.least_shares) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            for (header, kind, share) in look.shares {
+                let same = |group: &&mut Group| group.header.same_object(&header);
+                let group = match groups.iter_mut().find(same) {
+                    Some(group) => group,
+                    None => {
+                        groups.push(Group {
+                            header,
+                            shares: Vec::new(),
+                            decided: false,
+                            pending: Vec::new(),
+                        });
+                        groups.last_mut().expect("one was pushed")
+                    }
+                };
+                match kind {
+                    Kind::Pending => group.pending.push(share.path.clone()),
+                    _ => group.decided = true,
+                }
+                group.shares.push(share);
+            }
+        }
+        scan.rejected.sort_by_key(|rejected| rejected.store);
+        for group in &mut groups {
+            group
+                .shares
+                .sort_by_key(|s| (s.number, s.store != usize::from(s.number), s.store));
+        }
+        // Two groups of one generation differ in another field. The group with more shares is right.
+        groups.sort_by_key(|group| {
+            std::cmp::Reverse((group.header.generation, group.decided, group.distinct()))
+        });
+        for group in groups {
+            if scan
+                .tombstone
+                .is_some_and(|tombstone| group.header.generation <= tombstone)
+            {
+                scan.removed.push(group);
+            } else if group.decided {
+                scan.groups.push(group);
+            } else {
+                scan.undecided.push(group);
+            }
+        }
+        scan
+    }
+
+    /// What could not be used.
+    pub fn problems(&self) -> &[Rejected] {
+        &self.rejected
+    }
+
+    /// Whether there is nothing of the object: no file, and no problem of one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+            && self.undecided.is_empty()
+            && self.removed.is_empty()
+            && self.tombstone.is_none()
+            && self.rejected.is_empty()
+    }
+
+    /// Index in [`Scan::groups`] of the group that a reader uses: the newest, if it has k shares. An older one never
+    /// takes the place of a put that is decided, unless `stale` is allowed.
+    pub(crate) fn chosen(&self, stale: bool) -> Option<usize> {
+        let candidates = if stale {
+            self.groups.len()
+        } else {
+            self.newest()
+        };
+        self.groups[..candidates].iter().position(Group::readable)
+    }
+
+    /// The number of groups of the newest generation: more than one if headers of it differ.
+    fn newest(&self) -> usize {
+        let Some(newest) = self.groups.first() else {
+            return 0;
+        };
+        let same = |group: &&Group| group.header.generation == newest.header.generation;
+        self.groups.iter().take_while(same).count()
+    }
+
+    /// Whether the looks may have been taken while a put replaced another: nothing can be read, and there are several.
+    pub fn torn(&self) -> bool {
+        self.chosen(false).is_none()
+            && self.groups.len() + self.undecided.len() + self.removed.len() > 1
+    }
+
+    /// Whether an object without any file is known not to exist. It has shares in at least as many stores as the
+    /// narrowest put, so one would show unless so many are away. Where the stores don't tell how many that is, most of
+    /// them must be here.
+    pub(crate) fn certain(&self) -> bool {
+        match self.least_shares {
+            _ if self.away.is_empty() => true,
+            Some(least) => self.away.len() < usize::from(least),
+            None => self.away.len() * 2 < self.stores,
+        }
+    }
+
+    /// Drops the problems of stores that are away, which are told once and not for each object.
+    pub(crate) fn forget_stores_away(&mut self) {
+        self.rejected
+            .retain(|rejected| !matches!(rejected.reason, RejectReason::Away(_)));
+    }
+}
+
+/// Looks for all shares of `key` in all `stores`. Reads headers only.
+pub(crate) fn scan(stores: &[PathBuf], key: &Key) -> Scan {
+    scan_dir(stores, &object_dir(key), Some(key))
+}
+
+/// As [`scan`], for one object's directory (`ab/cdef…`) whose key need not be known. Shares whose key does not belong
+/// in `dir` are rejected, so all groups have the same key.
+pub(crate) fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
+    let looks = || {
+        let looks = stores.iter().enumerate();
+        Scan::new(looks.map(|(i, root)| look_in(i, root, dir, key)).collect())
+    };
+    let mut scan = looks();
+    for _ in 0..3 {
+        if !scan.torn() {
+            break;
+        }
+        scan = looks();
+    }
+    scan
+}
+
+/// Opens a share file. Its header must be valid, and its length must match the header.
+pub(crate) fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
+    let file = open_file(path)?;
+    Ok((read_header(&file)?, file))
+}
+
+/// Opens a file that may be a share, and asks for its header page without waiting.
+fn open_file(path: &Path) -> Result<File, RejectReason> {
+    let file = open_regular(path)?.ok_or(RejectReason::NotAFile)?;
+    // On a file system that ignores the advice, the page is read when it is needed.
+    let _ = fadvise(
+        &file,
+        0,
+        NonZeroU64::new(PAGE_BYTES as u64),
+        Advice::WillNeed,
+    );
+    Ok(file)
+}
+
+/// Reads a share's header. The file's length must match it.
+fn read_header(file: &File) -> Result<Header, RejectReason> {
+    let len = file.metadata()?.len();
+    let mut page = [0; PAGE_BYTES];
+    let have = page.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+    file.read_exact_at(&mut page[..have], 0)?;
+    let header = Header::decode(&page[..have])?;
+    let expected = header.geometry.share_file_bytes();
+    if len != expected {
+        return Err(RejectReason::Length { len, expected });
+    }
+    Ok(header)
+}
