@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use decode_kernel::share::{Digest, Key};
 use penstock::config::{Options, Settings};
 use penstock::control;
-use penstock_store::Progress;
-use penstock_store::put::{self, PutOptions};
+use penstock_store::put::{self, Placement, PutOptions};
+use penstock_store::{NewStore, Progress};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -78,9 +78,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
-    for store in stores {
-        fs::create_dir_all(store)?;
+    if let Some(dir) = stores.first().and_then(|store| store.parent()) {
+        fs::create_dir_all(dir)?;
     }
+    let new = stores.iter().map(|path| NewStore {
+        path: path.clone(),
+        domain: None,
+    });
+    penstock_store::init(&new.collect::<Vec<_>>(), false)?;
     let options = PutOptions {
         stores: stores.to_vec(),
         data: DATA,
@@ -90,6 +95,9 @@ fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
         code: None,
         content_type: None,
         size_hint: Some(OBJECT_BYTES),
+        min_shares: None,
+        no_clobber: false,
+        placement: Placement::Listed,
     };
     let mut content = Generated { state: 1 }.take(OBJECT_BYTES);
     let report = put::put(&mut content, &options, &Progress::on_terminal("building"))?;

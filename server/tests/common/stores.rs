@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, object_dir};
-use penstock_store::Progress;
-use penstock_store::put::{PutOptions, put};
+use penstock_store::put::{Placement, PutOptions, put};
+use penstock_store::{NewStore, Progress, init};
 use sha2::{Digest, Sha256};
 
 /// The key that most tests use.
@@ -60,9 +60,11 @@ impl Stores {
         let paths: Vec<PathBuf> = (0..count)
             .map(|i| root.path().join(i.to_string()))
             .collect();
-        for path in &paths {
-            fs::create_dir(path).unwrap();
-        }
+        let new = |path: &PathBuf| NewStore {
+            path: path.clone(),
+            domain: None,
+        };
+        init(&paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();
         Stores { root, paths }
     }
 
@@ -107,6 +109,9 @@ impl Stores {
             code,
             content_type: None,
             size_hint: None,
+            min_shares: None,
+            no_clobber: false,
+            placement: Placement::Listed,
         };
         put(content, &options, &Progress::hidden())
             .expect("put")

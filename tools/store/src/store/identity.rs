@@ -125,6 +125,9 @@ pub enum StoreError {
         .0.display(), .1.display()
     )]
     SameId(PathBuf, PathBuf),
+    /// A store on a file system that can't be written.
+    #[error("{}: its file system is read-only", .0.display())]
+    ReadOnly(PathBuf),
     /// Stores of several sets.
     #[error(
         "stores {} and {} belong to different sets: give the stores of one set, or join them with `penstock init --join`",
