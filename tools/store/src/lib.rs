@@ -10,6 +10,8 @@ mod error;
 pub mod get;
 pub mod inspect;
 pub mod ls;
+#[cfg(test)]
+mod model_tests;
 mod open;
 mod progress;
 pub mod put;

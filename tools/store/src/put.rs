@@ -286,7 +286,7 @@ impl Puts {
     }
 
     /// As [`Puts::put`], but calls `after` at each step. An error from `after` acts like a disk failure at that step.
-    fn put_in_steps(
+    pub(crate) fn put_in_steps(
         &mut self,
         content: &mut Content<'_>,
         options: &PutOptions,

@@ -18,7 +18,7 @@ use crate::temp::{TempFile, create_dir, sync_dir};
 
 /// A moment in a put at which the disks are in a new state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// All shares are written and synced, under temporary names.
     Written,
     /// This share has its pending name.
