@@ -60,12 +60,18 @@ impl Stores {
         let paths: Vec<PathBuf> = (0..count)
             .map(|i| root.path().join(i.to_string()))
             .collect();
+        let stores = Stores { root, paths };
+        stores.init();
+        stores
+    }
+
+    /// Makes the directories stores, also those that were removed: a new disk takes the place of a lost one.
+    pub fn init(&self) {
         let new = |path: &PathBuf| NewStore {
             path: path.clone(),
             domain: None,
         };
-        init(&paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();
-        Stores { root, paths }
+        init(&self.paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();
     }
 
     /// A file beside the stores.

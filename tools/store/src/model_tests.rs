@@ -19,7 +19,7 @@ use crate::store::{self, Kind, NewStore, OpenError};
 use crate::verify::{VerifyOptions, verify};
 
 const SEEDS_DEFAULT: u64 = 200;
-const OPERATIONS: usize = 14;
+const OPERATIONS: usize = 20;
 
 /// What a reader is told of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +63,10 @@ struct History {
     puts: u64,
     /// The last operation that was acknowledged.
     current: Version,
-    /// Operations since then that were killed or failed: each may have happened.
+    /// Operations since then that were killed: each may have happened.
     maybe: Vec<Version>,
+    /// Whether a disk was replaced since the first of them.
+    replaced: bool,
     told: Vec<String>,
 }
 
@@ -90,7 +92,7 @@ impl History {
         let mut random = Random(seed);
         let codes = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)];
         let (data, parity) = codes[random.below(codes.len())];
-        let count = usize::from(data + parity) + random.below(3);
+        let count = usize::from(data + parity) + random.below(5);
         let root = root.join("stores");
         fs::create_dir(&root).unwrap();
         let stores: Vec<PathBuf> = (0..count).map(|i| root.join(i.to_string())).collect();
@@ -113,6 +115,7 @@ impl History {
                 needed: 1,
             },
             maybe: Vec::new(),
+            replaced: false,
             told: vec![format!("{data}+{parity} in {count} stores")],
             stores,
         }
@@ -120,13 +123,14 @@ impl History {
 
     fn step(&mut self) {
         match self.random.below(100) {
-            0..30 => self.put(false),
-            30..40 => self.put(true),
-            40..52 => self.remove(false),
-            52..57 => self.remove(true),
-            57..72 => self.repair(),
-            72..83 => self.take_away(),
-            83..95 => self.bring_back(),
+            0..28 => self.put(false),
+            28..38 => self.put(true),
+            38..46 => self.remove(false),
+            46..52 => self.remove(true),
+            52..62 => self.repair(),
+            62..80 => self.take_away(),
+            80..90 => self.bring_back(),
+            90..95 => self.swap(),
             _ => self.replace(),
         }
         self.check();
@@ -213,6 +217,10 @@ impl History {
             return self.told.push(error.to_string());
         }
         let generation = store::scan(&self.stores, &key()).tombstone;
+        if !kill {
+            let written = self.stores.len() - self.away.len();
+            assert!(written > self.parity.into(), "history {:#?}", self.told);
+        }
         let version = Version {
             value: Value::Absent,
             generation,
@@ -229,6 +237,7 @@ impl History {
         } else {
             self.current = version;
             self.maybe.clear();
+            self.replaced = false;
         }
     }
 
@@ -277,6 +286,7 @@ impl History {
                 self.current = now.last().expect("one of those that may be").clone();
                 self.current.holders = self.holders(&self.current.clone());
                 self.maybe.clear();
+                self.replaced = false;
             }
         }
     }
@@ -296,6 +306,25 @@ impl History {
             let store = away[self.random.below(away.len())];
             self.back(store);
         }
+    }
+
+    /// Takes all stores that have the current state away but one, and brings the others back: they may have an older one.
+    fn swap(&mut self) {
+        let holders: Vec<usize> = self.current.holders.iter().copied().collect();
+        if holders.is_empty() {
+            return;
+        }
+        let stays = holders[self.random.below(holders.len())];
+        for store in 0..self.stores.len() {
+            let goes = store != stays && holders.contains(&store);
+            if goes && self.away.insert(store) {
+                let path = &self.stores[store];
+                fs::rename(path, path.with_extension("away")).unwrap();
+            } else if !goes && self.away.contains(&store) {
+                self.back(store);
+            }
+        }
+        self.told.push(format!("only {:?} are away", self.away));
     }
 
     fn back(&mut self, store: usize) {
@@ -320,6 +349,7 @@ impl History {
             domain: None,
         };
         store::init(&others.map(new).collect::<Vec<_>>(), true).unwrap();
+        self.replaced |= !self.maybe.is_empty();
         self.current.holders.remove(&store);
         for version in &mut self.maybe {
             version.holders.remove(&store);
@@ -355,8 +385,8 @@ impl History {
         let told = self.read();
         let possible = [&self.current].into_iter().chain(&self.maybe);
         let may = |value: Value| possible.clone().any(|version| version.value == value);
-        // What interrupted operations left decides, where something is away or lost.
-        let disturbed = !self.maybe.is_empty();
+        // An interrupted operation may have been decided, and too little of it be here.
+        let disturbed = !self.maybe.is_empty() && (!self.away.is_empty() || self.replaced);
         let right = match told {
             Some(value) if may(value) => true,
             // An older state: only where nothing of the current one is left to tell.

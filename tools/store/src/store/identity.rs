@@ -134,6 +134,9 @@ pub enum StoreError {
         .0.display(), .1.display()
     )]
     Sets(PathBuf, PathBuf),
+    /// None of the stores can be read: a mistyped path is more likely than so many lost disks.
+    #[error("none of the stores can be read; the first is {0}")]
+    NoneHere(Box<StoreError>),
     /// It can't be read or written.
     #[error(transparent)]
     File(#[from] FileError),
