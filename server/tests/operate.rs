@@ -408,11 +408,11 @@ fn errors_in_the_file_name_the_line() {
         ("cores = \"many\"\n", &["line 1", "cores"]),
         ("io = \"magic\"\n", &["magic", "`auto`, `uring`, `epoll`"]),
         ("head_timeout = \"soon\"\n", &["head_timeout"]),
-        ("listen = 8080\n", &["listen"]),
+        ("listen = true\n", &["listen"]),
         ("pool_buffers = -1\n", &["pool_buffers", "-1"]),
         (
             "pool_buffers = 0\nstore = [\"/x\"]\n",
-            &["pool-buffers", "between"],
+            &["line 1", "pool_buffers = 0", "between"],
         ),
         ("cores = \n", &["line 1"]),
         ("[server]\ncores = 1\n", &["server"]),

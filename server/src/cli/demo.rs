@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use decode_kernel::share::{Digest, Key};
+use penstock::config::address::Address;
 use penstock::config::{Options, Settings};
 use penstock::control;
 use penstock_store::put::{self, Placement, PutOptions};
@@ -19,7 +20,7 @@ pub(super) struct Arguments {
     dir: Option<PathBuf>,
     /// Where to serve it [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
+    listen: Option<Address>,
 }
 
 const DATA: u16 = 4;
@@ -50,7 +51,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = Options {
         store: stores,
         listen: arguments.listen,
-        admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()),
         ..Options::default()
     };
     let settings = Settings::new(options, super::serve::cores())?;

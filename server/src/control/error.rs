@@ -1,11 +1,11 @@
 //! Why the server could not start or go on.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use penstock_store::StoreError;
 
+use crate::config::address::{Address, FORMS};
 use crate::io::ProbeError;
 use crate::memory::plan::PlanRefusal;
 
@@ -33,7 +33,17 @@ pub enum ServeError {
         /// Which listener.
         what: &'static str,
         /// Its address.
-        address: SocketAddr,
+        address: Address,
+        /// Why.
+        error: io::Error,
+    },
+    /// The name of an address to listen on can't be resolved.
+    #[error("cannot resolve {address} ({what}): {error}; the forms are {FORMS}")]
+    Resolve {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        address: Address,
         /// Why.
         error: io::Error,
     },
