@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use penstock_store::StoreError;
 
+use super::memory_limit::MemoryRefusal;
 use crate::config::address::{Address, FORMS};
 use crate::io::ProbeError;
 use crate::memory::plan::PlanRefusal;
@@ -47,6 +48,9 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// The declared memory is more than there is.
+    #[error(transparent)]
+    Memory(#[from] MemoryRefusal),
     /// The declared memory is too small for the settings.
     #[error(transparent)]
     Plan(#[from] PlanRefusal),

@@ -20,6 +20,7 @@ mod cores;
 mod error;
 mod listeners;
 pub mod logging;
+pub mod memory_limit;
 pub mod preflight;
 mod signals;
 pub mod worker;
