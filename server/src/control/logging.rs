@@ -3,6 +3,7 @@
 //! A core hands its lines to a bounded queue and goes on. What does not fit, or can't be written because the reader of
 //! standard error is gone, is dropped and counted: no reader of the log may hold up or end a download.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,15 @@ pub fn start() -> (NonBlocking, LogThread) {
     (writer, LogThread { _guard: guard })
 }
 
+/// Whether log lines have colours: on a terminal that knows them, unless the user wants none (<https://no-color.org>).
+/// `variable` is the environment.
+pub fn wants_colours(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let unwanted = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    // As progress bars have it: without TERM nothing is known of the terminal.
+    let unable = variable("TERM").is_none_or(|term| term == "dumb");
+    terminal && !unwanted && !unable
+}
+
 /// Lines that were dropped since the start.
 pub fn dropped_lines() -> u64 {
     let queue = QUEUE.get().map_or(0, ErrorCounter::dropped_lines);
@@ -52,5 +62,29 @@ impl Write for StandardError {
     fn flush(&mut self) -> io::Result<()> {
         // Standard error is not buffered.
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_users_want_them() {
+        let wants = |terminal, variables: &[(&str, &str)]| {
+            wants_colours(terminal, |name| {
+                let mut all = variables.iter();
+                all.find(|(known, _)| *known == name)
+                    .map(|(_, value)| value.into())
+            })
+        };
+        let xterm = ("TERM", "xterm-256color");
+        assert!(wants(true, &[xterm]));
+        assert!(wants(true, &[xterm, ("NO_COLOR", "")]));
+        assert!(!wants(true, &[xterm, ("NO_COLOR", "1")]));
+        assert!(!wants(true, &[xterm, ("NO_COLOR", "0")]));
+        assert!(!wants(true, &[("TERM", "dumb")]));
+        assert!(!wants(true, &[]));
+        assert!(!wants(false, &[xterm]));
     }
 }
