@@ -132,7 +132,12 @@ impl File<'_> {
             let at = error.span().unwrap_or_default().start;
             let entry = entries.iter().find(|(_, _, value)| value.contains(&at));
             match entry {
-                Some(entry) => self.value(entry, error.message()),
+                Some(entry) => match options::words(&entry.0) {
+                    Some(words) => {
+                        self.value(entry, &format!("not one of `{}`", words.join("`, `")))
+                    }
+                    None => self.value(entry, error.message()),
+                },
                 None => self.syntax(error),
             }
         })
@@ -155,7 +160,7 @@ impl File<'_> {
             place: self.place(place),
             key: key.clone(),
             value: first.chars().take(VALUE_CHARS_MAX).collect(),
-            reason: reason.trim().replace('\n', ", "),
+            reason: reason.to_owned(),
         }
     }
 
@@ -266,8 +271,7 @@ mod tests {
             ),
             (
                 "verify = \"never\"",
-                "FILE, line 1: verify = \"never\": unknown variant `never`, expected `once` or `always`; for \
-                 example: verify = \"once\"",
+                "FILE, line 1: verify = \"never\": not one of `once`, `always`; for example: verify = \"once\"",
             ),
         ] {
             assert_eq!(read(text).unwrap_err(), expected);
@@ -275,7 +279,10 @@ mod tests {
         for (text, words) in [
             ("listen = \"here\"", "the forms are"),
             ("listen = true", "the forms are"),
-            ("io = 5", "for example: io = \"auto\""),
+            (
+                "io = 5",
+                "io = 5: not one of `auto`, `uring`, `epoll`; for example: io = \"auto\"",
+            ),
             ("pool_buffers = -1", "pool_buffers = -1: not a whole number"),
             ("cores = ", "line 1"),
             ("cores = 1\ncores = 2", "line 2"),

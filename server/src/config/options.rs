@@ -182,14 +182,24 @@ pub(super) fn keys() -> Vec<String> {
     arguments().get_arguments().filter_map(key).collect()
 }
 
-/// A value that this key of the TOML file may have.
-pub(super) fn example(name: &str) -> Option<String> {
+/// The words that this key of the TOML file may have, if it has words.
+pub(super) fn words(name: &str) -> Option<Vec<String>> {
     let command = arguments();
     let mut arguments = command.get_arguments();
     let argument = arguments.find(|argument| key(argument).as_deref() == Some(name))?;
-    if let Some(value) = argument.get_possible_values().first() {
-        return Some(format!("\"{}\"", value.get_name()));
+    let words = argument.get_possible_values();
+    let words = words.iter().map(|word| word.get_name().to_owned());
+    Some(words.collect()).filter(|words: &Vec<String>| !words.is_empty())
+}
+
+/// A value that this key of the TOML file may have.
+pub(super) fn example(name: &str) -> Option<String> {
+    if let Some(words) = words(name) {
+        return Some(format!("\"{}\"", words[0]));
     }
+    let command = arguments();
+    let mut arguments = command.get_arguments();
+    let argument = arguments.find(|argument| key(argument).as_deref() == Some(name))?;
     let kind = argument.get_value_names()?.first()?.as_str();
     let value = match (kind, name) {
         ("DIR", _) => "[\"/srv/disk0\", \"/srv/disk1\"]",

@@ -60,8 +60,8 @@ fn listen<T>(
         match &result {
             Err(error) if is_elsewhere(error) => continue,
             Ok(_) if matches!(address, Address::Named { .. }) => tracing::info!(
-                name = %address, address = %candidate, resolved = candidates.len(),
-                "the first address of a name that this machine has: {what} are served there"
+                name = %address, address = %candidate, addresses = candidates.len(),
+                "{what}: listening on the first address of the name that this machine has"
             ),
             _ => {}
         }
