@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
     pub tahoe_segment_max: Option<ByteSize>,
-    /// Address and port for objects: 127.0.0.1:8080, [::1]:8080, localhost:8080, or :8080 for all addresses
+    /// Address and port for objects: 127.0.0.1:8080, localhost:8080, or :8080 for all addresses
     /// [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Address>,
