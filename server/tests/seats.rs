@@ -109,7 +109,9 @@ fn a_crowd_waits(io: Backend) {
     let options = ["--max-connections", "4", "--over-limit", "wait"];
     stores.init();
     stores.put("small.bin", &mut &content[..5000], 4, 4096);
-    [0, 2].map(|lost| stores.remove_store(lost));
+    for lost in [0, 2] {
+        stores.remove_store(lost);
+    }
     let server = Server::start(&stores, io, &[&PATIENT[..], &options].concat());
     let mut clients = admitted(&server, SEATS);
     let mut waiting = Client::connect(server.objects);
