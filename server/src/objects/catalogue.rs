@@ -129,6 +129,10 @@ impl Catalogue {
                 self.objects.borrow_mut().pop(key.as_str());
                 return Err(match error {
                     OpenError::NotFound { .. } => LookupError::NotFound,
+                    OpenError::TooManyOpenFiles { .. } => {
+                        tracing::warn!(key = %key, "{error}");
+                        LookupError::NoOpenFiles
+                    }
                     error => {
                         tracing::error!(key = %key, "{error}");
                         LookupError::TooFewShares

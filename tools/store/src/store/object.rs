@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use decode_kernel::share::{Generation, Header, Key};
+use rustix::process::{Resource, getrlimit};
 
 use super::identity::{Presence, StoreError, presence, refuse_duplicates};
 use super::scan::{Group, OpenShare, Rejected, Scan, scan};
@@ -73,6 +74,22 @@ pub enum OpenError {
         /// The problem of each file and store.
         notes: Vec<String>,
     },
+    /// Its share files could not all be opened, since too many files are open. They are not lost.
+    #[error(
+        "object {object:?}: too many open files: {shares} of its share files are open, {unopened} could not be opened{}; \
+         raise `ulimit -n`",
+        limit.map(|limit| format!(", the limit is {limit}")).unwrap_or_default()
+    )]
+    TooManyOpenFiles {
+        /// The requested key, or the object's directory.
+        object: String,
+        /// Share files that were opened.
+        shares: usize,
+        /// Files and directories that were not.
+        unopened: usize,
+        /// The process's limit on descriptors; `None` if it has none.
+        limit: Option<u64>,
+    },
 }
 
 impl OpenError {
@@ -80,7 +97,7 @@ impl OpenError {
     pub fn is_temporary(&self) -> bool {
         match self {
             OpenError::NotFound { .. } => false,
-            OpenError::Away { .. } => true,
+            OpenError::Away { .. } | OpenError::TooManyOpenFiles { .. } => true,
             OpenError::TooFew { away, .. } | OpenError::Unusable { away, .. } => *away > 0,
         }
     }
@@ -122,6 +139,18 @@ impl Scan {
     pub fn open(self, key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
         pick(self, key, stale).map(opened)
     }
+
+    /// The error if files could not be opened, since too many are open: then nobody knows which shares are lost.
+    pub(crate) fn shortage(&self, object: &str) -> Option<OpenError> {
+        let groups = [&self.groups, &self.undecided, &self.removed];
+        let shares = groups.into_iter().flatten().map(|group| group.shares.len());
+        (self.unopened > 0).then(|| OpenError::TooManyOpenFiles {
+            object: object.to_owned(),
+            shares: shares.sum(),
+            unopened: self.unopened,
+            limit: getrlimit(Resource::Nofile).current,
+        })
+    }
 }
 
 fn opened(group: Group) -> OpenObject {
@@ -138,13 +167,19 @@ fn opened(group: Group) -> OpenObject {
 /// The group that [`open_object`] opens.
 pub(crate) fn choose(stores: &[PathBuf], key: &Key, stale: bool) -> Result<Group, OpenError> {
     let scan = scan(stores, key);
-    for rejected in &scan.rejected {
-        tracing::warn!(key = %key, store = rejected.store, "share not used: {rejected}");
+    // An error lists them itself.
+    if scan.shortage(key.as_str()).is_none() && scan.chosen(stale).is_some() {
+        for rejected in &scan.rejected {
+            tracing::warn!(key = %key, store = rejected.store, "share not used: {rejected}");
+        }
     }
     pick(scan, key, stale)
 }
 
 fn pick(mut scan: Scan, key: &Key, stale: bool) -> Result<Group, OpenError> {
+    if let Some(error) = scan.shortage(key.as_str()) {
+        return Err(error);
+    }
     if let Some(chosen) = scan.chosen(stale) {
         return Ok(scan.groups.swap_remove(chosen));
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use decode_kernel::share::{Generation, Header, HeaderError, Key, PAGE_BYTES, object_dir};
 use rustix::fs::{Advice, fadvise};
+use rustix::io::Errno;
 
 use super::identity::{Presence, presence};
 use super::names::{self, Kind, objects_dir};
@@ -72,6 +73,14 @@ pub enum RejectReason {
     /// A share of some other object.
     #[error("a share of another object, {0:?}")]
     OtherObject(Key),
+}
+
+impl RejectReason {
+    /// Whether this process or the system has too many files open: that says nothing about the file.
+    fn is_descriptor_shortage(&self) -> bool {
+        let shortage = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+        matches!(self, RejectReason::Io(error) if shortage.contains(&error.raw_os_error()))
+    }
 }
 
 /// What one store has of an object.
@@ -345,6 +354,8 @@ pub struct Scan {
     pub(crate) away: Vec<usize>,
     /// The number of all stores.
     pub(crate) stores: usize,
+    /// Files and directories that were not opened, since too many were open. What they hold is not known.
+    pub(crate) unopened: usize,
     /// The fingerprints of all looks, in order.
     fingerprints: Vec<u64>,
     /// The fewest shares of any put, as far as the stores that have nothing of the object tell.
@@ -396,6 +407,10 @@ impl Scan {
             };
             scan.rejected.retain(|rejected| !covered(&rejected.path));
         }
+        let found = scan.rejected.len();
+        scan.rejected
+            .retain(|rejected| !rejected.reason.is_descriptor_shortage());
+        scan.unopened = found - scan.rejected.len();
         scan.rejected.sort_by_key(|rejected| rejected.store);
         for group in &mut groups {
             group
@@ -438,6 +453,7 @@ impl Scan {
             && self.removed.is_empty()
             && self.tombstone.is_none()
             && self.rejected.is_empty()
+            && self.unopened == 0
     }
 
     /// Index in [`Scan::groups`] of the group that a reader uses: the newest, if it has k shares. An older one never
