@@ -13,8 +13,8 @@ use common::{
     Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, served, wait_until,
 };
 use decode_kernel::share::{BLOCKS_OFFSET, Key};
-use penstock_store::Progress;
 use penstock_store::repair::{RepairOptions, repair};
+use penstock_store::{Progress, Walk};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
@@ -300,6 +300,7 @@ fn a_repair_is_noticed(io: Backend) {
     let options = RepairOptions {
         stores: stores.paths.clone(),
         key: Some(Key::new(KEY).unwrap()),
+        walk: Walk::default(),
     };
     let report = repair(&options, &Progress::hidden(), &mut |_, _| {}).unwrap();
     assert!(report.complete(), "{report:?}");

@@ -7,32 +7,69 @@ use penstock::config::values::{BackendChoice, ZeroCopyMode};
 use penstock::control::{backend, preflight};
 use penstock::io::Backend;
 
-use super::serve::Arguments;
+use serde::Serialize;
+
+use super::output::json_document;
+use super::serve;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    serve: serve::Arguments,
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// What JSON has of it.
+#[derive(Serialize)]
+struct Document {
+    /// Whether every check passed.
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+#[derive(Serialize)]
+struct Check {
+    /// What was looked at: `io_uring`, `zero_copy`, `kernel`, `memory`, `machine`, `store` or `node`.
+    check: &'static str,
+    ok: bool,
+    text: String,
+}
 
 /// Exits with 0 if every check passed.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let settings = arguments.settings()?;
-    let mut amiss = 0;
-    let mut say = |good: bool, text: String| {
-        say!("{} {text}", if good { "ok     " } else { "amiss  " });
-        amiss += usize::from(!good);
+    let Arguments { serve, json } = arguments;
+    let settings = serve.settings()?;
+    let mut checks = Vec::new();
+    let mut say = |check: &'static str, ok: bool, text: String| {
+        if !json {
+            say!("{} {text}", if ok { "ok     " } else { "amiss  " });
+        }
+        checks.push(Check { check, ok, text });
     };
 
     let uring = backend::choose_io(BackendChoice::Uring, settings.cores);
     match &uring {
-        Ok(_) => say(true, "io_uring can be used".to_owned()),
+        Ok(_) => say("io_uring", true, "io_uring can be used".to_owned()),
         Err(error) => say(
+            "io_uring",
             false,
             format!("io_uring can't be used, epoll takes its place: {error}"),
         ),
     }
     match backend::choose_zero_copy(ZeroCopyMode::Always, Backend::Uring) {
-        Ok(_) => say(true, "zero-copy sends can be used (SEND_ZC)".to_owned()),
-        Err(why) => say(false, format!("no zero-copy sends: {why}")),
+        Ok(_) => say(
+            "zero_copy",
+            true,
+            "zero-copy sends can be used (SEND_ZC)".to_owned(),
+        ),
+        Err(why) => say("zero_copy", false, format!("no zero-copy sends: {why}")),
     }
     let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
     match Kernel::requested() {
         Ok(kernel) => say(
+            "kernel",
             true,
             format!(
                 "coding kernel {} (available: {})",
@@ -40,31 +77,36 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 kernels.join(", ")
             ),
         ),
-        Err(error) => say(false, error.to_string()),
+        Err(error) => say("kernel", false, error.to_string()),
     }
     match preflight::memory_plan(&settings) {
         Ok(plan) => {
-            say(true, plan.summary());
+            say("memory", true, plan.summary());
             let locked =
                 preflight::locked_memory_advice(&settings, &plan).filter(|_| uring.is_ok());
             for warning in locked
                 .into_iter()
                 .chain(preflight::machine_warnings(&settings, &plan))
             {
-                say(false, warning);
+                say("machine", false, warning);
             }
         }
-        Err(error) => say(false, error.to_string()),
+        Err(error) => say("memory", false, error.to_string()),
     }
     let stores = settings.stores.iter().map(|dir| ("store", dir));
     let nodes = settings.tahoe_nodes.iter().map(|dir| ("node", dir));
     for (what, dir) in stores.chain(nodes) {
         match std::fs::read_dir(dir) {
-            Ok(_) => say(true, format!("{what} {}", dir.display())),
-            Err(error) => say(false, format!("{what} {}: {error}", dir.display())),
+            Ok(_) => say(what, true, format!("{what} {}", dir.display())),
+            Err(error) => say(what, false, format!("{what} {}: {error}", dir.display())),
         }
     }
-    Ok(if amiss == 0 {
+    let ok = checks.iter().all(|check| check.ok);
+    if json {
+        // The status is a finding, also if nobody reads the rest.
+        let _ = json_document(&mut std::io::stdout().lock(), &Document { ok, checks });
+    }
+    Ok(if ok {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

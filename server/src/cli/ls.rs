@@ -3,26 +3,57 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use penstock_store::ls;
+use penstock_store::ls::{self, Listed, LsOptions};
 
-use super::{READER_GONE, Stores};
+use super::Stores;
+use super::output::{json_line, write_all};
 
+/// The list is sorted by key, so it is held in memory: about 200 bytes for each object, and its key.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     stores: Stores,
+    /// Only objects whose keys begin like this
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    prefix: String,
+    /// Show dates, exact sizes, generations and digests
+    #[arg(short, long, conflicts_with = "json")]
+    long: bool,
+    /// Print a JSON object per line
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut out = io::stdout().lock();
-    for listed in ls::ls(&arguments.stores.stores)? {
-        match writeln!(out, "{listed}") {
-            // `ls | head` is nothing to talk about.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return Ok(ExitCode::from(READER_GONE));
-            }
-            result => result?,
-        }
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments {
+        stores,
+        prefix,
+        long,
+        json,
+    } = arguments;
+    let stores = stores.stores;
+    let listing = ls::ls(&LsOptions { stores, prefix })?;
+    for problem in &listing.problems {
+        // Nobody may be there to read it.
+        let _ = writeln!(io::stderr(), "penstock: {problem}");
     }
-    Ok(ExitCode::SUCCESS)
+    if !listing.complete {
+        let text = "penstock: the list may lack objects, and show too few shares of others";
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+    write_all(u8::from(!listing.complete), |out| {
+        for listed in &listing.objects {
+            match listed {
+                _ if json => json_line(out, listed)?,
+                Listed::Object(entry) if long => writeln!(out, "{}", entry.long())?,
+                listed => writeln!(out, "{listed}")?,
+            }
+        }
+        Ok(())
+    })
 }

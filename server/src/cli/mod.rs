@@ -18,16 +18,21 @@ macro_rules! say {
 }
 
 mod demo;
+mod df;
 mod doctor;
 mod get;
 mod inspect;
 mod ls;
+mod metrics_file;
+mod output;
 mod plan;
 mod put;
 mod repair;
 mod serve;
+mod stat;
 mod tahoe;
 mod verify;
+mod walk;
 
 /// Erasure-coded files over HTTP, in memory that does not grow.
 #[derive(Debug, Parser)]
@@ -48,9 +53,19 @@ const INSPECT_STATUS: &str = "Exit status: 0 if all that was read of the share i
      read; 2 if the command line is wrong.";
 const GET_STATUS: &str = "Exit status: 0 if all bytes were written, and verified before; 1 if not; 2 if the command \
      line is wrong; 141, without a message, if the reader of standard output went away.";
-const LS_STATUS: &str = "Exit status: 0 if the stores were listed, missing ones and damaged objects included; 1 if no \
-     store can be read; 2 if the command line is wrong; 141, without a message, if the reader of standard output went \
-     away.";
+const LS_STATUS: &str = "Exit status: 0 if all objects were listed, damaged ones included; 1 if something could not be \
+     read, or so many stores are away that objects may be lacking; 2 if the command line is wrong; 141, without a \
+     message, if the reader of standard output went away.";
+const DF_STATUS: &str = "Exit status: 0 if every store can be read and written; 1 if not; 2 if the command line is \
+     wrong; 141, without a message, if the reader of standard output went away.";
+const STAT_STATUS: &str = "Exit status: 0 if the object has enough shares to be read; 1 if there is no such object; 2 if \
+     the command line is wrong, too few shares are left, or that can't be known; 141, without a message, if the reader \
+     of standard output went away.";
+const VERIFY_STATUS: &str = "Exit status: 0 if all is healthy, in every store; 1 if all that was seen can be read, but \
+     something is damaged or missing, a store included; 2 if the command line is wrong, something can't be read, or it \
+     could not be checked. It is the same if the reader of standard output went away.";
+const REPAIR_STATUS: &str = "Exit status: 0 if every object that was seen is whole now; 1 if not, or if the stores can't \
+     be used; 2 if the command line is wrong. It is the same if the reader of standard output went away.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -65,9 +80,17 @@ enum Command {
     /// List the objects in stores
     #[command(after_help = LS_STATUS)]
     Ls(ls::Arguments),
+    /// Show everything about one object that the headers of its shares tell
+    #[command(after_help = STAT_STATUS)]
+    Stat(stat::Arguments),
+    /// Show how full the stores are, and how evenly the shares lie on them
+    #[command(after_help = DF_STATUS)]
+    Df(df::Arguments),
     /// Check every byte of objects or of a Tahoe-LAFS file, and report damage
+    #[command(after_help = VERIFY_STATUS)]
     Verify(verify::Arguments),
     /// Rebuild missing and damaged shares
+    #[command(after_help = REPAIR_STATUS)]
     Repair(repair::Arguments),
     /// Show what one share file contains
     #[command(after_help = INSPECT_STATUS)]
@@ -77,10 +100,10 @@ enum Command {
     Serve(serve::Arguments),
     /// Show how --memory would be divided among buffers, caches and connections; takes the options of `serve`
     #[command(after_help = PLAN_STATUS)]
-    Plan(serve::Arguments),
+    Plan(plan::Arguments),
     /// Check what the server can use on this machine, and print how to fix what it can't; takes the options of `serve`
     #[command(after_help = DOCTOR_STATUS)]
-    Doctor(serve::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 /// The exit status where the reader of what is written went away, as in `get … | head`: that of a program that the
@@ -133,7 +156,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments)?,
         Command::Put(arguments) => put::run(arguments)?,
         Command::Get(arguments) => return get::run(arguments),
-        Command::Ls(arguments) => return ls::run(&arguments),
+        Command::Ls(arguments) => return ls::run(arguments),
+        Command::Stat(arguments) => return Ok(stat::run(&arguments)),
+        Command::Df(arguments) => return df::run(&arguments),
         Command::Verify(arguments) => return Ok(verify::run(arguments)),
         Command::Repair(arguments) => return repair::run(arguments),
         Command::Inspect(arguments) => return inspect::run(&arguments),

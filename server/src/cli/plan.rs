@@ -1,14 +1,39 @@
 //! `penstock plan`: shows how the declared memory would be divided.
 
 use penstock::control::preflight;
+use penstock::memory::plan::MemoryPlan;
+use serde::Serialize;
 
-use super::serve::Arguments;
+use super::output::json_document;
+use super::serve;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    serve: serve::Arguments,
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// What JSON has of it.
+#[derive(Serialize)]
+struct Document {
+    plan: MemoryPlan,
+    warnings: Vec<String>,
+}
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let settings = arguments.settings()?;
+    let settings = arguments.serve.settings()?;
     let plan = preflight::memory_plan(&settings)?;
+    let warnings = preflight::machine_warnings(&settings, &plan);
+    if arguments.json {
+        // The status is a finding, also if nobody reads the rest.
+        let _ = json_document(&mut std::io::stdout().lock(), &Document { plan, warnings });
+        return Ok(());
+    }
     say!("{plan}");
-    for warning in preflight::machine_warnings(&settings, &plan) {
+    for warning in warnings {
         say!("warning: {warning}");
     }
     Ok(())

@@ -4,34 +4,141 @@ use std::process::ExitCode;
 
 use decode_kernel::share::Key;
 use penstock_store::Progress;
-use penstock_store::repair::{self, RepairOptions};
+use penstock_store::repair::{self, RepairOptions, RepairReport};
+use serde::Serialize;
 
 use super::Stores;
+use super::metrics_file::MetricsFile;
+use super::output::{About, say_about, say_json};
+use super::walk;
 
+/// A run over all objects can be slowed down, and divided among several nights.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     stores: Stores,
+    #[command(flatten)]
+    walk: walk::Arguments,
+    /// Print a JSON object per line: one for each action, and a summary
+    #[arg(long)]
+    json: bool,
     /// The object [default: all of them]
-    #[arg(value_parser = super::key)]
+    #[arg(id = "name", value_name = "KEY", value_parser = super::key)]
     key: Option<Key>,
 }
 
+/// A line of JSON.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Line<'a> {
+    Action {
+        #[serde(flatten)]
+        about: About<'a>,
+        /// What is printed without --json.
+        message: String,
+        #[serde(flatten)]
+        action: &'a repair::Repaired,
+    },
+    Summary {
+        complete: bool,
+        #[serde(flatten)]
+        report: &'a RepairReport,
+    },
+}
+
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let metrics_file = arguments.walk.metrics_file.clone();
+    let mut metrics = MetricsFile::start("repair");
+    let result = repair(arguments);
+    let status = match &result {
+        Ok(report) => {
+            add_metrics(&mut metrics, report);
+            u8::from(!report.complete())
+        }
+        Err(_) => 1,
+    };
+    let written = metrics_file.map_or(Ok(()), |path| metrics.write(&path, status));
+    result?;
+    written?;
+    Ok(ExitCode::from(status))
+}
+
+fn repair(arguments: Arguments) -> anyhow::Result<RepairReport> {
+    let Arguments {
+        stores,
+        walk,
+        json,
+        key,
+    } = arguments;
     let options = RepairOptions {
-        stores: arguments.stores.stores,
-        key: arguments.key,
+        stores: stores.stores,
+        key,
+        walk: walk.walk(),
     };
     let progress = Progress::on_terminal("repair");
-    let report = repair::repair(&options, &progress, &mut |name, repaired| {
+    let result = repair::repair(&options, &progress, &mut |subject, repaired| {
         // Called with the progress bar out of the way.
-        say!("{name}: {repaired}");
-    })?;
+        match json {
+            true => say_json(&Line::Action {
+                about: subject.into(),
+                message: repaired.to_string(),
+                action: &repaired,
+            }),
+            false => say_about(subject, repaired),
+        }
+    });
     drop(progress);
-    say!("{report}");
-    Ok(if report.complete() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let report = result?;
+    match json {
+        true => say_json(&Line::Summary {
+            complete: report.complete(),
+            report: &report,
+        }),
+        false => say!("{report}"),
+    }
+    Ok(report)
+}
+
+fn add_metrics(metrics: &mut MetricsFile, report: &RepairReport) {
+    let RepairReport {
+        healthy,
+        repaired,
+        failed,
+        unreadable,
+        without_redundancy,
+        bad_leaves,
+        shares,
+        bytes,
+        stores_passed_over,
+        unlisted,
+        stopped,
+    } = *report;
+    metrics.add_by(
+        "objects",
+        "Objects that the last run looked at, by health afterwards",
+        "health",
+        &[
+            ("healthy", healthy),
+            ("repaired", repaired),
+            ("damaged", failed.saturating_sub(unreadable)),
+            ("unreadable", unreadable),
+        ],
+    );
+    metrics.add(
+        "objects_without_redundancy",
+        "Objects that still have exactly as many good shares as they need",
+        without_redundancy,
+    );
+    metrics.add("bad_leaves", "Leaves that were bad", bad_leaves);
+    metrics.add("read_bytes", "Bytes of share files that were read", bytes);
+    metrics.add("shares_rebuilt", "Shares that were rebuilt", shares);
+    metrics.add(
+        "stores_missing",
+        "Stores that could not be written: away, without marker or read-only",
+        stores_passed_over,
+    );
+    let help = "Directories that could not be listed";
+    metrics.add("unlisted_directories", help, unlisted);
+    let help = "Whether the last run left objects for the next one";
+    metrics.add("stopped", help, stopped.into());
 }

@@ -1,5 +1,7 @@
 //! The plan of the declared memory: which part goes where, and what does not fit.
 
+use serde::Serialize;
+
 use super::limits::{
     CONNECTION_KERNEL_BYTES, CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES,
     HOT_PART, LISTEN_BACKLOG, PAGE, READAHEAD_BUFFER_BYTES, READAHEAD_BUFFERS_MAX_DEFAULT,
@@ -10,7 +12,7 @@ use super::limits::{
 };
 
 /// What the plan starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Declared {
     /// Memory that the process and its sockets may use, in bytes.
     pub memory_bytes: u64,
@@ -39,7 +41,7 @@ pub struct Declared {
 }
 
 /// Where the declared memory goes. The parts add up to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
     /// What was declared.
     pub declared: Declared,

@@ -6,8 +6,10 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use decode_kernel::share::{BLOCKS_OFFSET, Generation, Header, PAGE_BYTES};
+use decode_kernel::share::{BLOCKS_OFFSET, Generation, Header, Key, PAGE_BYTES};
+use serde::Serialize;
 
+use crate::json;
 use crate::progress::Progress;
 use crate::rows::{Rows, ShareReader};
 use crate::store::{Rejected, Scan};
@@ -15,8 +17,42 @@ use crate::store::{Rejected, Scan};
 /// Bytes of one share that are read at once; one leaf if a leaf is longer.
 const WINDOW_BYTES: u64 = 1 << 20;
 
+/// What a finding or an action is about. Displays as it is printed: a key that could pass for something else is quoted
+/// and escaped. Empty for the stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A store, or what lies in it.
+    Stores,
+    /// The directory below `objects` of an object none of whose shares tells its key.
+    Directory(String),
+    /// An object.
+    Object(Key),
+}
+
+impl Subject {
+    /// The key or the directory as it is; empty for the stores.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Subject::Stores => "",
+            Subject::Directory(dir) => dir,
+            Subject::Object(key) => key.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Stores => Ok(()),
+            Subject::Directory(dir) => f.write_str(dir),
+            Subject::Object(key) => key.fmt(f),
+        }
+    }
+}
+
 /// A finding about one object: damage, or something worth knowing.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
 pub enum Finding {
     /// Leaves that do not match their checksums, or cannot be read.
     BadLeaves {
@@ -25,6 +61,7 @@ pub enum Finding {
         /// Index of its store.
         store: usize,
         /// The share file.
+        #[serde(serialize_with = "json::path")]
         path: PathBuf,
         /// The run of consecutive leaves.
         leaves: Range<u64>,
@@ -39,6 +76,7 @@ pub enum Finding {
         /// Index of its store.
         store: usize,
         /// The share file.
+        #[serde(serialize_with = "json::path")]
         path: PathBuf,
         /// Which page.
         page: u64,
@@ -59,11 +97,13 @@ pub enum Finding {
         /// Which share.
         number: u16,
         /// The second file.
+        #[serde(serialize_with = "json::path")]
         path: PathBuf,
     },
     /// Shares of an older put, which the next repair removes; harmless.
     Older {
         /// Which put.
+        #[serde(serialize_with = "json::text")]
         generation: Generation,
         /// The number of files.
         shares: usize,
@@ -71,6 +111,7 @@ pub enum Finding {
     /// Shares of a put that was not decided: it runs, or was interrupted; harmless.
     Undecided {
         /// Which put.
+        #[serde(serialize_with = "json::text")]
         generation: Generation,
         /// The number of files.
         shares: usize,
@@ -83,6 +124,7 @@ pub enum Finding {
     /// An older put that can be read where the newest can't.
     OlderReadable {
         /// Which put.
+        #[serde(serialize_with = "json::text")]
         generation: Generation,
     },
     /// Too few shares: nothing of the object can be read.
@@ -100,7 +142,33 @@ pub enum Finding {
         range: Range<u64>,
     },
     /// Every leaf matches its checksum, but the object does not match its digest.
-    Digest(String),
+    Digest {
+        /// Both digests.
+        reason: String,
+    },
+    /// A file or directory of a store that is none of its own; harmless.
+    Stray {
+        /// Index of its store.
+        store: usize,
+        /// Its path.
+        #[serde(serialize_with = "json::path")]
+        path: PathBuf,
+    },
+}
+
+impl Finding {
+    /// Whether it is a note, and not damage.
+    pub fn is_note(&self) -> bool {
+        matches!(
+            self,
+            Finding::Copy { .. }
+                | Finding::Older { .. }
+                | Finding::Undecided { .. }
+                | Finding::Removed { .. }
+                | Finding::OlderReadable { .. }
+                | Finding::Stray { .. }
+        )
+    }
 }
 
 impl fmt::Display for Finding {
@@ -167,7 +235,12 @@ impl fmt::Display for Finding {
                 range.start,
                 range.end
             ),
-            Finding::Digest(message) => write!(f, "UNREADABLE: {message}"),
+            Finding::Digest { reason } => write!(f, "UNREADABLE: {reason}"),
+            Finding::Stray { store, path } => write!(
+                f,
+                "note: not of this program, in store {store}: {}",
+                path.display()
+            ),
         }
     }
 }
@@ -253,6 +326,8 @@ pub(crate) struct Checked {
     pub(crate) bad_leaves: u64,
     /// Whether some row has fewer than k good leaves.
     pub(crate) lost: bool,
+    /// The fewest different shares that are good in one row.
+    pub(crate) least: u16,
 }
 
 /// Consecutive leaves that are bad for the same reason.
@@ -280,6 +355,9 @@ pub(crate) fn check_leaves(
         damaged: BTreeSet::new(),
         bad_leaves: 0,
         lost: false,
+        least: readers
+            .chunk_by(|a, b| a.share.number == b.share.number)
+            .count() as u16,
     };
     let mut runs: Vec<Option<BadRun>> = vec![None; readers.len()];
     let mut lost: Option<Range<u64>> = None;
@@ -320,6 +398,8 @@ pub(crate) fn check_leaves(
             }
             progress.add(len as u64);
         }
+        let least = rows.iter().map(|row| row.0);
+        checked.least = least.fold(checked.least, u16::min);
         for (leaf, _) in (first..).zip(&rows).filter(|(_, row)| row.0 < geometry.k()) {
             match &mut lost {
                 Some(run) if run.end == leaf => run.end += 1,

@@ -6,9 +6,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
-use decode_kernel::share::{Header, HeaderError, PAGE_BYTES};
+use decode_kernel::code::CodeKind;
+use decode_kernel::share::{
+    Digest, Generation, Header, HeaderError, Key, LeafChecksum, PAGE_BYTES,
+};
+use serde::{Serialize, Serializer};
 
+use crate::date::rfc3339;
 use crate::error::{During, FileError};
+use crate::json;
 use crate::open::open_regular;
 use crate::progress::Progress;
 use crate::rows::ShareReader;
@@ -112,6 +118,85 @@ pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspect
     })
 }
 
+/// In JSON an inspection is one document.
+impl Serialize for Inspection {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Header {
+            key,
+            content_type,
+            geometry,
+            code,
+            number,
+            leaf_checksum,
+            digest,
+            generation,
+            created,
+        } = &self.header;
+        let document = Document {
+            format: "penstock",
+            good: self.good(),
+            key,
+            content_type,
+            size: geometry.size(),
+            digest,
+            code,
+            k: geometry.k(),
+            n: geometry.n(),
+            number: *number,
+            generation,
+            created: *created,
+            block_bytes: geometry.block_bytes(),
+            tail_block_bytes: geometry.tail_block_bytes(),
+            segments: geometry.segments(),
+            leaves: geometry.leaves(),
+            leaf_bytes: geometry.leaf_bytes(),
+            leaf_checksum,
+            bad_leaves: self.bad_leaves,
+            table_offset: geometry.table_offset(),
+            table_pages: geometry.table_pages(),
+            bad_pages: self.bad_pages,
+            file_bytes: self.file_bytes,
+            expected_file_bytes: geometry.share_file_bytes(),
+        };
+        document.serialize(serializer)
+    }
+}
+
+/// What JSON has of an [`Inspection`].
+#[derive(Serialize)]
+struct Document<'a> {
+    format: &'static str,
+    good: bool,
+    #[serde(serialize_with = "json::key")]
+    key: &'a Key,
+    content_type: &'a str,
+    size: u64,
+    #[serde(rename = "sha256", serialize_with = "json::text")]
+    digest: &'a Digest,
+    #[serde(serialize_with = "json::text")]
+    code: &'a CodeKind,
+    k: u16,
+    n: u16,
+    number: u16,
+    #[serde(serialize_with = "json::text")]
+    generation: &'a Generation,
+    #[serde(serialize_with = "json::date")]
+    created: u64,
+    block_bytes: u32,
+    tail_block_bytes: u32,
+    segments: u64,
+    leaves: u64,
+    leaf_bytes: u32,
+    #[serde(serialize_with = "json::text")]
+    leaf_checksum: &'a LeafChecksum,
+    bad_leaves: Option<u64>,
+    table_offset: u64,
+    table_pages: u64,
+    bad_pages: u64,
+    file_bytes: u64,
+    expected_file_bytes: u64,
+}
+
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Header {
@@ -139,7 +224,8 @@ impl fmt::Display for Inspection {
         writeln!(f, "code          {code}, {k} of {n} shares needed")?;
         writeln!(f, "share         {number} of 0..{n} ({kind})")?;
         writeln!(f, "generation    {generation}")?;
-        writeln!(f, "created       {created} seconds since 1970")?;
+        let created = rfc3339(*created);
+        writeln!(f, "created       {created}")?;
         writeln!(
             f,
             "block         {} bytes, the last {}",

@@ -1,30 +1,36 @@
-//! Objects in directory stores and all operations on their files: [`put`], [`get`], [`ls`], [`verify`], [`repair`],
-//! [`inspect`]. Also Tahoe-LAFS files in the directories of storage nodes ([`tahoe`]).
+//! Objects in directory stores and all operations on their files: [`put`], [`get`], [`ls`], [`stat`], [`df`],
+//! [`verify`], [`repair`], [`inspect`]. Also Tahoe-LAFS files in the directories of storage nodes ([`tahoe`]).
 //!
 //! Formats, codes and checksums are in `decode_kernel`; arguments, output and exit status are in the server's command
 //! line. Every function here blocks. The server opens objects with [`open_object`] on a thread that may block, and then
 //! reads shares and verifies leaves itself.
 
 mod check;
+mod date;
+pub mod df;
 mod error;
 pub mod get;
 pub mod inspect;
+mod json;
 pub mod ls;
 #[cfg(test)]
 mod model_tests;
 mod open;
+mod pace;
 mod progress;
 pub mod put;
 pub mod repair;
 pub mod rm;
 mod rows;
+pub mod stat;
 mod store;
 pub mod tahoe;
 mod temp;
 pub mod verify;
+mod walk;
 mod write;
 
-pub use check::Finding;
+pub use check::{Finding, Subject};
 pub use error::FileError;
 pub use progress::Progress;
 pub use rows::{ReadStats, RowError};
@@ -33,3 +39,4 @@ pub use store::{
     RejectReason, Rejected, Scan, StoreError, check_stores, fingerprint, init, look, open_object,
     presence, refuse_duplicates,
 };
+pub use walk::Walk;

@@ -1,31 +1,170 @@
 //! Ls: lists the objects in the stores, from the headers of their shares.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytesize::ByteSize;
-use decode_kernel::share::Header;
+use decode_kernel::code::CodeKind;
+use decode_kernel::share::{Digest, Generation, Header, Key};
+use serde::Serialize;
 
-use crate::store::{self, Rejected, StoreError};
+use crate::date::rfc3339;
+use crate::error::FileError;
+use crate::json;
+use crate::store::{self, Group, OpenError, Presence, RejectReason, Rejected, StoreError};
+use crate::temp::allow_open_files;
+use crate::walk::{Step, Walk};
+
+/// What to list.
+#[derive(Clone, Debug, Default)]
+pub struct LsOptions {
+    /// All stores that may have shares.
+    pub stores: Vec<PathBuf>,
+    /// Only objects whose keys begin like this.
+    pub prefix: String,
+}
+
+/// How many of an object's shares are left, judged by names and headers alone. Ordered from best to worst.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// All n.
+    Healthy,
+    /// Some are missing, and more than k are there.
+    Degraded,
+    /// Some are missing, and exactly k are there: with the next one the object is lost.
+    AtRisk,
+    /// Fewer than k.
+    Unreadable,
+}
+
+impl Health {
+    pub(crate) fn of(shares: usize, k: u16, n: u16) -> Health {
+        match shares {
+            _ if shares >= usize::from(n) => Health::Healthy,
+            _ if shares > usize::from(k) => Health::Degraded,
+            _ if shares == usize::from(k) => Health::AtRisk,
+            _ => Health::Unreadable,
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+            Health::AtRisk => "at-risk",
+            Health::Unreadable => "unreadable",
+        })
+    }
+}
+
+/// An object, as its headers describe it. Takes about 150 bytes and those of the key. Displays as a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Its name.
+    #[serde(serialize_with = "json::key")]
+    pub key: Key,
+    /// Its bytes.
+    pub size: u64,
+    /// When it was put, in seconds since 1970; in JSON as RFC 3339.
+    #[serde(serialize_with = "json::date")]
+    pub created: u64,
+    /// The code that made its parity.
+    #[serde(serialize_with = "json::text")]
+    pub code: CodeKind,
+    /// Shares that are needed.
+    pub k: u16,
+    /// Shares that there should be.
+    pub n: u16,
+    /// Different shares that there are.
+    pub shares: usize,
+    /// How many are left.
+    pub health: Health,
+    /// Its media type.
+    #[serde(serialize_with = "json::text")]
+    pub content_type: Arc<str>,
+    /// The digest of its bytes.
+    #[serde(rename = "sha256", serialize_with = "json::text")]
+    pub digest: Digest,
+    /// The put that made it.
+    #[serde(serialize_with = "json::text")]
+    pub generation: Generation,
+    /// Share files of older puts.
+    pub other_puts: usize,
+}
+
+impl Entry {
+    /// The entry as a longer line: with the date, exact bytes, generation and digest.
+    pub fn long(&self) -> impl fmt::Display + '_ {
+        Long(self)
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Entry {
+            key,
+            code,
+            k,
+            n,
+            shares,
+            health,
+            other_puts,
+            ..
+        } = self;
+        let size = ByteSize(self.size).display().iec().to_string();
+        write!(f, "{size:>10}  {health:<10}  {code} {k}+{}", n - k)?;
+        write!(f, "  {shares:>2}/{n} shares  {key}")?;
+        if *other_puts > 0 {
+            write!(f, "  ({other_puts} shares of other puts)")?;
+        }
+        Ok(())
+    }
+}
+
+struct Long<'a>(&'a Entry);
+
+impl fmt::Display for Long<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Entry {
+            key,
+            size,
+            created,
+            code,
+            k,
+            n,
+            shares,
+            health,
+            digest,
+            generation,
+            ..
+        } = self.0;
+        let created = rfc3339(*created);
+        write!(
+            f,
+            "{created}  {size:>14}  {health:<10}  {code} {k}+{}",
+            n - k
+        )?;
+        write!(f, "  {shares:>2}/{n} shares  {generation}  {digest}  {key}")
+    }
+}
 
 /// An object, or the remains of one.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
 pub enum Listed {
-    /// An object with at least one good header.
-    Object {
-        /// The header of the put that a reader would use; of the newest put, if none is readable.
-        header: Header,
-        /// The number of different shares of that put.
-        shares: usize,
-        /// Whether those are at least k.
-        readable: bool,
-        /// Share files of other puts of the key.
-        other_puts: usize,
-    },
+    /// An object with at least one good header: the put that a reader would use; the newest put, if none is readable.
+    Object(Entry),
     /// A directory whose share files all have bad headers, so that its key is unknown.
     Unusable {
         /// The directory below `objects`.
-        dir: String,
+        directory: String,
+        /// [`Health::Unreadable`].
+        health: Health,
         /// The problem of each file.
         rejected: Vec<Rejected>,
     },
@@ -34,37 +173,14 @@ pub enum Listed {
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Listed::Object {
-                header,
-                shares,
-                readable,
-                other_puts,
+            Listed::Object(entry) => entry.fmt(f),
+            Listed::Unusable {
+                directory,
+                health,
+                rejected,
             } => {
-                let Header {
-                    key,
-                    geometry,
-                    code,
-                    generation,
-                    ..
-                } = header;
-                let (k, n) = (geometry.k(), geometry.n());
-                let size = ByteSize(geometry.size()).display().iec().to_string();
-                write!(
-                    f,
-                    "{size:>10}  {code} {k}+{}  {shares:>2}/{n} shares",
-                    n - k
-                )?;
-                write!(f, "  {generation}  {key}")?;
-                if !readable {
-                    write!(f, "  UNREADABLE: {k} shares are needed")?;
-                }
-                if *other_puts > 0 {
-                    write!(f, "  ({other_puts} shares of other puts)")?;
-                }
-                Ok(())
-            }
-            Listed::Unusable { dir, rejected } => {
-                write!(f, "         ?  no usable share in objects/{dir}")?;
+                write!(f, "{:>10}  {health:<10}  no usable share in ", "?")?;
+                write!(f, "objects/{directory}")?;
                 rejected
                     .iter()
                     .try_for_each(|rejected| write!(f, "; {rejected}"))
@@ -73,28 +189,228 @@ impl fmt::Display for Listed {
     }
 }
 
-/// Lists all objects in `stores`, in the order of their keys' hashes. Opens the shares of one
-/// object at a time, reads their headers and closes them. Fails if none of the stores can be read.
-pub fn ls(stores: &[PathBuf]) -> Result<impl Iterator<Item = Listed> + '_, StoreError> {
-    crate::temp::allow_open_files(stores.len());
-    store::check_stores(stores)?;
-    Ok(store::object_dirs(stores).filter_map(move |dir| list_object(stores, dir)))
+/// What a store could not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Its directory.
+    pub store: PathBuf,
+    /// What is wrong, or the first of it.
+    pub reason: String,
+    /// How much more is wrong.
+    pub more: usize,
 }
 
-fn list_object(stores: &[PathBuf], dir: String) -> Option<Listed> {
-    let mut scan = store::scan_dir(stores, &dir, None);
-    let chosen = scan.chosen(false);
-    let Some(group) = scan.groups.get(chosen.unwrap_or(0)) else {
-        // An interrupted put of a new key leaves an empty directory, a removal its tombstone.
-        scan.forget_stores_away();
-        let rejected = scan.rejected;
-        return (!rejected.is_empty()).then_some(Listed::Unusable { dir, rejected });
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.reason)?;
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more in store {}", self.store.display()),
+        }
+    }
+}
+
+/// The objects in the stores.
+#[derive(Debug)]
+pub struct Listing {
+    /// Sorted by key; those without one come last, and not where a prefix was asked for.
+    pub objects: Vec<Listed>,
+    /// Stores that are away, and those that could not be read in part.
+    pub problems: Vec<Problem>,
+    /// Whether no object can be missing in the list, nor a share in its numbers, for a reason that may pass: everything
+    /// could be read, and fewer stores are away than any object has shares.
+    pub complete: bool,
+}
+
+/// Why nothing was listed.
+#[derive(Debug, thiserror::Error)]
+pub enum LsError {
+    /// No store can be read.
+    #[error(transparent)]
+    Stores(#[from] StoreError),
+    /// Too many files are open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Not returned: a walk without cursor writes nothing.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Lists the objects in the stores, sorted by key. Removed objects and puts that are not decided are none. Opens the
+/// shares of one object at a time, reads their headers and closes them. Holds an [`Entry`] for each object: about 200 MB
+/// for a million.
+///
+/// # Errors
+/// If none of the stores can be read, or too many files are open.
+pub fn ls(options: &LsOptions) -> Result<Listing, LsError> {
+    let stores = &options.stores;
+    allow_open_files(stores.len());
+    store::check_stores(stores)?;
+    let mut list = List {
+        stores,
+        prefix: &options.prefix,
+        objects: Vec::new(),
+        unusable: Vec::new(),
+        content_types: HashSet::new(),
+        problems: BTreeMap::new(),
     };
-    let all: usize = scan.groups.iter().map(|group| group.shares.len()).sum();
-    Some(Listed::Object {
-        header: group.header.clone(),
-        shares: group.distinct(),
-        readable: chosen.is_some(),
-        other_puts: all - group.shares.len(),
-    })
+    let walk = Walk::default();
+    walk.go(stores, &walk.pace(), &mut |step| {
+        match step {
+            Step::Object(dir) => list.add(dir)?,
+            Step::Stray(..) => {}
+            Step::Unlisted(rejected) => list.note(&rejected),
+        }
+        Ok::<_, LsError>(())
+    })?;
+    Ok(list.finish())
+}
+
+/// A list that is being made.
+struct List<'a> {
+    stores: &'a [PathBuf],
+    prefix: &'a str,
+    objects: Vec<Entry>,
+    unusable: Vec<Listed>,
+    /// Each once, since most objects share them.
+    content_types: HashSet<Arc<str>>,
+    /// By store: the first problem, and the number of others.
+    problems: BTreeMap<usize, (String, usize)>,
+}
+
+impl List<'_> {
+    fn add(&mut self, dir: &str) -> Result<(), OpenError> {
+        let mut scan = store::scan_dir(self.stores, dir, None);
+        let name = scan.key().map_or(dir, Key::as_str);
+        if let Some(error) = scan.shortage(name) {
+            return Err(error);
+        }
+        // Stores that are away are told once for all objects.
+        scan.forget_stores_away();
+        for rejected in &scan.rejected {
+            if matches!(rejected.reason, RejectReason::Io(_)) {
+                self.note(rejected);
+            }
+        }
+        let Some(group) = scan.groups.get(scan.chosen(false).unwrap_or(0)) else {
+            // An interrupted put of a new key leaves an empty directory, a removal its tombstone.
+            if !scan.rejected.is_empty() && self.prefix.is_empty() {
+                self.unusable.push(Listed::Unusable {
+                    directory: dir.to_owned(),
+                    health: Health::Unreadable,
+                    rejected: scan.rejected,
+                });
+            }
+            return Ok(());
+        };
+        if !group.header.key.as_str().starts_with(self.prefix) {
+            return Ok(());
+        }
+        let all: usize = scan.groups.iter().map(|group| group.shares.len()).sum();
+        let other_puts = all - group.shares.len();
+        let mut content_type = |text: &str| {
+            if let Some(known) = self.content_types.get(text) {
+                return Arc::clone(known);
+            }
+            let new: Arc<str> = text.into();
+            self.content_types.insert(Arc::clone(&new));
+            new
+        };
+        let content_type = content_type(&group.header.content_type);
+        self.objects.push(entry(group, content_type, other_puts));
+        Ok(())
+    }
+
+    fn note(&mut self, rejected: &Rejected) {
+        let text = || (rejected.to_string(), 0);
+        self.problems
+            .entry(rejected.store)
+            .and_modify(|(_, more)| *more += 1)
+            .or_insert_with(text);
+    }
+
+    fn finish(mut self) -> Listing {
+        let mut complete = self.problems.is_empty();
+        let (mut away, mut least) = (0, None::<u16>);
+        for (index, path) in self.stores.iter().enumerate() {
+            match store::presence(path) {
+                Presence::Marked(marker) => {
+                    least = least.into_iter().chain(marker.least_shares).min();
+                }
+                Presence::Unmarked(_) => {}
+                Presence::Absent(error) => {
+                    away += 1;
+                    self.problems.insert(index, (error.to_string(), 0));
+                }
+            }
+        }
+        // As for one object: where the stores don't tell how few shares one has, most of them must be here.
+        complete &= match least {
+            _ if away == 0 => true,
+            Some(least) => away < usize::from(least),
+            None => away * 2 < self.stores.len(),
+        };
+        self.objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let objects = self.objects.into_iter().map(Listed::Object);
+        let problem = |(store, (reason, more)): (usize, _)| Problem {
+            store: self.stores[store].clone(),
+            reason,
+            more,
+        };
+        Listing {
+            objects: objects.chain(self.unusable).collect(),
+            problems: self.problems.into_iter().map(problem).collect(),
+            complete,
+        }
+    }
+}
+
+fn entry(group: &Group, content_type: Arc<str>, other_puts: usize) -> Entry {
+    let Header {
+        key,
+        geometry,
+        code,
+        digest,
+        generation,
+        created,
+        ..
+    } = &group.header;
+    let (k, n, shares) = (geometry.k(), geometry.n(), group.distinct());
+    Entry {
+        key: key.clone(),
+        size: geometry.size(),
+        created: *created,
+        code: *code,
+        k,
+        n,
+        shares,
+        health: Health::of(shares, k, n),
+        content_type,
+        digest: *digest,
+        generation: *generation,
+        other_puts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_follows_from_numbers() {
+        let of = |shares| Health::of(shares, 4, 6);
+        assert_eq!(of(6), Health::Healthy);
+        assert_eq!(of(5), Health::Degraded);
+        assert_eq!(of(4), Health::AtRisk);
+        assert_eq!(of(3), Health::Unreadable);
+        // Without parity nothing is missing, as long as all are there.
+        assert_eq!(Health::of(3, 3, 3), Health::Healthy);
+        assert_eq!(Health::of(2, 3, 3), Health::Unreadable);
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        // A million objects are held at once.
+        assert!(size_of::<Entry>() <= 152, "{}", size_of::<Entry>());
+    }
 }

@@ -17,6 +17,7 @@ use crate::repair::{RepairOptions, repair};
 use crate::rm;
 use crate::store::{self, Kind, NewStore, OpenError};
 use crate::verify::{VerifyOptions, verify};
+use crate::walk::Walk;
 
 const SEEDS_DEFAULT: u64 = 200;
 const OPERATIONS: usize = 20;
@@ -262,6 +263,7 @@ impl History {
         let options = RepairOptions {
             stores: self.stores.clone(),
             key: None,
+            walk: Walk::default(),
         };
         let mut done = Vec::new();
         let report = repair(&options, &Progress::hidden(), &mut |_, event| {
@@ -419,6 +421,7 @@ impl History {
             stores: self.stores.clone(),
             key: None,
             digest: true,
+            walk: Walk::default(),
         };
         let report = verify(&options, &Progress::hidden(), &mut |_, _| {}).unwrap();
         if self.read().is_some() {

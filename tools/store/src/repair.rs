@@ -18,10 +18,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use decode_kernel::share::{Header, Key, object_dir};
+use serde::Serialize;
 
-use crate::check::{check_leaves, missing};
+use crate::check::{Subject, check_leaves, missing};
 use crate::error::{During, FileError};
 use crate::get::read_object;
+use crate::json;
+use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::put::remove_older;
 use crate::rm;
@@ -30,6 +33,7 @@ use crate::store::{
     self, Group, Kind, OpenError, OpenShare, PassedOver, Places, Rejected, Scan, StoreError,
 };
 use crate::temp::{TempFile, allow_open_files, create_dir, is_abandoned, remove_stale, sync_dir};
+use crate::walk::{Step, Walk};
 use crate::write::NewShares;
 
 /// Bytes that k sources and the shares being rebuilt take at once, unless one row of them takes
@@ -45,16 +49,20 @@ pub struct RepairOptions {
     pub stores: Vec<PathBuf>,
     /// One object, or all if `None`.
     pub key: Option<Key>,
+    /// How fast it reads, and how a run over all objects is divided.
+    pub walk: Walk,
 }
 
 /// One action of a repair, or a failed one.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
 pub enum Repaired {
     /// A share is whole again.
     Share {
         /// Which.
         number: u16,
         /// Its path now.
+        #[serde(serialize_with = "json::path")]
         path: PathBuf,
     },
     /// Shares of older puts were removed.
@@ -79,6 +87,8 @@ pub enum Repaired {
     },
     /// A store can't be written.
     PassedOver(PassedOver),
+    /// A directory can't be listed. Objects in it may not have been seen.
+    Unlisted(Rejected),
     /// A share could not be put in place.
     Failed {
         /// Which.
@@ -108,6 +118,7 @@ impl fmt::Display for Repaired {
             }
             Repaired::Removed { files } => write!(f, "removed {files} files of a removed object"),
             Repaired::PassedOver(store) => write!(f, "a store is passed over: {store}"),
+            Repaired::Unlisted(directory) => write!(f, "CANNOT be listed: {directory}"),
             Repaired::Failed { number, reason } => {
                 write!(f, "FAILED to restore share {number}: {reason}")
             }
@@ -117,7 +128,7 @@ impl fmt::Display for Repaired {
 }
 
 /// Totals of a repair.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RepairReport {
     /// Objects that needed nothing.
     pub healthy: u64,
@@ -125,14 +136,28 @@ pub struct RepairReport {
     pub repaired: u64,
     /// Objects that still lack shares, or cannot be read.
     pub failed: u64,
+    /// Those among them that cannot be read.
+    pub unreadable: u64,
+    /// Objects that can be read and still have exactly k good shares. Those that were put without parity are among them.
+    pub without_redundancy: u64,
+    /// Leaves that were bad before.
+    pub bad_leaves: u64,
     /// Shares that were rebuilt.
     pub shares: u64,
+    /// Bytes of share files that were read.
+    pub bytes: u64,
+    /// Stores that could not be written: they are away, have no marker or are read-only.
+    pub stores_passed_over: u64,
+    /// Directories that can't be listed. Objects in them may not have been seen.
+    pub unlisted: u64,
+    /// Whether the run ended before it had visited all objects, since its time or its bytes were used up.
+    pub stopped: bool,
 }
 
 impl RepairReport {
-    /// Whether all objects are whole now.
+    /// Whether all objects that could be seen are whole now, and everything could be listed.
     pub fn complete(&self) -> bool {
-        self.failed == 0
+        self.failed == 0 && self.unlisted == 0
     }
 }
 
@@ -143,11 +168,21 @@ impl fmt::Display for RepairReport {
             repaired,
             failed,
             shares,
+            unlisted,
+            stopped,
+            ..
         } = self;
         write!(
             f,
             "{healthy} healthy, {repaired} repaired, {failed} not repaired; {shares} shares rebuilt"
-        )
+        )?;
+        if *unlisted > 0 {
+            write!(f, "; {unlisted} directories cannot be listed")?;
+        }
+        if *stopped {
+            write!(f, "; the other objects are left for the next run")?;
+        }
+        Ok(())
     }
 }
 
@@ -160,52 +195,80 @@ pub enum RepairError {
     /// The stores can't be used.
     #[error(transparent)]
     Stores(#[from] StoreError),
+    /// The cursor can't be read or written.
+    #[error(transparent)]
+    Cursor(#[from] FileError),
 }
 
-/// Repairs one object or all. Calls `report` with each action and the object's name (the name of
-/// its directory, if no share tells the key; empty for a store). After a failure it continues with the next object.
-/// Takes at most 32 MiB of memory, or two rows if those are longer.
+/// Repairs one object or all. Calls `report` with each action and what it is about. After a failure it continues with
+/// the next object. Takes at most 32 MiB of memory, or two rows if those are longer.
 ///
 /// # Errors
-/// If the stores can't be used, or the object asked for does not exist.
+/// If the stores can't be used, if the object asked for does not exist, if too many files are open, or if the cursor
+/// can't be written.
 pub fn repair(
     options: &RepairOptions,
     progress: &Progress,
-    report: &mut dyn FnMut(&str, Repaired),
+    report: &mut dyn FnMut(&Subject, Repaired),
 ) -> Result<RepairReport, RepairError> {
     let stores = &options.stores;
     allow_open_files(stores.len() * 3);
     store::check_stores(stores)?;
     let places = Places::new(stores)?;
     for store in &places.passed_over {
-        report("", Repaired::PassedOver(store.clone()));
+        report(&Subject::Stores, Repaired::PassedOver(store.clone()));
     }
     for place in &places.open {
         remove_stale(&place.path);
     }
-    let mut sum = RepairReport::default();
+    let mut sum = RepairReport {
+        stores_passed_over: places.passed_over.len() as u64,
+        ..RepairReport::default()
+    };
+    let pace = options.walk.pace();
     let work = Work {
         stores,
         places: &places,
         progress,
+        pace: &pace,
     };
     match &options.key {
         Some(key) => {
             let scan = store::scan(stores, key);
-            if !work.repair_object(scan, key.as_str(), &object_dir(key), &mut sum, report) {
-                return Err(store::choose(stores, key, false)
-                    .map(drop)
-                    .expect_err("nothing there")
-                    .into());
+            let name = Subject::Object(key.clone());
+            if !work.repair_object(scan, name, &object_dir(key), &mut sum, report)? {
+                return Err(match store::choose(stores, key, false) {
+                    Err(error) => error,
+                    // It was put just now.
+                    Ok(_) => OpenError::NotFound {
+                        key: key.clone(),
+                        stores: stores.len(),
+                    },
+                }
+                .into());
             }
         }
         None => {
-            for dir in store::object_dirs(stores) {
-                let scan = store::scan_dir(stores, &dir, None);
-                work.repair_object(scan, &dir, &dir, &mut sum, report);
-            }
+            let complete = options.walk.go(stores, &pace, &mut |step| {
+                match step {
+                    Step::Object(dir) => {
+                        let scan = store::scan_dir(stores, dir, None);
+                        let name = Subject::Directory(dir.to_owned());
+                        work.repair_object(scan, name, dir, &mut sum, report)?;
+                    }
+                    Step::Stray(..) => {}
+                    Step::Unlisted(rejected) => {
+                        sum.unlisted += 1;
+                        let event = Repaired::Unlisted(rejected);
+                        progress.suspend(|| report(&Subject::Stores, event));
+                    }
+                }
+                Ok::<_, RepairError>(())
+            })?;
+            sum.stopped = !complete;
         }
     }
+    sum.bytes = pace.bytes();
     Ok(sum)
 }
 
@@ -214,6 +277,7 @@ struct Work<'a> {
     stores: &'a [PathBuf],
     places: &'a Places,
     progress: &'a Progress,
+    pace: &'a Pace,
 }
 
 impl Work<'_> {
@@ -221,17 +285,20 @@ impl Work<'_> {
     fn repair_object(
         &self,
         mut scan: Scan,
-        name: &str,
+        name: Subject,
         dir: &str,
         sum: &mut RepairReport,
-        report: &mut dyn FnMut(&str, Repaired),
-    ) -> bool {
+        report: &mut dyn FnMut(&Subject, Repaired),
+    ) -> Result<bool, OpenError> {
+        let name = scan.key().cloned().map_or(name, Subject::Object);
+        // A share whose file could not be opened is not lost.
+        if let Some(error) = scan.shortage(name.as_str()) {
+            return Err(error);
+        }
         scan.forget_stores_away();
         if scan.is_empty() {
-            return false;
+            return Ok(false);
         }
-        let key = scan.key().cloned();
-        let name = key.as_ref().map_or(name, Key::as_str);
         let mut done = Done::default();
         let mut report = |event: Repaired| {
             match &event {
@@ -240,7 +307,7 @@ impl Work<'_> {
                 Repaired::PassedOver(_) => {}
                 _ => done.other = true,
             }
-            self.progress.suspend(|| report(name, event));
+            self.progress.suspend(|| report(&name, event));
         };
         // Where there is a newer put, what is older than that is removed once it is whole.
         if let Some(tombstone) = scan.tombstone.filter(|_| scan.groups.is_empty()) {
@@ -262,11 +329,17 @@ impl Work<'_> {
         match scan.chosen(false) {
             Some(chosen) => {
                 let group = scan.groups.swap_remove(chosen);
-                if let Err(reason) = self.repair_group(group, &mut report) {
-                    report(Repaired::Unreadable { reason });
+                let k = group.header.geometry.k();
+                match self.repair_group(group, sum, &mut report) {
+                    Ok(good) => sum.without_redundancy += u64::from(good <= usize::from(k)),
+                    Err(reason) => {
+                        sum.unreadable += 1;
+                        report(Repaired::Unreadable { reason });
+                    }
                 }
             }
             None if there => {
+                sum.unreadable += 1;
                 let notes: Vec<_> = scan.rejected.iter().map(Rejected::to_string).collect();
                 let have = match scan.groups.first() {
                     Some(group) => {
@@ -301,22 +374,30 @@ impl Work<'_> {
             _ => sum.repaired += 1,
         }
         sum.shares += done.shares;
-        true
+        Ok(true)
     }
 
-    /// Makes all shares of the group good. Fails if the group cannot be read, and then nothing was
-    /// written.
-    fn repair_group(&self, group: Group, report: &mut dyn FnMut(Repaired)) -> Result<(), String> {
+    /// Makes all shares of the group good, and returns how many are. Fails if the group cannot be read, and then
+    /// nothing was written.
+    fn repair_group(
+        &self,
+        group: Group,
+        sum: &mut RepairReport,
+        report: &mut dyn FnMut(Repaired),
+    ) -> Result<usize, String> {
         let (header, progress) = (group.header.clone(), self.progress);
         let geometry = header.geometry;
         let pending = group.pending.clone();
         progress.add_len(geometry.share_bytes() * group.shares.len() as u64);
-        let mut rows = Rows::new(group).map_err(|error| error.to_string())?;
+        let rows = Rows::new(group).map_err(|error| error.to_string())?;
+        let mut rows = rows.paced(self.pace);
         let checked = check_leaves(&mut rows, progress, &mut |_| {});
+        sum.bad_leaves += checked.bad_leaves;
         let missing = missing(
             rows.readers.iter().map(|reader| reader.share.number),
             &header,
         );
+        let mut good = usize::from(geometry.n()) - missing.len() - checked.damaged.len();
         let mut whole = true;
         let mut settled = 0;
         for path in &pending {
@@ -341,9 +422,12 @@ impl Work<'_> {
                 report(Repaired::Failed { number, reason });
             });
             progress.add_len(geometry.share_bytes() * targets.len() as u64);
-            for (number, placed) in rebuild(&mut rows, targets, progress) {
+            for (number, placed) in rebuild(&mut rows, targets, progress, self.pace) {
                 match placed {
-                    Ok(path) => report(Repaired::Share { number, path }),
+                    Ok(path) => {
+                        good += 1;
+                        report(Repaired::Share { number, path });
+                    }
                     Err(reason) => {
                         whole = false;
                         report(Repaired::Failed { number, reason });
@@ -357,7 +441,7 @@ impl Work<'_> {
                 report(Repaired::Older { shares });
             }
         }
-        Ok(())
+        Ok(good)
     }
 
     /// The place of each missing or damaged share. A damaged share stays where it is. A missing share
@@ -482,6 +566,7 @@ fn rebuild(
     rows: &mut Rows,
     targets: Vec<Target>,
     progress: &Progress,
+    pace: &Pace,
 ) -> Vec<(u16, Result<PathBuf, String>)> {
     let header = rows.header.clone();
     let Header {
@@ -533,7 +618,7 @@ fn rebuild(
         let placed = match (&failed, temp) {
             (Some(error), _) => Err(error.clone()),
             (None, Err(error)) => Err(error.to_string()),
-            (None, Ok(temp)) => place(temp, &target, &header).map(|()| target.path),
+            (None, Ok(temp)) => place(temp, &target, &header, pace).map(|()| target.path),
         };
         results.push((number, placed));
     }
@@ -541,11 +626,11 @@ fn rebuild(
 }
 
 /// Reads a new share back, then renames it into place.
-fn place(mut temp: TempFile, target: &Target, header: &Header) -> Result<(), String> {
+fn place(mut temp: TempFile, target: &Target, header: &Header, pace: &Pace) -> Result<(), String> {
     // The read back should come from the disk and not from the page cache, where the system follows
     // the advice.
     let _ = rustix::fs::fadvise(temp.file(), 0, None, rustix::fs::Advice::DontNeed);
-    read_back(&temp, target, header)
+    read_back(&temp, target, header, pace)
         .map_err(|what| format!("{}: {what} reads back differently", temp.path().display()))?;
     let dir = target.path.parent().unwrap_or(Path::new("/"));
     create_dir(dir)
@@ -556,7 +641,7 @@ fn place(mut temp: TempFile, target: &Target, header: &Header) -> Result<(), Str
 }
 
 /// Verifies every part of a share that was just written. An error names the bad part.
-fn read_back(temp: &TempFile, target: &Target, header: &Header) -> Result<(), String> {
+fn read_back(temp: &TempFile, target: &Target, header: &Header, pace: &Pace) -> Result<(), String> {
     let number = target.number;
     let (found, file) = store::open_share(temp.path()).map_err(|error| error.to_string())?;
     if found.number != number || !found.same_object(header) {
@@ -568,7 +653,7 @@ fn read_back(temp: &TempFile, target: &Target, header: &Header) -> Result<(), St
         path: temp.path().to_owned(),
         file,
     };
-    let mut reader = ShareReader::new(share, header);
+    let mut reader = ShareReader::new(share, header).paced(pace);
     let geometry = header.geometry;
     let leaf_bytes = u64::from(geometry.leaf_bytes());
     let window = (READ_BACK_BYTES / leaf_bytes).max(1) * leaf_bytes;

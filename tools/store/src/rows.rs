@@ -11,6 +11,7 @@ use decode_kernel::CodeError;
 use decode_kernel::code::{Code, Coder};
 use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, PAGE_BYTES, TablePage};
 
+use crate::pace::Pace;
 use crate::store::{Group, OpenShare};
 
 /// Rebuild plans kept for reuse. Damage that differs from row to row needs more than one.
@@ -78,6 +79,13 @@ impl Rows {
             coder,
             scratch,
         })
+    }
+
+    /// Keeps all reads to this pace.
+    pub(crate) fn paced(mut self, pace: &Pace) -> Rows {
+        let readers = self.readers.into_iter();
+        self.readers = readers.map(|reader| reader.paced(pace)).collect();
+        self
     }
 
     /// Fills `outputs[i]` with `range` of share `wanted[i]` (the numbers differ). Each leaf is verified, or rebuilt
@@ -230,6 +238,7 @@ pub(crate) struct ShareReader {
     page: Box<[u8; PAGE_BYTES]>,
     page_index: Option<u64>,
     page_good: bool,
+    pace: Pace,
 }
 
 impl ShareReader {
@@ -241,7 +250,14 @@ impl ShareReader {
             page: Box::new([0; PAGE_BYTES]),
             page_index: None,
             page_good: false,
+            pace: Pace::default(),
         }
+    }
+
+    /// Keeps its reads to this pace.
+    pub(crate) fn paced(mut self, pace: &Pace) -> ShareReader {
+        self.pace = pace.clone();
+        self
     }
 
     /// Fills `buffer` from `start` in share space. Both ends of the range are ends of leaves. Sets `good[i]` for each
@@ -256,6 +272,7 @@ impl ShareReader {
         let geometry = &header.geometry;
         let leaf_bytes = geometry.leaf_bytes() as usize;
         let offset = BLOCKS_OFFSET + start;
+        self.pace.wait(buffer.len() as u64);
         let all_read = self.share.file.read_exact_at(buffer, offset).is_ok();
         let mut bad = 0;
         for (i, (leaf, good)) in buffer.chunks_mut(leaf_bytes).zip(good).enumerate() {
@@ -277,6 +294,7 @@ impl ShareReader {
         let fresh = self.page_index != Some(index);
         if fresh {
             let offset = header.geometry.table_offset() + index * PAGE_BYTES as u64;
+            self.pace.wait(PAGE_BYTES as u64);
             self.page_good = self
                 .share
                 .file

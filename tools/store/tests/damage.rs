@@ -9,13 +9,13 @@ use std::path::PathBuf;
 
 use common::{CODES, Stores, flip, header, key, noise};
 use decode_kernel::share::{Geometry, Header, Key};
-use penstock_store::Progress;
 use penstock_store::get::{GetError, GetOptions, get};
 use penstock_store::inspect::inspect;
-use penstock_store::ls::{Listed, ls};
+use penstock_store::ls::{self, Listed, LsOptions, ls};
 use penstock_store::put::{PutOptions, put};
 use penstock_store::repair::{RepairError, RepairOptions, repair};
 use penstock_store::verify::{Health, VerifyOptions, verify};
+use penstock_store::{Progress, Walk};
 use proptest::prelude::*;
 
 /// A way to harm one share file.
@@ -352,6 +352,7 @@ fn wrong_bytes_with_right_checksums_are_found_by_the_digest() {
         stores: stores.paths.clone(),
         key: None,
         digest: false,
+        walk: Walk::default(),
     };
     let report = verify(&options, &Progress::hidden(), &mut |_, _| {}).unwrap();
     assert_eq!(
@@ -411,6 +412,7 @@ fn repair_notices_one_directory_under_two_names() {
     let options = RepairOptions {
         stores: vec![stores.paths[0].clone(), stores.paths[1].clone(), again],
         key: None,
+        walk: Walk::default(),
     };
     let error = repair(&options, &Progress::hidden(), &mut |_, _| {}).unwrap_err();
     assert!(error.to_string().contains("the same directory"), "{error}");
@@ -488,8 +490,11 @@ fn old_puts_are_removed_only_when_the_new_one_is_whole() {
 #[test]
 fn objects_and_their_remains_are_listed() {
     let stores = Stores::new(4);
-    assert_eq!(ls(&stores.paths).unwrap().count(), 0);
-    let nowhere = [stores.paths[0].join("nowhere")];
+    assert_eq!(stores.ls().objects.len(), 0);
+    let nowhere = LsOptions {
+        stores: vec![stores.paths[0].join("nowhere")],
+        ..LsOptions::default()
+    };
     assert!(ls(&nowhere).is_err(), "no store can be read");
     stores.put(&noise(70_000, 1), 2, 1);
     let options = PutOptions {
@@ -499,38 +504,29 @@ fn objects_and_their_remains_are_listed() {
     let other = put(&mut &b""[..], &options, &Progress::hidden()).unwrap();
     fs::remove_file(&other.paths[0]).unwrap();
     fs::remove_file(&other.paths[1]).unwrap();
-    let listed: Vec<_> = ls(&stores.paths).unwrap().collect();
+    let listed = stores.ls().objects;
     assert_eq!(listed.len(), 2);
-    for entry in &listed {
-        let Listed::Object {
-            header,
-            shares,
-            readable,
-            other_puts,
-        } = entry
-        else {
-            panic!("{entry:?}")
+    // Sorted by key.
+    for (listed, expected) in listed.iter().zip([
+        ("b.txt", 2, ls::Health::Unreadable),
+        ("dir/key.bin", 3, ls::Health::Healthy),
+    ]) {
+        let Listed::Object(entry) = listed else {
+            panic!("{listed:?}")
         };
-        let expected = if *header.key.as_str() == *"b.txt" {
-            (2, false, 0)
-        } else {
-            (3, true, 0)
-        };
-        assert_eq!((*shares, *readable, *other_puts), expected, "{entry}");
+        assert_eq!((entry.key.as_str(), entry.shares, entry.health), expected);
+        assert!(entry.to_string().ends_with(expected.0), "{entry}");
+        assert!(
+            entry.long().to_string().contains(&entry.digest.to_string()),
+            "{}",
+            entry.long()
+        );
     }
-    let text = listed
-        .iter()
-        .map(|entry| format!("{entry}\n"))
-        .collect::<String>();
-    assert!(
-        text.contains("dir/key.bin") && text.contains("UNREADABLE: 3 shares"),
-        "{text}"
-    );
     // An object without any good header is still listed.
     for path in &other.paths[2..] {
         fs::write(path, "not a share").unwrap();
     }
-    let listed: Vec<_> = ls(&stores.paths).unwrap().collect();
+    let listed = stores.ls().objects;
     assert!(
         listed
             .iter()
@@ -592,6 +588,7 @@ fn a_missing_object_is_an_error() {
         stores: stores.paths.clone(),
         key: Some(absent.clone()),
         digest: true,
+        walk: Walk::default(),
     };
     let error = verify(&options, &Progress::hidden(), &mut |_, _| {})
         .unwrap_err()
@@ -600,12 +597,14 @@ fn a_missing_object_is_an_error() {
     let options = RepairOptions {
         stores: stores.paths.clone(),
         key: Some(absent),
+        walk: Walk::default(),
     };
     let error = repair(&options, &Progress::hidden(), &mut |_, _| {});
     assert!(matches!(error, Err(RepairError::Open(_))));
     let options = RepairOptions {
         stores: vec![stores.root.path().join("nowhere")],
         key: None,
+        walk: Walk::default(),
     };
     let error = repair(&options, &Progress::hidden(), &mut |_, _| {});
     assert!(matches!(error, Err(RepairError::Stores(_))));

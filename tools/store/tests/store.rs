@@ -10,7 +10,7 @@ use decode_kernel::share::{
     object_dir, share_file_name,
 };
 
-use penstock_store::ls::{Listed, ls};
+use penstock_store::ls::{Entry, Listed, LsOptions, ls};
 use penstock_store::{NewStore, OpenError, OpenObject, fingerprint, init, look, open_object};
 
 /// A share of a 1-byte object of 2+1, its one block all zeros.
@@ -168,9 +168,13 @@ fn objects_are_listed_once() {
     let stores = Stores::new(3);
     stores.add(0, "a", 5, 0);
     stores.add(2, "a", 5, 2);
-    let listed: Vec<_> = ls(&stores.1).unwrap().collect();
+    let options = LsOptions {
+        stores: stores.1.clone(),
+        ..LsOptions::default()
+    };
+    let listed = ls(&options).unwrap().objects;
     assert!(
-        matches!(&listed[..], [Listed::Object { shares: 2, .. }]),
+        matches!(&listed[..], [Listed::Object(Entry { shares: 2, .. })]),
         "{listed:?}"
     );
 }

@@ -8,6 +8,7 @@ use crate::get::{GetError, GetOptions, get};
 use crate::repair::{RepairOptions, repair};
 use crate::store::OpenError;
 use crate::verify::{Health, VerifyOptions, verify};
+use crate::walk::Walk;
 
 const STEPS: [Step; 9] = [
     Step::Written,
@@ -127,6 +128,7 @@ fn a_crash_at_any_step_leaves_the_old_object_or_the_new_one() {
         let to_repair = RepairOptions {
             stores: stores.clone(),
             key: key.clone(),
+            walk: Walk::default(),
         };
         let report = repair(&to_repair, &Progress::hidden(), &mut |_, _| {}).unwrap();
         assert!(report.complete(), "{step:?}");
@@ -134,6 +136,7 @@ fn a_crash_at_any_step_leaves_the_old_object_or_the_new_one() {
             stores,
             key,
             digest: true,
+            walk: Walk::default(),
         };
         let report = verify(&to_verify, &Progress::hidden(), &mut |_, _| {}).unwrap();
         assert_eq!(report.health(), Health::Healthy, "{step:?}");
@@ -221,6 +224,7 @@ fn a_store_that_fails_is_made_up_for_later() {
         let to_repair = RepairOptions {
             stores: stores(root.path()),
             key: None,
+            walk: Walk::default(),
         };
         let report = repair(&to_repair, &Progress::hidden(), &mut |_, _| {}).unwrap();
         assert_eq!((report.repaired, report.shares), (1, 1));

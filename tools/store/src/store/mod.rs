@@ -23,7 +23,9 @@ mod places;
 mod scan;
 
 pub use identity::{Id, Marker, NewStore, Presence, StoreError, init, presence, refuse_duplicates};
-pub(crate) use names::{Kind, covers, files, generation_of, object_dirs, objects_dir};
+pub(crate) use names::{
+    Kind, covers, files, generation_of, is_object_dir, list_objects, list_stores, objects_dir,
+};
 pub(crate) use object::choose;
 pub use object::{OpenError, OpenObject, check_stores, open_object};
 pub use places::PassedOver;

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 
 use decode_kernel::share::Key;
 use rustix::fs::{StatVfsMountFlags, statvfs};
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::identity::{
     Id, Marker, Presence, StoreError, presence, read_marker, refuse_duplicates, write_marker,
 };
 use crate::error::{During, FileError};
+use crate::json;
 
 /// Room that is left free in a store, in bytes: for the directories, markers and tombstones of the objects that are
 /// there.
@@ -48,11 +50,12 @@ pub(crate) struct Places {
 }
 
 /// A store that is not written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PassedOver {
     /// Its index in the list of stores.
     pub store: usize,
     /// Its directory.
+    #[serde(serialize_with = "json::path")]
     pub path: PathBuf,
     /// Why, with the path.
     pub reason: String,

@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use decode_kernel::share::{Generation, Header, HeaderError, Key, PAGE_BYTES, object_dir};
 use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
+use serde::Serialize;
 
 use super::identity::{Presence, presence};
 use super::names::{self, Kind, objects_dir};
+use crate::json;
 use crate::open::open_regular;
 
 /// One share of an object, open for reading. Its header was read and its length is right.
@@ -30,13 +32,15 @@ pub struct OpenShare {
 }
 
 /// A share file or a store that could not be used, and why.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Rejected {
     /// Index of the store in the list of stores.
     pub store: usize,
     /// The file, or the directory that could not be listed.
+    #[serde(serialize_with = "json::path")]
     pub path: PathBuf,
     /// The problem.
+    #[serde(serialize_with = "json::text")]
     pub reason: RejectReason,
 }
 

@@ -1,6 +1,7 @@
 //! Inspect: prints what one Tahoe-LAFS share file says about itself. Without a cap it cannot be verified that the share
 //! is what it says; inspect checks that its parts agree with each other.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,8 @@ use decode_kernel::tahoe::{
     CONTAINER_HEADER_BYTES, ChkCap, Container, Hash, Layout, ProvenNodes, Ueb, ueb_hash,
     verify_chain,
 };
+
+use serde::{Serialize, Serializer};
 
 use super::blocks::{Job, check_block, hash_blocks};
 use super::nodes::share_number;
@@ -191,6 +194,78 @@ impl Inspection {
     }
 }
 
+/// In JSON an inspection is one document.
+impl Serialize for Inspection {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let document = Document {
+            format: "tahoe-lafs",
+            good: self.good(),
+            container_version: self.container.version,
+            file_bytes: self.file_bytes,
+            data_bytes: self.container.data_bytes,
+            leases: self.container.leases,
+            number: self.number,
+            layout: self.layout.as_ref().map(|layout| Offsets {
+                version: layout.version,
+                data: layout.data,
+                plaintext_tree: layout.plaintext_tree,
+                ciphertext_tree: layout.ciphertext_tree,
+                block_tree: layout.block_tree,
+                chain: layout.chain,
+                ueb: layout.ueb,
+            }),
+            ueb_hash: self.ueb_hash.as_ref().map(|hash| hex(hash)),
+            ueb: self
+                .ueb
+                .iter()
+                .map(|(key, value)| (&**key, shown(value)))
+                .collect(),
+            bad_blocks: self.bad_blocks,
+            warnings: &self.warnings,
+        };
+        document.serialize(serializer)
+    }
+}
+
+/// What JSON has of an [`Inspection`].
+#[derive(Serialize)]
+struct Document<'a> {
+    format: &'static str,
+    good: bool,
+    container_version: u32,
+    file_bytes: u64,
+    data_bytes: u64,
+    leases: u32,
+    number: Option<u16>,
+    layout: Option<Offsets>,
+    ueb_hash: Option<String>,
+    ueb: BTreeMap<&'a str, String>,
+    bad_blocks: Option<u64>,
+    warnings: &'a [String],
+}
+
+/// Offsets in the share data.
+#[derive(Serialize)]
+struct Offsets {
+    version: u32,
+    data: u64,
+    plaintext_tree: u64,
+    ciphertext_tree: u64,
+    block_tree: u64,
+    chain: u64,
+    ueb: u64,
+}
+
+/// A value of the URI extension block: text where it is short text, else hex.
+fn shown(value: &[u8]) -> String {
+    let text = value.iter().all(|byte| (0x20..0x7f).contains(byte)) && value.len() < 80;
+    if text {
+        String::from_utf8_lossy(value).into()
+    } else {
+        hex(value)
+    }
+}
+
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Container {
@@ -234,12 +309,7 @@ impl fmt::Display for Inspection {
             writeln!(f, "URI extension block, SHA-256d {}:", hex(hash))?;
         }
         for (key, value) in &self.ueb {
-            let text = value.iter().all(|byte| (0x20..0x7f).contains(byte)) && value.len() < 80;
-            let shown = if text {
-                String::from_utf8_lossy(value).into()
-            } else {
-                hex(value)
-            };
+            let shown = shown(value);
             write!(f, "              {key}: {shown}")?;
             match shown.parse() {
                 Ok(size) if key == "size" || key == "segment_size" => {

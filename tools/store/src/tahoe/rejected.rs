@@ -4,15 +4,20 @@ use std::io;
 use std::path::PathBuf;
 
 use decode_kernel::tahoe::{ChainError, ContainerError, LayoutError, UebError};
+use serde::Serialize;
+
+use crate::json;
 
 /// A share file or node that could not be used, and why.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Rejected {
     /// Index of the node in the list of nodes.
     pub node: usize,
     /// The file, or the directory that could not be listed.
+    #[serde(serialize_with = "json::path")]
     pub path: PathBuf,
     /// The problem.
+    #[serde(serialize_with = "json::text")]
     pub reason: RejectReason,
 }
 

@@ -9,11 +9,14 @@ use bytesize::ByteSize;
 use decode_kernel::sha256::Lanes;
 use decode_kernel::tahoe::{Cap, Hash, ProvenNodes};
 
+use serde::Serialize;
+
 use super::blocks::{Fault, Job, check_block, check_ciphertext, hash_blocks};
 use super::get::open_allowed;
 use super::open::{Limits, OpenError, OpenShare, open_quietly};
 use super::reader::Reader;
 use super::rejected::{RejectReason, Rejected};
+use crate::json;
 use crate::progress::Progress;
 use crate::verify::Health;
 
@@ -34,13 +37,15 @@ pub struct VerifyOptions {
 }
 
 /// A finding about the file: damage, or something worth knowing.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
 pub enum Finding {
     /// Damaged blocks of a share, or blocks whose hashes are damaged.
     BadBlocks {
         /// Which share.
         number: u16,
         /// The share file.
+        #[serde(serialize_with = "json::path")]
         path: PathBuf,
         /// The run of consecutive segments.
         segments: Range<u64>,
@@ -52,6 +57,7 @@ pub enum Finding {
         /// Which share.
         number: u16,
         /// The share file.
+        #[serde(serialize_with = "json::path")]
         path: PathBuf,
         /// The run of consecutive segments.
         segments: Range<u64>,
@@ -77,8 +83,16 @@ pub enum Finding {
         /// Which share.
         number: u16,
         /// The second file.
+        #[serde(serialize_with = "json::path")]
         path: PathBuf,
     },
+}
+
+impl Finding {
+    /// Whether it is a note, and not damage.
+    pub fn is_note(&self) -> bool {
+        matches!(self, Finding::Copy { .. })
+    }
 }
 
 impl fmt::Display for Finding {
@@ -129,7 +143,7 @@ impl fmt::Display for Finding {
 }
 
 /// Totals of a verification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     /// The health of the file.
     pub health: Health,

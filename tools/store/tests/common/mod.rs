@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{Header, Key};
 use penstock_store::get::{GetError, GetOptions, GetReport, get};
+use penstock_store::ls::{Listing, LsOptions, ls};
 use penstock_store::put::{Placement, PutOptions, PutReport, put};
 use penstock_store::repair::{RepairOptions, RepairReport, repair};
 use penstock_store::verify::{Health, VerifyOptions, VerifyReport, verify};
-use penstock_store::{NewStore, Progress, init};
+use penstock_store::{NewStore, Progress, Walk, init};
 
 /// Directories `0`, `1`, … as stores.
 pub struct Stores {
@@ -89,6 +90,7 @@ impl Stores {
             stores: self.paths.clone(),
             key: None,
             digest: true,
+            walk: Walk::default(),
         };
         let mut findings = Vec::new();
         let report = verify(&options, &Progress::hidden(), &mut |name, finding| {
@@ -106,12 +108,22 @@ impl Stores {
         let options = RepairOptions {
             stores: self.paths.clone(),
             key: None,
+            walk: Walk::default(),
         };
         let mut done = Vec::new();
         let report = repair(&options, &Progress::hidden(), &mut |name, event| {
             done.push(format!("{name}: {event}"));
         });
         (report.unwrap(), done)
+    }
+
+    /// All objects.
+    pub fn ls(&self) -> Listing {
+        let options = LsOptions {
+            stores: self.paths.clone(),
+            ..LsOptions::default()
+        };
+        ls(&options).unwrap()
     }
 
     /// All files below all stores but their markers, in order.

@@ -1,0 +1,40 @@
+//! `penstock stat`: everything about one object that headers tell.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use decode_kernel::share::Key;
+use penstock_store::stat;
+
+use super::Stores;
+use super::output::{json_document, write_all};
+
+/// Reads headers only: `verify` also reads the bytes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    stores: Stores,
+    /// The object
+    #[arg(value_parser = super::key)]
+    key: Key,
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let Arguments { stores, key, json } = arguments;
+    let result = stat::stat(&stores.stores, key)
+        .map_err(anyhow::Error::from)
+        .and_then(|stat| {
+            write_all(stat.state.exit_code(), |out| match json {
+                true => json_document(out, &stat),
+                false => writeln!(out, "{stat}"),
+            })
+        });
+    // Other commands exit with 1 after an error. Here 1 says that there is no such object.
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "penstock: {error:#}");
+        ExitCode::from(2)
+    })
+}
