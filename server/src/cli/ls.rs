@@ -43,7 +43,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let _ = writeln!(io::stderr(), "penstock: {problem}");
     }
     if !listing.complete {
-        let text = "penstock: the list may lack objects, and show too few shares of others";
+        let text = "penstock: the list may lack objects";
         let _ = writeln!(io::stderr(), "{text}");
     }
     write_all(u8::from(!listing.complete), |out| {

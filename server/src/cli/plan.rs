@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::output::json_document;
 use super::serve;
 
+// The group of the arguments that are flattened into others, or are themselves, would have the same name.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     #[command(flatten)]
     serve: serve::Arguments,

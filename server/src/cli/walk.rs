@@ -7,7 +7,9 @@ use bytesize::ByteSize;
 use penstock_store::Walk;
 
 /// How share files are read.
+// The group of the arguments that are flattened into others, or are themselves, would have the same name.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// Read at most so many bytes of share files per second, as 50MiB/s or 50MiB
     #[arg(long, value_name = "RATE", value_parser = rate)]

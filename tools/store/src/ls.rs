@@ -217,8 +217,8 @@ pub struct Listing {
     pub objects: Vec<Listed>,
     /// Stores that are away, and those that could not be read in part.
     pub problems: Vec<Problem>,
-    /// Whether no object can be missing in the list, nor a share in its numbers, for a reason that may pass: everything
-    /// could be read, and fewer stores are away than any object has shares.
+    /// Whether no object can be missing in the list: everything could be read, and fewer stores are away than any object
+    /// has shares. Shares in stores that are away are missing in the objects' numbers all the same.
     pub complete: bool,
 }
 

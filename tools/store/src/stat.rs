@@ -376,7 +376,10 @@ impl fmt::Display for ObjectStat {
                 health,
                 ..
             } = object;
-            writeln!(f, ", {health}: {shares} of {n} shares, {k} are needed")?;
+            if *health != Health::Unreadable {
+                write!(f, ", {health}")?;
+            }
+            writeln!(f, ": {shares} of {n} shares, {k} are needed")?;
             writeln!(f, "size          {size} bytes")?;
             writeln!(f, "created       {}", rfc3339(*created))?;
             writeln!(f, "content type  {content_type}")?;
