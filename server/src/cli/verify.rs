@@ -131,7 +131,7 @@ fn verify_objects(
         health: report.health(),
         report: &report,
     };
-    say_summary(json, &report, summary);
+    say_summary(json, &report, &summary);
     Ok(report)
 }
 
@@ -152,7 +152,7 @@ fn verify_file(options: &tahoe::VerifyOptions, json: bool) -> anyhow::Result<Hea
     Ok(report.health)
 }
 
-fn say_summary(json: bool, text: impl Display, report: impl Serialize) {
+fn say_summary(json: bool, text: &impl Display, report: &impl Serialize) {
     match json {
         true => say_json(&Line::Summary { report }),
         false => say!("{text}"),

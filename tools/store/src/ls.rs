@@ -170,6 +170,16 @@ pub enum Listed {
     },
 }
 
+impl Listed {
+    /// Its place in the order: objects by key, then what has none.
+    fn place(&self) -> (bool, &str) {
+        match self {
+            Listed::Object(entry) => (false, entry.key.as_str()),
+            Listed::Unusable { directory, .. } => (true, directory),
+        }
+    }
+}
+
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -250,7 +260,6 @@ pub fn ls(options: &LsOptions) -> Result<Listing, LsError> {
         stores,
         prefix: &options.prefix,
         objects: Vec::new(),
-        unusable: Vec::new(),
         content_types: HashSet::new(),
         problems: BTreeMap::new(),
     };
@@ -270,8 +279,7 @@ pub fn ls(options: &LsOptions) -> Result<Listing, LsError> {
 struct List<'a> {
     stores: &'a [PathBuf],
     prefix: &'a str,
-    objects: Vec<Entry>,
-    unusable: Vec<Listed>,
+    objects: Vec<Listed>,
     /// Each once, since most objects share them.
     content_types: HashSet<Arc<str>>,
     /// By store: the first problem, and the number of others.
@@ -295,7 +303,7 @@ impl List<'_> {
         let Some(group) = scan.groups.get(scan.chosen(false).unwrap_or(0)) else {
             // An interrupted put of a new key leaves an empty directory, a removal its tombstone.
             if !scan.rejected.is_empty() && self.prefix.is_empty() {
-                self.unusable.push(Listed::Unusable {
+                self.objects.push(Listed::Unusable {
                     directory: dir.to_owned(),
                     health: Health::Unreadable,
                     rejected: scan.rejected,
@@ -317,7 +325,8 @@ impl List<'_> {
             new
         };
         let content_type = content_type(&group.header.content_type);
-        self.objects.push(entry(group, content_type, other_puts));
+        let entry = entry(group, content_type, other_puts);
+        self.objects.push(Listed::Object(entry));
         Ok(())
     }
 
@@ -350,15 +359,16 @@ impl List<'_> {
             Some(least) => away < usize::from(least),
             None => away * 2 < self.stores.len(),
         };
-        self.objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let objects = self.objects.into_iter().map(Listed::Object);
+        // In place: a million objects are many bytes.
+        self.objects
+            .sort_unstable_by(|a, b| a.place().cmp(&b.place()));
         let problem = |(store, (reason, more)): (usize, _)| Problem {
             store: self.stores[store].clone(),
             reason,
             more,
         };
         Listing {
-            objects: objects.chain(self.unusable).collect(),
+            objects: self.objects,
             problems: self.problems.into_iter().map(problem).collect(),
             complete,
         }
@@ -409,8 +419,8 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_small() {
+    fn what_is_listed_is_small() {
         // A million objects are held at once.
-        assert!(size_of::<Entry>() <= 152, "{}", size_of::<Entry>());
+        assert!(size_of::<Listed>() <= 152, "{}", size_of::<Listed>());
     }
 }
