@@ -20,11 +20,14 @@ macro_rules! say {
 mod demo;
 mod doctor;
 mod get;
+mod init;
 mod inspect;
 mod ls;
 mod plan;
 mod put;
+mod rebalance;
 mod repair;
+mod rm;
 mod serve;
 mod tahoe;
 mod verify;
@@ -40,6 +43,14 @@ pub(crate) struct Arguments {
 // What `--help` says about exit statuses. With clap's 2 for a wrong command line they are all there are.
 const SERVE_STATUS: &str = "Exit status: 0 after SIGTERM or SIGINT, also if bodies were cut off; 1 if the server can't \
      start or go on; 2 if the command line is wrong.";
+const INIT_STATUS: &str = "Exit status: 0 if all are stores now; 1 if one can't be made a store; 2 if the command line \
+     is wrong.";
+const PUT_STATUS: &str = "Exit status: 0 if all files were stored, also if a store is to be repaired afterwards; 1 if \
+     one was not: that object is as it was before; 2 if the command line is wrong.";
+const RM_STATUS: &str = "Exit status: 0 if all were removed; 1 if one was not, or was not there; 2 if the command line \
+     is wrong.";
+const REBALANCE_STATUS: &str = "Exit status: 0 if every share is where it belongs; 1 if one could not be moved, or \
+     nothing could be done; 2 if the command line is wrong.";
 const PLAN_STATUS: &str = "Exit status: 0 if a server with these options would have enough memory; 1 if not, or if a \
      value can't be used; 2 if the command line is wrong.";
 const DOCTOR_STATUS: &str = "Exit status: 0 if every check is ok; 1 if something is amiss, or a value can't be used; 2 \
@@ -57,11 +68,18 @@ enum Command {
     /// Build a small 4+2 store, delete two of its six directories, and serve the rest
     #[command(after_help = SERVE_STATUS)]
     Demo(demo::Arguments),
-    /// Store a file as erasure-coded shares, one per store
+    /// Make directories stores
+    #[command(after_help = INIT_STATUS)]
+    Init(init::Arguments),
+    /// Store files as erasure-coded shares, one per store
+    #[command(after_help = PUT_STATUS)]
     Put(put::Arguments),
     /// Read an object or a Tahoe-LAFS file, rebuilding what is missing
     #[command(after_help = GET_STATUS)]
     Get(get::Arguments),
+    /// Remove objects, so that they stay away
+    #[command(after_help = RM_STATUS)]
+    Rm(rm::Arguments),
     /// List the objects in stores
     #[command(after_help = LS_STATUS)]
     Ls(ls::Arguments),
@@ -69,6 +87,9 @@ enum Command {
     Verify(verify::Arguments),
     /// Rebuild missing and damaged shares
     Repair(repair::Arguments),
+    /// Move shares to the stores where they belong now: after a store was added, or to empty one
+    #[command(after_help = REBALANCE_STATUS)]
+    Rebalance(rebalance::Arguments),
     /// Show what one share file contains
     #[command(after_help = INSPECT_STATUS)]
     Inspect(inspect::Arguments),
@@ -131,11 +152,14 @@ impl Arguments {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Demo(arguments) => demo::run(arguments)?,
-        Command::Put(arguments) => put::run(arguments)?,
+        Command::Init(arguments) => init::run(&arguments)?,
+        Command::Put(arguments) => return put::run(arguments),
+        Command::Rm(arguments) => return rm::run(arguments),
         Command::Get(arguments) => return get::run(arguments),
         Command::Ls(arguments) => return ls::run(&arguments),
         Command::Verify(arguments) => return Ok(verify::run(arguments)),
         Command::Repair(arguments) => return repair::run(arguments),
+        Command::Rebalance(arguments) => return rebalance::run(arguments),
         Command::Inspect(arguments) => return inspect::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments)?,
         Command::Plan(arguments) => plan::run(arguments)?,

@@ -15,6 +15,8 @@ mod model_tests;
 mod open;
 mod progress;
 pub mod put;
+mod rate;
+pub mod rebalance;
 pub mod repair;
 pub mod rm;
 mod rows;

@@ -33,7 +33,7 @@ use decode_kernel::share::{
 use sha2::{Digest as _, Sha256};
 
 use crate::check;
-use crate::error::FileError;
+use crate::error::{FileError, list};
 use crate::progress::Progress;
 use crate::store::{self, Place, Places, Scan, StoreError, Tally};
 use crate::temp::{allow_open_files, remove_stale};
@@ -152,7 +152,7 @@ pub enum PutError {
     #[error(
         "{need} shares need {need} stores, each its own, and {} can be written{}{}",
         match have { 0 => "none".to_owned(), 1 => "only one".to_owned(), have => format!("only {have}") },
-        reasons.iter().map(|reason| format!("; {reason}")).collect::<String>(),
+        list(reasons),
         if *have > usize::from(*data) { "; --min-shares writes fewer now, and a repair adds the others" } else { "" }
     )]
     TooFewStores {

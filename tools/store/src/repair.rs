@@ -469,12 +469,12 @@ struct Done {
     other: bool,
 }
 
-/// A share to rebuild, and its place.
-struct Target {
-    number: u16,
+/// A share to be written, and its place.
+pub(crate) struct Target {
+    pub(crate) number: u16,
     /// The store's directory.
-    root: PathBuf,
-    path: PathBuf,
+    pub(crate) root: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 /// Rebuilds all targets in one pass over the sources. A failing store costs only its own share.
@@ -541,7 +541,7 @@ fn rebuild(
 }
 
 /// Reads a new share back, then renames it into place.
-fn place(mut temp: TempFile, target: &Target, header: &Header) -> Result<(), String> {
+pub(crate) fn place(mut temp: TempFile, target: &Target, header: &Header) -> Result<(), String> {
     // The read back should come from the disk and not from the page cache, where the system follows
     // the advice.
     let _ = rustix::fs::fadvise(temp.file(), 0, None, rustix::fs::Advice::DontNeed);

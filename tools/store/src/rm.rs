@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use decode_kernel::share::{Generation, Key, object_dir};
 
-use crate::error::{During, FileError};
+use crate::error::{During, FileError, list};
 use crate::put::{PutError, new_generation};
 use crate::store::{self, Kind, OpenError, Place, Places, StoreError};
 use crate::temp::{TempFile, create_dir, sync_dir};
@@ -35,7 +35,7 @@ pub(crate) enum Step {
 }
 
 /// What was removed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RmReport {
     /// The number of files.
     pub files: usize,
@@ -56,7 +56,7 @@ pub enum RmError {
     #[error(
         "object {key:?}: its removal must be written to {need} stores, so that it stays away, and only {have} can be \
          written{}",
-        reasons.iter().map(|reason| format!("; {reason}")).collect::<String>()
+        list(reasons)
     )]
     TooFewStores {
         /// Which object.
@@ -74,6 +74,19 @@ pub enum RmError {
     /// Its files could not be removed. It is hidden, and a repair removes them.
     #[error("the object is removed, but not all of its files: {0}; `penstock repair` removes them")]
     Files(FileError),
+}
+
+/// The names of the objects that begin with `prefix`, in order.
+///
+/// # Errors
+/// If no store can be read.
+pub fn with_prefix(stores: &[PathBuf], prefix: &str) -> Result<Vec<Key>, StoreError> {
+    store::check_stores(stores)?;
+    let mut keys: Vec<Key> = store::keys(stores)
+        .filter(|key| key.as_str().starts_with(prefix))
+        .collect();
+    keys.sort();
+    Ok(keys)
 }
 
 /// Removes an object.

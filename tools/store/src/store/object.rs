@@ -6,6 +6,7 @@ use decode_kernel::share::{Generation, Header, Key};
 
 use super::identity::{Presence, StoreError, presence, refuse_duplicates};
 use super::scan::{Group, OpenShare, Rejected, Scan, scan};
+use crate::error::list;
 
 /// The newest put of an object.
 #[derive(Debug)]
@@ -84,22 +85,6 @@ impl OpenError {
             OpenError::TooFew { away, .. } | OpenError::Unusable { away, .. } => *away > 0,
         }
     }
-}
-
-/// Problems that a message names; a wide object on lost disks has hundreds.
-const NOTES_MAX: usize = 8;
-
-/// Formats notes for the end of a message: "; a; b; and 5 more".
-fn list(notes: &[String]) -> String {
-    let mut text: String = notes
-        .iter()
-        .take(NOTES_MAX)
-        .map(|note| format!("; {note}"))
-        .collect();
-    if notes.len() > NOTES_MAX {
-        text += &format!("; and {} more", notes.len() - NOTES_MAX);
-    }
-    text
 }
 
 /// Opens the newest put of `key` in `stores`, one store after the other; `stale` also accepts an older one where too few
