@@ -88,7 +88,7 @@ fn a_file_is_put_and_got() {
     expect(
         on(&stores, "put", &options),
         1,
-        &["7 shares need 7 stores", "6 given"],
+        &["7 shares need 7 stores", "only 4 can be written"],
     );
 }
 
