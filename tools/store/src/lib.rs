@@ -13,6 +13,7 @@ pub mod ls;
 #[cfg(test)]
 mod model_tests;
 mod open;
+mod parallel;
 mod progress;
 pub mod put;
 mod rate;

@@ -617,9 +617,7 @@ impl<'a> Attempt<'a> {
         };
         let enough = |shares: &NewShares| shares.live() >= least;
         if enough(&shares) {
-            for slot in 0..targets.len() {
-                shares.finish(slot, &header);
-            }
+            shares.finish(&header);
         }
         let enough = enough(&shares);
         let mut ready = Vec::new();

@@ -525,9 +525,7 @@ fn rebuild(
         progress.add(len * wanted.len() as u64);
     }
     if failed.is_none() {
-        for index in 0..going.len() {
-            shares.finish(index, &header);
-        }
+        shares.finish(&header);
     }
     for ((number, temp), target) in shares.into_files().zip(going) {
         let placed = match (&failed, temp) {
