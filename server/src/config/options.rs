@@ -15,6 +15,13 @@ pub struct Options {
     /// A store directory; repeat the option for each store. A store holds at most one share of an object
     #[arg(long, value_name = "DIR")]
     pub store: Vec<PathBuf>,
+    /// A store that takes longer for one call is given up, suspended, and tried again in the background [default: 500ms]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "values::time")]
+    pub store_timeout: Option<humantime::Duration>,
+    /// Serve an older put of a key where too few shares of the newest are left
+    #[arg(long)]
+    pub allow_stale: bool,
     /// The directory of a Tahoe-LAFS storage node (or its `storage` or `shares`); repeat the option for each.
     /// Files are served by their read-caps, at /uri/CAP, /file/CAP/@@named=/NAME and /named/CAP/NAME
     #[arg(long, value_name = "DIR")]
@@ -149,6 +156,8 @@ impl Options {
             } else {
                 self.store
             },
+            store_timeout: self.store_timeout.or(file.store_timeout),
+            allow_stale: self.allow_stale || file.allow_stale,
             tahoe_node: if self.tahoe_node.is_empty() {
                 file.tahoe_node
             } else {

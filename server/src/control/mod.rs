@@ -41,13 +41,13 @@ pub struct Addresses {
 
 /// Serves until SIGTERM or SIGINT. `ready` is called once every core serves.
 pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), ServeError> {
-    preflight::check_directories(&settings)?;
     if let Err(error) = decode_kernel::arch::Kernel::requested() {
         return Err(ServeError::Kernel(error.to_string()));
     }
     let plan = preflight::memory_plan(&settings)?;
     tracing::info!("{}", plan.summary());
     preflight::log_advice(&settings, &plan);
+    let stores = preflight::start_stores(&settings)?;
     let backends = Backends::choose(&settings)?;
 
     let options = SocketOptions {
@@ -62,6 +62,7 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         plan,
         Budget::new(plan.credit_bytes),
         Seats::new(plan.connections, settings.connections_per_address_max),
+        stores,
     );
     let (cores, state) = Cores::start(&settings, state, listeners)?;
     admin::start(admin_listener, Arc::clone(&state))

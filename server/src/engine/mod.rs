@@ -7,12 +7,13 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use decode_kernel::code::Coder;
 
 use crate::io::Io;
-use crate::io::Pool;
-use crate::memory::limits::REBUILD_PLANS_MAX;
+use crate::io::{Pool, PoolBuffer};
+use crate::memory::limits::{POOL_PATIENCE, REBUILD_PLANS_MAX};
 use crate::objects::Object;
 use crate::objects::checksums::ChecksumCache;
 use crate::objects::verified::VerifiedLeaves;
@@ -43,11 +44,19 @@ pub struct Engine {
     pub verified: VerifiedLeaves,
     /// Counters.
     pub stats: Arc<CoreStats>,
+    /// How long a store may take for one call.
+    pub timeout: Duration,
 }
 
 impl Engine {
     /// An engine with nothing known yet.
-    pub fn new(io: Io, pool: Pool, verified: VerifiedLeaves, stats: Arc<CoreStats>) -> Engine {
+    pub fn new(
+        io: Io,
+        pool: Pool,
+        verified: VerifiedLeaves,
+        stats: Arc<CoreStats>,
+        timeout: Duration,
+    ) -> Engine {
         Engine {
             io,
             pool,
@@ -55,12 +64,32 @@ impl Engine {
             checksums: ChecksumCache::default(),
             verified,
             stats,
+            timeout,
         }
     }
 
-    /// Gives a share of an object up, since it can't be read: from now on others take its place.
+    /// Takes a pool buffer, waiting for one if none is free.
+    ///
+    /// # Errors
+    /// [`PieceError::NoBuffers`] if reads that hang have all of them.
+    pub async fn take_buffer(&self) -> Result<PoolBuffer, PieceError> {
+        if let Some(buffer) = self.pool.try_take() {
+            return Ok(buffer);
+        }
+        loop {
+            if self.pool.is_exhausted() {
+                return Err(PieceError::NoBuffers);
+            }
+            if let Ok(buffer) = tokio::time::timeout(POOL_PATIENCE, self.pool.take()).await {
+                return Ok(buffer);
+            }
+        }
+    }
+
+    /// Gives a share of an object up, since it can't be read: from now on others take its place. One whose store hangs is
+    /// left alone as long as the store is.
     pub fn give_up(&self, object: &Object, number: ShareNumber, error: &io::Error) {
-        if object.mark_lost(number) {
+        if !read::is_hung(error) && object.mark_lost(number) {
             self.stats.failed_shares.add(1);
             tracing::warn!(
                 key = %object.header().key, share = %number, path = %object.share_path(number),

@@ -10,7 +10,8 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -37,8 +38,28 @@ struct Inner {
     buffers: usize,
     /// Whether it is for direct reads, and so not registered with a ring.
     direct: bool,
-    free: Mutex<Vec<u16>>,
+    free: Mutex<Free>,
     permits: Arc<Semaphore>,
+    /// Buffers of the reserve that may be used and take no other's place.
+    spare: AtomicUsize,
+    reserve: Mutex<Reserve>,
+    /// Buffers that hang and have no replacement.
+    missing: AtomicUsize,
+}
+
+/// Buffers whose memory has to be granted before they are used.
+struct Reserve {
+    /// How many were granted. What was granted once is kept.
+    granted: usize,
+    most: usize,
+    /// Asks for memory for so many in all.
+    grant: Box<dyn FnMut(usize) -> bool + Send>,
+}
+
+struct Free {
+    indices: Vec<u16>,
+    /// Buffers from this one on were never used, and their memory was never touched.
+    untouched: usize,
 }
 
 // SAFETY: `memory` is reached only through windows, each of which owns its part alone; the free list
@@ -61,7 +82,26 @@ impl Pool {
     /// # Panics
     /// If the sizes are not like that. They are settings, and were checked before.
     pub fn new(buffers: usize, buffer_bytes: usize) -> Pool {
-        Pool::allocate(buffers, buffer_bytes, false)
+        Pool::with_reserve(buffers, 0, buffer_bytes, |_| false)
+    }
+
+    /// The same with a reserve, whose buffers take the place of those into which a read was given up, once
+    /// `grant` has said that there is memory for so many of them in all. It is not touched before.
+    ///
+    /// # Panics
+    /// As [`Pool::new`].
+    pub fn with_reserve(
+        buffers: usize,
+        reserve: usize,
+        buffer_bytes: usize,
+        grant: impl FnMut(usize) -> bool + Send + 'static,
+    ) -> Pool {
+        let reserve = Reserve {
+            granted: 0,
+            most: reserve,
+            grant: Box::new(grant),
+        };
+        Pool::allocate(buffers, reserve, buffer_bytes, false)
     }
 
     /// The same, for direct reads ([`Io::start_direct_read`](super::Io::start_direct_read)).
@@ -69,19 +109,25 @@ impl Pool {
     /// # Panics
     /// As [`Pool::new`].
     pub fn for_direct_reads(buffers: usize, buffer_bytes: usize) -> Pool {
-        Pool::allocate(buffers, buffer_bytes, true)
+        let none = Reserve {
+            granted: 0,
+            most: 0,
+            grant: Box::new(|_| false),
+        };
+        Pool::allocate(buffers, none, buffer_bytes, true)
     }
 
-    fn allocate(buffers: usize, buffer_bytes: usize, direct: bool) -> Pool {
+    fn allocate(buffers: usize, reserve: Reserve, buffer_bytes: usize, direct: bool) -> Pool {
+        let all = buffers + reserve.most;
         assert!(
-            buffers > 0 && u16::try_from(buffers).is_ok(),
-            "{buffers} pool buffers"
+            buffers > 0 && u16::try_from(all).is_ok(),
+            "{all} pool buffers"
         );
         assert!(
             buffer_bytes.is_multiple_of(ALIGN) && buffer_bytes > TABLE_PAGE_BYTES,
             "pool buffers of {buffer_bytes} bytes"
         );
-        let bytes = buffers
+        let bytes = all
             .checked_mul(buffer_bytes)
             .expect("the pool's size was checked");
         let huge = direct && bytes >= HUGE_PAGE;
@@ -94,16 +140,22 @@ impl Pool {
         if huge {
             prefer_huge_pages(memory, bytes);
         }
-        // SAFETY: `bytes` bytes were just allocated.
-        unsafe { memory.write_bytes(0, bytes) };
+        // SAFETY: `bytes` bytes were just allocated, and `buffers` is not more than all buffers.
+        unsafe { memory.write_bytes(0, buffers * buffer_bytes) };
         Pool(Arc::new(Inner {
             memory,
             layout,
             buffer_bytes,
             buffers,
             direct,
-            free: Mutex::new((0..buffers as u16).rev().collect()),
+            free: Mutex::new(Free {
+                indices: (0..all as u16).rev().collect(),
+                untouched: buffers,
+            }),
             permits: Arc::new(Semaphore::new(buffers)),
+            spare: AtomicUsize::new(0),
+            reserve: Mutex::new(reserve),
+            missing: AtomicUsize::new(0),
         }))
     }
 
@@ -123,18 +175,51 @@ impl Pool {
     }
 
     fn lease(&self, permit: OwnedSemaphorePermit) -> PoolBuffer {
-        let index = self
-            .0
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = free
+            .indices
             .pop()
-            .expect("as many permits as free buffers");
+            .expect("at least as many free buffers as permits");
+        // Buffers that were never used lie in order at the bottom of the list.
+        if usize::from(index) >= free.untouched {
+            let address = self.address(index.into());
+            // SAFETY: the buffer lies in the allocation, and nobody has it but this call.
+            unsafe { address.write_bytes(0, self.0.buffer_bytes) };
+            free.untouched = usize::from(index) + 1;
+        }
+        drop(free);
         PoolBuffer(Lease {
             pool: self.clone(),
             index,
-            _permit: permit,
+            hangs: Mutex::new(None),
+            permit: Some(permit),
         })
+    }
+
+    /// Whether every buffer hangs and the reserve is used up: nobody knows when there will be one again.
+    pub fn is_exhausted(&self) -> bool {
+        self.0.missing.load(Ordering::Relaxed) >= self.0.buffers
+    }
+
+    /// The number of buffers that hang.
+    pub fn hung_buffers(&self) -> usize {
+        self.0.missing.load(Ordering::Relaxed)
+            + (self.granted() - self.0.spare.load(Ordering::Relaxed))
+    }
+
+    /// Buffers of the reserve that may be used.
+    fn granted(&self) -> usize {
+        self.reserve().granted
+    }
+
+    fn reserve(&self) -> MutexGuard<'_, Reserve> {
+        let reserve = self.0.reserve.lock();
+        reserve.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of buffers with those of the reserve.
+    fn all_buffers(&self) -> usize {
+        self.0.layout.size() / self.0.buffer_bytes
     }
 
     /// The number of buffers.
@@ -173,8 +258,8 @@ impl Pool {
     }
 
     fn address(&self, index: usize) -> *mut u8 {
-        debug_assert!(index < self.0.buffers);
-        // SAFETY: `index` is below the number of buffers, so the offset lies in the allocation.
+        debug_assert!(index < self.all_buffers());
+        // SAFETY: `index` is below the number of all buffers, so the offset lies in the allocation.
         unsafe { self.0.memory.as_ptr().add(index * self.0.buffer_bytes) }
     }
 }
@@ -211,18 +296,71 @@ unsafe impl tokio_uring::buf::IoBufMut for Extent {
 struct Lease {
     pool: Pool,
     index: u16,
+    /// Whether a read into it hangs, and whether a buffer of the reserve has taken its place.
+    hangs: Mutex<Option<bool>>,
     /// Released after `drop` has put the index back.
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Lease {
+    /// A read into this buffer was given up: until it ends, a buffer of the reserve takes its place.
+    fn note_hung(&self) {
+        let pool = &self.pool.0;
+        let mut hangs = self.hangs.lock().unwrap_or_else(PoisonError::into_inner);
+        if hangs.is_some() {
+            return;
+        }
+        let take = |spare: usize| spare.checked_sub(1);
+        let order = Ordering::Relaxed;
+        let mut replaced = pool.spare.fetch_update(order, order, take).is_ok();
+        if !replaced {
+            let mut reserve = self.pool.reserve();
+            let wanted = reserve.granted + 1;
+            if wanted <= reserve.most && (reserve.grant)(wanted) {
+                reserve.granted = wanted;
+                replaced = true;
+            }
+        }
+        *hangs = Some(replaced);
+        if replaced {
+            pool.permits.add_permits(1);
+        } else {
+            pool.missing.fetch_add(1, order);
+        }
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool
-            .0
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(self.index);
+        let pool = &self.pool.0;
+        let mut free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.indices.push(self.index);
+        drop(free);
+        match self.hangs.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            None => {}
+            Some(true) => {
+                // Another has the permit.
+                if let Some(permit) = self.permit.take() {
+                    permit.forget();
+                }
+                pool.spare.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(false) => {
+                pool.missing.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The buffer that a read fills, without keeping it.
+pub(super) struct Filled(Weak<Lease>);
+
+impl Filled {
+    /// The read was given up, and did not end yet: until it does, a buffer of the reserve takes the place of this one.
+    pub(super) fn note_hung(&self) {
+        if let Some(lease) = self.0.upgrade() {
+            lease.note_hung();
+        }
     }
 }
 
@@ -299,9 +437,16 @@ impl Window {
         }
     }
 
-    /// The index of the buffer in a ring that has its pool registered; `None` if that pool never is.
+    /// The index of the buffer in a ring that has its pool registered; `None` if it never is.
     pub(super) fn buffer_index(&self) -> Option<u16> {
-        (!self.lease.pool.0.direct).then_some(self.lease.index)
+        let index = self.lease.index;
+        let pool = &self.lease.pool.0;
+        (!pool.direct && usize::from(index) < pool.buffers).then_some(index)
+    }
+
+    /// Its buffer.
+    pub(super) fn filled(&self) -> Filled {
+        Filled(Arc::downgrade(&self.lease))
     }
 
     /// The window and the padding up to the next one, because a direct read fills whole sectors.
@@ -399,6 +544,38 @@ mod tests {
         windows.clear();
         assert_eq!(pool.free_buffers(), 1);
         assert!(take(&pool).is_some());
+    }
+
+    #[test]
+    fn the_reserve_takes_the_place_of_buffers_that_hang() {
+        let pool = Pool::with_reserve(2, 3, 16 * 1024, |buffers| buffers < 2);
+        assert_eq!((pool.buffers(), pool.free_buffers()), (2, 2));
+        let window = |pool: &Pool| {
+            let (mut windows, _) = take(pool).unwrap().carve(std::iter::once(4096));
+            windows.remove(0)
+        };
+        let (mut first, second) = (window(&pool), window(&pool));
+        assert!(take(&pool).is_none());
+        first.filled().note_hung();
+        first.filled().note_hung();
+        assert_eq!((pool.free_buffers(), pool.hung_buffers()), (1, 1));
+        let mut third = window(&pool);
+        assert!(third.iter().all(|&byte| byte == 0));
+        assert_eq!(third.buffer_index(), None, "it is not registered");
+        first.fill(1);
+        third.fill(3);
+        assert!(first[0] == 1 && third[0] == 3);
+        second.filled().note_hung();
+        assert!(take(&pool).is_none() && !pool.is_exhausted());
+        third.filled().note_hung();
+        assert!(take(&pool).is_none() && pool.is_exhausted());
+        assert_eq!(pool.hung_buffers(), 3);
+        drop((first, second, third));
+        assert_eq!((pool.free_buffers(), pool.hung_buffers()), (2, 0));
+        assert!(!pool.is_exhausted());
+        let all = (take(&pool).unwrap(), take(&pool).unwrap());
+        assert!(take(&pool).is_none());
+        drop(all);
     }
 
     #[test]

@@ -9,6 +9,9 @@ pub enum LookupError {
     /// Stores have shares of it, but fewer good ones than it takes.
     #[error("fewer good shares are left than it takes")]
     TooFewShares,
+    /// Stores that are away may have it, or the shares that it lacks.
+    #[error("stores are away that may have it, or its missing shares")]
+    StoresAway,
     /// A Tahoe-LAFS file whose encoding this server does not accept.
     #[error("its encoding is not accepted")]
     EncodingRefused,

@@ -6,11 +6,12 @@
 use std::cell::Cell;
 use std::hash::Hash;
 use std::rc::Rc;
+use std::time::Duration;
 
 use lru::LruCache;
 
 use super::LookupError;
-use crate::memory::limits::OBJECT_FILES_EXTRA;
+use crate::memory::limits::{OBJECT_FILES_EXTRA, OBJECT_UNUSED};
 
 /// One core's count.
 pub struct OpenFiles {
@@ -76,6 +77,20 @@ impl OpenFiles {
     }
 }
 
+/// Drops what nobody holds and nobody asked for in [`OBJECT_UNUSED`]. `age` says how long ago that was.
+pub fn close_unused<K: Hash + Eq + Clone, V>(
+    known: &mut LruCache<K, Rc<V>>,
+    age: impl Fn(&V) -> Duration,
+) {
+    let from_the_oldest = known.iter().rev();
+    let old = from_the_oldest.take_while(|(_, value)| age(value) >= OBJECT_UNUSED);
+    let unused = old.filter(|(_, value)| Rc::strong_count(value) == 1);
+    let unused: Vec<K> = unused.map(|(key, _)| key.clone()).collect();
+    for key in unused {
+        known.pop(&key);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +118,23 @@ mod tests {
         assert_eq!(keys, [6, 5, 1]);
         drop((used, third, known));
         assert_eq!(all.used(), 0);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_closed_unless_somebody_holds_it() {
+        let mut known: LruCache<u64, Rc<u64>> = LruCache::unbounded();
+        for minutes_ago in [9, 7, 3, 1, 0] {
+            known.put(minutes_ago, Rc::new(minutes_ago));
+        }
+        let held = known.get(&7).cloned();
+        known.promote(&3);
+        known.promote(&1);
+        known.promote(&0);
+        close_unused(&mut known, |&minutes| {
+            Duration::from_secs(60 * minutes).saturating_sub(Duration::from_secs(5))
+        });
+        let keys: Vec<u64> = known.iter().rev().map(|(key, _)| *key).collect();
+        assert_eq!(keys, [7, 1, 0]);
+        drop(held);
     }
 }
