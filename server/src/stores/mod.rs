@@ -8,6 +8,8 @@ pub mod counts;
 pub mod health;
 mod probe;
 mod store;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use health::{Cause, State};

@@ -64,7 +64,8 @@ pub(super) struct Directory;
 
 impl Disk for Directory {}
 
-fn probe(root: &Path, is_node: bool) -> Result<Found, (Cause, String)> {
+/// See [`Disk::probe`].
+pub(super) fn probe(root: &Path, is_node: bool) -> Result<Found, (Cause, String)> {
     let failed = |error: io::Error| {
         let cause = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Cause::Missing,

@@ -227,7 +227,7 @@ impl Stores {
     }
 
     /// Suspends a store whose calls take many times as long as the others'.
-    fn suspend_slow(&self, store: &Store) {
+    pub(super) fn suspend_slow(&self, store: &Store) {
         let typical = store.counts().typical();
         if let Some(took) = typical.filter(|&took| self.is_slow(store, took)) {
             let why = format!("a call takes {} ms", took.as_millis());
