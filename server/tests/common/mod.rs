@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod crowd;
+pub mod faultfs;
 pub mod sockets;
 pub mod stores;
 
