@@ -229,6 +229,14 @@ impl FaultFs {
         }
     }
 
+    /// Mounts the same again at the same place, without its rules, after [`FaultFs::unmount`].
+    ///
+    /// # Errors
+    /// Why it can't be mounted.
+    pub fn mount_again(&self) -> Result<FaultFs, String> {
+        mount(&self.backing, &self.mountpoint)
+    }
+
     fn rule(&self, ops: &[Op], path: Option<&str>, fault: Fault) {
         self.shared.rules.lock().unwrap().push(Rule {
             ops: ops.to_vec(),
