@@ -15,6 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::client::End;
 use common::faultfs::{self, Errno, FaultFs, Op};
 use common::{
     Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, together, wait_until,
@@ -25,7 +26,9 @@ on_both_backends! {
     one_of_six_hangs
     two_of_six_hang
     three_of_six_hang
+    each_kind_of_call_hangs
     reads_fail
+    reads_are_short
     every_call_fails
     read_only_does_not_matter
     a_mount_goes_away
@@ -121,6 +124,16 @@ impl Scene {
         self.disks.iter().for_each(FaultFs::heal);
     }
 
+    /// What hung gives back what it held.
+    fn expect_all_buffers_free(&self) {
+        self.server.wait_for_status("all buffers free", |status| {
+            let totals = &status["totals"];
+            ["pool_buffers", "readahead_buffers"]
+                .iter()
+                .all(|name| totals[*name] == totals[format!("{name}_free")])
+        });
+    }
+
     /// A small object, which must be right and soon here.
     fn expect_small(&self, number: u64) {
         let asked = Instant::now();
@@ -134,7 +147,7 @@ impl Scene {
     /// a key that doesn't exist. All must be answered right and soon.
     fn under_load(&mut self, fault: impl FnOnce(&mut [FaultFs])) {
         const BEFORE: usize = 100;
-        const AFTER: usize = 600;
+        const AFTER: usize = 300;
         let (server, large) = (&self.server, &self.large);
         let mut downloads: Vec<Client> = (0..10).map(|_| begin(server, large)).collect();
         let (answered, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -241,10 +254,13 @@ fn one_of_six_hangs(io: Backend) {
     scene.wait_for(0, false);
     scene.heal();
     scene.wait_for(0, true);
+    scene.expect_all_buffers_free();
     // It is needed now: four of six are left.
     scene.under_load(|disks| disks[1..].iter().for_each(|disk| disk.hang(Op::ALL)));
     assert_eq!(scene.state(0), "serving");
     assert_ne!(scene.state(1), "serving");
+    scene.heal();
+    scene.expect_all_buffers_free();
 }
 
 fn two_of_six_hang(io: Backend) {
@@ -265,7 +281,19 @@ fn three_of_six_hang(io: Backend) {
     let Some(scene) = scene(io, &[0, 3, 5]) else {
         return;
     };
+    let mut downloads: Vec<Client> = (0..4).map(|_| begin(&scene.server, &scene.large)).collect();
     scene.disks.iter().for_each(|disk| disk.hang(Op::ALL));
+    for client in &mut downloads {
+        let asked = Instant::now();
+        let (bytes, end) = client.until_end();
+        assert!(asked.elapsed() < SOON, "after {:?}", asked.elapsed());
+        assert_same(
+            &bytes,
+            &scene.large[READ_FIRST..][..bytes.len()],
+            "until the end",
+        );
+        assert_eq!(end, End::Reset, "it can't be read to the end");
+    }
     // Several at once, as many as are looked up at one time and more.
     together(16, |client| {
         let path = match client % 2 {
@@ -286,6 +314,23 @@ fn three_of_six_hang(io: Backend) {
     assert_eq!(get(scene.server.objects, "/none", &[]).status(), 404);
 }
 
+/// Some calls hang while others go on, as where a disk's cache still answers.
+fn each_kind_of_call_hangs(io: Backend) {
+    let Some(mut scene) = scene(io, &[1, 5]) else {
+        return;
+    };
+    for op in [Op::Read, Op::Lookup, Op::GetAttr, Op::Open, Op::ReadDir] {
+        println!("{op:?} hangs");
+        scene.disks.iter().for_each(FaultFs::evict);
+        scene.under_load(|disks| disks.iter().for_each(|disk| disk.hang(&[op])));
+        scene.heal();
+        for store in [1, 5] {
+            scene.wait_for(store, true);
+        }
+    }
+    scene.expect_all_buffers_free();
+}
+
 fn reads_fail(io: Backend) {
     let Some(mut scene) = scene(io, &[1]) else {
         return;
@@ -293,6 +338,16 @@ fn reads_fail(io: Backend) {
     scene.under_load(|disks| disks[0].fail(&[Op::Read], Errno::EIO));
     scene.heal();
     scene.wait_for(1, true);
+}
+
+fn reads_are_short(io: Backend) {
+    let Some(mut scene) = scene(io, &[0]) else {
+        return;
+    };
+    scene.under_load(|disks| {
+        disks[0].evict();
+        disks[0].truncate_reads(300_000);
+    });
 }
 
 /// As a network file system does whose server forgot everything.
@@ -414,6 +469,13 @@ fn sigterm_while_a_store_hangs(io: Backend) {
     let mut reading = begin(&scene.server, &scene.large);
     let _stalled = begin(&scene.server, &scene.large);
     scene.disks[0].hang(Op::ALL);
+    // Another is looked up.
+    let mut looking = Client::connect(scene.server.objects);
+    looking.ask("GET", "/5", &[]);
+    wait_until(|| match scene.disks[0].hanging() {
+        0 => Err("nothing hangs".to_owned()),
+        _ => Ok(()),
+    });
     scene.server.signal("TERM");
     let told = Instant::now();
     // Whole or cut off: the drain is short.
