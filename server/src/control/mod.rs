@@ -19,6 +19,8 @@ pub mod backend;
 mod cores;
 mod error;
 mod listeners;
+mod log_fields;
+mod log_limit;
 pub mod logging;
 pub mod preflight;
 mod signals;

@@ -333,6 +333,11 @@ pub const TAHOE_SEGMENT_BYTES_MAX_DEFAULT: u64 = 256 << 20;
 
 /// Log lines that wait to be written. Beyond them lines are dropped and counted: no reader of the log may hold up a core.
 pub const LOG_LINES_MAX: usize = 256;
+/// Log lines a minute of one call in the source about things that fail, however many these are. A call that always logs
+/// as much makes 17 MB a day.
+pub const LOG_LINES_A_MINUTE: u32 = 60;
+/// Things that failed of which it is known when they were logged last: 64 bytes each.
+pub const LOG_THINGS_MAX: usize = 1024;
 /// How often a core looks at its deadlines and its control channel, and samples its sockets.
 pub const TICK: Duration = Duration::from_millis(250);
 /// A request head must arrive whole within this time of its first byte (408).

@@ -103,13 +103,22 @@ impl Collector for CoresCollector {
             None,
             MetricType::Gauge,
         )?)?;
-        let dropped = ConstCounter::new(logging::dropped_lines());
-        dropped.encode(encoder.encode_descriptor(
-            "log_lines_dropped",
-            "Log lines that could not be written",
-            None,
-            MetricType::Counter,
-        )?)?;
+        let lines = [
+            (
+                "log_lines_dropped",
+                "Log lines that could not be written",
+                logging::dropped_lines(),
+            ),
+            (
+                "log_lines_left_out",
+                "Log lines left out because the same thing, or very many, failed within a minute",
+                logging::left_out_lines(),
+            ),
+        ];
+        for (name, help, count) in lines {
+            let counter = ConstCounter::new(count);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
         for (name, help, value) in memory::gauges(&self.0) {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
