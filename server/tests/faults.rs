@@ -296,6 +296,7 @@ fn a_repair_is_noticed(io: Backend) {
     stores.corrupt(KEY, 0);
     assert_same(&get(server.objects, PATH, &[]).body, &content, "damaged");
     assert!(server.total("failed_leaves") > 0);
+    stores.init();
     let options = RepairOptions {
         stores: stores.paths.clone(),
         key: Some(Key::new(KEY).unwrap()),

@@ -4,8 +4,9 @@ mod common;
 
 use common::stores::BLOCK;
 use common::{
-    Backend, Client, Noise, PATH, Response, SIZE, Server, Stores, assert_same, served, sha256,
+    Backend, Client, KEY, Noise, PATH, Response, SIZE, Server, Stores, assert_same, served, sha256,
 };
+use decode_kernel::share::{Header, PAGE_BYTES};
 
 on_both_backends! {
     every_size_whole_and_in_parts
@@ -14,6 +15,7 @@ on_both_backends! {
     head_is_get_without_the_body
     entity_tags_and_dates
     if_range_compares_the_version_of_the_client
+    an_object_of_the_future_was_modified_now
     one_connection_serves_many_requests
     pipelined_requests_are_answered_in_order
     connections_end_when_asked
@@ -220,6 +222,26 @@ fn if_range_compares_the_version_of_the_client(io: Backend) {
         };
         assert_same(&answer.body, wanted, &condition);
     }
+}
+
+/// The clock of the machine that put it was ahead.
+fn an_object_of_the_future_was_modified_now(io: Backend) {
+    let stores = Stores::new(6);
+    stores.put_bytes(b"from the future");
+    for store in 0..6 {
+        let share = stores.share(KEY, store);
+        let mut bytes = std::fs::read(&share).unwrap();
+        let mut header = Header::decode(&bytes[..PAGE_BYTES]).unwrap();
+        header.created += 10 * 365 * 86_400;
+        bytes[..PAGE_BYTES].copy_from_slice(&header.encode()[..]);
+        std::fs::write(&share, bytes).unwrap();
+    }
+    let server = Server::start(&stores, io, &[]);
+    let mut client = Client::connect(server.objects);
+    let answer = client.request("GET", PATH, &[]);
+    assert_eq!(answer.text(), "from the future");
+    let date = answer.field("Date").expect("every response has one");
+    assert_eq!(answer.field("Last-Modified"), Some(date));
 }
 
 fn one_connection_serves_many_requests(io: Backend) {

@@ -214,11 +214,25 @@ fn outside_quotes(line: &str) -> String {
     bare
 }
 
+/// A key with a space once forged a field of a log line, and one with U+202E turned the line round.
+fn a_key_in_the_log_is_one_value(io: Backend) {
+    let stores = Stores::new(4);
+    let key = "a status=200 \u{202e}b";
+    stores.put(key, &mut &b"bytes"[..], 4, 4096);
+    let server = Server::start(&stores, io, &[]);
+    stores.remove_store(3);
+    let path = "/a%20status=200%20%E2%80%AEb";
+    assert_eq!(get(server.objects, path, &[]).status(), 500);
+    server.wait_for_log("key=\"a status=200 \\u{202e}b\"");
+    assert!(!server.log().contains('\u{202e}'), "{}", server.log());
+}
+
 on_both_backends! {
     a_broken_object_gives_a_handful_of_lines
     many_broken_objects_stay_within_the_bound
     keys_that_do_not_exist_give_no_lines
     a_key_forges_no_field_and_no_line
+    a_key_in_the_log_is_one_value
     a_reader_that_is_gone_ends_no_request_and_no_drain
     a_reader_that_stalls_holds_up_no_request
 }

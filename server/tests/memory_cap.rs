@@ -91,8 +91,8 @@ fn more_than_the_data_limit(io: Backend) {
     }
     put_through_pipe(bounded(&put_command(&stores)), &noise);
 
-    // More is declared than the limit: the buffers for readahead and the rebuilt blocks would take most of it. The
-    // cgroup below bounds the former too, and some of the latter.
+    // More is declared than the limit, which the server doesn't ask for: the buffers for readahead and the rebuilt blocks
+    // would take most of it.
     let options = ["--read-ahead", "0", "--rebuilt-blocks", "0"];
     let serve = Server::command(&stores, io, &options);
     let server = Server::launch(bounded(&serve))
@@ -171,7 +171,15 @@ fn more_than_the_cgroup(io: Backend) {
     assert_eq!(put_group.killed(), 0);
 
     let group = Cgroup::new(&format!("serve-{io}"), LIMIT_BYTES).unwrap();
-    let serve = Server::command(&stores, io, &["--rebuilt-blocks", "4MiB"]);
+    // The default is more than the group allows, and so is refused.
+    let greedy = Server::command(&stores, io, &[]);
+    let error = Server::launch(group.bounded(&greedy)).err().unwrap();
+    let limit = group.0.join("memory.");
+    for words in ["--memory 512MiB", limit.to_str().unwrap(), "allows 64MiB"] {
+        assert!(error.contains(words), "no {words:?} in {error}");
+    }
+    let declared = LIMIT_BYTES.to_string();
+    let serve = Server::command(&stores, io, &["--memory", &declared, "--cores", "1"]);
     let server = Server::launch(group.bounded(&serve))
         .unwrap_or_else(|error| panic!("the server did not start in {LIMIT_BYTES} bytes: {error}"));
     let members = fs::read_to_string(group.0.join("cgroup.procs")).unwrap();

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 
 use common::{
@@ -384,6 +384,35 @@ fn errors_at_start_name_the_problem() {
             &["serve", "--store", store, "--memory", "1MiB"],
             &["--memory 1MiB"],
         ),
+        // These once aborted, or started and were killed later.
+        (
+            &["serve", "--store", store, "--memory", "10TiB"],
+            &["--memory 10TiB: ", " allows ", "MiB; declare less"],
+        ),
+        (
+            &["plan", "--memory", "64TiB"],
+            &["--memory 64TiB: ", " allows ", "MiB; declare less"],
+        ),
+        (
+            &["serve", "--store", store, "--memory", "big"],
+            &["--memory", "big", "not a size, such as 512MiB"],
+        ),
+        (
+            &[
+                "serve",
+                "--store",
+                store,
+                "--listen",
+                "nowhere.invalid:80",
+                "--admin",
+                "127.0.0.1:0",
+            ],
+            &["cannot resolve nowhere.invalid:80", "localhost:8080"],
+        ),
+        (
+            &["serve", "--store", store, "--admin", "::1:80"],
+            &["--admin", "[::1]:8080", "localhost:8080", ":8080"],
+        ),
         (&["serv"], &["serv", "serve"]),
     ] {
         let errors = failure(arguments);
@@ -394,6 +423,24 @@ fn errors_at_start_name_the_problem() {
             );
         }
     }
+}
+
+/// With a name, and with a port alone, as other servers take them.
+#[test]
+fn addresses_in_other_forms() {
+    let stores = Stores::new(2);
+    stores.put("key", &mut &b"value"[..], 1, 4096);
+    let mut command = penstock();
+    command.arg("serve").args(stores.flags());
+    command.args(["--listen", "localhost:0", "--admin", ":0"]);
+    let server = Server::launch(command).unwrap();
+    assert!(server.objects.ip().is_loopback(), "{}", server.objects);
+    server.wait_for_log("localhost:0");
+    assert_eq!(get(server.objects, "/key", &[]).text(), "value");
+    assert!(server.admin.ip().is_unspecified(), "{}", server.admin);
+    // All addresses: with IPv6, also those of IPv4.
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, server.admin.port()));
+    assert_eq!(get(admin, "/healthz", &[]).status(), 200);
 }
 
 #[test]
@@ -408,11 +455,11 @@ fn errors_in_the_file_name_the_line() {
         ("cores = \"many\"\n", &["line 1", "cores"]),
         ("io = \"magic\"\n", &["magic", "`auto`, `uring`, `epoll`"]),
         ("head_timeout = \"soon\"\n", &["head_timeout"]),
-        ("listen = 8080\n", &["listen"]),
+        ("listen = true\n", &["listen"]),
         ("pool_buffers = -1\n", &["pool_buffers", "-1"]),
         (
             "pool_buffers = 0\nstore = [\"/x\"]\n",
-            &["pool-buffers", "between"],
+            &["line 1", "pool_buffers = 0", "between"],
         ),
         ("cores = \n", &["line 1"]),
         ("[server]\ncores = 1\n", &["server"]),

@@ -107,7 +107,11 @@ fn a_crowd_waits(io: Backend) {
     const SEATS: usize = 4;
     let (stores, content) = prepared(2);
     let options = ["--max-connections", "4", "--over-limit", "wait"];
+    stores.init();
     stores.put("small.bin", &mut &content[..5000], 4, 4096);
+    for lost in [0, 2] {
+        stores.remove_store(lost);
+    }
     let server = Server::start(&stores, io, &[&PATIENT[..], &options].concat());
     let mut clients = admitted(&server, SEATS);
     let mut waiting = Client::connect(server.objects);

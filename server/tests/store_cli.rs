@@ -210,3 +210,37 @@ fn a_killed_put_leaves_the_object_as_it_was() {
     stores.put_bytes(&old);
     assert!((0..6).all(|store| left(store) == 0));
 }
+
+/// `get … | head -c 100` ended with an error text, and status 1.
+#[test]
+fn a_reader_that_went_away_is_nothing_to_talk_about() {
+    let stores = Stores::new(6);
+    stores.put_bytes(&Noise::new(3).bytes(300_000));
+    let share = stores.share(KEY, 0).to_str().unwrap().to_owned();
+    let unread = |arguments: &[&str], stores: &[String]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = penstock();
+        command.args(arguments).args(stores).stdout(writer);
+        let output = command.stderr(Stdio::piped()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(errors, "", "{arguments:?}");
+        output.status.code()
+    };
+    let flags = stores.flags();
+    // As if SIGPIPE had ended them: what was asked for was not written.
+    assert_eq!(unread(&["get", KEY], &flags), Some(141));
+    assert_eq!(unread(&["ls"], &flags), Some(141));
+    // The status of these is a finding.
+    assert_eq!(unread(&["verify"], &flags), Some(0));
+    assert_eq!(unread(&["inspect", &share], &[]), Some(0));
+    assert_eq!(unread(&["plan"], &flags), Some(0));
+}
+
+#[test]
+fn help_tells_the_exit_statuses() {
+    for command in ["demo", "get", "ls", "inspect", "serve", "plan", "doctor"] {
+        let output = penstock().args([command, "--help"]).output().unwrap();
+        expect(output, 0, &["Exit status: 0 ", "; 2 if the command line"]);
+    }
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use decode_kernel::share::Key;
 use penstock_store::Progress;
-use penstock_store::put::{self, PutOptions};
+use penstock_store::put::{self, Placement, PutOptions};
 
 use super::seed;
 
@@ -96,6 +96,9 @@ pub fn put(
         code: None,
         content_type: None,
         size_hint: None,
+        min_shares: None,
+        no_clobber: false,
+        placement: Placement::Listed,
     };
     let report = put::put(&mut file, &options, &Progress::hidden())?;
     for path in &report.paths {

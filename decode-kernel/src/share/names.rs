@@ -79,15 +79,23 @@ impl Key {
     }
 }
 
+/// For people and logs, not for anything that is read again: [`Key::as_str`] is the key. Whoever puts an object chooses its
+/// key. One that could pass for something else in a line (a space, `=`, a quote) is quoted, and in quotes whatever is
+/// not seen, or changes how the rest is seen (U+202E turns it round), is escaped.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let plain = |c: char| c != ' ' && c != '=' && c.escape_debug().eq([c]);
+        match self.0.chars().all(plain) {
+            true => f.pad(&self.0),
+            false => fmt::Debug::fmt(self, f),
+        }
     }
 }
 
+/// Always quoted and escaped.
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Debug::fmt(&self.0, f)
     }
 }
 
@@ -216,6 +224,37 @@ mod tests {
         );
     }
 
+    /// Keys were logged as they are: one with a space forged a field of the log line, one with U+202E turned it round.
+    #[test]
+    fn a_shown_key_is_one_word_that_hides_nothing() {
+        let shown = |text: &str| Key::new(text).unwrap().to_string();
+        for plain in ["a", "a/b-c_d.e+f", "häuser/☂", "日本語", "a:b,c;d"] {
+            assert_eq!(shown(plain), plain);
+        }
+        assert_eq!(shown("a b"), "\"a b\"");
+        assert_eq!(shown("a key=b"), "\"a key=b\"");
+        assert_eq!(shown("a\"b\\"), "\"a\\\"b\\\\\"");
+        assert_eq!(shown("gpj.\u{202e}exe"), "\"gpj.\\u{202e}exe\"");
+        // Marks of direction, invisible characters, other spaces and ends of lines.
+        let marks = ('\u{200b}'..='\u{200f}').chain('\u{2028}'..='\u{202f}');
+        let marks = marks.chain('\u{2060}'..='\u{206f}');
+        for c in marks.chain([
+            '\u{61c}',
+            '\u{ad}',
+            '\u{a0}',
+            '\u{3000}',
+            '\u{feff}',
+            '\u{e0001}',
+        ]) {
+            let expected = format!("\"a\\u{{{:x}}}b\"", u32::from(c));
+            assert_eq!(shown(&format!("a{c}b")), expected);
+            assert_eq!(
+                format!("{:?}", Key::new(&format!("a{c}b")).unwrap()),
+                expected
+            );
+        }
+    }
+
     #[test]
     fn directories_come_from_the_hash() {
         // printf abc | sha256sum
@@ -250,6 +289,8 @@ mod tests {
         fn any_text_is_a_key_or_an_error(text in ".*") {
             if let Ok(key) = Key::new(&text) {
                 prop_assert_eq!(object_dir(&key).len(), 65);
+                let (shown, quoted) = (key.to_string(), format!("{key:?}"));
+                prop_assert!(shown == text || shown == quoted);
             }
         }
     }

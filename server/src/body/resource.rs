@@ -134,10 +134,10 @@ impl Resources {
 }
 
 impl Resource {
-    /// What it is called in a log.
+    /// What it is called in a log, which quotes and escapes it as any text.
     pub fn name(&self) -> String {
         match self {
-            Resource::Object(object) => object.header().key.to_string(),
+            Resource::Object(object) => object.header().key.as_str().to_owned(),
             Resource::File(file) => format!("storage index {}", file.storage_index),
             Resource::Literal(_) => "a literal file".to_owned(),
         }

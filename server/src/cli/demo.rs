@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use decode_kernel::share::{Digest, Key};
+use penstock::config::address::Address;
 use penstock::config::{Options, Settings};
 use penstock::control;
-use penstock_store::Progress;
-use penstock_store::put::{self, PutOptions};
+use penstock_store::put::{self, Placement, PutOptions};
+use penstock_store::{NewStore, Progress};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -19,7 +20,7 @@ pub(super) struct Arguments {
     dir: Option<PathBuf>,
     /// Where to serve it [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
+    listen: Option<Address>,
 }
 
 const DATA: u16 = 4;
@@ -50,7 +51,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = Options {
         store: stores,
         listen: arguments.listen,
-        admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()),
         ..Options::default()
     };
     let settings = Settings::new(options, super::serve::cores())?;
@@ -78,9 +79,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
-    for store in stores {
-        fs::create_dir_all(store)?;
+    if let Some(dir) = stores.first().and_then(|store| store.parent()) {
+        fs::create_dir_all(dir)?;
     }
+    let new = stores.iter().map(|path| NewStore {
+        path: path.clone(),
+        domain: None,
+    });
+    penstock_store::init(&new.collect::<Vec<_>>(), false)?;
     let options = PutOptions {
         stores: stores.to_vec(),
         data: DATA,
@@ -90,6 +96,9 @@ fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
         code: None,
         content_type: None,
         size_hint: Some(OBJECT_BYTES),
+        min_shares: None,
+        no_clobber: false,
+        placement: Placement::Listed,
     };
     let mut content = Generated { state: 1 }.take(OBJECT_BYTES);
     let report = put::put(&mut content, &options, &Progress::on_terminal("building"))?;

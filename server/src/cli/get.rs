@@ -1,9 +1,10 @@
 //! `penstock get`: writes an object or a Tahoe-LAFS file to a file or standard output.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, StdoutLock, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use decode_kernel::share::Key;
@@ -11,6 +12,7 @@ use penstock_store::Progress;
 use penstock_store::get::{self, GetOptions};
 use penstock_store::tahoe::get as tahoe;
 
+use super::READER_GONE;
 use super::tahoe::{Source, Sources};
 
 #[derive(Debug, clap::Args)]
@@ -28,7 +30,7 @@ pub(super) struct Arguments {
     output: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments {
         sources,
         name,
@@ -75,17 +77,57 @@ enum Out<'a> {
 fn write<R: Display, E: std::error::Error + Send + Sync + 'static>(
     output: Option<&Path>,
     get: impl FnOnce(Out<'_>, &Progress) -> Result<R, E>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     let progress = Progress::on_terminal("get");
     match output {
         Some(path) => {
             let report = get(Out::File(path), &progress)?;
             drop(progress);
-            eprintln!("{report}");
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "{report}");
         }
-        None => drop(get(Out::Stream(&mut io::stdout().lock()), &progress)?),
+        None => {
+            let mut out = Output {
+                out: io::stdout().lock(),
+                reader_gone: false,
+            };
+            let result = get(Out::Stream(&mut out), &progress);
+            if out.reader_gone {
+                return Ok(ExitCode::from(READER_GONE));
+            }
+            result?;
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Standard output, which knows whether its reader went away, whatever error the operation makes of that.
+struct Output {
+    out: StdoutLock<'static>,
+    reader_gone: bool,
+}
+
+impl Output {
+    fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| self.reader_gone |= error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.out.write(bytes);
+        self.noted(result)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let result = self.out.write_vectored(parts);
+        self.noted(result)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.out.flush();
+        self.noted(result)
+    }
 }
 
 /// Reads `FIRST-LAST`, both included.

@@ -36,29 +36,55 @@ pub(crate) struct Arguments {
     command: Command,
 }
 
+// What `--help` says about exit statuses. With clap's 2 for a wrong command line they are all there are.
+const SERVE_STATUS: &str = "Exit status: 0 after SIGTERM or SIGINT, also if bodies were cut off; 1 if the server can't \
+     start or go on; 2 if the command line is wrong.";
+const PLAN_STATUS: &str = "Exit status: 0 if a server with these options would have enough memory; 1 if not, or if a \
+     value can't be used; 2 if the command line is wrong.";
+const DOCTOR_STATUS: &str = "Exit status: 0 if every check is ok; 1 if something is amiss, or a value can't be used; 2 \
+     if the command line is wrong.";
+const INSPECT_STATUS: &str = "Exit status: 0 if all that was read of the share is good; 1 if not, or if it can't be \
+     read; 2 if the command line is wrong.";
+const GET_STATUS: &str = "Exit status: 0 if all bytes were written, and verified before; 1 if not; 2 if the command \
+     line is wrong; 141, without a message, if the reader of standard output went away.";
+const LS_STATUS: &str = "Exit status: 0 if the stores were listed, missing ones and damaged objects included; 1 if no \
+     store can be read; 2 if the command line is wrong; 141, without a message, if the reader of standard output went \
+     away.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Build a small 4+2 store, delete two of its six directories, and serve the rest
+    #[command(after_help = SERVE_STATUS)]
     Demo(demo::Arguments),
     /// Store a file as erasure-coded shares, one per store
     Put(put::Arguments),
     /// Read an object or a Tahoe-LAFS file, rebuilding what is missing
+    #[command(after_help = GET_STATUS)]
     Get(get::Arguments),
     /// List the objects in stores
+    #[command(after_help = LS_STATUS)]
     Ls(ls::Arguments),
     /// Check every byte of objects or of a Tahoe-LAFS file, and report damage
     Verify(verify::Arguments),
     /// Rebuild missing and damaged shares
     Repair(repair::Arguments),
     /// Show what one share file contains
+    #[command(after_help = INSPECT_STATUS)]
     Inspect(inspect::Arguments),
     /// Serve the objects in stores over HTTP
+    #[command(after_help = SERVE_STATUS)]
     Serve(serve::Arguments),
     /// Show how --memory would be divided among buffers, caches and connections; takes the options of `serve`
+    #[command(after_help = PLAN_STATUS)]
     Plan(serve::Arguments),
     /// Check what the server can use on this machine, and print how to fix what it can't; takes the options of `serve`
+    #[command(after_help = DOCTOR_STATUS)]
     Doctor(serve::Arguments),
 }
+
+/// The exit status where the reader of what is written went away, as in `get … | head`: that of a program that the
+/// kernel ends with SIGPIPE, which shells and `set -o pipefail` expect. Nothing is said about it.
+const READER_GONE: u8 = 128 + 13;
 
 /// The stores that a command works on.
 #[derive(Debug, clap::Args)]
@@ -91,8 +117,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Demo(arguments) => demo::run(arguments)?,
         Command::Put(arguments) => put::run(arguments)?,
-        Command::Get(arguments) => get::run(arguments)?,
-        Command::Ls(arguments) => ls::run(&arguments)?,
+        Command::Get(arguments) => return get::run(arguments),
+        Command::Ls(arguments) => return ls::run(&arguments),
         Command::Verify(arguments) => return Ok(verify::run(arguments)),
         Command::Repair(arguments) => return repair::run(arguments),
         Command::Inspect(arguments) => return inspect::run(&arguments),

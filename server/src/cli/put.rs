@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::Key;
 use penstock_store::Progress;
-use penstock_store::put::{self, PutOptions, SourceFile};
+use penstock_store::put::{self, Placement, PutOptions, SourceFile};
 
 use super::Stores;
 
@@ -89,6 +89,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         code: arguments.code,
         content_type: arguments.content_type,
         size_hint,
+        min_shares: None,
+        no_clobber: false,
+        placement: Placement::Listed,
     };
     let report = put::put(&mut source, &options, &Progress::on_terminal("put"))?;
     say!("{report}");

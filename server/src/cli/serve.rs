@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use penstock::config::{Options, Settings};
+use penstock::config::{self, Options, Settings};
 use penstock::control::{self, Addresses};
 
 /// The settings of a server, from flags and a file.
@@ -19,11 +19,7 @@ pub(super) struct Arguments {
 impl Arguments {
     /// Reads the file, if there is one, and checks every value.
     pub(super) fn settings(self) -> anyhow::Result<Settings> {
-        let file = match &self.config {
-            Some(path) => Options::read(path)?,
-            None => Options::default(),
-        };
-        Ok(Settings::new(self.options.or(file), cores())?)
+        Ok(config::load(self.options, self.config.as_deref(), cores())?)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The options of `penstock serve`: raw values from the command line, and from a TOML file of the same keys.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytesize::ByteSize;
+use clap::Args as _;
 use serde::Deserialize;
 
+use super::address::Address;
 use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 
 /// The options of `penstock serve`. Each is also a key of the TOML file, with `_` for `-`.
@@ -14,10 +15,11 @@ use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 pub struct Options {
     /// A store directory; repeat the option for each store. A store holds at most one share of an object
     #[arg(long, value_name = "DIR")]
+    #[serde(deserialize_with = "values::directories_key")]
     pub store: Vec<PathBuf>,
     /// A store that takes longer for one call is given up, suspended, and tried again in the background [default: 500ms]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "values::time")]
+    #[serde(deserialize_with = "values::time_key")]
     pub store_timeout: Option<humantime::Duration>,
     /// Serve an older put of a key where too few shares of the newest are left
     #[arg(long)]
@@ -25,54 +27,67 @@ pub struct Options {
     /// The directory of a Tahoe-LAFS storage node (or its `storage` or `shares`); repeat the option for each.
     /// Files are served by their read-caps, at /uri/CAP, /file/CAP/@@named=/NAME and /named/CAP/NAME
     #[arg(long, value_name = "DIR")]
+    #[serde(deserialize_with = "values::directories_key")]
     pub tahoe_node: Vec<PathBuf>,
     /// Refuse Tahoe-LAFS files with longer segments: a segment is verified whole before its first byte is sent
     /// [default: 256MiB]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
     pub tahoe_segment_max: Option<ByteSize>,
-    /// Address and port for objects [default: 127.0.0.1:8080]
+    /// Address and port for objects: 127.0.0.1:8080, localhost:8080, or :8080 for all addresses
+    /// [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
-    pub listen: Option<SocketAddr>,
-    /// Address and port for metrics, health, status and the live page [default: 127.0.0.1:9090]
+    pub listen: Option<Address>,
+    /// Address and port for metrics, health, status and the live page, as for --listen [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Address>,
     /// Number of threads, each pinned to its own core [default: all cores]
     #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "values::number_key")]
     pub cores: Option<usize>,
     /// I/O backend [default: auto]
     #[arg(long, value_name = "BACKEND")]
     pub io: Option<BackendChoice>,
     /// Pool buffers per core. Each holds one piece of an object while it is read, rebuilt and sent [default: 5]
     #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "values::number_key")]
     pub pool_buffers: Option<usize>,
     /// Size of one pool buffer. It should hold a segment (k blocks) and its rebuilt blocks, or some bytes are read
     /// more than once [default: 768KiB]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
     pub pool_buffer_size: Option<ByteSize>,
     /// Limit on the memory of the process and the kernel memory of its sockets together [default: 512MiB]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
     pub memory: Option<ByteSize>,
     /// Memory, over all cores, for whole small objects (up to 64KiB) that are requested often; 0 turns it off
     /// [default: an eighth of the memory that connections don't need]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
     pub hot_objects: Option<ByteSize>,
     /// Memory, over all cores, for readahead from the disk, for clients that are as fast as the disk; 0 turns it off
     /// [default: an eighth of the memory that connections don't need, at most 32MiB per core]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
     pub read_ahead: Option<ByteSize>,
     /// Memory, over all cores, for rebuilt blocks that several clients need at about the same time; 0 turns it off
     /// [default: an eighth of the memory that connections don't need, at most 32MiB per core]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
     pub rebuilt_blocks: Option<ByteSize>,
     /// Share files that each core may keep open, including those of objects being served [default: 4096, or fewer if
     /// the limit on descriptors is low]
     #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "values::number_key")]
     pub share_files: Option<usize>,
     /// Connections at a time [default: as many as the memory and the limit on descriptors allow]
     #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "values::number_key")]
     pub max_connections: Option<usize>,
     /// Connections at a time from one IPv4 address or one IPv6 /64 network [default: no limit]
     #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "values::number_key")]
     pub max_connections_per_address: Option<usize>,
     /// What happens to a connection beyond --max-connections [default: refuse]
     #[arg(long, value_name = "WHAT")]
@@ -83,71 +98,40 @@ pub struct Options {
     pub verify: Option<VerifyWhen>,
     /// How long a verification counts at most, with --verify once [default: 10m]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "values::time")]
+    #[serde(deserialize_with = "values::time_key")]
     pub verify_age: Option<humantime::Duration>,
     /// Which clients get zero-copy sends from pool buffers (SEND_ZC); needs io_uring [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub zero_copy: Option<ZeroCopyMode>,
     /// The largest send buffer (SO_SNDBUF) that is lent to a fast connection with a long round-trip time [default: 1MiB]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
     pub send_buffer_max: Option<ByteSize>,
     /// Close a connection whose client acknowledges fewer bytes per second, on average over the send timeout; 0 is no
     /// minimum [default: 0]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
     pub min_rate: Option<ByteSize>,
     /// A request head that takes longer to arrive is answered 408 [default: 10s]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "values::time")]
+    #[serde(deserialize_with = "values::time_key")]
     pub head_timeout: Option<humantime::Duration>,
     /// A connection that waits longer for its next request is closed [default: 60s]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "values::time")]
+    #[serde(deserialize_with = "values::time_key")]
     pub idle_timeout: Option<humantime::Duration>,
     /// A connection whose client acknowledges nothing for this long is closed. Slow clients acknowledge in steps:
     /// under 10s they may be closed too [default: 2m]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "values::time")]
+    #[serde(deserialize_with = "values::time_key")]
     pub send_timeout: Option<humantime::Duration>,
     /// Time that responses in progress may take after SIGTERM before they are cut off [default: 30s]
     #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "values::time")]
+    #[serde(deserialize_with = "values::time_key")]
     pub drain_timeout: Option<humantime::Duration>,
 }
 
-/// Why a TOML file of options can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OptionsError {
-    /// It can't be read.
-    #[error("{path}: {error}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// It is not TOML, or has an unknown key or a bad value.
-    #[error("{path}: {error}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        error: Box<toml::de::Error>,
-    },
-}
-
 impl Options {
-    /// Reads a TOML file.
-    pub fn read(path: &Path) -> Result<Options, OptionsError> {
-        let text = std::fs::read_to_string(path).map_err(|error| OptionsError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
-        toml::from_str(&text).map_err(|error| OptionsError::Parse {
-            path: path.to_owned(),
-            error: Box::new(error),
-        })
-    }
-
     /// These options, with those of `file` for what is not set.
     pub fn or(self, file: Options) -> Options {
         Options {
@@ -191,4 +175,50 @@ impl Options {
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
         }
     }
+}
+
+fn arguments() -> clap::Command {
+    Options::augment_args(clap::Command::new(""))
+}
+
+/// The key of an option in the TOML file.
+fn key(argument: &clap::Arg) -> Option<String> {
+    argument.get_long().map(|long| long.replace('-', "_"))
+}
+
+/// Every key of the TOML file.
+pub(super) fn keys() -> Vec<String> {
+    arguments().get_arguments().filter_map(key).collect()
+}
+
+/// The words that this key of the TOML file may have, if it has words.
+pub(super) fn words(name: &str) -> Option<Vec<String>> {
+    let command = arguments();
+    let mut arguments = command.get_arguments();
+    let argument = arguments.find(|argument| key(argument).as_deref() == Some(name))?;
+    let words = argument.get_possible_values();
+    let words = words.iter().map(|word| word.get_name().to_owned());
+    Some(words.collect()).filter(|words: &Vec<String>| !words.is_empty())
+}
+
+/// A value that this key of the TOML file may have.
+pub(super) fn example(name: &str) -> Option<String> {
+    if let Some(words) = words(name) {
+        return Some(format!("\"{}\"", words[0]));
+    }
+    let command = arguments();
+    let mut arguments = command.get_arguments();
+    let argument = arguments.find(|argument| key(argument).as_deref() == Some(name))?;
+    let kind = argument.get_value_names()?.first()?.as_str();
+    let value = match (kind, name) {
+        ("DIR", _) => "[\"/srv/disk0\", \"/srv/disk1\"]",
+        ("ADDR", _) => "\"127.0.0.1:8080\"",
+        ("TIME", _) => "\"30s\"",
+        ("SIZE", "memory") => "\"512MiB\"",
+        ("SIZE", _) => "\"1MiB\"",
+        ("N", "cores" | "pool_buffers") => "4",
+        ("N", _) => "1000",
+        _ => return None,
+    };
+    Some(value.to_owned())
 }

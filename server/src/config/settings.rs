@@ -1,12 +1,13 @@
 //! The settings of a server: the options with defaults filled in, and every value checked.
 
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use super::address::Address;
+use super::bounds::{SettingsError, SizeBounds, bounded};
 use super::options::Options;
 use super::values::{BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 use crate::memory::limits;
@@ -25,9 +26,9 @@ pub struct Settings {
     /// The longest segment of a Tahoe-LAFS file.
     pub tahoe_segment_bytes_max: u64,
     /// Where objects are served.
-    pub listen: SocketAddr,
+    pub listen: Address,
     /// Where metrics, health and status are served.
-    pub admin: SocketAddr,
+    pub admin: Address,
     /// Threads, each pinned to a core.
     pub cores: usize,
     /// How the cores are to talk to the kernel.
@@ -70,55 +71,29 @@ pub struct Settings {
     pub drain_timeout: Duration,
 }
 
-/// A value that can't be used.
-#[derive(Debug, thiserror::Error)]
-#[error("--{option} {value}: {reason}")]
-pub struct SettingsError {
-    /// The option.
-    pub option: &'static str,
-    /// What it was set to.
-    pub value: String,
-    /// The bounds of its values.
-    pub reason: String,
+const fn sizes(least: u64, most: u64, step: u64) -> SizeBounds {
+    SizeBounds { least, most, step }
 }
 
-fn bounded<T: PartialOrd + fmt::Display>(
-    option: &'static str,
-    value: T,
-    least: T,
-    most: T,
-) -> Result<T, SettingsError> {
-    if value < least || value > most {
-        return Err(SettingsError {
-            option,
-            value: value.to_string(),
-            reason: format!("it must be between {least} and {most}"),
-        });
-    }
-    Ok(value)
-}
+const MEMORY_SIZES: SizeBounds = sizes(1 << 20, 64 << 40, 1);
+/// Direct reads go into pool buffers, so these are whole pages.
+const POOL_BUFFER_SIZES: SizeBounds = sizes(64 << 10, 1 << 30, 4096);
+const TAHOE_SEGMENT_SIZES: SizeBounds = sizes(1 << 10, 64 << 30, 1);
+const SEND_BUFFER_SIZES: SizeBounds = sizes(
+    limits::SEND_BUFFER_BYTES_MIN as u64,
+    limits::SEND_BUFFER_BYTES_MAX as u64,
+    1,
+);
 
 impl Settings {
     /// Fills in the defaults and checks every value. `cores` is what the machine has.
     pub fn new(options: Options, cores: usize) -> Result<Settings, SettingsError> {
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into();
         let cores = bounded("cores", options.cores.unwrap_or(cores), 1, 1024)?;
         let size = options
             .pool_buffer_size
             .unwrap_or(ByteSize(limits::POOL_BUFFER_BYTES_DEFAULT as u64));
-        let size = bounded(
-            "pool-buffer-size",
-            size,
-            ByteSize::kib(64),
-            ByteSize::gib(1),
-        )?;
-        if size.0 % 4096 != 0 {
-            return Err(SettingsError {
-                option: "pool-buffer-size",
-                value: size.to_string(),
-                reason: "it must be a multiple of 4KiB".to_owned(),
-            });
-        }
+        let size = POOL_BUFFER_SIZES.check("pool-buffer-size", size)?;
         let time = |option, time: Option<humantime::Duration>, default: Duration| {
             let (least, most) = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
             let time = time.unwrap_or(default.into());
@@ -148,17 +123,14 @@ impl Settings {
             store_timeout: store_timeout.into(),
             allow_stale: options.allow_stale,
             tahoe_nodes: options.tahoe_node,
-            tahoe_segment_bytes_max: bounded(
+            tahoe_segment_bytes_max: TAHOE_SEGMENT_SIZES.check(
                 "tahoe-segment-max",
                 options
                     .tahoe_segment_max
                     .unwrap_or(ByteSize(limits::TAHOE_SEGMENT_BYTES_MAX_DEFAULT)),
-                ByteSize::kib(1),
-                ByteSize::gib(64),
-            )?
-            .0,
-            listen: options.listen.unwrap_or(local(8080)),
-            admin: options.admin.unwrap_or(local(9090)),
+            )?,
+            listen: options.listen.unwrap_or_else(|| local(8080)),
+            admin: options.admin.unwrap_or_else(|| local(9090)),
             cores,
             io: options.io.unwrap_or_default(),
             pool_buffers: bounded(
@@ -167,8 +139,8 @@ impl Settings {
                 1,
                 limits::POOL_BUFFERS_MAX,
             )?,
-            pool_buffer_bytes: size.0 as usize,
-            memory_bytes: bounded("memory", memory, ByteSize::mib(1), ByteSize::tib(64))?.0,
+            pool_buffer_bytes: size as usize,
+            memory_bytes: MEMORY_SIZES.check("memory", memory)?,
             hot_bytes: options.hot_objects.map(|size| size.0),
             readahead_bytes: options.read_ahead.map(|size| size.0),
             rebuilt_bytes: options.rebuilt_blocks.map(|size| size.0),
@@ -184,15 +156,12 @@ impl Settings {
                 VerifyWhen::Always => None,
             },
             zero_copy: options.zero_copy.unwrap_or_default(),
-            send_buffer_max: bounded(
+            send_buffer_max: SEND_BUFFER_SIZES.check(
                 "send-buffer-max",
                 options
                     .send_buffer_max
                     .unwrap_or(ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MAX_DEFAULT))),
-                ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MIN)),
-                ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MAX)),
-            )?
-            .0 as u32,
+            )? as u32,
             rate_min: options.min_rate.unwrap_or_default().0,
             head_timeout: time(
                 "head-timeout",
@@ -235,7 +204,7 @@ mod tests {
             ..Options::default()
         };
         let settings = Settings::new(flags.or(file), 3).unwrap();
-        assert_eq!(settings.listen.port(), 1);
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:1");
         assert_eq!(settings.stores.len(), 2);
         assert_eq!(settings.pool_buffer_bytes, 1 << 20);
         assert_eq!(settings.send_timeout, Duration::from_secs(300));
@@ -246,10 +215,6 @@ mod tests {
 
     #[test]
     fn errors_name_the_option_and_its_bounds() {
-        let error = toml::from_str::<Options>("stroe = []")
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("stroe"), "{error}");
         let bad = |options| Settings::new(options, 1).unwrap_err().to_string();
         let error = bad(Options {
             pool_buffers: Some(0),
@@ -260,7 +225,10 @@ mod tests {
             pool_buffer_size: Some(ByteSize(70_000)),
             ..Options::default()
         });
-        assert!(error.contains("multiple of 4KiB"), "{error}");
+        assert_eq!(
+            error,
+            "--pool-buffer-size 70KB: it must be between 64KiB and 1GiB, a multiple of 4KiB"
+        );
         let error = bad(Options {
             idle_timeout: Some(Duration::from_millis(50).into()),
             ..Options::default()
@@ -269,7 +237,5 @@ mod tests {
             error,
             "--idle-timeout 50ms: it must be between 100ms and 1day"
         );
-        let error = toml::from_str::<Options>("verify = \"never\"").unwrap_err();
-        assert!(error.to_string().contains("`once` or `always`"), "{error}");
     }
 }

@@ -1,9 +1,13 @@
 //! The types of the options' values, each with the words that the command line and the TOML file accept.
 
 use std::fmt;
+use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::ValueEnum;
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
+use toml::Value;
 
 /// How the cores talk to the kernel (`--io`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -63,10 +67,111 @@ impl fmt::Display for ZeroCopyMode {
     }
 }
 
-/// Reads a time such as `500ms`, `10s` or `2m` from a TOML file, as the command line does.
-pub(super) fn time<'de, D: Deserializer<'de>>(
+/// A size as it was probably written: a whole number of the largest unit that allows one.
+#[derive(Clone, Copy, Debug)]
+pub struct Exact(pub u64);
+
+impl fmt::Display for Exact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = |base: u64, names: [&'static str; 5]| {
+            let mut unit = (self.0, "B");
+            for name in names {
+                match unit.0 {
+                    0 => break,
+                    n if !n.is_multiple_of(base) => break,
+                    n => unit = (n / base, name),
+                }
+            }
+            unit
+        };
+        let binary = units(1024, ["KiB", "MiB", "GiB", "TiB", "PiB"]);
+        let decimal = units(1000, ["KB", "MB", "GB", "TB", "PB"]);
+        let (number, name) = binary.min(decimal);
+        write!(f, "{number}{name}")
+    }
+}
+
+/// Reads a size of the command line.
+pub(super) fn size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse()
+        .map_err(|_| "not a size, such as 512MiB, 10GB, or 4096 for bytes")
+}
+
+// The TOML file's values. `Options` holds each value as `Some`, as the command line does.
+
+/// Reads a size, in bytes if it is a number.
+pub(super) fn size_key<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ByteSize>, D::Error> {
+    let size = match Value::deserialize(deserializer)? {
+        Value::String(text) => text.parse().ok(),
+        Value::Integer(bytes) => u64::try_from(bytes).ok().map(ByteSize),
+        _ => None,
+    };
+    size.map(Some).ok_or_else(|| Error::custom("not a size"))
+}
+
+/// Reads a time such as `500ms`, `10s` or `2m`.
+pub(super) fn time_key<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<humantime::Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
+    let time = match Value::deserialize(deserializer)? {
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    time.map(Some).ok_or_else(|| Error::custom("not a time"))
+}
+
+/// Reads a number of things.
+pub(super) fn number_key<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<usize>, D::Error> {
+    let number = match Value::deserialize(deserializer)? {
+        Value::Integer(number) => usize::try_from(number).ok(),
+        _ => None,
+    };
+    number
+        .map(Some)
+        .ok_or_else(|| Error::custom("not a whole number"))
+}
+
+/// Reads a list of directories, or one directory.
+pub(super) fn directories_key<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<PathBuf>, D::Error> {
+    let path = |value: Value| match value {
+        Value::String(path) => Some(PathBuf::from(path)),
+        _ => None,
+    };
+    let paths = match Value::deserialize(deserializer)? {
+        Value::Array(values) => values.into_iter().map(path).collect(),
+        value => path(value).map(|path| vec![path]),
+    };
+    paths.ok_or_else(|| Error::custom("not a directory, nor a list of directories"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_as_they_were_written() {
+        for text in [
+            "0B",
+            "1B",
+            "1023B",
+            "4KiB",
+            "70KB",
+            "512MiB",
+            "1GiB",
+            "64TiB",
+            "10GB",
+            "100000001B",
+        ] {
+            assert_eq!(Exact(size(text).unwrap().0).to_string(), text);
+        }
+        for text in ["", "big", "-1", "1 parsec", "MiB", "0x10"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
 }

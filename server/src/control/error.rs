@@ -1,8 +1,9 @@
 //! Why the server could not start or go on.
 
 use std::io;
-use std::net::SocketAddr;
 
+use super::memory_limit::MemoryRefusal;
+use crate::config::address::{Address, FORMS};
 use crate::io::ProbeError;
 use crate::memory::plan::PlanRefusal;
 use crate::stores::StoresError;
@@ -28,10 +29,23 @@ pub enum ServeError {
         /// Which listener.
         what: &'static str,
         /// Its address.
-        address: SocketAddr,
+        address: Address,
         /// Why.
         error: io::Error,
     },
+    /// The name of an address to listen on can't be resolved.
+    #[error("cannot resolve {address} ({what}): {error}; the forms are {FORMS}")]
+    Resolve {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        address: Address,
+        /// Why.
+        error: io::Error,
+    },
+    /// The declared memory is more than there is.
+    #[error(transparent)]
+    Memory(#[from] MemoryRefusal),
     /// The declared memory is too small for the settings.
     #[error(transparent)]
     Plan(#[from] PlanRefusal),

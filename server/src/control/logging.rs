@@ -4,6 +4,7 @@
 //! standard error is gone, is dropped and counted: no reader of the log may hold up or end a download. What fails again
 //! and again is logged now and then (`log_limit`).
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,7 +56,10 @@ fn start(
     let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer()
         .fmt_fields(LogFields)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_ansi(wants_colours(
+            io::IsTerminal::is_terminal(&io::stderr()),
+            |name| std::env::var_os(name),
+        ))
         .with_target(false)
         // A log that can't be written is no reason to print, and panic if that fails too.
         .log_internal_errors(false)
@@ -65,6 +69,15 @@ fn start(
         .with(limit)
         .with(lines)
         .init();
+}
+
+/// Whether log lines have colours: on a terminal that knows them, unless the user wants none (<https://no-color.org>).
+/// `variable` is the environment.
+pub fn wants_colours(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let unwanted = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    // As progress bars have it: without TERM nothing is known of the terminal.
+    let unable = variable("TERM").is_none_or(|term| term == "dumb");
+    terminal && !unwanted && !unable
 }
 
 /// Lines that were dropped since the start.
@@ -87,5 +100,29 @@ impl Write for StandardError {
     fn flush(&mut self) -> io::Result<()> {
         // Standard error is not buffered.
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_users_want_them() {
+        let wants = |terminal, variables: &[(&str, &str)]| {
+            wants_colours(terminal, |name| {
+                let mut all = variables.iter();
+                all.find(|(known, _)| *known == name)
+                    .map(|(_, value)| value.into())
+            })
+        };
+        let xterm = ("TERM", "xterm-256color");
+        assert!(wants(true, &[xterm]));
+        assert!(wants(true, &[xterm, ("NO_COLOR", "")]));
+        assert!(!wants(true, &[xterm, ("NO_COLOR", "1")]));
+        assert!(!wants(true, &[xterm, ("NO_COLOR", "0")]));
+        assert!(!wants(true, &[("TERM", "dumb")]));
+        assert!(!wants(true, &[]));
+        assert!(!wants(false, &[xterm]));
     }
 }

@@ -22,6 +22,7 @@ mod listeners;
 mod log_fields;
 mod log_limit;
 pub mod logging;
+pub mod memory_limit;
 pub mod preflight;
 mod signals;
 pub mod worker;
@@ -56,8 +57,8 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         send_buffer_bytes: plan.send_buffer_floor,
         receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
     };
-    let (listeners, objects) = listeners::objects(settings.listen, settings.cores, &options)?;
-    let (admin_listener, admin) = listeners::admin(settings.admin)?;
+    let (listeners, objects) = listeners::objects(&settings.listen, settings.cores, &options)?;
+    let (admin_listener, admin) = listeners::admin(&settings.admin)?;
     let signals = signals::subscribe().map_err(ServeError::system("signals"))?;
     let state = ServerState::new(
         backends,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::error::ServeError;
+use super::memory_limit;
 use crate::config::Settings;
 use crate::config::values::ZeroCopyMode;
 use crate::io::{self as kernel, Resource};
@@ -19,8 +20,10 @@ pub(super) fn start_stores(settings: &Settings) -> Result<Arc<Stores>, ServeErro
     Ok(Stores::new(stores, nodes, settings.store_timeout).start()?)
 }
 
-/// Divides the declared memory, within this machine's limit on descriptors, which is raised as far as it may be.
+/// Divides the declared memory, which must be there, within this machine's limit on descriptors, which is raised as far
+/// as it may be.
 pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
+    memory_limit::check(settings.memory_bytes)?;
     let descriptors = kernel::raise_resource_limit(Resource::Descriptors)
         .map_err(ServeError::system("RLIMIT_NOFILE"))?;
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);

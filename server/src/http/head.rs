@@ -48,9 +48,7 @@ pub fn respond(
     draining: bool,
 ) -> Response {
     let keep_alive = request.keep_alive && !draining;
-    let modified = object
-        .modified()
-        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    let modified = object.modified().map(|seconds| last_modified(seconds, now));
     let conditions = &request.conditions;
     if conditions.not_modified(object.etag(), modified) {
         let mut head = Head::new(Status::NotModified, now);
@@ -92,6 +90,15 @@ pub fn respond(
         body
     };
     head.finish(body, keep_alive, request.http10)
+}
+
+/// When an object that was put at `seconds` was last modified. A store's clock may be ahead of ours, and no date may be
+/// later than the response's own (RFC 9110 section 8.8.2.1). In whole seconds, as in the field, which conditions repeat.
+fn last_modified(seconds: u64, now: SystemTime) -> SystemTime {
+    let date = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(date))
 }
 
 /// An error with a short text as its body. There is no `request` if its head could not be understood. The connection
@@ -265,8 +272,17 @@ mod tests {
         }
     }
 
+    /// A second after the object was put, and a half: dates have no halves.
+    const NOW: u64 = 784_111_778;
+
     fn response_to(request: &Request) -> (Response, String) {
-        let response = respond(request, &Object, SystemTime::UNIX_EPOCH, false);
+        response_at(NOW, request)
+    }
+
+    fn response_at(seconds: u64, request: &Request) -> (Response, String) {
+        let now =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(500);
+        let response = respond(request, &Object, now, false);
         let text = String::from_utf8(response.head.clone()).unwrap();
         (response, text)
     }
@@ -356,6 +372,51 @@ mod tests {
             });
             assert_eq!(response.status, status);
         }
+    }
+
+    /// An object whose store's clock was ahead had a Last-Modified after the Date.
+    #[test]
+    fn an_object_of_the_future_was_modified_now() {
+        const PAST: u64 = 784_111_700;
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let (_, text) = response_at(PAST, &get());
+        let date = httpdate::fmt_http_date(at(PAST));
+        assert!(text.contains(&format!("\r\nDate: {date}\r\n")), "{text}");
+        assert!(
+            text.contains(&format!("\r\nLast-Modified: {date}\r\n")),
+            "{text}"
+        );
+        // Conditions are judged by the date that was sent, and not by the one in the store.
+        let since = |seconds| {
+            let if_modified_since = Some(at(seconds));
+            let conditions = Conditions {
+                if_modified_since,
+                ..Conditions::default()
+            };
+            let request = Request {
+                conditions,
+                ..get()
+            };
+            response_at(PAST, &request)
+        };
+        let (response, text) = since(PAST);
+        assert_eq!(response.status, Status::NotModified);
+        assert!(text.contains(&format!("Last-Modified: {date}")), "{text}");
+        assert_eq!(since(PAST - 1).0.status, Status::Ok);
+        let range_if = |seconds| {
+            let if_range = Some(IfRange::Date(at(seconds)));
+            let request = Request {
+                range: Some(RangeSpec::Open { first: 1 }),
+                conditions: Conditions {
+                    if_range,
+                    ..Conditions::default()
+                },
+                ..get()
+            };
+            response_at(PAST, &request).0.status
+        };
+        assert_eq!(range_if(PAST), Status::PartialContent);
+        assert_eq!(range_if(Object.modified().unwrap()), Status::Ok);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, object_dir};
-use penstock_store::Progress;
-use penstock_store::put::{PutOptions, put};
+use penstock_store::put::{Placement, PutOptions, put};
+use penstock_store::{NewStore, Progress, init};
 use sha2::{Digest, Sha256};
 
 /// The key that most tests use.
@@ -60,10 +60,18 @@ impl Stores {
         let paths: Vec<PathBuf> = (0..count)
             .map(|i| root.path().join(i.to_string()))
             .collect();
-        for path in &paths {
-            fs::create_dir(path).unwrap();
-        }
-        Stores { root, paths }
+        let stores = Stores { root, paths };
+        stores.init();
+        stores
+    }
+
+    /// Makes the directories stores, also those that were removed: a new disk takes the place of a lost one.
+    pub fn init(&self) {
+        let new = |path: &PathBuf| NewStore {
+            path: path.clone(),
+            domain: None,
+        };
+        init(&self.paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();
     }
 
     /// A file beside the stores.
@@ -107,6 +115,9 @@ impl Stores {
             code,
             content_type: None,
             size_hint: None,
+            min_shares: None,
+            no_clobber: false,
+            placement: Placement::Listed,
         };
         put(content, &options, &Progress::hidden())
             .expect("put")

@@ -1,6 +1,6 @@
 //! `penstock-load`: runs clients of all kinds against an HTTP/1.1 server, and reports its memory and CPU time.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,8 +24,8 @@ use signal_hook::flag;
 /// random number below N), range (LEN or MIN-MAX: random ranges), take (LEN or MIN-MAX: body bytes before stalling or
 /// aborting), keepalive (yes/no), rcvbuf (a size or auto), read (copy/discard), verify (a file), sha256.
 ///
-/// Exit status: 0 if all is well; 1 if wrong bytes were received or the budget was exceeded; 2 if the run could not
-/// be made.
+/// Exit status: 0 if all is well; 1 if wrong bytes were received, the budget was exceeded, or no client of any group got
+/// what it came for; 2 if the run could not be made.
 #[derive(Debug, Parser)]
 #[command(
     name = "penstock-load",
@@ -140,7 +140,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("penstock-load: {error:#}");
+            complain(format_args!("{error:#}"));
             ExitCode::from(2)
         }
     }
@@ -163,10 +163,28 @@ fn play(args: &Args) -> anyhow::Result<bool> {
         }
     })?;
     bar.finish_and_clear();
-    print!("{report}");
-    write(args, &report)?;
+    // A reader that went away doesn't keep the files from being written.
+    let _ = write!(std::io::stdout(), "{report}");
+    write_files(args, &report)?;
     let over = over_budget(args, &report)?;
-    Ok(!report.has_wrong_bytes() && !over)
+    if !report.has_successes() {
+        complain(format_args!("nothing succeeded{}", first_fault(&report)));
+    }
+    Ok(report.has_successes() && !report.has_wrong_bytes() && !over)
+}
+
+/// Writes to standard error, where nobody may be there to read it.
+fn complain(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "penstock-load: {text}");
+}
+
+/// A fault to begin the search with.
+fn first_fault(report: &Report) -> String {
+    let mut faults = report.groups.iter().flat_map(|group| &group.faults);
+    match faults.next() {
+        Some(fault) => format!("; the first {}: {}", fault.kind.name(), fault.first),
+        None => ": no client got what it came for, nor met a fault".to_owned(),
+    }
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {
@@ -250,7 +268,7 @@ fn show(bar: &ProgressBar, progress: &Progress, plan: &Plan) {
     bar.tick();
 }
 
-fn write(args: &Args, report: &Report) -> anyhow::Result<()> {
+fn write_files(args: &Args, report: &Report) -> anyhow::Result<()> {
     let write = |path: &Path, text: String| {
         std::fs::write(path, text).with_context(|| path.display().to_string())
     };
@@ -293,7 +311,8 @@ fn over_budget(args: &Args, report: &Report) -> anyhow::Result<bool> {
     } else {
         "EXCEEDED"
     };
-    println!(
+    let _ = writeln!(
+        std::io::stdout(),
         "budget {verdict}: VmHWM + kernel {} of {}",
         ByteSize(used).display().iec(),
         budget.display().iec()

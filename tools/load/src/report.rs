@@ -232,6 +232,11 @@ impl Report {
             .any(|group| group.faults(FaultKind::WrongBytes) > 0)
     }
 
+    /// Whether any client did what its class does.
+    pub fn has_successes(&self) -> bool {
+        self.groups.iter().any(GroupReport::has_successes)
+    }
+
     /// The whole report, samples included, as JSON.
     pub fn to_json(&self) -> String {
         // Serialising could only fail with map keys that are not text, or in a failing Serialize; there are none.
@@ -297,6 +302,18 @@ impl GroupReport {
             .iter()
             .find(|fault| fault.kind == kind)
             .map_or(0, |fault| fault.count)
+    }
+
+    /// Whether any client did what its class does. A body that the end of the run cut off counts: it was coming.
+    pub fn has_successes(&self) -> bool {
+        match self.class {
+            Class::Connect | Class::Idle | Class::Drip => self.connects > 0,
+            Class::Stalled => self.stalls + self.completed > 0,
+            Class::Aborting => self.aborted + self.completed > 0,
+            Class::Fast | Class::Slow | Class::Short => {
+                self.completed > 0 || (self.unfinished > 0 && self.body_bytes > 0)
+            }
+        }
     }
 }
 

@@ -237,6 +237,8 @@ mod tests {
         let watcher = watcher(vec![std::process::id().cast_signed()]).unwrap();
         let mut ballast = vec![0u8; 32 << 20];
         ballast.fill(1);
+        // Else the compiler finds that nobody reads it.
+        std::hint::black_box(&ballast);
         let (samples, problem) = watcher.stop();
         assert_eq!((samples.len(), problem), (2, None));
         assert!(samples[1].resident > 32 << 20, "{samples:?}");

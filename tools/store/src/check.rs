@@ -68,15 +68,22 @@ pub enum Finding {
         /// The number of files.
         shares: usize,
     },
-    /// Shares of a newer put, too few to read: an interrupted put, or one that lost more than its
-    /// parity.
-    NewerIncomplete {
+    /// Shares of a put that was not decided: it runs, or was interrupted; harmless.
+    Undecided {
         /// Which put.
         generation: Generation,
-        /// Different shares found.
-        have: usize,
-        /// Its k.
-        need: usize,
+        /// The number of files.
+        shares: usize,
+    },
+    /// Files of a removed object, which the next repair removes; harmless.
+    Removed {
+        /// The number of files.
+        files: usize,
+    },
+    /// An older put that can be read where the newest can't.
+    OlderReadable {
+        /// Which put.
+        generation: Generation,
     },
     /// Too few shares: nothing of the object can be read.
     TooFewShares {
@@ -141,15 +148,14 @@ impl fmt::Display for Finding {
             Finding::Older { generation, shares } => {
                 write!(f, "note: {shares} shares of an older put, {generation}")
             }
-            Finding::NewerIncomplete {
-                generation,
-                have,
-                need,
-            } => write!(
+            Finding::Undecided { generation, shares } => write!(
                 f,
-                "note: {have} shares of a newer put, {generation}, which needs {need}: it was \
-                 interrupted, or has lost too many; put the object again if it should be the \
-                 newer one"
+                "note: {shares} shares of a put that runs or was interrupted, {generation}"
+            ),
+            Finding::Removed { files } => write!(f, "note: {files} files of a removed object"),
+            Finding::OlderReadable { generation } => write!(
+                f,
+                "note: an older put, {generation}, can be read with --allow-stale"
             ),
             Finding::TooFewShares { have, need } => {
                 write!(f, "UNREADABLE: {have} shares are left, {need} are needed")
@@ -182,6 +188,17 @@ impl fmt::Display for Leaves<'_> {
 /// reader would use.
 pub(crate) fn report_scan(scan: &Scan, chosen: Option<usize>, report: &mut dyn FnMut(Finding)) {
     let need = |header: &Header| usize::from(header.geometry.k());
+    for undecided in &scan.undecided {
+        let generation = undecided.header.generation;
+        report(Finding::Undecided {
+            generation,
+            shares: undecided.shares.len(),
+        });
+    }
+    let files = scan.removed.iter().map(|group| group.shares.len()).sum();
+    if files > 0 {
+        report(Finding::Removed { files });
+    }
     let Some(chosen) = chosen else {
         if let Some(newest) = scan.groups.first() {
             report(Finding::TooFewShares {
@@ -189,16 +206,12 @@ pub(crate) fn report_scan(scan: &Scan, chosen: Option<usize>, report: &mut dyn F
                 need: need(&newest.header),
             });
         }
+        if let Some(older) = scan.chosen(true) {
+            let generation = scan.groups[older].header.generation;
+            report(Finding::OlderReadable { generation });
+        }
         return;
     };
-    for newer in &scan.groups[..chosen] {
-        let (generation, have) = (newer.header.generation, newer.distinct());
-        report(Finding::NewerIncomplete {
-            generation,
-            have,
-            need: need(&newer.header),
-        });
-    }
     for older in &scan.groups[chosen + 1..] {
         let generation = older.header.generation;
         report(Finding::Older {

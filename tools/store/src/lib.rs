@@ -10,10 +10,13 @@ mod error;
 pub mod get;
 pub mod inspect;
 pub mod ls;
+#[cfg(test)]
+mod model_tests;
 mod open;
 mod progress;
 pub mod put;
 pub mod repair;
+pub mod rm;
 mod rows;
 mod store;
 pub mod tahoe;
@@ -26,7 +29,7 @@ pub use error::FileError;
 pub use progress::Progress;
 pub use rows::{ReadStats, RowError};
 pub use store::{
-    Id, Look, Marker, NewStore, OpenError, OpenObject, OpenShare, Presence, RejectReason, Rejected,
-    Scan, StoreError, check_stores, fingerprint, init, look, open_object, presence,
-    refuse_duplicates,
+    Id, Look, Marker, NewStore, OpenError, OpenObject, OpenShare, PassedOver, Presence,
+    RejectReason, Rejected, Scan, StoreError, check_stores, fingerprint, init, look, open_object,
+    presence, refuse_duplicates,
 };

@@ -85,7 +85,7 @@ fn list_object(stores: &[PathBuf], dir: String) -> Option<Listed> {
     let mut scan = store::scan_dir(stores, &dir, None);
     let chosen = scan.chosen(false);
     let Some(group) = scan.groups.get(chosen.unwrap_or(0)) else {
-        // An interrupted put of a new key leaves an empty directory.
+        // An interrupted put of a new key leaves an empty directory, a removal its tombstone.
         scan.forget_stores_away();
         let rejected = scan.rejected;
         return (!rejected.is_empty()).then_some(Listed::Unusable { dir, rejected });

@@ -3,16 +3,14 @@
 //! The order of the steps makes a crash harmless at any point:
 //!
 //! 1. Shares are written as temporary files, which no reader opens. The header is written last, since size and digest
-//!    are known only then.
-//! 2. All shares are synced, then all are renamed into place beside those of older puts, then the directories are
-//!    synced. Readers use the newest put with k shares, so the object changes at the k-th rename, in one step.
+//!    are known only then. All are synced.
+//! 2. The shares become the object, in one step ([`commit`]).
 //! 3. Only then are the shares of older puts removed.
 //!
-//! An error before the end undoes the renames. A crash leaves temporary files, which the next put or repair removes. It
-//! may also leave some shares of the new put: repair completes them if there are at least k, and otherwise no reader
-//! uses them.
+//! An error before the decision takes everything back. A crash leaves temporary and pending files, which a repair
+//! removes, or a decided put, which a repair completes.
 
-mod place;
+mod commit;
 mod source;
 
 #[cfg(test)]
@@ -21,9 +19,7 @@ mod crash_tests;
 pub use source::SourceFile;
 
 use std::fmt;
-use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,18 +28,19 @@ use decode_kernel::CodeError;
 use decode_kernel::code::{Code, CodeKind, Coder};
 use decode_kernel::share::{
     Digest, DigestAlgorithm, Generation, Geometry, GeometryError, Header, HeaderError, Key,
-    LeafChecksum, check_content_type, object_dir,
+    LeafChecksum, check_content_type,
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{During, FileError};
+use crate::check;
+use crate::error::FileError;
 use crate::progress::Progress;
-use crate::store;
-use crate::temp::{TempFile, allow_open_files, create_dir, remove_stale};
+use crate::store::{self, Place, Places, Scan, StoreError, Tally};
+use crate::temp::{allow_open_files, remove_stale};
 use crate::write::NewShares;
-use place::{Step, share_files};
+use commit::{Ready, Step};
 
-pub(crate) use place::remove_older;
+pub(crate) use commit::remove_older;
 
 /// The default block length in bytes: as long as k blocks are at most 480 KiB, from 16 to 64 KiB in steps of 16. Long
 /// blocks mean fewer reads for the same bytes. A whole segment and its rebuilt blocks should fit one of the server's
@@ -65,7 +62,7 @@ const PARITY_BYTES: usize = 8 << 20;
 /// The object to store, its code, and the stores.
 #[derive(Clone, Debug)]
 pub struct PutOptions {
-    /// At least n different directories; share i goes to the i-th. They are created if they do not exist.
+    /// The stores of one set. At most one share of the object goes to each.
     pub stores: Vec<PathBuf>,
     /// k: the number of data shares, which is also the number needed to read.
     pub data: u16,
@@ -80,19 +77,40 @@ pub struct PutOptions {
     pub code: Option<CodeKind>,
     /// The media type; guessed from the extension of the key if `None`.
     pub content_type: Option<String>,
-    /// Length of the source in bytes, if known. Only the progress bar uses it.
+    /// Length of the source in bytes, if known. Stores without room for their share are passed over.
     pub size_hint: Option<u64>,
+    /// How many shares must be written at least, from k + 1 to n; all of them if `None`. A repair adds those that are
+    /// missing.
+    pub min_shares: Option<u16>,
+    /// Whether an object that exists is left as it is.
+    pub no_clobber: bool,
+    /// Which stores get the shares.
+    pub placement: Placement,
+}
+
+/// Which stores get the shares of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Those that the key prefers, spread over failure domains.
+    #[default]
+    Hashed,
+    /// Share i to the i-th store, for tests and benchmarks that lose a certain share.
+    Listed,
 }
 
 /// The result of a put.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PutReport {
     /// The header of share 0.
     pub header: Header,
-    /// The path of each share, by number.
+    /// The path of each share that was written, by number.
     pub paths: Vec<PathBuf>,
-    /// Share files of older puts that were removed.
+    /// Shares that were not written, of an object that was put with fewer than n.
+    pub missing: Vec<u16>,
+    /// Files of older puts that were removed.
     pub replaced: usize,
+    /// What did not go as it should: stores that failed, domains with too many shares.
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Display for PutReport {
@@ -116,6 +134,13 @@ impl fmt::Display for PutReport {
         if self.replaced > 0 {
             write!(f, ", replacing an older one")?;
         }
+        if !self.missing.is_empty() {
+            let written = usize::from(n) - self.missing.len();
+            write!(
+                f,
+                "; {written} of {n} shares were written: `penstock repair` adds the others"
+            )?;
+        }
         Ok(())
     }
 }
@@ -124,19 +149,41 @@ impl fmt::Display for PutReport {
 #[derive(Debug, thiserror::Error)]
 pub enum PutError {
     /// Fewer stores than shares.
-    #[error("{need} shares need {need} stores, each its own; {have} given")]
-    TooFewStores {
-        /// n.
-        need: u32,
-        /// Stores given.
-        have: usize,
-    },
-    /// One directory given twice, perhaps under two names.
     #[error(
-        "stores {} and {} are the same directory: losing it would lose two shares",
-        .0.display(), .1.display()
+        "{need} shares need {need} stores, each its own, and {} can be written{}{}",
+        match have { 0 => "none".to_owned(), 1 => "only one".to_owned(), have => format!("only {have}") },
+        reasons.iter().map(|reason| format!("; {reason}")).collect::<String>(),
+        if *have > usize::from(*data) { "; --min-shares writes fewer now, and a repair adds the others" } else { "" }
     )]
-    SameStore(PathBuf, PathBuf),
+    TooFewStores {
+        /// Shares that must be written.
+        need: u16,
+        /// Stores that can be written.
+        have: usize,
+        /// k.
+        data: u16,
+        /// Why the others can't be.
+        reasons: Vec<String>,
+    },
+    /// A number of shares that makes no sense as the least.
+    #[error("--min-shares {least}: it must be between {} (one more than the data shares) and {n}", data + 1)]
+    MinShares {
+        /// What was asked for.
+        least: u16,
+        /// k.
+        data: u16,
+        /// n.
+        n: u16,
+    },
+    /// The object is there already.
+    #[error("{key:?} is there already, and is left as it is")]
+    Exists {
+        /// Its name.
+        key: Key,
+    },
+    /// Stores that can't be used together.
+    #[error(transparent)]
+    Stores(#[from] StoreError),
     /// The numbers make no valid layout.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
@@ -172,52 +219,141 @@ pub enum PutError {
     /// A store failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Whether the object exists can't be known.
+    #[error(transparent)]
+    Open(#[from] store::OpenError),
+}
+
+/// What a put reads.
+pub enum Content<'a> {
+    /// A stream, which can be read once.
+    Stream(&'a mut dyn Read),
+    /// A file, which is read again if a store fails and others can take its place.
+    File(&'a mut SourceFile),
+}
+
+impl Content<'_> {
+    fn reader(&mut self) -> &mut dyn Read {
+        match self {
+            Content::Stream(stream) => stream,
+            Content::File(file) => *file,
+        }
+    }
+
+    /// Starts again; whether that is possible.
+    fn rewind(&mut self) -> io::Result<bool> {
+        match self {
+            Content::Stream(_) => Ok(false),
+            Content::File(file) => file.rewind().map(|()| true),
+        }
+    }
 }
 
 /// Stores all bytes of `source`. The memory it takes does not depend on their number: a batch of segments (8 MiB, or
 /// one segment of at most [`SEGMENT_BYTES_MAX`]), 8 MiB of parity (or one leaf of each parity share), and 4 KiB for
 /// each share.
+///
+/// # Errors
+/// If nothing was stored; the object is as it was.
 pub fn put(
     source: &mut dyn Read,
     options: &PutOptions,
     progress: &Progress,
 ) -> Result<PutReport, PutError> {
-    put_in_steps(source, options, progress, &mut |_| Ok(()))
+    Puts::default().put(&mut Content::Stream(source), options, progress)
 }
 
-/// As [`put`], but calls `after` at each step. An error from `after` acts like a disk failure at that step.
-fn put_in_steps(
-    source: &mut dyn Read,
-    options: &PutOptions,
-    progress: &Progress,
-    after: &mut dyn FnMut(Step) -> io::Result<()>,
-) -> Result<PutReport, PutError> {
-    let plan = Plan::new(options)?;
-    if let Some(bytes) = options.size_hint {
-        progress.add_len(bytes);
+/// The puts of one process, which spreads data and parity over the stores alike.
+#[derive(Debug, Default)]
+pub struct Puts {
+    tally: Tally,
+    /// The stores that were looked at last, and what was found.
+    known: Option<(Vec<PathBuf>, Places)>,
+}
+
+impl Puts {
+    /// As [`put`].
+    ///
+    /// # Errors
+    /// As [`put`].
+    pub fn put(
+        &mut self,
+        content: &mut Content<'_>,
+        options: &PutOptions,
+        progress: &Progress,
+    ) -> Result<PutReport, PutError> {
+        self.put_in_steps(content, options, progress, &mut |_| Ok(()))
     }
-    let (header, files) = plan.write(source, progress)?;
-    let (paths, replaced) = place::commit(&options.stores, &plan.dirs, &header, files, after)?;
-    Ok(PutReport {
-        header,
-        paths,
-        replaced,
-    })
+
+    /// As [`Puts::put`], but calls `after` at each step. An error from `after` acts like a disk failure at that step.
+    pub(crate) fn put_in_steps(
+        &mut self,
+        content: &mut Content<'_>,
+        options: &PutOptions,
+        progress: &Progress,
+        after: &mut dyn FnMut(Step) -> io::Result<()>,
+    ) -> Result<PutReport, PutError> {
+        let encoding = Encoding::new(options)?;
+        let mut places = self.places(&options.stores)?;
+        let result = loop {
+            if let Some(bytes) = options.size_hint {
+                progress.add_len(bytes);
+            }
+            let attempt = Attempt::new(options, &encoding, &mut places, &mut self.tally)?;
+            match attempt.run(content.reader(), progress, after) {
+                Err(Failure::Stores(failed)) => {
+                    let Some((_, first)) = failed.first() else {
+                        continue;
+                    };
+                    let reason = FileError {
+                        action: first.action,
+                        path: first.path.clone(),
+                        cause: io::Error::new(first.cause.kind(), first.cause.to_string()),
+                    };
+                    for (index, error) in failed {
+                        tracing::warn!(store = index, "a store is passed over: {error}");
+                        places.pass_over(index, error.to_string());
+                    }
+                    let others = places.open.len() >= usize::from(encoding.least);
+                    if !others || !content.rewind().map_err(PutError::Source)? {
+                        break Err(PutError::File(reason));
+                    }
+                }
+                Err(Failure::Put(error)) => break Err(error),
+                Ok(report) => break Ok(report),
+            }
+        };
+        self.known = Some((options.stores.clone(), places));
+        result
+    }
+
+    /// The stores, as they are now. The first time, files of interrupted puts are removed.
+    fn places(&mut self, stores: &[PathBuf]) -> Result<Places, PutError> {
+        if let Some((known, mut places)) = self.known.take()
+            && known == stores
+        {
+            places.refresh();
+            return Ok(places);
+        }
+        let places = Places::new(stores)?;
+        for place in &places.open {
+            remove_stale(&place.path);
+        }
+        Ok(places)
+    }
 }
 
-/// The checked choices of a put, whose directories exist.
-struct Plan<'a> {
-    /// n stores.
-    stores: &'a [PathBuf],
-    /// The object's directory in each.
-    dirs: Vec<PathBuf>,
+/// How the bytes of an object become shares.
+struct Encoding {
     code: Code,
-    /// The header of an empty object; the size is filled in once it is known.
-    empty: Header,
+    geometry: Geometry,
+    content_type: String,
+    /// Shares that must be written.
+    least: u16,
 }
 
-impl Plan<'_> {
-    fn new(options: &PutOptions) -> Result<Plan<'_>, PutError> {
+impl Encoding {
+    fn new(options: &PutOptions) -> Result<Encoding, PutError> {
         let PutOptions {
             data: k,
             parity,
@@ -235,12 +371,15 @@ impl Plan<'_> {
                 block_size: *block_size,
             });
         }
+        let least = options.min_shares.unwrap_or(n);
+        if least > n || least <= *k && least < n {
+            return Err(PutError::MinShares { least, data: *k, n });
+        }
         let kind = options.code.unwrap_or(if n <= 256 {
             CodeKind::Rs8
         } else {
             CodeKind::Rs16
         });
-        let code = Code::new(kind, (*k).into(), n.into())?;
         let content_type = match &options.content_type {
             Some(given) => given.clone(),
             None => mime_guess::from_path(key.as_str())
@@ -248,78 +387,206 @@ impl Plan<'_> {
                 .to_string(),
         };
         check_content_type(&content_type)?;
-        let Some(stores) = options.stores.get(..n.into()) else {
-            return Err(PutError::TooFewStores {
-                need: n.into(),
-                have: options.stores.len(),
-            });
+        Ok(Encoding {
+            code: Code::new(kind, (*k).into(), n.into())?,
+            geometry,
+            content_type,
+            least,
+        })
+    }
+
+    /// The geometry of an object of `size` bytes.
+    fn geometry_of(&self, size: u64) -> Result<Geometry, GeometryError> {
+        let geometry = &self.geometry;
+        let (block_bytes, leaf_bytes) = (geometry.block_bytes(), geometry.leaf_bytes());
+        Geometry::new(size, geometry.k(), geometry.n(), block_bytes, leaf_bytes)
+    }
+}
+
+/// One try to put an object into certain stores.
+struct Attempt<'a> {
+    options: &'a PutOptions,
+    encoding: &'a Encoding,
+    /// The store of each share, by number.
+    targets: Vec<(usize, PathBuf)>,
+    /// The header of an empty object; the size is filled in once it is known.
+    empty: Header,
+    warnings: Vec<String>,
+}
+
+/// Why a try failed.
+enum Failure {
+    /// Too few stores are left; with others it may succeed.
+    Stores(Vec<(usize, FileError)>),
+    Put(PutError),
+}
+
+impl<E: Into<PutError>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Put(error.into())
+    }
+}
+
+impl<'a> Attempt<'a> {
+    fn new(
+        options: &'a PutOptions,
+        encoding: &'a Encoding,
+        places: &mut Places,
+        tally: &mut Tally,
+    ) -> Result<Attempt<'a>, PutError> {
+        let (geometry, key) = (encoding.geometry, &options.key);
+        let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
+        let share_bytes = encoding
+            .geometry_of(options.size_hint.unwrap_or(0))?
+            .share_file_bytes();
+        allow_open_files(n * 3);
+        let mut warnings = Vec::new();
+        let mut chosen: Vec<&Place> = match options.placement {
+            Placement::Hashed => {
+                let chosen = places.choose(key, n, n - k, share_bytes);
+                warnings.extend(chosen.crowded.map(|domain| {
+                    format!("domain {domain} gets more shares than may be lost: losing it loses the object")
+                }));
+                chosen.places
+            }
+            Placement::Listed => places.open.iter().take(n).collect(),
         };
-        allow_open_files(usize::from(n) * 2);
-        let dirs = prepare_stores(stores, key)?;
-        let created = SystemTime::now()
+        if chosen.len() < usize::from(encoding.least) {
+            let full = places
+                .open
+                .iter()
+                .filter(|place| !place.has_room(share_bytes));
+            let full = full.map(|place| format!("{}: no room", place.path.display()));
+            let passed = places.passed_over.iter().map(ToString::to_string);
+            return Err(PutError::TooFewStores {
+                need: encoding.least,
+                have: chosen.len(),
+                data: geometry.k(),
+                reasons: passed.chain(full).collect(),
+            });
+        }
+        if options.placement == Placement::Hashed {
+            tally.order(&mut chosen, k);
+        }
+        let targets: Vec<_> = chosen
+            .iter()
+            .map(|place| (place.index, place.path.clone()))
+            .collect();
+        if targets.len() < n {
+            let passed = places.passed_over.iter().map(ToString::to_string);
+            warnings.extend(passed);
+        }
+        places.note_shares(targets.len() as u16)?;
+
+        let scan = store::scan(&options.stores, key);
+        refuse_clobber(options, &scan)?;
+        let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let empty = Header {
             key: key.clone(),
-            content_type,
+            content_type: encoding.content_type.clone(),
             geometry,
-            code: kind,
+            code: encoding.code.kind(),
             number: 0,
             leaf_checksum: LeafChecksum::Crc64Nvme,
             digest: Digest {
                 algorithm: DigestAlgorithm::Sha256,
                 bytes: Sha256::digest([]).into(),
             },
-            generation: new_generation(&options.stores, key, created.as_nanos() as u64)?,
-            created: created.as_secs(),
+            generation: new_generation(&scan, now.as_nanos() as u64)?,
+            created: new_created(&scan, now.as_secs()),
         };
-        Ok(Plan {
-            stores,
-            dirs,
-            code,
+        Ok(Attempt {
+            options,
+            encoding,
+            targets,
             empty,
+            warnings,
         })
     }
 
-    /// Reads `source` to its end and writes all shares, under temporary names.
+    fn run(
+        self,
+        source: &mut dyn Read,
+        progress: &Progress,
+        after: &mut dyn FnMut(Step) -> io::Result<()>,
+    ) -> Result<PutReport, Failure> {
+        let (header, ready) = self.write(source, progress)?;
+        if self.options.no_clobber {
+            // Another put may have come first meanwhile.
+            let scan = store::scan(&self.options.stores, &self.options.key);
+            refuse_clobber(self.options, &scan)?;
+        }
+        let least = usize::from(self.encoding.least);
+        let committed = commit::commit(&header, ready, least, after)?;
+        let mut warnings = self.warnings;
+        let failed = committed.failed.iter().map(|(_, _, error)| error);
+        warnings.extend(failed.chain(&committed.unsettled).map(ToString::to_string));
+        if !committed.unsettled.is_empty() {
+            warnings.push(
+                "the object is stored; `penstock repair` finishes what a store failed to do"
+                    .to_owned(),
+            );
+        }
+        let missing = check::missing(committed.shares.iter().map(|(number, ..)| *number), &header);
+        let replaced = remove_older(&self.options.stores, &header.key, &header.generation);
+        let paths = committed.shares.into_iter().map(|(.., path)| path);
+        Ok(PutReport {
+            header,
+            paths: paths.collect(),
+            missing,
+            replaced,
+            warnings,
+        })
+    }
+
+    /// Reads `source` to its end and writes all shares, under temporary names. Returns the object's header and the
+    /// shares, without those whose stores failed.
     fn write(
         &self,
         source: &mut dyn Read,
         progress: &Progress,
-    ) -> Result<(Header, Vec<(u16, TempFile)>), PutError> {
+    ) -> Result<(Header, Vec<Ready>), Failure> {
         let Header {
             geometry,
             generation,
             leaf_checksum,
             ..
         } = self.empty;
-        let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
-        let mut shares = NewShares::new(
-            &self.stores[0],
-            n,
-            generation,
-            leaf_checksum,
-            geometry.leaf_bytes(),
-        );
-        for (number, store) in self.stores.iter().enumerate() {
-            shares.add(store, number as u16)?;
+        let encoding = self.encoding;
+        let (k, least) = (usize::from(geometry.k()), usize::from(encoding.least));
+        let mut shares = NewShares::new(generation, leaf_checksum, geometry.leaf_bytes());
+        let mut failed = Vec::new();
+        let mut targets = Vec::with_capacity(self.targets.len());
+        for (number, (index, store)) in self.targets.iter().enumerate() {
+            match shares.add(store, number as u16) {
+                Ok(()) => targets.push((*index, store)),
+                Err(error) => failed.push((*index, error)),
+            }
+        }
+        // Share i is not the i-th file once a store failed.
+        let mut slots: Vec<Option<usize>> = vec![None; usize::from(geometry.n())];
+        for (slot, number) in shares.numbers().enumerate() {
+            slots[usize::from(number)] = Some(slot);
         }
         let segment_bytes = geometry.segment_bytes() as usize; // at most SEGMENT_BYTES_MAX
         let batch_segments = (BATCH_BYTES / geometry.segment_bytes()).max(1) as usize;
         let mut batch = vec![0; batch_segments * segment_bytes];
-        let mut parity = Parity::new(&self.code, &geometry, batch_segments);
+        let mut parity = Parity::new(&encoding.code, &geometry, batch_segments);
         let mut digest = Sha256::new();
-        let with_size = |size| {
-            let (block_bytes, leaf_bytes) = (geometry.block_bytes(), geometry.leaf_bytes());
-            Geometry::new(size, geometry.k(), geometry.n(), block_bytes, leaf_bytes)
-        };
         let mut size = 0;
         loop {
+            if shares.live() < least {
+                break;
+            }
             let len = read_full(source, &mut batch).map_err(PutError::Source)?;
             size += len as u64;
             let whole = len - len % segment_bytes;
             // The last segment is cut into k shorter blocks, padded with zeros.
-            let tail_block = with_size((len - whole) as u64)?.tail_block_bytes() as usize;
+            let tail_block = encoding
+                .geometry_of((len - whole) as u64)?
+                .tail_block_bytes() as usize;
             let padded = whole + k * tail_block;
             batch[len..padded.max(len)].fill(0);
             let mut segments: Vec<&[u8]> = batch[..whole].chunks_exact(segment_bytes).collect();
@@ -327,11 +594,13 @@ impl Plan<'_> {
             // SHA-256 takes longer than everything else together, so it gets a thread of its own.
             std::thread::scope(|scope| {
                 scope.spawn(|| digest.update(&batch[..len]));
-                for share in 0..k {
+                for (share, slot) in slots[..k].iter().enumerate() {
                     let blocks = segments.iter().map(|segment| block(segment, k, share));
-                    shares.append(share, &blocks.collect::<Vec<_>>())?;
+                    if let Some(slot) = slot {
+                        shares.append(*slot, &blocks.collect::<Vec<_>>());
+                    }
                 }
-                parity.append(&segments, &mut shares)
+                parity.append(&segments, &slots, &mut shares)
             })?;
             progress.add(len as u64);
             if len < batch.len() {
@@ -339,17 +608,54 @@ impl Plan<'_> {
             }
         }
         let header = Header {
-            geometry: with_size(size)?,
+            geometry: encoding.geometry_of(size)?,
             digest: Digest {
                 algorithm: DigestAlgorithm::Sha256,
                 bytes: digest.finalize().into(),
             },
             ..self.empty.clone()
         };
-        for index in 0..n {
-            shares.finish(index, &header)?;
+        let enough = |shares: &NewShares| shares.live() >= least;
+        if enough(&shares) {
+            for slot in 0..targets.len() {
+                shares.finish(slot, &header);
+            }
         }
-        Ok((header, shares.into_files().collect()))
+        let enough = enough(&shares);
+        let mut ready = Vec::new();
+        for ((number, file), (store, root)) in shares.into_files().zip(targets) {
+            match file {
+                Ok(temp) => ready.push(Ready {
+                    number,
+                    store,
+                    root: root.clone(),
+                    temp,
+                }),
+                Err(error) => failed.push((store, error)),
+            }
+        }
+        if !enough {
+            return Err(Failure::Stores(failed));
+        }
+        for (_, error) in &failed {
+            tracing::warn!("a share is not written: {error}");
+        }
+        Ok((header, ready))
+    }
+}
+
+fn refuse_clobber(options: &PutOptions, scan: &Scan) -> Result<(), PutError> {
+    let key = &options.key;
+    if !options.no_clobber {
+        return Ok(());
+    }
+    if !scan.groups.is_empty() {
+        return Err(PutError::Exists { key: key.clone() });
+    }
+    match store::choose(&options.stores, key, false) {
+        Err(store::OpenError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Err(PutError::Exists { key: key.clone() }),
     }
 }
 
@@ -384,7 +690,12 @@ impl Parity<'_> {
     }
 
     /// Appends the parity blocks of `segments` to the parity shares.
-    fn append(&mut self, segments: &[&[u8]], shares: &mut NewShares) -> Result<(), PutError> {
+    fn append(
+        &mut self,
+        segments: &[&[u8]],
+        slots: &[Option<usize>],
+        shares: &mut NewShares,
+    ) -> Result<(), PutError> {
         if self.buffers.is_empty() {
             return Ok(());
         }
@@ -395,7 +706,7 @@ impl Parity<'_> {
             for start in (0..block_len).step_by(self.capacity) {
                 let len = self.capacity.min(block_len - start);
                 if filled + len > self.capacity {
-                    self.flush(&mut filled, shares)?;
+                    self.flush(&mut filled, slots, shares);
                 }
                 let data: Vec<&[u8]> = (0..k)
                     .map(|share| &block(segment, k, share)[start..][..len])
@@ -409,47 +720,23 @@ impl Parity<'_> {
                 filled += len;
             }
         }
-        self.flush(&mut filled, shares)
-    }
-
-    fn flush(&self, filled: &mut usize, shares: &mut NewShares) -> Result<(), PutError> {
-        for (buffer, share) in self.buffers.iter().zip(self.code.k()..) {
-            shares.append(share, &[&buffer[..*filled]])?;
-        }
-        *filled = 0;
+        self.flush(&mut filled, slots, shares);
         Ok(())
     }
-}
 
-/// Creates the stores and the object's directory in each, and removes the files of interrupted writes. Refuses a list
-/// in which one store occurs twice.
-fn prepare_stores(stores: &[PathBuf], key: &Key) -> Result<Vec<PathBuf>, PutError> {
-    let mut seen: Vec<((u64, u64), &PathBuf)> = Vec::new();
-    for store in stores {
-        create_dir(store)?;
-        let found = fs::metadata(store).during("read the metadata of", store)?;
-        let id = (found.dev(), found.ino());
-        if let Some((_, other)) = seen.iter().find(|(seen, _)| *seen == id) {
-            return Err(PutError::SameStore((*other).clone(), store.clone()));
+    fn flush(&self, filled: &mut usize, slots: &[Option<usize>], shares: &mut NewShares) {
+        for (buffer, slot) in self.buffers.iter().zip(&slots[self.code.k()..]) {
+            if let Some(slot) = slot {
+                shares.append(*slot, &[&buffer[..*filled]]);
+            }
         }
-        seen.push((id, store));
+        *filled = 0;
     }
-    let mut dirs = Vec::with_capacity(stores.len());
-    for store in stores {
-        remove_stale(store);
-        let dir = store::objects_dir(store).join(object_dir(key));
-        create_dir(&dir)?;
-        dirs.push(dir);
-    }
-    Ok(dirs)
 }
 
-/// A generation newer than that of every existing share, even if the clock was set back.
-fn new_generation(stores: &[PathBuf], key: &Key, now: u64) -> Result<Generation, PutError> {
-    let scan = store::scan(stores, key);
-    let from_headers = scan.groups.iter().map(|group| group.header.generation);
-    let from_names = share_files(stores, key).filter_map(|(_, generation)| generation);
-    let nanos = match from_headers.chain(from_names).max() {
+/// A generation newer than every one there is, even if the clock was set back.
+pub(crate) fn new_generation(scan: &Scan, now: u64) -> Result<Generation, PutError> {
+    let nanos = match scan.newest_generation() {
         Some(newest) => now.max(
             newest
                 .unix_nanos()
@@ -461,6 +748,15 @@ fn new_generation(stores: &[PathBuf], key: &Key, now: u64) -> Result<Generation,
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(PutError::Random)?;
     Ok(Generation::new(nanos, random))
+}
+
+/// A time of creation, in seconds since 1970, later than that of every earlier put: `Last-Modified` is made of it, and
+/// tells two puts of one second apart.
+fn new_created(scan: &Scan, now: u64) -> u64 {
+    let seconds = |generation: Generation| generation.unix_nanos() / 1_000_000_000;
+    let named = scan.newest_generation().map(seconds);
+    let latest = scan.latest_created().max(named);
+    latest.map_or(now, |latest| now.max(latest.saturating_add(1)))
 }
 
 /// Fills `buffer` from `source`. Reads fewer bytes only at the end of `source`.

@@ -1,28 +1,35 @@
-//! Repair: rebuilds missing and damaged shares in place, of one object or of all.
+//! Repair: makes objects whole, one or all, and finishes what was interrupted.
 //!
 //! A share is rebuilt in a temporary file of its store, synced, read back, and renamed over the old
 //! file. After a crash each share is either as it was or complete. Sources are verified leaf by
 //! leaf, and the object's digest is checked before anything is written, so repair never spreads
-//! damage. Older puts are removed only when all n shares of the newest readable put are good.
-//! Shares of a newer, incomplete put are left alone, since that put may still be running.
+//! damage. A missing share goes to the store that the key prefers among those that have none.
+//!
+//! A put that was decided is completed, and one that was not is removed if its process is gone. Older puts are removed
+//! only when all n shares of the newest are good. Where too few shares of the newest put are left, nothing is done: an
+//! older one is never made the object.
+//!
+//! A removal is completed: the tombstone goes to every store, then the files it covers are removed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use decode_kernel::share::{Header, Key, object_dir, share_file_name};
+use decode_kernel::share::{Header, Key, object_dir};
 
 use crate::check::{check_leaves, missing};
-use crate::error::FileError;
+use crate::error::{During, FileError};
 use crate::get::read_object;
 use crate::progress::Progress;
 use crate::put::remove_older;
+use crate::rm;
 use crate::rows::{Rows, ShareReader};
-use crate::store::{self, Group, OpenError, OpenShare, Rejected, Scan, StoreError};
-use crate::temp::{TempFile, allow_open_files, create_dir, remove_stale, sync_dir};
+use crate::store::{
+    self, Group, Kind, OpenError, OpenShare, PassedOver, Places, Rejected, Scan, StoreError,
+};
+use crate::temp::{TempFile, allow_open_files, create_dir, is_abandoned, remove_stale, sync_dir};
 use crate::write::NewShares;
 
 /// Bytes that k sources and the shares being rebuilt take at once, unless one row of them takes
@@ -34,8 +41,7 @@ const READ_BACK_BYTES: u64 = 1 << 20;
 /// The objects to repair, and the stores.
 #[derive(Clone, Debug)]
 pub struct RepairOptions {
-    /// All stores that may have shares. Missing shares go to these stores too: share i to the i-th
-    /// if that is free. They are created if they do not exist.
+    /// All stores of a set.
     pub stores: Vec<PathBuf>,
     /// One object, or all if `None`.
     pub key: Option<Key>,
@@ -56,6 +62,23 @@ pub enum Repaired {
         /// The number of files.
         shares: usize,
     },
+    /// An interrupted put was completed: it had been decided.
+    Settled {
+        /// The number of shares that got their final names.
+        shares: usize,
+    },
+    /// An interrupted put was removed: it had not been decided.
+    Undecided {
+        /// The number of files.
+        shares: usize,
+    },
+    /// Files of a removed object were removed.
+    Removed {
+        /// The number of files.
+        files: usize,
+    },
+    /// A store can't be written.
+    PassedOver(PassedOver),
     /// A share could not be put in place.
     Failed {
         /// Which.
@@ -77,6 +100,14 @@ impl fmt::Display for Repaired {
                 write!(f, "rebuilt share {number}: {}", path.display())
             }
             Repaired::Older { shares } => write!(f, "removed {shares} shares of older puts"),
+            Repaired::Settled { shares } => {
+                write!(f, "completed an interrupted put: {shares} shares")
+            }
+            Repaired::Undecided { shares } => {
+                write!(f, "removed {shares} shares of an interrupted put")
+            }
+            Repaired::Removed { files } => write!(f, "removed {files} files of a removed object"),
+            Repaired::PassedOver(store) => write!(f, "a store is passed over: {store}"),
             Repaired::Failed { number, reason } => {
                 write!(f, "FAILED to restore share {number}: {reason}")
             }
@@ -126,248 +157,329 @@ pub enum RepairError {
     /// There is no such object.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// No store can be read.
+    /// The stores can't be used.
     #[error(transparent)]
     Stores(#[from] StoreError),
 }
 
 /// Repairs one object or all. Calls `report` with each action and the object's name (the name of
-/// its directory, if no share tells the key). After a failure it continues with the next object.
+/// its directory, if no share tells the key; empty for a store). After a failure it continues with the next object.
 /// Takes at most 32 MiB of memory, or two rows if those are longer.
+///
+/// # Errors
+/// If the stores can't be used, or the object asked for does not exist.
 pub fn repair(
     options: &RepairOptions,
     progress: &Progress,
     report: &mut dyn FnMut(&str, Repaired),
 ) -> Result<RepairReport, RepairError> {
-    let stores = without_duplicates(&options.stores);
-    allow_open_files(stores.len() * 2);
-    store::check_stores(&stores)?;
-    stores.iter().for_each(|store| {
-        remove_stale(store);
-    });
+    let stores = &options.stores;
+    allow_open_files(stores.len() * 3);
+    store::check_stores(stores)?;
+    let places = Places::new(stores)?;
+    for store in &places.passed_over {
+        report("", Repaired::PassedOver(store.clone()));
+    }
+    for place in &places.open {
+        remove_stale(&place.path);
+    }
     let mut sum = RepairReport::default();
+    let work = Work {
+        stores,
+        places: &places,
+        progress,
+    };
     match &options.key {
         Some(key) => {
-            let scan = store::scan(&stores, key);
-            if !repair_object(scan, key.as_str(), &stores, progress, &mut sum, report) {
-                return Err(store::choose(&stores, key, false)
+            let scan = store::scan(stores, key);
+            if !work.repair_object(scan, key.as_str(), &object_dir(key), &mut sum, report) {
+                return Err(store::choose(stores, key, false)
                     .map(drop)
                     .expect_err("nothing there")
                     .into());
             }
         }
         None => {
-            for dir in store::object_dirs(&stores) {
-                let scan = store::scan_dir(&stores, &dir, None);
-                repair_object(scan, &dir, &stores, progress, &mut sum, report);
+            for dir in store::object_dirs(stores) {
+                let scan = store::scan_dir(stores, &dir, None);
+                work.repair_object(scan, &dir, &dir, &mut sum, report);
             }
         }
     }
     Ok(sum)
 }
 
-/// Removes stores that are the same directory as an earlier one. Otherwise a share "missing" under
-/// the second name would replace the share under the first.
-fn without_duplicates(stores: &[PathBuf]) -> Vec<PathBuf> {
-    let mut seen = HashSet::new();
-    let new = |store: &&PathBuf| match fs::metadata(store) {
-        Ok(found) => seen.insert((found.dev(), found.ino())),
-        Err(_) => true,
-    };
-    stores.iter().filter(new).cloned().collect()
+/// A repair under way.
+struct Work<'a> {
+    stores: &'a [PathBuf],
+    places: &'a Places,
+    progress: &'a Progress,
 }
 
-/// Repairs the object that `scan` found. Returns whether there was any file.
-fn repair_object(
-    mut scan: Scan,
-    name: &str,
-    stores: &[PathBuf],
-    progress: &Progress,
-    sum: &mut RepairReport,
-    report: &mut dyn FnMut(&str, Repaired),
-) -> bool {
-    scan.forget_stores_away();
-    if scan.groups.is_empty() && scan.rejected.is_empty() {
-        return false;
-    }
-    let key = scan.groups.first().map(|group| group.header.key.clone());
-    let name = key.as_ref().map_or(name, Key::as_str);
-    let mut done = Done {
-        shares: 0,
-        failed: false,
-        older: 0,
-    };
-    let mut report = |event: Repaired| {
-        match &event {
-            Repaired::Share { .. } => done.shares += 1,
-            Repaired::Older { shares } => done.older += shares,
-            Repaired::Failed { .. } | Repaired::Unreadable { .. } => done.failed = true,
+impl Work<'_> {
+    /// Repairs the object that `scan` found in `dir`. Returns whether there was any file.
+    fn repair_object(
+        &self,
+        mut scan: Scan,
+        name: &str,
+        dir: &str,
+        sum: &mut RepairReport,
+        report: &mut dyn FnMut(&str, Repaired),
+    ) -> bool {
+        scan.forget_stores_away();
+        if scan.is_empty() {
+            return false;
         }
-        progress.suspend(|| report(name, event));
-    };
-    match scan.chosen(false) {
-        Some(chosen) => {
-            let group = scan.groups.swap_remove(chosen);
-            if let Err(reason) = repair_group(group, stores, progress, &mut report) {
-                report(Repaired::Unreadable { reason });
+        let key = scan.key().cloned();
+        let name = key.as_ref().map_or(name, Key::as_str);
+        let mut done = Done::default();
+        let mut report = |event: Repaired| {
+            match &event {
+                Repaired::Share { .. } => done.shares += 1,
+                Repaired::Failed { .. } | Repaired::Unreadable { .. } => done.failed = true,
+                Repaired::PassedOver(_) => {}
+                _ => done.other = true,
+            }
+            self.progress.suspend(|| report(name, event));
+        };
+        // Where there is a newer put, what is older than that is removed once it is whole.
+        if let Some(tombstone) = scan.tombstone.filter(|_| scan.groups.is_empty()) {
+            match rm::finish(self.places, dir, &tombstone, scan.away.is_empty()) {
+                Ok(0) => {}
+                Ok(files) => report(Repaired::Removed { files }),
+                Err(error) => report(Repaired::Unreadable {
+                    reason: error.to_string(),
+                }),
             }
         }
-        None => {
-            let notes: Vec<_> = scan.rejected.iter().map(Rejected::to_string).collect();
-            let have = match scan.groups.first() {
-                Some(group) => {
-                    format!(
-                        "{} shares are left, {} are needed",
-                        group.distinct(),
-                        group.header.geometry.k()
-                    )
-                }
-                None => "no share can be used".to_owned(),
-            };
-            report(Repaired::Unreadable {
-                reason: [vec![have], notes].concat().join("; "),
-            });
+        if scan.away.is_empty() {
+            let shares = remove_abandoned(&scan.undecided);
+            if shares > 0 {
+                report(Repaired::Undecided { shares });
+            }
         }
+        let there = !scan.groups.is_empty() || !scan.rejected.is_empty();
+        match scan.chosen(false) {
+            Some(chosen) => {
+                let group = scan.groups.swap_remove(chosen);
+                if let Err(reason) = self.repair_group(group, &mut report) {
+                    report(Repaired::Unreadable { reason });
+                }
+            }
+            None if there => {
+                let notes: Vec<_> = scan.rejected.iter().map(Rejected::to_string).collect();
+                let have = match scan.groups.first() {
+                    Some(group) => {
+                        format!(
+                            "{} shares of its newest put are left, {} are needed",
+                            group.distinct(),
+                            group.header.geometry.k()
+                        )
+                    }
+                    None => "no share can be used".to_owned(),
+                };
+                let older = scan.chosen(true).map(|_| {
+                    "an older put is there: `penstock get --allow-stale` reads it, and putting it again makes it the \
+                     object"
+                        .to_owned()
+                });
+                let notes = [vec![have], older.into_iter().collect(), notes].concat();
+                report(Repaired::Unreadable {
+                    reason: notes.join("; "),
+                });
+            }
+            // Nothing but a tombstone, or a put that runs.
+            None => {}
+        }
+        match done {
+            Done { failed: true, .. } => sum.failed += 1,
+            Done {
+                shares: 0,
+                other: false,
+                ..
+            } => sum.healthy += u64::from(there),
+            _ => sum.repaired += 1,
+        }
+        sum.shares += done.shares;
+        true
     }
-    match done {
-        Done { failed: true, .. } => sum.failed += 1,
-        Done {
-            shares: 0,
-            older: 0,
-            ..
-        } => sum.healthy += 1,
-        _ => sum.repaired += 1,
-    }
-    sum.shares += done.shares;
-    true
-}
 
-/// The outcome of the repair of one object.
-struct Done {
-    shares: u64,
-    failed: bool,
-    older: usize,
-}
-
-/// A share to rebuild, and its place.
-struct Target {
-    number: u16,
-    store: usize,
-    path: PathBuf,
-}
-
-/// Makes all shares of the group good. Fails if the group cannot be read, and then nothing was
-/// written.
-fn repair_group(
-    group: Group,
-    stores: &[PathBuf],
-    progress: &Progress,
-    report: &mut dyn FnMut(Repaired),
-) -> Result<(), String> {
-    let header = group.header.clone();
-    let geometry = header.geometry;
-    progress.add_len(geometry.share_bytes() * group.shares.len() as u64);
-    let mut rows = Rows::new(group).map_err(|error| error.to_string())?;
-    let checked = check_leaves(&mut rows, progress, &mut |_| {});
-    let missing = missing(
-        rows.readers.iter().map(|reader| reader.share.number),
-        &header,
-    );
-    let mut whole = true;
-    if !missing.is_empty() || !checked.damaged.is_empty() {
-        progress.add_len(geometry.size());
-        read_object(&mut rows, &mut io::sink(), progress).map_err(|error| error.to_string())?;
-        let targets = targets(
-            &rows,
-            stores,
-            &missing,
-            &checked.damaged,
-            &mut |number, reason| {
-                whole = false;
-                report(Repaired::Failed { number, reason });
-            },
+    /// Makes all shares of the group good. Fails if the group cannot be read, and then nothing was
+    /// written.
+    fn repair_group(&self, group: Group, report: &mut dyn FnMut(Repaired)) -> Result<(), String> {
+        let (header, progress) = (group.header.clone(), self.progress);
+        let geometry = header.geometry;
+        let pending = group.pending.clone();
+        progress.add_len(geometry.share_bytes() * group.shares.len() as u64);
+        let mut rows = Rows::new(group).map_err(|error| error.to_string())?;
+        let checked = check_leaves(&mut rows, progress, &mut |_| {});
+        let missing = missing(
+            rows.readers.iter().map(|reader| reader.share.number),
+            &header,
         );
-        progress.add_len(geometry.share_bytes() * targets.len() as u64);
-        for (number, placed) in rebuild(&mut rows, stores, targets, progress) {
-            match placed {
-                Ok(path) => report(Repaired::Share { number, path }),
+        let mut whole = true;
+        let mut settled = 0;
+        for path in &pending {
+            match settle(path, &header) {
+                Ok(()) => settled += 1,
                 Err(error) => {
                     whole = false;
-                    report(Repaired::Failed {
-                        number,
+                    report(Repaired::Unreadable {
                         reason: error.to_string(),
                     });
                 }
             }
         }
-    }
-    if whole {
-        let shares = remove_older(stores, &header.key, &header.generation);
-        if shares > 0 {
-            report(Repaired::Older { shares });
+        if settled > 0 {
+            report(Repaired::Settled { shares: settled });
         }
-    }
-    Ok(())
-}
-
-/// The place of each missing or damaged share. A damaged share stays where it is. A missing share
-/// goes to the store at its number if that store has no share of this put, else to the first store
-/// that has none.
-fn targets(
-    rows: &Rows,
-    stores: &[PathBuf],
-    missing: &[u16],
-    damaged: &BTreeSet<u16>,
-    failed: &mut dyn FnMut(u16, String),
-) -> Vec<Target> {
-    let mut targets = Vec::new();
-    let mut taken = BTreeSet::new();
-    let mut last = None;
-    for OpenShare {
-        number,
-        store,
-        path,
-        ..
-    } in rows.readers.iter().map(|reader| &reader.share)
-    {
-        // The first file of each number counts. A store that only has a second copy is free: the
-        // missing share will have the same file name and replaces the copy.
-        if last.replace(*number) != Some(*number) {
-            taken.insert(*store);
-            if damaged.contains(number) {
-                targets.push(Target {
-                    number: *number,
-                    store: *store,
-                    path: path.clone(),
-                });
+        if !missing.is_empty() || !checked.damaged.is_empty() {
+            progress.add_len(geometry.size());
+            read_object(&mut rows, &mut io::sink(), progress).map_err(|error| error.to_string())?;
+            let targets = self.targets(&rows, &missing, &checked.damaged, &mut |number, reason| {
+                whole = false;
+                report(Repaired::Failed { number, reason });
+            });
+            progress.add_len(geometry.share_bytes() * targets.len() as u64);
+            for (number, placed) in rebuild(&mut rows, targets, progress) {
+                match placed {
+                    Ok(path) => report(Repaired::Share { number, path }),
+                    Err(reason) => {
+                        whole = false;
+                        report(Repaired::Failed { number, reason });
+                    }
+                }
             }
         }
+        if whole {
+            let shares = remove_older(self.stores, &header.key, &header.generation);
+            if shares > 0 {
+                report(Repaired::Older { shares });
+            }
+        }
+        Ok(())
     }
-    for &number in missing {
-        let own = Some(usize::from(number)).filter(|own| *own < stores.len());
-        let mut places = own.into_iter().chain(0..stores.len());
-        let Some(store) = places.find(|place| !taken.contains(place)) else {
-            let reason =
-                "every store given has a share of this object already; give one more --store";
-            failed(number, reason.to_owned());
-            continue;
-        };
-        taken.insert(store);
-        let dir = store::objects_dir(&stores[store]).join(object_dir(&rows.header.key));
-        let path = dir.join(share_file_name(&rows.header.generation));
-        targets.push(Target {
+
+    /// The place of each missing or damaged share. A damaged share stays where it is. A missing share
+    /// goes to the store that the key prefers among those that have no share of this put.
+    fn targets(
+        &self,
+        rows: &Rows,
+        missing: &[u16],
+        damaged: &BTreeSet<u16>,
+        failed: &mut dyn FnMut(u16, String),
+    ) -> Vec<Target> {
+        let header = &rows.header;
+        let mut targets = Vec::new();
+        let mut taken = BTreeSet::new();
+        let mut last = None;
+        for OpenShare {
             number,
             store,
             path,
-        });
+            ..
+        } in rows.readers.iter().map(|reader| &reader.share)
+        {
+            // The first file of each number counts. A store that only has a second copy is free: the
+            // missing share will have the same file name and replaces the copy.
+            if last.replace(*number) == Some(*number) {
+                continue;
+            }
+            taken.insert(*store);
+            if !damaged.contains(number) {
+                continue;
+            }
+            match self.places.open.iter().find(|place| place.index == *store) {
+                Some(place) => targets.push(Target {
+                    number: *number,
+                    root: place.path.clone(),
+                    path: final_path(path, header),
+                }),
+                None => failed(
+                    *number,
+                    format!("{}: its store can't be written", path.display()),
+                ),
+            }
+        }
+        let geometry = &header.geometry;
+        let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
+        let bytes = geometry.share_file_bytes();
+        let chosen = self.places.choose(&header.key, n, n - k, bytes).places;
+        let ranked = self.places.ranked(&header.key).into_iter();
+        let others = ranked.filter(|place| place.has_room(bytes));
+        let mut free = chosen.into_iter().chain(others);
+        for &number in missing {
+            let Some(place) = free.find(|place| taken.insert(place.index)) else {
+                let mut reason = "every store that can be written and has room has a share of this object already; \
+                                  give one more --store"
+                    .to_owned();
+                for passed in &self.places.passed_over {
+                    reason += &format!("; {passed}");
+                }
+                failed(number, reason);
+                continue;
+            };
+            let dir = store::objects_dir(&place.path).join(object_dir(&header.key));
+            targets.push(Target {
+                number,
+                root: place.path.clone(),
+                path: dir.join(Kind::Share.file_name(&header.generation)),
+            });
+        }
+        targets
     }
-    targets
+}
+
+/// Gives a share of a decided put its final name.
+fn settle(path: &Path, header: &Header) -> Result<(), FileError> {
+    let last = final_path(path, header);
+    match fs::rename(path, &last) {
+        // The put itself was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && last.exists() => Ok(()),
+        renamed => renamed.during("rename", path),
+    }?;
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// The name of a share file once its put is decided. A file that was copied by hand keeps the name it was given.
+fn final_path(path: &Path, header: &Header) -> PathBuf {
+    match Kind::of(path) {
+        Some(Kind::Pending) => path.with_file_name(Kind::Share.file_name(&header.generation)),
+        _ => path.to_owned(),
+    }
+}
+
+/// Removes the files of puts that were never decided and whose processes are gone. Returns their number.
+fn remove_abandoned(undecided: &[Group]) -> usize {
+    let mut removed = 0;
+    for group in undecided {
+        if group.pending.iter().all(|path| is_abandoned(path)) {
+            let files = group.pending.iter();
+            removed += files.filter(|path| fs::remove_file(path).is_ok()).count();
+        }
+    }
+    removed
+}
+
+/// The outcome of the repair of one object.
+#[derive(Default)]
+struct Done {
+    shares: u64,
+    failed: bool,
+    other: bool,
+}
+
+/// A share to rebuild, and its place.
+struct Target {
+    number: u16,
+    /// The store's directory.
+    root: PathBuf,
+    path: PathBuf,
 }
 
 /// Rebuilds all targets in one pass over the sources. A failing store costs only its own share.
 fn rebuild(
     rows: &mut Rows,
-    stores: &[PathBuf],
     targets: Vec<Target>,
     progress: &Progress,
 ) -> Vec<(u16, Result<PathBuf, String>)> {
@@ -379,25 +491,24 @@ fn rebuild(
         ..
     } = header;
     let leaf_bytes = geometry.leaf_bytes();
-    let Some(first) = targets.first() else {
-        return Vec::new();
-    };
-    let spool = &stores[first.store];
-    let mut shares = NewShares::new(spool, targets.len(), generation, leaf_checksum, leaf_bytes);
+    let mut shares = NewShares::new(generation, leaf_checksum, leaf_bytes);
     let mut results = Vec::new();
     let mut going = Vec::new();
     for target in targets {
-        match shares.add(&stores[target.store], target.number) {
+        match shares.add(&target.root, target.number) {
             Ok(()) => going.push(target),
             Err(error) => results.push((target.number, Err(error.to_string()))),
         }
     }
-    let mut errors: Vec<Option<String>> = vec![None; going.len()];
     let wanted: Vec<u16> = going.iter().map(|target| target.number).collect();
     let row_bytes = u64::from(leaf_bytes) * (u64::from(geometry.k()) + wanted.len() as u64);
     let window = (WINDOW_BYTES / row_bytes).max(1) * u64::from(leaf_bytes);
     let mut buffers = vec![vec![0; window.min(geometry.share_bytes()) as usize]; wanted.len()];
+    let mut failed = None;
     for start in (0..geometry.share_bytes()).step_by(window as usize) {
+        if shares.live() == 0 {
+            break;
+        }
         let len = window.min(geometry.share_bytes() - start);
         let mut outputs: Vec<&mut [u8]> = buffers
             .iter_mut()
@@ -405,33 +516,24 @@ fn rebuild(
             .collect();
         if let Err(error) = rows.read(start..start + len, &wanted, &mut outputs) {
             // The same leaves were read successfully a moment ago, so the disks are failing now.
-            errors.fill(Some(error.to_string()));
+            failed = Some(error.to_string());
             break;
         }
-        for (index, (output, error)) in outputs.iter().zip(&mut errors).enumerate() {
-            if error.is_none() {
-                *error = shares
-                    .append(index, &[output])
-                    .err()
-                    .map(|error| error.to_string());
-            }
+        for (index, output) in outputs.iter().enumerate() {
+            shares.append(index, &[output]);
         }
         progress.add(len * wanted.len() as u64);
     }
-    for (index, error) in errors
-        .iter_mut()
-        .enumerate()
-        .filter(|(_, error)| error.is_none())
-    {
-        *error = shares
-            .finish(index, &header)
-            .err()
-            .map(|error| error.to_string());
+    if failed.is_none() {
+        for index in 0..going.len() {
+            shares.finish(index, &header);
+        }
     }
-    for (((number, temp), target), error) in shares.into_files().zip(going).zip(errors) {
-        let placed = match error {
-            Some(error) => Err(error),
-            None => place(temp, &target, &header).map(|()| target.path),
+    for ((number, temp), target) in shares.into_files().zip(going) {
+        let placed = match (&failed, temp) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Err(error)) => Err(error.to_string()),
+            (None, Ok(temp)) => place(temp, &target, &header).map(|()| target.path),
         };
         results.push((number, placed));
     }
@@ -439,19 +541,18 @@ fn rebuild(
 }
 
 /// Reads a new share back, then renames it into place.
-fn place(temp: TempFile, target: &Target, header: &Header) -> Result<(), String> {
+fn place(mut temp: TempFile, target: &Target, header: &Header) -> Result<(), String> {
     // The read back should come from the disk and not from the page cache, where the system follows
     // the advice.
     let _ = rustix::fs::fadvise(temp.file(), 0, None, rustix::fs::Advice::DontNeed);
     read_back(&temp, target, header)
         .map_err(|what| format!("{}: {what} reads back differently", temp.path().display()))?;
     let dir = target.path.parent().unwrap_or(Path::new("/"));
-    let placed = || {
-        create_dir(dir)?;
-        temp.rename(&target.path)?;
-        sync_dir(dir)
-    };
-    placed().map_err(|error: FileError| error.to_string())
+    create_dir(dir)
+        .and_then(|()| temp.rename(&target.path))
+        .map_err(|error| error.to_string())?;
+    temp.keep();
+    sync_dir(dir).map_err(|error| error.to_string())
 }
 
 /// Verifies every part of a share that was just written. An error names the bad part.
@@ -463,7 +564,7 @@ fn read_back(temp: &TempFile, target: &Target, header: &Header) -> Result<(), St
     }
     let share = OpenShare {
         number,
-        store: target.store,
+        store: 0,
         path: temp.path().to_owned(),
         file,
     };

@@ -6,17 +6,17 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{During, FileError};
 
-/// A file that is removed when dropped, unless it was renamed into place.
+/// A file that is removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub(crate) struct TempFile {
     file: File,
     path: PathBuf,
-    placed: bool,
+    kept: bool,
 }
 
 impl TempFile {
@@ -42,8 +42,9 @@ impl TempFile {
             let temp = TempFile {
                 file,
                 path,
-                placed: false,
+                kept: false,
             };
+            inherit(temp.file(), temp.path(), &dir)?;
             // Without locks no process removes stale files, so it is safe to continue.
             let _ = temp.file.lock();
             // Another process may have removed the file as stale between its creation and the lock.
@@ -67,22 +68,51 @@ impl TempFile {
     }
 
     /// Renames the file to `place` in one step, replacing an existing file. Its data must have been
-    /// synced before, and the directory must be synced afterwards.
-    pub(crate) fn rename(mut self, place: &Path) -> Result<(), FileError> {
+    /// synced before, and the directory must be synced afterwards. It stays locked, and is removed
+    /// when dropped.
+    pub(crate) fn rename(&mut self, place: &Path) -> Result<(), FileError> {
         fs::rename(&self.path, place).during("rename a new share to", place)?;
-        self.placed = true;
+        place.clone_into(&mut self.path);
         Ok(())
+    }
+
+    /// Leaves the file where it is.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
     }
 }
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        if !self.placed {
+        if !self.kept {
             // Nothing more can be done here. The next put or repair finds the file unlocked and
             // removes it.
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Gives a new file or directory the owner of the directory it is in, and that directory's permissions, without those to
+/// search. So what root writes can be read by whom the store belongs to, whatever the umask.
+fn inherit(new: &File, path: &Path, dir: &Path) -> Result<(), FileError> {
+    let parent = fs::metadata(dir).during("read the metadata of", dir)?;
+    let own = new.metadata().during("read the metadata of", path)?;
+    let mode = parent.mode() & if own.is_dir() { 0o7777 } else { 0o666 };
+    if own.mode() & 0o7777 != mode {
+        let permissions = fs::Permissions::from_mode(mode);
+        new.set_permissions(permissions)
+            .during("set the permissions of", path)?;
+    }
+    if (own.uid(), own.gid()) != (parent.uid(), parent.gid()) {
+        // Only root may give files away. Others write what they own.
+        let _ = std::os::unix::fs::fchown(new, Some(parent.uid()), Some(parent.gid()));
+    }
+    Ok(())
+}
+
+/// Whether the process that wrote the file is gone. It holds a lock on the file as long as it lives.
+pub(crate) fn is_abandoned(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Removes the files that dead processes left under `store`'s `tmp`, and returns their number.
@@ -116,7 +146,8 @@ pub(crate) fn tmp_dir(store: &Path) -> PathBuf {
     store.join("tmp")
 }
 
-/// Creates a directory and its missing parents durably: the parent of each new directory is synced.
+/// Creates a directory and its missing parents durably: the parent of each new directory is synced. Owner and
+/// permissions are the parent's.
 pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
     let parent = path
         .parent()
@@ -131,7 +162,12 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
         made = fs::create_dir(path);
     }
     match made {
-        Ok(()) => sync_dir(parent.unwrap_or(Path::new("."))),
+        Ok(()) => {
+            let parent = parent.unwrap_or(Path::new("."));
+            let made = File::open(path).during("open", path)?;
+            inherit(&made, path, parent)?;
+            sync_dir(parent)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error).during("create the directory", path),
     }
@@ -220,17 +256,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dropped_file_is_removed_and_a_renamed_one_stays() {
+    fn a_dropped_file_is_removed_and_a_kept_one_stays() {
         let store = tempfile::tempdir().unwrap();
         let temp = TempFile::create(store.path()).unwrap();
         let path = temp.path().to_owned();
         assert!(path.starts_with(store.path().join("tmp")) && path.exists());
         drop(temp);
         assert!(!path.exists());
-        let temp = TempFile::create(store.path()).unwrap();
+        let mut temp = TempFile::create(store.path()).unwrap();
         let place = store.path().join("there");
         temp.rename(&place).unwrap();
-        assert!(place.exists());
+        assert!(place.exists() && !is_abandoned(&place));
+        temp.keep();
+        assert!(place.exists() && is_abandoned(&place));
         assert_eq!(fs::read_dir(store.path().join("tmp")).unwrap().count(), 0);
     }
 

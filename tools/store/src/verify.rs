@@ -133,8 +133,8 @@ pub fn verify(
     let mut sum = VerifyReport::default();
     match &options.key {
         Some(key) => {
-            let scan = store::scan(&options.stores, key);
-            if verify_object(scan, key.as_str(), options, progress, &mut sum, report).is_none() {
+            let look = || store::scan(&options.stores, key);
+            if verify_object(&look, key.as_str(), options, progress, &mut sum, report).is_none() {
                 return Err(store::choose(&options.stores, key, false)
                     .map(drop)
                     .expect_err("nothing there")
@@ -143,8 +143,8 @@ pub fn verify(
         }
         None => {
             for dir in store::object_dirs(&options.stores) {
-                let scan = store::scan_dir(&options.stores, &dir, None);
-                verify_object(scan, &dir, options, progress, &mut sum, report);
+                let look = || store::scan_dir(&options.stores, &dir, None);
+                verify_object(&look, &dir, options, progress, &mut sum, report);
             }
         }
     }
@@ -162,39 +162,70 @@ pub enum VerifyError {
     Stores(#[from] StoreError),
 }
 
-/// Verifies the object that `scan` found; `None` if it found no file.
+/// How often an object that a put or repair changes meanwhile is looked at.
+const LOOKS_MAX: usize = 3;
+
+/// Verifies the object that `look` finds; `None` if there is none. What looks like damage while the object is being
+/// replaced is looked at again.
 fn verify_object(
-    mut scan: Scan,
+    look: &dyn Fn() -> Scan,
     name: &str,
     options: &VerifyOptions,
     progress: &Progress,
     sum: &mut VerifyReport,
     report: &mut dyn FnMut(&str, Finding),
 ) -> Option<Health> {
-    // Missing stores were reported once for all objects.
-    scan.forget_stores_away();
-    if scan.groups.is_empty() && scan.rejected.is_empty() {
-        return None;
+    let mut turn = 0;
+    loop {
+        turn += 1;
+        let scan = look();
+        let before = scan.fingerprint().to_vec();
+        let key = scan.key().cloned();
+        let (mut findings, mut found) = (Vec::new(), VerifyReport::default());
+        let health = verify_once(scan, options, progress, &mut found, &mut |finding| {
+            findings.push(finding);
+        });
+        let harmless = matches!(health, None | Some(Health::Healthy));
+        if !harmless && turn < LOOKS_MAX && look().fingerprint() != before {
+            continue;
+        }
+        let name = key.as_ref().map_or(name, Key::as_str);
+        for finding in findings {
+            progress.suspend(|| report(name, finding));
+        }
+        match health? {
+            Health::Healthy => sum.healthy += 1,
+            Health::Damaged => sum.damaged += 1,
+            Health::Unreadable => sum.unreadable += 1,
+        }
+        sum.bytes += found.bytes;
+        sum.bad_leaves += found.bad_leaves;
+        return health;
     }
-    let key = scan.groups.first().map(|group| group.header.key.clone());
-    let name = key.as_ref().map_or(name, Key::as_str);
-    let mut report = |finding| progress.suspend(|| report(name, finding));
+}
+
+fn verify_once(
+    mut scan: Scan,
+    options: &VerifyOptions,
+    progress: &Progress,
+    sum: &mut VerifyReport,
+    report: &mut dyn FnMut(Finding),
+) -> Option<Health> {
+    // Stores that are away were reported once for all objects.
+    scan.forget_stores_away();
     let chosen = scan.chosen(false);
-    report_scan(&scan, chosen, &mut report);
+    report_scan(&scan, chosen, report);
+    let damaged = !scan.rejected.is_empty();
     std::mem::take(&mut scan.rejected)
         .into_iter()
         .map(Finding::Rejected)
-        .for_each(&mut report);
-    let health = match chosen {
-        Some(chosen) => verify_shares(scan, chosen, options, progress, sum, &mut report),
-        None => Health::Unreadable,
-    };
-    match health {
-        Health::Healthy => sum.healthy += 1,
-        Health::Damaged => sum.damaged += 1,
-        Health::Unreadable => sum.unreadable += 1,
+        .for_each(&mut *report);
+    match chosen {
+        Some(chosen) => Some(verify_shares(scan, chosen, options, progress, sum, report)),
+        // A removed object, or one that is just being put, is none.
+        None if scan.groups.is_empty() && !damaged => None,
+        None => Some(Health::Unreadable),
     }
-    Some(health)
 }
 
 fn verify_shares(

@@ -2,9 +2,10 @@
 //! renames them. Put uses this for all n shares, and repair for those it rebuilds.
 //!
 //! The table follows the blocks, so its offset is unknown until all blocks are written, and its
-//! size has no bound. Finished pages therefore wait in a spool, an unlinked file that all shares
-//! use: page p of the i-th share is at (p*shares + i)*4096. An object with fewer than 512 leaves
-//! per share needs no spool.
+//! size has no bound. Finished pages therefore wait in a spool, an unlinked file beside the share. A
+//! share with fewer than 512 leaves needs no spool.
+//!
+//! A store that fails costs its own share: the first error of a share is kept, and the others go on.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -16,7 +17,7 @@ use decode_kernel::share::{
 };
 
 use crate::error::{During, FileError};
-use crate::temp::{TempFile, create_dir, tmp_dir, write_all_parts};
+use crate::temp::{TempFile, tmp_dir, write_all_parts};
 
 /// Pages copied from the spool by one write.
 const TABLE_BATCH_PAGES: u64 = 64;
@@ -24,7 +25,6 @@ const TABLE_BATCH_PAGES: u64 = 64;
 /// Several shares of one put while they are written.
 pub(crate) struct NewShares {
     shares: Vec<NewShare>,
-    spool: Spool,
     generation: Generation,
     leaf_checksum: LeafChecksum,
     leaf_bytes: usize,
@@ -33,6 +33,9 @@ pub(crate) struct NewShares {
 struct NewShare {
     number: u16,
     temp: TempFile,
+    /// What its store failed with; nothing is written from then on.
+    failed: Option<FileError>,
+    spool: Spool,
     /// Checksums for the page of the table that is being filled.
     entries: Vec<u64>,
     /// Pages of the table in the spool.
@@ -44,26 +47,17 @@ struct NewShare {
 struct Spool {
     dir: PathBuf,
     file: Option<File>,
-    shares: u64,
 }
 
 impl NewShares {
-    /// Starts with no shares. At most `shares` may be added. Finished table pages wait in an
-    /// unlinked file of `spool_store`.
+    /// Starts with no shares.
     pub(crate) fn new(
-        spool_store: &Path,
-        shares: usize,
         generation: Generation,
         leaf_checksum: LeafChecksum,
         leaf_bytes: u32,
     ) -> NewShares {
         NewShares {
-            shares: Vec::with_capacity(shares),
-            spool: Spool {
-                dir: tmp_dir(spool_store),
-                file: None,
-                shares: shares as u64,
-            },
+            shares: Vec::new(),
             generation,
             leaf_checksum,
             leaf_bytes: leaf_bytes as usize,
@@ -72,10 +66,6 @@ impl NewShares {
 
     /// Starts share `number` in a temporary file of `store`.
     pub(crate) fn add(&mut self, store: &Path, number: u16) -> Result<(), FileError> {
-        assert!(
-            (self.shares.len() as u64) < self.spool.shares,
-            "room for this share was not asked for"
-        );
         let temp = TempFile::create(store)?;
         temp.file()
             .seek(SeekFrom::Start(BLOCKS_OFFSET))
@@ -83,6 +73,11 @@ impl NewShares {
         self.shares.push(NewShare {
             number,
             temp,
+            failed: None,
+            spool: Spool {
+                dir: tmp_dir(store),
+                file: None,
+            },
             entries: Vec::with_capacity(TABLE_PAGE_ENTRIES),
             pages: 0,
             written: 0,
@@ -90,34 +85,28 @@ impl NewShares {
         Ok(())
     }
 
+    /// Their numbers, in the order in which they were added.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u16> {
+        self.shares.iter().map(|share| share.number)
+    }
+
+    /// The number of shares that go on.
+    pub(crate) fn live(&self) -> usize {
+        self.shares
+            .iter()
+            .filter(|share| share.failed.is_none())
+            .count()
+    }
+
     /// Appends blocks or ranges of blocks to the `index`-th share. Each part begins at the start of
     /// a leaf, and every part but the share's last ends at the end of one.
-    pub(crate) fn append(&mut self, index: usize, parts: &[&[u8]]) -> Result<(), FileError> {
+    pub(crate) fn append(&mut self, index: usize, parts: &[&[u8]]) {
         let share = &mut self.shares[index];
-        write_all_parts(&mut share.temp.file(), parts).during("write", share.temp.path())?;
-        for part in parts {
-            debug_assert_eq!(
-                share.written % self.leaf_bytes as u64,
-                0,
-                "only the last leaf is short"
-            );
-            share.written += part.len() as u64;
-            for leaf in part.chunks(self.leaf_bytes) {
-                share.entries.push(self.leaf_checksum.compute(leaf));
-                if share.entries.len() == TABLE_PAGE_ENTRIES {
-                    let page = TablePage::encode(
-                        &self.generation,
-                        share.number,
-                        share.pages,
-                        &share.entries,
-                    );
-                    self.spool.put(index, share.pages, &page)?;
-                    share.pages += 1;
-                    share.entries.clear();
-                }
-            }
+        if share.failed.is_none() {
+            let appended =
+                share.append(parts, &self.generation, self.leaf_checksum, self.leaf_bytes);
+            share.failed = appended.err();
         }
-        Ok(())
     }
 
     /// Finishes the `index`-th share: padding, table, header (`header` with the share's own
@@ -125,45 +114,74 @@ impl NewShares {
     ///
     /// # Panics
     /// If the number of bytes appended is not what `header` says.
-    pub(crate) fn finish(&mut self, index: usize, header: &Header) -> Result<(), FileError> {
-        let share = &self.shares[index];
-        assert_eq!(
-            share.written,
-            header.geometry.share_bytes(),
-            "share {}",
-            share.number
-        );
-        share.write_table(index, header, &self.spool, &self.generation)?;
-        let page = Header {
-            number: share.number,
-            ..header.clone()
+    pub(crate) fn finish(&mut self, index: usize, header: &Header) {
+        let share = &mut self.shares[index];
+        if share.failed.is_none() {
+            share.failed = share.finish(header).err();
         }
-        .encode();
-        let path = share.temp.path();
-        share
-            .temp
-            .file()
-            .write_all_at(&page[..], 0)
-            .during("write", path)?;
-        share.temp.file().sync_all().during("sync", path)
     }
 
-    /// The finished files with their share numbers, in the order in which they were added.
-    pub(crate) fn into_files(self) -> impl Iterator<Item = (u16, TempFile)> {
-        self.shares
-            .into_iter()
-            .map(|share| (share.number, share.temp))
+    /// The files with their share numbers, in the order in which they were added; an error for each that failed.
+    pub(crate) fn into_files(self) -> impl Iterator<Item = (u16, Result<TempFile, FileError>)> {
+        self.shares.into_iter().map(|share| {
+            let file = match share.failed {
+                None => Ok(share.temp),
+                Some(error) => Err(error),
+            };
+            (share.number, file)
+        })
     }
 }
 
 impl NewShare {
-    fn write_table(
-        &self,
-        index: usize,
-        header: &Header,
-        spool: &Spool,
+    fn append(
+        &mut self,
+        parts: &[&[u8]],
         generation: &Generation,
+        leaf_checksum: LeafChecksum,
+        leaf_bytes: usize,
     ) -> Result<(), FileError> {
+        write_all_parts(&mut self.temp.file(), parts).during("write", self.temp.path())?;
+        for part in parts {
+            debug_assert_eq!(
+                self.written % leaf_bytes as u64,
+                0,
+                "only the last leaf is short"
+            );
+            self.written += part.len() as u64;
+            for leaf in part.chunks(leaf_bytes) {
+                self.entries.push(leaf_checksum.compute(leaf));
+                if self.entries.len() == TABLE_PAGE_ENTRIES {
+                    let page =
+                        TablePage::encode(generation, self.number, self.pages, &self.entries);
+                    self.spool.put(self.pages, &page)?;
+                    self.pages += 1;
+                    self.entries.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self, header: &Header) -> Result<(), FileError> {
+        assert_eq!(
+            self.written,
+            header.geometry.share_bytes(),
+            "share {}",
+            self.number
+        );
+        self.write_table(header)?;
+        let page = Header {
+            number: self.number,
+            ..header.clone()
+        }
+        .encode();
+        let (file, path) = (self.temp.file(), self.temp.path());
+        file.write_all_at(&page[..], 0).during("write", path)?;
+        file.sync_all().during("sync", path)
+    }
+
+    fn write_table(&self, header: &Header) -> Result<(), FileError> {
         let (mut file, path) = (self.temp.file(), self.temp.path());
         let padding = header.geometry.table_offset() - BLOCKS_OFFSET - self.written;
         file.write_all(&[0; PAGE_BYTES][..padding as usize])
@@ -171,7 +189,7 @@ impl NewShare {
         let mut batch =
             Vec::with_capacity((TABLE_BATCH_PAGES.min(self.pages) + 1) as usize * PAGE_BYTES);
         for page in 0..self.pages {
-            spool.get(index, page, &mut batch)?;
+            self.spool.get(page, &mut batch)?;
             if (page + 1) % TABLE_BATCH_PAGES == 0 {
                 file.write_all(&batch).during("write", path)?;
                 batch.clear();
@@ -179,7 +197,7 @@ impl NewShare {
         }
         if !self.entries.is_empty() {
             batch.extend(TablePage::encode(
-                generation,
+                &header.generation,
                 self.number,
                 self.pages,
                 &self.entries,
@@ -190,32 +208,26 @@ impl NewShare {
 }
 
 impl Spool {
-    fn put(&mut self, index: usize, page: u64, bytes: &[u8; PAGE_BYTES]) -> Result<(), FileError> {
-        let offset = self.offset(index, page);
+    fn put(&mut self, page: u64, bytes: &[u8; PAGE_BYTES]) -> Result<(), FileError> {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                create_dir(&self.dir)?;
                 let file =
                     tempfile::tempfile_in(&self.dir).during("create a spool in", &self.dir)?;
                 self.file.insert(file)
             }
         };
-        file.write_all_at(bytes, offset)
+        file.write_all_at(bytes, page * PAGE_BYTES as u64)
             .during("write a spool in", &self.dir)
     }
 
-    fn get(&self, index: usize, page: u64, batch: &mut Vec<u8>) -> Result<(), FileError> {
+    fn get(&self, page: u64, batch: &mut Vec<u8>) -> Result<(), FileError> {
         let at = batch.len();
         batch.resize(at + PAGE_BYTES, 0);
         let read = match &self.file {
-            Some(file) => file.read_exact_at(&mut batch[at..], self.offset(index, page)),
+            Some(file) => file.read_exact_at(&mut batch[at..], page * PAGE_BYTES as u64),
             None => Err(io::ErrorKind::NotFound.into()),
         };
         read.during("read a spool in", &self.dir)
-    }
-
-    fn offset(&self, index: usize, page: u64) -> u64 {
-        (page * self.shares + index as u64) * PAGE_BYTES as u64
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use common::{CODES, Stores, flip, header, key, noise};
 use decode_kernel::share::{Geometry, Header, Key};
 use penstock_store::Progress;
-use penstock_store::get::GetError;
+use penstock_store::get::{GetError, GetOptions, get};
 use penstock_store::inspect::inspect;
 use penstock_store::ls::{Listed, ls};
 use penstock_store::put::{PutOptions, put};
@@ -370,40 +370,36 @@ fn repair_places_missing_shares_in_free_stores() {
     let stores = Stores::new(7);
     let bytes = noise(100_000, 9);
     let paths = stores.put(&bytes, 4, 2).paths;
-    // Share 5 was moved into share 2's store by hand; share 0 is lost with its disk.
+    // Share 5 was moved into share 2's store by hand; share 0 is lost with its disk, and a new one is there.
     fs::rename(&paths[5], &paths[2]).unwrap();
     fs::remove_dir_all(&stores.paths[0]).unwrap();
+    stores.init();
     let (report, done) = stores.repair();
     assert!(report.complete() && report.shares == 2, "{done:?}");
-    let number_in = |store: usize| {
-        let path = stores.paths[store].join(paths[0].strip_prefix(&stores.paths[0]).unwrap());
-        header(&path).number
-    };
-    let numbers: Vec<u16> = (0..6).map(number_in).collect();
-    assert_eq!(numbers, [0, 1, 5, 3, 4, 2]);
+    let files = stores.files();
+    let mut numbers: Vec<u16> = files.iter().map(|path| header(path).number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
+    let in_store = |store: &PathBuf| files.iter().filter(|path| path.starts_with(store)).count();
+    assert!(stores.paths.iter().all(|store| in_store(store) <= 1));
     assert_eq!(stores.health(), Health::Healthy);
     assert_eq!(stores.repair().0.healthy, 1);
 
-    // Without a free store, one share has no place.
+    // Without a free store, two shares have no place. A store that is away is named, and not written.
+    let free = stores.paths.iter().find(|store| in_store(store) == 0);
+    fs::remove_dir_all(free.unwrap()).unwrap();
     fs::remove_dir_all(&stores.paths[3]).unwrap();
-    let options = RepairOptions {
-        stores: stores.paths[..6]
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| *i != 3)
-            .map(|(_, p)| p.clone())
-            .collect(),
-        key: Some(key()),
-    };
-    let mut done = Vec::new();
-    let report = repair(&options, &Progress::hidden(), &mut |_, event| {
-        done.push(event.to_string())
-    });
-    assert!(!report.unwrap().complete());
+    fs::create_dir(&stores.paths[3]).unwrap();
+    let (report, done) = stores.repair();
+    assert!(!report.complete());
+    let failed = |line: &&String| line.contains("FAILED to restore") && line.contains("--store");
+    assert_eq!(done.iter().filter(failed).count(), 1, "{done:?}");
+    let told = |what: &str| done.iter().any(|line| line.contains(what));
     assert!(
-        done[0].contains("FAILED to restore share 3") && done[0].contains("--store"),
+        told("passed over") && told("is not mounted: `penstock init --store"),
         "{done:?}"
     );
+    assert_eq!(fs::read_dir(&stores.paths[3]).unwrap().count(), 0);
 }
 
 #[test]
@@ -416,8 +412,8 @@ fn repair_notices_one_directory_under_two_names() {
         stores: vec![stores.paths[0].clone(), stores.paths[1].clone(), again],
         key: None,
     };
-    let report = repair(&options, &Progress::hidden(), &mut |_, _| {}).unwrap();
-    assert!(!report.complete());
+    let error = repair(&options, &Progress::hidden(), &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("the same directory"), "{error}");
     assert_eq!(stores.get().unwrap(), b"abc");
     assert_eq!((header(&paths[0]).number, header(&paths[1]).number), (0, 1));
 }
@@ -440,17 +436,33 @@ fn old_puts_are_removed_only_when_the_new_one_is_whole() {
         "{findings:?}"
     );
 
-    // One share of the new put is left: the old put is read, and nothing is removed.
+    // One share of the new put is left: the old one doesn't take its place, and nothing is removed.
     let new_share = fs::read(&new.paths[0]).unwrap();
     fs::remove_file(&new.paths[1]).unwrap();
     fs::remove_file(&new.paths[2]).unwrap();
-    assert_eq!(stores.get().unwrap(), b"old");
-    let (_, findings) = stores.verify();
+    let error = stores.get().unwrap_err().to_string();
+    assert!(error.contains("--allow-stale"), "{error}");
+    let options = GetOptions {
+        stores: stores.paths.clone(),
+        key: key(),
+        stale: true,
+    };
+    let mut bytes = Vec::new();
+    get(&options, &mut bytes, &Progress::hidden()).unwrap();
+    assert_eq!(bytes, b"old");
+    let (report, findings) = stores.verify();
+    assert_eq!(report.unreadable, 1);
     assert!(
-        findings[0].contains("1 shares of a newer put"),
+        findings
+            .iter()
+            .any(|line| line.contains("older put") && line.contains("--allow-stale")),
         "{findings:?}"
     );
-    stores.repair();
+    let (report, done) = stores.repair();
+    assert!(
+        !report.complete() && done[0].contains("--allow-stale"),
+        "{done:?}"
+    );
     assert_eq!(fs::read(&new.paths[0]).unwrap(), new_share);
 
     // Two shares of the new put: it is read and completed, and then the old put is removed.
@@ -476,7 +488,9 @@ fn old_puts_are_removed_only_when_the_new_one_is_whole() {
 #[test]
 fn objects_and_their_remains_are_listed() {
     let stores = Stores::new(4);
-    assert!(ls(&stores.paths).is_err(), "no store can be read");
+    assert_eq!(ls(&stores.paths).unwrap().count(), 0);
+    let nowhere = [stores.paths[0].join("nowhere")];
+    assert!(ls(&nowhere).is_err(), "no store can be read");
     stores.put(&noise(70_000, 1), 2, 1);
     let options = PutOptions {
         key: Key::new("b.txt").unwrap(),

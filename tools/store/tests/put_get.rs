@@ -237,7 +237,7 @@ fn put_refuses_bad_options() {
     };
     let error = refused(stores.options(3, 1));
     assert!(
-        error.contains("4 shares need 4 stores") && error.contains("3 given"),
+        error.contains("4 shares need 4 stores") && error.contains("only 3"),
         "{error}"
     );
     let mut twice = stores.options(2, 1);

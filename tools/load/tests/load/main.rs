@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, TcpListener};
 use std::ops::ControlFlow;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -418,6 +419,34 @@ fn faults_are_counted_by_kind() {
         ..Group::new(Class::Fast, 1)
     }];
     assert_eq!(play(plan).1.faults(FaultKind::ConnectRefused), 3);
+}
+
+/// A run against a wrong port or path ended with status 0, and a script went on.
+#[test]
+fn a_run_without_any_success_fails() {
+    let server = Server::start();
+    let run = |path: &str, clients: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_penstock-load"));
+        command
+            .args(["--url", &server.plan(path).url])
+            .args(clients);
+        command.args(["--requests", "2", "--backoff", "1ms"]);
+        let output = command.output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), errors)
+    };
+    let (code, errors) = run("/missing", &["--fast", "2"]);
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(
+        errors.contains("nothing succeeded; the first status: "),
+        "{errors}"
+    );
+    assert_eq!(run("/big", &["--fast", "2"]), (Some(0), String::new()));
+    // Part of the clients is enough: the report tells of the others.
+    let both = ["--fast", "1,path=/missing", "--short", "1"];
+    assert_eq!(run("/big", &both), (Some(0), String::new()));
+    // Who only connects succeeds with that.
+    assert_eq!(run("/missing", &["--connect", "1"]).0, Some(0));
 }
 
 #[test]

@@ -9,16 +9,42 @@ use crate::repair::{RepairOptions, repair};
 use crate::store::OpenError;
 use crate::verify::{Health, VerifyOptions, verify};
 
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 9] = [
     Step::Written,
-    Step::Renamed(0),
-    Step::Renamed(1),
-    Step::Renamed(2),
+    Step::Pending(0),
+    Step::Pending(1),
+    Step::Pending(2),
+    Step::Prepared,
+    Step::Decided(0),
+    Step::Decided(1),
+    Step::Decided(2),
     Step::Synced,
 ];
 
+/// Whether the new object counts after this step.
+fn is_decided(step: Step) -> bool {
+    matches!(step, Step::Decided(_) | Step::Synced)
+}
+
 fn stores(root: &Path) -> Vec<PathBuf> {
     (0..3).map(|i| root.join(i.to_string())).collect()
+}
+
+fn init(root: &Path) {
+    fs::create_dir_all(root).unwrap();
+    let new = |path| store::NewStore { path, domain: None };
+    let stores: Vec<_> = stores(root).into_iter().map(new).collect();
+    store::init(&stores, false).unwrap();
+}
+
+fn put_in_steps(
+    content: &str,
+    options: &PutOptions,
+    after: &mut dyn FnMut(Step) -> io::Result<()>,
+) -> Result<PutReport, PutError> {
+    let mut source = content.as_bytes();
+    let mut content = Content::Stream(&mut source);
+    Puts::default().put_in_steps(&mut content, options, &Progress::hidden(), after)
 }
 
 fn options(root: &Path) -> PutOptions {
@@ -31,6 +57,9 @@ fn options(root: &Path) -> PutOptions {
         code: None,
         content_type: None,
         size_hint: None,
+        min_shares: None,
+        no_clobber: false,
+        placement: Placement::Listed,
     }
 }
 
@@ -51,7 +80,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(self::files(&path))
-        } else {
+        } else if !path.ends_with("penstock-store.toml") {
             files.push(path)
         }
     }
@@ -62,6 +91,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 /// Copies all files on the "disks" at this moment: the state that a machine finds when it restarts
 /// after a crash.
 fn copy(from: &Path, to: &Path) {
+    init(to);
     for path in files(from) {
         let copy = to.join(path.strip_prefix(from).unwrap());
         fs::create_dir_all(copy.parent().unwrap()).unwrap();
@@ -73,28 +103,21 @@ fn copy(from: &Path, to: &Path) {
 fn a_crash_at_any_step_leaves_the_old_object_or_the_new_one() {
     let root = tempfile::tempdir().unwrap();
     let disks = root.path().join("disks");
+    init(&disks);
     put(&mut &b"old"[..], &options(&disks), &Progress::hidden()).unwrap();
     let mut steps = Vec::new();
-    put_in_steps(
-        &mut &b"new"[..],
-        &options(&disks),
-        &Progress::hidden(),
-        &mut |step| {
-            copy(&disks, &root.path().join(format!("{step:?}")));
-            steps.push(step);
-            Ok(())
-        },
-    )
+    put_in_steps("new", &options(&disks), &mut |step| {
+        copy(&disks, &root.path().join(format!("{step:?}")));
+        steps.push(step);
+        Ok(())
+    })
     .unwrap();
     assert_eq!(steps, STEPS);
     assert_eq!(read(&disks).unwrap(), b"new");
 
     for step in STEPS {
         let crashed = root.path().join(format!("{step:?}"));
-        let expected = match step {
-            Step::Written | Step::Renamed(0) => b"old",
-            Step::Renamed(_) | Step::Synced => b"new",
-        };
+        let expected = if is_decided(step) { b"new" } else { b"old" };
         assert_eq!(read(&crashed).unwrap(), expected, "{step:?}");
 
         // Repair completes the object that can be read, and removes the files that the crash left.
@@ -115,11 +138,11 @@ fn a_crash_at_any_step_leaves_the_old_object_or_the_new_one() {
         let report = verify(&to_verify, &Progress::hidden(), &mut |_, _| {}).unwrap();
         assert_eq!(report.health(), Health::Healthy, "{step:?}");
         assert_eq!(read(&again).unwrap(), expected, "{step:?}");
-        let left = files(&again)
+        let left = files(&again);
+        let shares = left
             .iter()
-            .filter(|path| path.extension().unwrap() == "tmp")
-            .count();
-        assert_eq!(left, 0, "{step:?}");
+            .filter(|path| path.extension().unwrap() == "share");
+        assert_eq!((shares.count(), left.len()), (3, 3), "{step:?}: {left:?}");
 
         // The next put leaves no file of either.
         put(&mut &b"next"[..], &options(&crashed), &Progress::hidden()).unwrap();
@@ -129,27 +152,20 @@ fn a_crash_at_any_step_leaves_the_old_object_or_the_new_one() {
 }
 
 #[test]
-fn an_error_at_any_step_takes_everything_back() {
+fn an_error_before_the_decision_takes_everything_back() {
     let root = tempfile::tempdir().unwrap();
+    init(root.path());
     for old in [false, true] {
         if old {
             put(&mut &b"old"[..], &options(root.path()), &Progress::hidden()).unwrap();
         }
-        for stop in STEPS {
+        for stop in STEPS.into_iter().filter(|step| !is_decided(*step)) {
             let before = files(root.path());
-            let mut fail = |step| {
-                if step == stop {
-                    Err(io::Error::other("injected"))
-                } else {
-                    Ok(())
-                }
+            let mut fail = |step| match step == stop {
+                true => Err(io::Error::other("injected")),
+                false => Ok(()),
             };
-            let result = put_in_steps(
-                &mut &b"new"[..],
-                &options(root.path()),
-                &Progress::hidden(),
-                &mut fail,
-            );
+            let result = put_in_steps("new", &options(root.path()), &mut fail);
             let message = result.unwrap_err().to_string();
             assert!(message.contains("injected"), "{stop:?}: {message}");
             assert_eq!(files(root.path()), before, "{stop:?}");
@@ -167,19 +183,95 @@ fn an_error_at_any_step_takes_everything_back() {
 }
 
 #[test]
+fn an_error_after_the_decision_is_told_and_harms_nothing() {
+    for stop in STEPS.into_iter().filter(|step| is_decided(*step)) {
+        let root = tempfile::tempdir().unwrap();
+        init(root.path());
+        put(&mut &b"old"[..], &options(root.path()), &Progress::hidden()).unwrap();
+        let mut fail = |step| match step == stop {
+            true => Err(io::Error::other("injected")),
+            false => Ok(()),
+        };
+        let report = put_in_steps("new", &options(root.path()), &mut fail).unwrap();
+        assert!(report.warnings[0].contains("injected"), "{report:?}");
+        assert_eq!(read(root.path()).unwrap(), b"new", "{stop:?}");
+    }
+}
+
+#[test]
+fn a_store_that_fails_is_made_up_for_later() {
+    let root = tempfile::tempdir().unwrap();
+    init(root.path());
+    // 1+2 into two of three stores, while the third fails at each step that it can.
+    let options = PutOptions {
+        data: 1,
+        parity: 2,
+        min_shares: Some(2),
+        ..options(root.path())
+    };
+    for stop in [Step::Pending(1), Step::Pending(2)] {
+        let mut fail = |step| match step == stop {
+            true => Err(io::Error::other("injected")),
+            false => Ok(()),
+        };
+        let report = put_in_steps("new", &options, &mut fail).unwrap();
+        assert_eq!((report.missing.len(), report.paths.len()), (1, 2));
+        assert!(report.warnings[0].contains("injected"), "{report:?}");
+        assert_eq!(read(root.path()).unwrap(), b"new");
+        let to_repair = RepairOptions {
+            stores: stores(root.path()),
+            key: None,
+        };
+        let report = repair(&to_repair, &Progress::hidden(), &mut |_, _| {}).unwrap();
+        assert_eq!((report.repaired, report.shares), (1, 1));
+        assert_eq!(files(root.path()).len(), 3);
+    }
+}
+
+#[test]
+fn a_newer_put_that_comes_first_wins() {
+    let root = tempfile::tempdir().unwrap();
+    init(root.path());
+    for at in [Step::Written, Step::Prepared, Step::Decided(1)] {
+        let mut newer = |step| {
+            if step == at {
+                put(
+                    &mut &b"newer"[..],
+                    &options(root.path()),
+                    &Progress::hidden(),
+                )
+                .unwrap();
+            }
+            Ok(())
+        };
+        put_in_steps("new", &options(root.path()), &mut newer).unwrap();
+        assert_eq!(read(root.path()).unwrap(), b"newer", "{at:?}");
+    }
+}
+
+#[test]
 fn a_clock_set_back_does_not_make_a_put_older() {
     let root = tempfile::tempdir().unwrap();
+    init(root.path());
     let options = options(root.path());
     let first = put(&mut &b"old"[..], &options, &Progress::hidden())
         .unwrap()
-        .header
-        .generation;
-    let second = new_generation(&options.stores, &options.key, 5).unwrap();
-    assert!(second > first);
+        .header;
+    let scan = store::scan(&options.stores, &options.key);
+    assert!(new_generation(&scan, 5).unwrap() > first.generation);
+    assert_eq!(new_created(&scan, 5), first.created + 1);
+    // Two puts in a second differ as well, and so does one after a removal.
+    let second = put(&mut &b"new"[..], &options, &Progress::hidden()).unwrap();
+    assert!(second.header.created > first.created);
+    crate::rm::rm(&options.stores, &options.key).unwrap();
+    let third = put(&mut &b"new"[..], &options, &Progress::hidden()).unwrap();
+    assert!(third.header.created >= second.header.created);
+    assert!(third.header.generation > second.header.generation);
     // A file with the last generation there is, so that no generation is newer.
     let last = Generation::from_bytes([255; 16]);
-    let dir = store::objects_dir(&options.stores[0]).join(object_dir(&options.key));
-    fs::write(dir.join(decode_kernel::share::share_file_name(&last)), "").unwrap();
+    let dir = decode_kernel::share::object_dir(&options.key);
+    let dir = store::objects_dir(&options.stores[0]).join(dir);
+    fs::write(dir.join(store::Kind::Share.file_name(&last)), "").unwrap();
     let error = put(&mut &b"new"[..], &options, &Progress::hidden()).unwrap_err();
     assert!(
         matches!(error, PutError::Generation(found) if found == last),

@@ -1,7 +1,7 @@
 //! A source file of put that must not change while it is read.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::time::SystemTime;
 
 /// Reads a regular file to its end, and fails there if the file was changed meanwhile. The bytes read are then neither
@@ -52,6 +52,15 @@ impl SourceFile {
     /// Whether it was empty when it was opened.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Starts again at its beginning.
+    ///
+    /// # Errors
+    /// If it can't be read from there.
+    pub fn rewind(&mut self) -> io::Result<()> {
+        self.read = 0;
+        self.file.seek(SeekFrom::Start(0)).map(drop)
     }
 
     fn check(&self) -> io::Result<()> {

@@ -125,12 +125,18 @@ pub enum StoreError {
         .0.display(), .1.display()
     )]
     SameId(PathBuf, PathBuf),
+    /// A store on a file system that can't be written.
+    #[error("{}: its file system is read-only", .0.display())]
+    ReadOnly(PathBuf),
     /// Stores of several sets.
     #[error(
         "stores {} and {} belong to different sets: give the stores of one set, or join them with `penstock init --join`",
         .0.display(), .1.display()
     )]
     Sets(PathBuf, PathBuf),
+    /// None of the stores can be read: a mistyped path is more likely than so many lost disks.
+    #[error("none of the stores can be read; the first is {0}")]
+    NoneHere(Box<StoreError>),
     /// It can't be read or written.
     #[error(transparent)]
     File(#[from] FileError),

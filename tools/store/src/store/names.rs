@@ -49,6 +49,16 @@ pub(crate) fn generation_of(path: &Path) -> Option<Generation> {
     path.file_stem()?.to_str()?.parse().ok()
 }
 
+/// Whether a tombstone of this generation stands for the file too: a put that it hides, or an older tombstone. A file
+/// that was named by hand is judged by its header.
+pub(crate) fn covers(tombstone: &Generation, kind: Kind, path: &Path) -> bool {
+    match (kind, generation_of(path)) {
+        (Kind::Tombstone, Some(generation)) => generation < *tombstone,
+        (_, Some(generation)) => generation <= *tombstone,
+        (_, None) => false,
+    }
+}
+
 /// The directory of a store's objects.
 pub(crate) fn objects_dir(store: &Path) -> PathBuf {
     store.join("objects")

@@ -183,7 +183,7 @@ fn pick(mut scan: Scan, key: &Key, stale: bool) -> Result<Group, OpenError> {
 /// those that have no marker.
 ///
 /// # Errors
-/// The first store's problem, or [`StoreError::Same`] and the like.
+/// [`StoreError::NoneHere`] with the first store's problem, or [`StoreError::Same`] and the like.
 pub fn check_stores(stores: &[PathBuf]) -> Result<(), StoreError> {
     refuse_duplicates(stores)?;
     let mut first = None;
@@ -199,7 +199,7 @@ pub fn check_stores(stores: &[PathBuf]) -> Result<(), StoreError> {
         }
     }
     match (here, first) {
-        (false, Some(error)) => Err(error),
+        (false, Some(error)) => Err(StoreError::NoneHere(Box::new(error))),
         _ => Ok(()),
     }
 }

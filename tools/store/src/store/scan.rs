@@ -82,6 +82,8 @@ pub struct Look {
     shares: Vec<(Header, Kind, OpenShare)>,
     /// The newest tombstone.
     tombstone: Option<Generation>,
+    /// The newest generation in any file's name.
+    newest_name: Option<Generation>,
     rejected: Vec<Rejected>,
     /// What an object's directory said just before.
     fingerprint: u64,
@@ -102,6 +104,7 @@ impl Look {
             store,
             shares: Vec::new(),
             tombstone: None,
+            newest_name: None,
             rejected: vec![Rejected {
                 store,
                 path,
@@ -176,6 +179,7 @@ fn look_once(store: usize, root: &Path, dir: &str, key: Option<&Key>) -> Look {
                 store,
                 shares: Vec::new(),
                 tombstone: None,
+                newest_name: None,
                 rejected: Vec::new(),
                 fingerprint: NOTHING,
                 here,
@@ -188,6 +192,10 @@ fn look_once(store: usize, root: &Path, dir: &str, key: Option<&Key>) -> Look {
         store,
         shares: Vec::new(),
         tombstone: None,
+        newest_name: files
+            .iter()
+            .filter_map(|(_, path)| names::generation_of(path))
+            .max(),
         rejected: Vec::new(),
         fingerprint,
         here: true,
@@ -329,12 +337,16 @@ pub struct Scan {
     pub(crate) removed: Vec<Group>,
     /// The newest tombstone.
     pub(crate) tombstone: Option<Generation>,
-    /// Files and stores that could not be used.
+    /// The newest generation in any file's name.
+    newest_name: Option<Generation>,
+    /// Files and stores that could not be used; not those that a tombstone covers.
     pub(crate) rejected: Vec<Rejected>,
     /// The stores that could not be asked.
     pub(crate) away: Vec<usize>,
     /// The number of all stores.
     pub(crate) stores: usize,
+    /// The fingerprints of all looks, in order.
+    fingerprints: Vec<u64>,
     /// The fewest shares of any put, as far as the stores that have nothing of the object tell.
     least_shares: Option<u16>,
 }
@@ -349,7 +361,9 @@ impl Scan {
         let mut groups: Vec<Group> = Vec::new();
         for look in looks {
             scan.away.extend((!look.here).then_some(look.store));
+            scan.fingerprints.push(look.fingerprint);
             scan.tombstone = scan.tombstone.max(look.tombstone);
+            scan.newest_name = scan.newest_name.max(look.newest_name);
             scan.rejected.extend(look.rejected);
             scan.least_shares = match (scan.least_shares, look.least_shares) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -375,6 +389,12 @@ impl Scan {
                 }
                 group.shares.push(share);
             }
+        }
+        if let Some(tombstone) = scan.tombstone {
+            let covered = |path: &Path| {
+                names::generation_of(path).is_some_and(|generation| generation <= tombstone)
+            };
+            scan.rejected.retain(|rejected| !covered(&rejected.path));
         }
         scan.rejected.sort_by_key(|rejected| rejected.store);
         for group in &mut groups {
@@ -404,6 +424,11 @@ impl Scan {
     /// What could not be used.
     pub fn problems(&self) -> &[Rejected] {
         &self.rejected
+    }
+
+    /// What changes when the object's files change, in any store.
+    pub(crate) fn fingerprint(&self) -> &[u64] {
+        &self.fingerprints
     }
 
     /// Whether there is nothing of the object: no file, and no problem of one.
@@ -450,6 +475,33 @@ impl Scan {
             Some(least) => self.away.len() < usize::from(least),
             None => self.away.len() * 2 < self.stores,
         }
+    }
+
+    /// The object's name, if a header tells it.
+    pub(crate) fn key(&self) -> Option<&Key> {
+        let groups = [&self.groups, &self.undecided, &self.removed];
+        groups
+            .into_iter()
+            .flatten()
+            .next()
+            .map(|group| &group.header.key)
+    }
+
+    /// The newest generation there is of the object, of any kind.
+    pub(crate) fn newest_generation(&self) -> Option<Generation> {
+        let groups = [&self.groups, &self.undecided, &self.removed];
+        let headers = groups.into_iter().flatten();
+        headers
+            .map(|group| group.header.generation)
+            .chain(self.newest_name)
+            .max()
+    }
+
+    /// The latest time of creation in any header, in seconds since 1970.
+    pub(crate) fn latest_created(&self) -> Option<u64> {
+        let groups = [&self.groups, &self.undecided, &self.removed];
+        let headers = groups.into_iter().flatten();
+        headers.map(|group| group.header.created).max()
     }
 
     /// Drops the problems of stores that are away, which are told once and not for each object.

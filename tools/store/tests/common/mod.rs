@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{Header, Key};
-use penstock_store::Progress;
 use penstock_store::get::{GetError, GetOptions, GetReport, get};
-use penstock_store::put::{PutOptions, PutReport, put};
+use penstock_store::put::{Placement, PutOptions, PutReport, put};
 use penstock_store::repair::{RepairOptions, RepairReport, repair};
 use penstock_store::verify::{Health, VerifyOptions, VerifyReport, verify};
+use penstock_store::{NewStore, Progress, init};
 
 /// Directories `0`, `1`, … as stores.
 pub struct Stores {
@@ -27,8 +27,19 @@ impl Stores {
         let root = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
             .unwrap();
-        let paths = (0..n).map(|i| root.path().join(i.to_string())).collect();
-        Stores { root, paths }
+        let paths: Vec<_> = (0..n).map(|i| root.path().join(i.to_string())).collect();
+        let stores = Stores { root, paths };
+        stores.init();
+        stores
+    }
+
+    /// Makes the directories stores, also those that a test has removed.
+    pub fn init(&self) {
+        let new = |path: &PathBuf| NewStore {
+            path: path.clone(),
+            domain: None,
+        };
+        init(&self.paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();
     }
 
     /// Options for a k+m put of "dir/key.bin" in blocks of 8 KiB.
@@ -42,6 +53,9 @@ impl Stores {
             code: None,
             content_type: None,
             size_hint: None,
+            min_shares: None,
+            no_clobber: false,
+            placement: Placement::Listed,
         }
     }
 
@@ -100,7 +114,7 @@ impl Stores {
         (report.unwrap(), done)
     }
 
-    /// All files below all stores, in order.
+    /// All files below all stores but their markers, in order.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut dirs = self.paths.clone();
@@ -109,7 +123,7 @@ impl Stores {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
                     dirs.push(path)
-                } else {
+                } else if !path.ends_with("penstock-store.toml") {
                     files.push(path)
                 }
             }

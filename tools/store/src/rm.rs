@@ -1,0 +1,245 @@
+//! Rm: removes an object so that it stays away, even from stores that are away now.
+//!
+//! First a tombstone goes to every store: an empty mark with a generation newer than all others, which hides every put
+//! before it. At least m + 1 stores must take it, so that one is seen wherever k shares of the object could be read. Only
+//! then are the files removed. A crash in between leaves a hidden object, and a repair removes what is left. When a store
+//! comes back with old shares, the tombstone hides those as well. It expires after [`TOMBSTONE_AGE`], at a repair with
+//! all stores present.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use decode_kernel::share::{Generation, Key, object_dir};
+
+use crate::error::{During, FileError};
+use crate::put::{PutError, new_generation};
+use crate::store::{self, Kind, OpenError, Place, Places, StoreError};
+use crate::temp::{TempFile, create_dir, sync_dir};
+
+/// How long a tombstone is kept: a store that was away for longer may bring removed objects back.
+pub const TOMBSTONE_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+const TOMBSTONE_TEXT: &str = "\
+    The object of this directory was removed. This file keeps stores that were away from bringing it back.\n\
+    `penstock repair` removes it after 90 days.\n";
+
+/// A moment in a removal at which the disks are in a new state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The tombstone is durable in this store.
+    Tombstone(usize),
+    /// All tombstones are written. The object is gone.
+    Hidden,
+}
+
+/// What was removed.
+#[derive(Debug)]
+pub struct RmReport {
+    /// The number of files.
+    pub files: usize,
+    /// Stores that could not take the tombstone, and why.
+    pub warnings: Vec<String>,
+}
+
+/// Why an object was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RmError {
+    /// There is no such object, or that can't be known.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The stores can't be used together.
+    #[error(transparent)]
+    Stores(#[from] StoreError),
+    /// Too few stores to make sure that it stays away.
+    #[error(
+        "object {key:?}: its removal must be written to {need} stores, so that it stays away, and only {have} can be \
+         written{}",
+        reasons.iter().map(|reason| format!("; {reason}")).collect::<String>()
+    )]
+    TooFewStores {
+        /// Which object.
+        key: Key,
+        /// m + 1.
+        need: usize,
+        /// Stores that took it.
+        have: usize,
+        /// Why the others didn't.
+        reasons: Vec<String>,
+    },
+    /// No generation for the tombstone.
+    #[error(transparent)]
+    Generation(#[from] PutError),
+    /// Its files could not be removed. It is hidden, and a repair removes them.
+    #[error("the object is removed, but not all of its files: {0}; `penstock repair` removes them")]
+    Files(FileError),
+}
+
+/// Removes an object.
+///
+/// # Errors
+/// If it is not there, or too few stores can take the tombstone: then it is still there.
+pub fn rm(stores: &[PathBuf], key: &Key) -> Result<RmReport, RmError> {
+    rm_in_steps(stores, key, &mut |_| Ok(()))
+}
+
+/// As [`rm`], but calls `after` at each step. An error from `after` ends it like a crash.
+pub(crate) fn rm_in_steps(
+    stores: &[PathBuf],
+    key: &Key,
+    after: &mut dyn FnMut(Step) -> io::Result<()>,
+) -> Result<RmReport, RmError> {
+    let places = Places::new(stores)?;
+    let scan = store::scan(stores, key);
+    let needed = scan.groups.iter().chain(&scan.undecided).map(|group| {
+        let geometry = &group.header.geometry;
+        usize::from(geometry.n() - geometry.k()) + 1
+    });
+    let Some(needed) = needed.max().or_else(|| {
+        // Only files that can't be used: every store that is here must know.
+        let damaged = scan
+            .rejected
+            .iter()
+            .any(|file| !scan.away.contains(&file.store));
+        damaged.then_some(places.open.len().max(1))
+    }) else {
+        return Err(match scan.open(key, false) {
+            Err(error) => error.into(),
+            Ok(_) => OpenError::NotFound {
+                key: key.clone(),
+                stores: stores.len(),
+            }
+            .into(),
+        });
+    };
+    let mut reasons: Vec<String> = places.passed_over.iter().map(ToString::to_string).collect();
+    let too_few = |have, reasons| {
+        Err(RmError::TooFewStores {
+            key: key.clone(),
+            need: needed,
+            have,
+            reasons,
+        })
+    };
+    if places.open.len() < needed {
+        return too_few(places.open.len(), reasons);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let generation = new_generation(&scan, now.unwrap_or_default().as_nanos() as u64)?;
+    let dir = object_dir(key);
+    let mut tombstones = Vec::new();
+    let mut after = |step| after(step).during("continue the removal in", &stores[0]);
+    for place in &places.open {
+        match bury(place, &dir, &generation) {
+            Ok(tombstone) => tombstones.push(tombstone),
+            Err(error) => reasons.push(error.to_string()),
+        }
+        after(Step::Tombstone(place.index)).map_err(RmError::Files)?;
+    }
+    if tombstones.len() < needed {
+        let have = tombstones.len();
+        for tombstone in tombstones {
+            let _ = fs::remove_file(tombstone);
+        }
+        return too_few(have, reasons);
+    }
+    after(Step::Hidden).map_err(RmError::Files)?;
+    let files = remove_covered(&places, &dir, &generation).map_err(RmError::Files)?;
+    Ok(RmReport {
+        files,
+        warnings: reasons,
+    })
+}
+
+/// Writes a tombstone durably, and returns its path.
+fn bury(place: &Place, dir: &str, generation: &Generation) -> Result<PathBuf, FileError> {
+    let dir = store::objects_dir(&place.path).join(dir);
+    create_dir(&dir)?;
+    let path = dir.join(Kind::Tombstone.file_name(generation));
+    let mut temp = TempFile::create(&place.path)?;
+    let mut file = temp.file();
+    file.write_all(TOMBSTONE_TEXT.as_bytes())
+        .and_then(|()| file.sync_all())
+        .during("write", temp.path())?;
+    temp.rename(&path)?;
+    temp.keep();
+    sync_dir(&dir)?;
+    Ok(path)
+}
+
+/// Finishes a removal in an object's directory: the tombstone goes to the stores that lack it, and the files that it
+/// covers are removed. If nothing was left to do, `all_here` says that no store is away, and the tombstone is old, it is
+/// removed too. Returns the number of files that were written or removed.
+pub(crate) fn finish(
+    places: &Places,
+    dir: &str,
+    tombstone: &Generation,
+    all_here: bool,
+) -> Result<usize, FileError> {
+    let name = Kind::Tombstone.file_name(tombstone);
+    let mut done = 0;
+    for place in &places.open {
+        let path = store::objects_dir(&place.path).join(dir).join(&name);
+        if !path.exists() {
+            bury(place, dir, tombstone)?;
+            done += 1;
+        }
+    }
+    done += remove_covered(places, dir, tombstone)?;
+    let age = UNIX_EPOCH + Duration::from_nanos(tombstone.unix_nanos());
+    let expired = age.elapsed().is_ok_and(|age| age >= TOMBSTONE_AGE);
+    if done == 0 && all_here && expired {
+        for place in &places.open {
+            let dir = store::objects_dir(&place.path).join(dir);
+            let path = dir.join(&name);
+            fs::remove_file(&path).during("remove", &path)?;
+            done += 1;
+            // The directory is empty now, unless a put has begun.
+            let _ = fs::remove_dir(&dir);
+        }
+    }
+    Ok(done)
+}
+
+/// Removes the files that a tombstone covers, but not the tombstone. Returns their number.
+fn remove_covered(places: &Places, dir: &str, tombstone: &Generation) -> Result<usize, FileError> {
+    let mut removed = 0;
+    let mut failed = None;
+    for place in &places.open {
+        let dir = store::objects_dir(&place.path).join(dir);
+        let files = match store::files(&dir) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(cause) => {
+                failed = failed.or(Some(FileError {
+                    action: "list",
+                    path: dir,
+                    cause,
+                }));
+                continue;
+            }
+        };
+        for (kind, path) in files {
+            let covered = store::covers(tombstone, kind, &path);
+            if !covered {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(cause) => {
+                    failed = failed.or(Some(FileError {
+                        action: "remove",
+                        path,
+                        cause,
+                    }));
+                }
+            }
+        }
+    }
+    match failed {
+        None => Ok(removed),
+        Some(error) => Err(error),
+    }
+}

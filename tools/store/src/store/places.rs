@@ -1,0 +1,459 @@
+//! The stores that may be written, and where the shares of an object belong among them.
+//!
+//! Each key prefers the stores in an order of its own: rendezvous hashing (Thaler and Ravishankar, "Using Name-Based
+//! Mappings to Increase Hit Rates", IEEE/ACM Transactions on Networking 6(1), 1998) of the key and the stores' ids,
+//! weighted by capacity. So shares spread over all stores, the order in which stores are given means nothing, and a
+//! store that is added or lost moves no more than its part.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use decode_kernel::share::Key;
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use sha2::{Digest as _, Sha256};
+
+use super::identity::{
+    Id, Marker, Presence, StoreError, presence, read_marker, refuse_duplicates, write_marker,
+};
+use crate::error::{During, FileError};
+
+/// Room that is left free in a store, in bytes: for the directories, markers and tombstones of the objects that are
+/// there.
+const ROOM_LEFT: u64 = 16 << 20;
+
+/// A store that may be written.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Its index in the list of stores.
+    pub(crate) index: usize,
+    /// Its directory.
+    pub(crate) path: PathBuf,
+    /// Its marker.
+    pub(crate) marker: Marker,
+    /// Bytes that may be written.
+    pub(crate) free: u64,
+    /// Its part of the file system's bytes: the file system's, divided by the stores on it.
+    capacity: u64,
+}
+
+/// The stores of a command that writes.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// Those that may be written.
+    pub(crate) open: Vec<Place>,
+    /// Those that are passed over, and why.
+    pub(crate) passed_over: Vec<PassedOver>,
+}
+
+/// A store that is not written.
+#[derive(Clone, Debug)]
+pub struct PassedOver {
+    /// Its index in the list of stores.
+    pub store: usize,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Why, with the path.
+    pub reason: String,
+}
+
+impl std::fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Places {
+    /// Looks at the stores. Passes over those that are away, have no marker or can't be written.
+    ///
+    /// # Errors
+    /// If one is given twice, or they are of different sets.
+    pub(crate) fn new(stores: &[PathBuf]) -> Result<Places, StoreError> {
+        refuse_duplicates(stores)?;
+        let mut places = Places {
+            open: Vec::with_capacity(stores.len()),
+            passed_over: Vec::new(),
+        };
+        let mut devices: Vec<u64> = Vec::new();
+        for (index, path) in stores.iter().enumerate() {
+            match look_at(index, path) {
+                Ok((place, device)) => {
+                    places.open.push(place);
+                    devices.push(device);
+                }
+                Err(error) => places.passed_over.push(PassedOver {
+                    store: index,
+                    path: path.clone(),
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        if let Some(first) = places.open.first()
+            && let Some(other) = places
+                .open
+                .iter()
+                .find(|other| other.marker.set != first.marker.set)
+        {
+            return Err(StoreError::Sets(first.path.clone(), other.path.clone()));
+        }
+        let mut on_device: HashMap<u64, u64> = HashMap::new();
+        for device in &devices {
+            *on_device.entry(*device).or_default() += 1;
+        }
+        for (place, device) in places.open.iter_mut().zip(&devices) {
+            place.capacity /= on_device[device];
+        }
+        Ok(places)
+    }
+
+    /// The stores in the order in which `key` prefers them.
+    pub(crate) fn ranked(&self, key: &Key) -> Vec<&Place> {
+        let key = Sha256::digest(key.as_str().as_bytes());
+        let mut scored: Vec<_> = self
+            .open
+            .iter()
+            .map(|place| (score(&key, place.marker.store, place.capacity), place))
+            .collect();
+        scored.sort_by(|(a, first), (b, second)| {
+            b.total_cmp(a)
+                .then(first.marker.store.cmp(&second.marker.store))
+        });
+        scored.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// The stores for the shares of `key`: up to `n` that have room for `bytes` each, the preferred ones first. No
+    /// failure domain gets more than `m` of them, as far as there are enough stores.
+    pub(crate) fn choose(&self, key: &Key, n: usize, m: usize, bytes: u64) -> Chosen<'_> {
+        let with_room = |place: &&Place| place.has_room(bytes);
+        let ranked: Vec<&Place> = self.ranked(key).into_iter().filter(with_room).collect();
+        choose(ranked, n, m)
+    }
+
+    /// Says in the markers that there are objects of so few shares.
+    pub(crate) fn note_shares(&mut self, shares: u16) -> Result<(), FileError> {
+        for place in &mut self.open {
+            let more = |marker: &Marker| marker.least_shares.is_none_or(|least| least > shares);
+            if !more(&place.marker) {
+                continue;
+            }
+            let path = &place.path;
+            // Another process may be doing the same.
+            let directory = File::open(path).during("open", path)?;
+            directory.lock().during("lock", path)?;
+            if let Ok(Some(now)) = read_marker(path) {
+                place.marker = now;
+            }
+            if more(&place.marker) {
+                place.marker.least_shares = Some(shares);
+                write_marker(path, &place.marker)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks again how much room there is.
+    pub(crate) fn refresh(&mut self) {
+        for place in &mut self.open {
+            if let Ok(now) = statvfs(&place.path) {
+                place.free = now.f_bavail.saturating_mul(now.f_frsize);
+            }
+        }
+    }
+
+    /// Takes a store out that failed.
+    pub(crate) fn pass_over(&mut self, index: usize, reason: String) {
+        if let Some(at) = self.open.iter().position(|place| place.index == index) {
+            let place = self.open.remove(at);
+            self.passed_over.push(PassedOver {
+                store: index,
+                path: place.path,
+                reason,
+            });
+        }
+    }
+}
+
+impl Place {
+    /// Whether `bytes` fit, with some to spare.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.free > bytes.saturating_add(ROOM_LEFT.min(self.capacity / 64))
+    }
+}
+
+fn look_at(index: usize, path: &Path) -> Result<(Place, u64), StoreError> {
+    let marker = match presence(path) {
+        Presence::Marked(marker) => marker,
+        Presence::Unmarked(error) | Presence::Absent(error) => return Err(error),
+    };
+    let failed = |cause| FileError {
+        action: "read the metadata of",
+        path: path.to_owned(),
+        cause,
+    };
+    let device = std::fs::metadata(path).map_err(failed)?.dev();
+    let found = statvfs(path).map_err(|error| failed(error.into()))?;
+    if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(StoreError::ReadOnly(path.to_owned()));
+    }
+    let place = Place {
+        index,
+        path: path.to_owned(),
+        marker,
+        free: found.f_bavail.saturating_mul(found.f_frsize),
+        capacity: found.f_blocks.saturating_mul(found.f_frsize),
+    };
+    Ok((place, device))
+}
+
+/// A store's score for a key: the store with the highest comes first. Scores of this form give each store a part of the
+/// keys in proportion to its weight (Schindelhauer and Schomaker, "Weighted Distributed Hash Tables", SPAA 2005).
+fn score(key: &[u8], store: Id, weight: u64) -> f64 {
+    let digest = Sha256::new()
+        .chain_update(key)
+        .chain_update(store.0.to_be_bytes())
+        .finalize();
+    let bits = u64::from_be_bytes(digest[..8].try_into().expect("eight of 32 bytes"));
+    // Between 0 and 1, and neither.
+    let unit = ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    weight.max(1) as f64 / -unit.ln()
+}
+
+/// Stores for the shares of one object.
+#[derive(Debug)]
+pub(crate) struct Chosen<'a> {
+    /// The preferred ones first; fewer than asked for if there are no more.
+    pub(crate) places: Vec<&'a Place>,
+    /// A domain that has more than m of them, since there are too few others.
+    pub(crate) crowded: Option<String>,
+}
+
+fn choose(ranked: Vec<&Place>, n: usize, m: usize) -> Chosen<'_> {
+    let mut in_domain: HashMap<&str, usize> = HashMap::new();
+    let mut places = Vec::with_capacity(n);
+    let mut skipped = Vec::new();
+    for place in ranked {
+        if places.len() == n {
+            break;
+        }
+        match place.marker.domain.as_deref() {
+            // An object without parity doesn't survive any store; it is spread over the domains all the same.
+            Some(domain) if in_domain.get(domain).is_some_and(|have| *have >= m.max(1)) => {
+                skipped.push(place);
+            }
+            domain => {
+                if let Some(domain) = domain {
+                    *in_domain.entry(domain).or_default() += 1;
+                }
+                places.push(place);
+            }
+        }
+    }
+    let mut crowded = None;
+    while places.len() < n && !skipped.is_empty() {
+        // The domain with the fewest shares first.
+        let have = |place: &Place| {
+            place
+                .marker
+                .domain
+                .as_deref()
+                .map_or(0, |domain| in_domain[domain])
+        };
+        let (at, _) = skipped
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, place)| have(place))
+            .expect("there is one");
+        let place = skipped.remove(at);
+        if let Some(domain) = place.marker.domain.as_deref() {
+            *in_domain.entry(domain).or_default() += 1;
+            crowded.get_or_insert_with(|| domain.to_owned());
+        }
+        places.push(place);
+    }
+    Chosen { places, crowded }
+}
+
+/// How many data and parity shares each store got from one process: what a put gives parity to next.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Parity shares and all shares, by store id.
+    given: HashMap<Id, (u64, u64)>,
+}
+
+impl Tally {
+    /// Orders stores so that the first k get data: the last m are those that had the smallest part of parity.
+    pub(crate) fn order(&mut self, places: &mut [&Place], k: usize) {
+        let part = |place: &&Place| match self.given.get(&place.marker.store) {
+            Some((parity, all)) => *parity as f64 / (*all).max(1) as f64,
+            None => 0.0,
+        };
+        // Stable: without history, the key's own order decides.
+        places.sort_by(|a, b| part(b).total_cmp(&part(a)));
+        for (number, place) in places.iter().enumerate() {
+            let (parity, all) = self.given.entry(place.marker.store).or_default();
+            *parity += u64::from(number >= k);
+            *all += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(index: usize, domain: Option<&str>, capacity: u64) -> Place {
+        Place {
+            index,
+            path: PathBuf::new(),
+            marker: Marker {
+                format: 1,
+                store: Id(
+                    0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C834_u128.wrapping_mul(index as u128 + 1)
+                ),
+                set: Id(1),
+                created: String::new(),
+                domain: domain.map(str::to_owned),
+                least_shares: None,
+            },
+            free: capacity,
+            capacity,
+        }
+    }
+
+    fn places(count: usize) -> Places {
+        Places {
+            open: (0..count).map(|i| place(i, None, 1 << 40)).collect(),
+            passed_over: Vec::new(),
+        }
+    }
+
+    fn keys(count: usize) -> impl Iterator<Item = Key> {
+        (0..count).map(|i| Key::new(&format!("object {i}")).unwrap())
+    }
+
+    fn within(counts: &[f64], part: f64) {
+        let mean = counts.iter().sum::<f64>() / counts.len() as f64;
+        for count in counts {
+            assert!((count / mean - 1.0).abs() < part, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn shares_spread_over_all_stores_data_and_parity_alike() {
+        let (places, mut tally) = (places(12), Tally::default());
+        let (mut all, mut parity) = (vec![0.0; 12], vec![0.0; 12]);
+        for key in keys(1000) {
+            let mut chosen = places.choose(&key, 6, 2, 1 << 20).places;
+            assert_eq!(chosen.len(), 6);
+            tally.order(&mut chosen, 4);
+            for (number, place) in chosen.iter().enumerate() {
+                all[place.index] += 1.0;
+                parity[place.index] += f64::from(u8::from(number >= 4));
+            }
+        }
+        let data: Vec<f64> = all
+            .iter()
+            .zip(&parity)
+            .map(|(all, parity)| all - parity)
+            .collect();
+        within(&all, 0.1);
+        within(&parity, 0.1);
+        within(&data, 0.1);
+    }
+
+    #[test]
+    fn a_thirteenth_store_moves_a_thirteenth() {
+        let (before, after) = (places(12), places(13));
+        let mut moved = 0;
+        for key in keys(1000) {
+            let indices = |places: &Places| -> Vec<usize> {
+                places
+                    .choose(&key, 6, 2, 0)
+                    .places
+                    .iter()
+                    .map(|place| place.index)
+                    .collect()
+            };
+            let old = indices(&before);
+            moved += indices(&after)
+                .iter()
+                .filter(|index| !old.contains(index))
+                .count();
+        }
+        let ideal = 6000.0 / 13.0;
+        assert!(
+            (moved as f64 / ideal - 1.0).abs() < 0.15,
+            "{moved} of {ideal}"
+        );
+    }
+
+    #[test]
+    fn larger_stores_get_more_and_full_ones_nothing() {
+        let mut places = places(4);
+        places.open[3].capacity *= 3;
+        places.open[0].free = 1 << 20;
+        let mut counts = [0; 4];
+        for key in keys(2000) {
+            for place in places.choose(&key, 1, 0, 1 << 20).places {
+                counts[place.index] += 1;
+            }
+        }
+        assert_eq!(counts[0], 0);
+        let ratio = f64::from(counts[3]) / f64::from(counts[1] + counts[2]);
+        assert!((1.3..1.7).contains(&ratio), "{counts:?}");
+    }
+
+    #[test]
+    fn no_domain_gets_more_than_m_shares_if_there_are_enough() {
+        let domains = ["a", "a", "a", "b", "b", "b", "c", "c", "c"];
+        let stores = |domains: &[&str]| Places {
+            open: domains
+                .iter()
+                .enumerate()
+                .map(|(i, domain)| place(i, Some(domain), 1 << 40))
+                .collect(),
+            passed_over: Vec::new(),
+        };
+        let most = |chosen: &Chosen<'_>| {
+            let domain = |place: &&&Place| place.marker.domain.clone();
+            let of = |wanted: &str| {
+                chosen
+                    .places
+                    .iter()
+                    .filter(|place| domain(place).as_deref() == Some(wanted))
+                    .count()
+            };
+            ["a", "b", "c"].into_iter().map(of).max()
+        };
+        let three = stores(&domains);
+        let two = stores(&domains[..6]);
+        for key in keys(100) {
+            let chosen = three.choose(&key, 6, 2, 0);
+            assert_eq!(
+                (chosen.places.len(), most(&chosen), &chosen.crowded),
+                (6, Some(2), &None)
+            );
+            let chosen = two.choose(&key, 6, 2, 0);
+            assert_eq!((chosen.places.len(), most(&chosen)), (6, Some(3)));
+            assert!(chosen.crowded.is_some());
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_list_means_nothing() {
+        let mut turned = places(7);
+        turned.open.reverse();
+        let places = places(7);
+        for key in keys(50) {
+            let ids = |places: &Places| -> Vec<Id> {
+                places
+                    .ranked(&key)
+                    .iter()
+                    .map(|place| place.marker.store)
+                    .collect()
+            };
+            assert_eq!(ids(&places), ids(&turned));
+        }
+    }
+}
