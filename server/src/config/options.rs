@@ -209,6 +209,9 @@ pub(super) fn example(name: &str) -> Option<String> {
     let command = arguments();
     let mut arguments = command.get_arguments();
     let argument = arguments.find(|argument| key(argument).as_deref() == Some(name))?;
+    if !argument.get_action().takes_values() {
+        return Some("true".to_owned());
+    }
     let kind = argument.get_value_names()?.first()?.as_str();
     let value = match (kind, name) {
         ("DIR", _) => "[\"/srv/disk0\", \"/srv/disk1\"]",

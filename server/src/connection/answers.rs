@@ -40,6 +40,10 @@ pub fn for_lookup(error: &LookupError) -> Answer {
             Status::InternalError,
             "this object's code can't be used here",
         ),
+        LookupError::TooWideForMemory | LookupError::TooManyFiles { .. } => (
+            Status::NotImplemented,
+            "this object takes more memory than this server has for one",
+        ),
         LookupError::NoMemoryForCode => (
             Status::Unavailable,
             "no memory is left for this object's code",

@@ -189,6 +189,11 @@ impl StoreThreads {
             reads: Threads::new(format!("read-{store}"), STORE_READ_THREADS_MAX),
         })
     }
+
+    /// Closes a file on a thread, since that may block.
+    pub fn close(&self, file: File) {
+        self.looks.close(file);
+    }
 }
 
 /// An open file of a store. The store's threads close it when it is dropped, and read it where the kernel can't read it
@@ -248,7 +253,7 @@ impl AsRawFd for StoreFile {
 impl Drop for StoreFile {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            self.threads.looks.close(file);
+            self.threads.close(file);
         }
     }
 }

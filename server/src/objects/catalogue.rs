@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use decode_kernel::share::Key;
 use lru::LruCache;
-use penstock_store::{OpenError, OpenObject, RejectReason, Scan};
+use penstock_store::{OpenError, OpenObject, OpenShare, RejectReason, Scan};
 use tokio::sync::Semaphore;
 
 use super::codes::Codes;
@@ -207,6 +207,7 @@ impl Catalogue {
             let scan = Scan::new(looks);
             attempts += 1;
             if scan.torn() && attempts < TORN_LOOKS_MAX {
+                self.close(scan.into_files());
                 continue;
             }
             for problem in scan.problems() {
@@ -215,7 +216,18 @@ impl Catalogue {
                     tracing::warn!(key = %key, store = problem.store, "share not used: {problem}");
                 }
             }
-            return Ok((scan.open(key, self.stale)?, fingerprints));
+            let (opened, rest) = scan.open_with_rest(key, self.stale);
+            self.close(rest);
+            return Ok((opened?, fingerprints));
+        }
+    }
+
+    /// Has files closed by the threads of their stores.
+    fn close(&self, files: Vec<OpenShare>) {
+        for share in files {
+            if let Some(store) = self.stores.stores().get(share.store) {
+                store.threads().close(share.file);
+            }
         }
     }
 

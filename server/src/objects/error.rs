@@ -29,6 +29,15 @@ pub enum LookupError {
     /// The memory that decoding a wide code may take is not to be had.
     #[error("no memory is left for its code")]
     NoMemoryForCode,
+    /// Decoding it takes more memory than this server will ever have for that.
+    #[error("its code takes more memory than this server has for codes")]
+    TooWideForMemory,
+    /// It has more share files than may be open.
+    #[error("it has more share files than may be open: --share-files needs {needed}")]
+    TooManyFiles {
+        /// What it takes.
+        needed: usize,
+    },
     /// Clients use as many share files as may be open.
     #[error("clients use as many share files as may be open")]
     NoOpenFiles,

@@ -44,13 +44,21 @@ impl OpenFiles {
     /// objects that nobody uses.
     ///
     /// # Errors
-    /// [`LookupError::NoOpenFiles`] if all of them are in use.
+    /// [`LookupError::NoOpenFiles`] if all of them are in use, [`LookupError::TooManyFiles`] if it takes more than all.
     pub fn hold<K: Hash + Eq + Clone, V>(
         self: &Rc<Self>,
         share_files: usize,
         known: &mut LruCache<K, Rc<V>>,
     ) -> Result<Held, LookupError> {
         let files = share_files + OBJECT_FILES_EXTRA;
+        if files > self.most {
+            tracing::error!(
+                files,
+                most = self.most,
+                "an object has more share files than may be open: raise --share-files"
+            );
+            return Err(LookupError::TooManyFiles { needed: files });
+        }
         while self.used.get() + files > self.most {
             let mut from_the_oldest = known.iter().rev();
             let unused = from_the_oldest.find(|(_, value)| Rc::strong_count(value) == 1);

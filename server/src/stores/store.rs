@@ -328,10 +328,12 @@ impl Store {
     fn late<T: Send + 'static>(self: &Arc<Store>, asked: Asked<T>, what: &str) -> String {
         if asked.begun.load(Relaxed) {
             self.suspend_hung(what);
-            let hung = self.hung();
+            let (store, hung) = (Arc::clone(self), self.hung());
             tokio::task::spawn_local(async move {
-                let _ = asked.answer.await;
+                let answer = asked.answer.await;
                 drop(hung);
+                // It may have files, and closing them may block. If it can't be dropped there it is dropped here.
+                let _ = store.threads.looks.submit(move || drop(answer));
             });
         } else if self.threads.looks.done() == asked.done_before {
             self.suspend_hung(what);
@@ -381,8 +383,8 @@ pub fn object_number(key: &str) -> u64 {
 /// Why stores can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StoresError {
-    /// No store can be read.
-    #[error("{0}")]
+    /// None of the stores can be read: a mistyped path is more likely than so many lost disks.
+    #[error("none of the stores can be read; the first is {0}")]
     None(String),
     /// Two paths are one directory.
     #[error("stores {} and {} are the same directory: losing it would lose two shares", .0.display(), .1.display())]

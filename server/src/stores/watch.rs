@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ type Tried = (usize, Result<Found>);
 struct Watched {
     /// When a try began that has not ended, and whether it was given up.
     trying: Option<(Instant, bool)>,
-    /// When it was asked for its space last.
-    asked_space: Option<Instant>,
+    /// When it was asked for its space last, and whether it has answered.
+    space: Option<(Instant, Arc<AtomicBool>)>,
 }
 
 /// Watches stores.
@@ -95,11 +95,12 @@ impl Watch {
                 None => {}
             }
             let watched = &mut self.stores[at];
-            let asked = watched.asked_space;
             if store.serves(true) {
-                if asked.is_none_or(|asked| now.duration_since(asked) >= STORE_SPACE_EVERY) {
-                    watched.asked_space = Some(now);
-                    ask_space(store);
+                let due = watched.space.as_ref().is_none_or(|(asked, answered)| {
+                    answered.load(Relaxed) && now.duration_since(*asked) >= STORE_SPACE_EVERY
+                });
+                if due {
+                    watched.space = Some((now, ask_space(store)));
                 }
                 if store.serves(false) {
                     stores.suspend_slow(store);
@@ -116,15 +117,20 @@ fn try_failed(store: &Store, (cause, why): (Cause, String)) {
     });
 }
 
-fn ask_space(store: &Arc<Store>) {
-    let again = Arc::clone(store);
-    // One that is too busy is asked another time.
-    let _ = store.threads().looks.submit(move || {
+/// Asks a store for its space. Tells when it has answered.
+fn ask_space(store: &Arc<Store>) -> Arc<AtomicBool> {
+    let answered = Arc::new(AtomicBool::new(false));
+    let (again, done) = (Arc::clone(store), Arc::clone(&answered));
+    let submitted = store.threads().looks.submit(move || {
         if let Some((free, total)) = again.disk().space(again.path()) {
             again.counts().free_bytes.store(free, Relaxed);
             again.counts().total_bytes.store(total, Relaxed);
         }
+        done.store(true, Relaxed);
     });
+    // One that is too busy is asked another time.
+    answered.fetch_or(submitted.is_err(), Relaxed);
+    answered
 }
 
 impl Stores {
