@@ -222,7 +222,7 @@ fn a_key_in_the_log_is_one_value(io: Backend) {
     let server = Server::start(&stores, io, &[]);
     stores.remove_store(3);
     let path = "/a%20status=200%20%E2%80%AEb";
-    assert_eq!(get(server.objects, path, &[]).status(), 500);
+    assert_eq!(get(server.objects, path, &[]).status(), 503);
     server.wait_for_log("key=\"a status=200 \\u{202e}b\"");
     assert!(!server.log().contains('\u{202e}'), "{}", server.log());
 }

@@ -160,7 +160,10 @@ async fn read(
         }
     }
     for (number, error) in &failures {
-        engine.give_up(object, *number, error);
+        match reads.iter().find(|read| read.share == *number) {
+            Some(read) => engine.give_up_range(object, read, error),
+            None => engine.give_up(object, *number, error),
+        }
     }
     let mut windows = windows.into_iter();
     let chunks = found.into_iter().filter_map(|view| match view {

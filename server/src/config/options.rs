@@ -203,14 +203,14 @@ pub(super) fn words(name: &str) -> Option<Vec<String>> {
 
 /// A value that this key of the TOML file may have.
 pub(super) fn example(name: &str) -> Option<String> {
-    if let Some(words) = words(name) {
-        return Some(format!("\"{}\"", words[0]));
-    }
     let command = arguments();
     let mut arguments = command.get_arguments();
     let argument = arguments.find(|argument| key(argument).as_deref() == Some(name))?;
     if !argument.get_action().takes_values() {
         return Some("true".to_owned());
+    }
+    if let Some(words) = words(name) {
+        return Some(format!("\"{}\"", words[0]));
     }
     let kind = argument.get_value_names()?.first()?.as_str();
     let value = match (kind, name) {

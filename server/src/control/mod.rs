@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::select;
+use socket2::SockRef;
 
 use crate::config::Settings;
 use crate::connection::seats::Seats;
@@ -68,6 +69,9 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         stores,
     );
     let (cores, state) = Cores::start(&settings, state, listeners)?;
+    let admin_socket = admin_listener
+        .try_clone()
+        .map_err(ServeError::system("the admin listener"))?;
     admin::start(admin_listener, Arc::clone(&state))
         .map_err(ServeError::system("the admin thread"))?;
     cores.wait_until_ready()?;
@@ -78,7 +82,11 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         recv(signals) -> signal => {
             tracing::info!(signal = signal.unwrap_or_default(), "stopping: bodies under way may finish");
             state.set_ready(false);
-            cores.drain(Instant::now() + settings.drain_timeout, &signals)
+            let drained = cores.drain(Instant::now() + settings.drain_timeout, &signals);
+            // The kernel may keep the process, and what it has open, for a call that hangs. Its address is free all the
+            // same.
+            let _ = SockRef::from(&admin_socket).shutdown(std::net::Shutdown::Both);
+            drained
         }
         recv(cores.reports()) -> report => Err(match cores::working(report) {
             Err(error) => error,

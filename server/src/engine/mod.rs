@@ -14,9 +14,9 @@ use decode_kernel::code::Coder;
 use crate::io::Io;
 use crate::io::{Pool, PoolBuffer};
 use crate::memory::limits::{POOL_PATIENCE, REBUILD_PLANS_MAX};
-use crate::objects::Object;
 use crate::objects::checksums::ChecksumCache;
 use crate::objects::verified::VerifiedLeaves;
+use crate::objects::{Object, Share};
 use crate::stats::CoreStats;
 use crate::units::ShareNumber;
 
@@ -83,6 +83,27 @@ impl Engine {
             if let Ok(buffer) = tokio::time::timeout(POOL_PATIENCE, self.pool.take()).await {
                 return Ok(buffer);
             }
+        }
+    }
+
+    /// A range of a share could not be read. If it may be a bad sector, other shares take its place for that range, and
+    /// otherwise for all of it.
+    pub fn give_up_range(&self, object: &Object, read: &plan::Read, error: &io::Error) {
+        let share = object.share(read.share);
+        let is_spot = error.raw_os_error() == Some(libc::EIO);
+        if !is_spot || !share.is_some_and(Share::note_spot) {
+            return self.give_up(object, read.share, error);
+        }
+        let mut news = false;
+        for leaf in object.layout().leaves(&read.window) {
+            news |= object.mark_bad(read.share, leaf);
+        }
+        if news {
+            tracing::warn!(
+                key = %object.header().key, share = %read.share,
+                path = %object.share_path(read.share), offset = %read.window.start.in_file(),
+                "a spot can't be read: {error}"
+            );
         }
     }
 

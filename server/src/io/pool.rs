@@ -6,12 +6,12 @@
 //! can't be handed out again, even if the task that started the operation was dropped.
 #![allow(unsafe_code)] // one allocation, shared out in disjoint parts
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -38,28 +38,32 @@ struct Inner {
     buffers: usize,
     /// Whether it is for direct reads, and so not registered with a ring.
     direct: bool,
-    free: Mutex<Free>,
+    free: Mutex<Vec<u16>>,
     permits: Arc<Semaphore>,
     /// Buffers of the reserve that may be used and take no other's place.
     spare: AtomicUsize,
     reserve: Mutex<Reserve>,
     /// Buffers that hang and have no replacement.
     missing: AtomicUsize,
+    /// The memory of the reserve's buffers that were granted.
+    extra: Box<[OnceLock<Extra>]>,
 }
 
-/// Buffers whose memory has to be granted before they are used.
+/// The memory of one buffer of the reserve.
+struct Extra(NonNull<u8>);
+
+// SAFETY: as for `Inner::memory`.
+unsafe impl Send for Extra {}
+// SAFETY: as above.
+unsafe impl Sync for Extra {}
+
+/// Buffers whose memory has to be granted before they are made.
 struct Reserve {
     /// How many were granted. What was granted once is kept.
     granted: usize,
     most: usize,
     /// Asks for memory for so many in all.
     grant: Box<dyn FnMut(usize) -> bool + Send>,
-}
-
-struct Free {
-    indices: Vec<u16>,
-    /// Buffers from this one on were never used, and their memory was never touched.
-    untouched: usize,
 }
 
 // SAFETY: `memory` is reached only through windows, each of which owns its part alone; the free list
@@ -70,10 +74,19 @@ unsafe impl Sync for Inner {}
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // SAFETY: allocated in `Pool::new` with this layout; every window held an Arc of this, so
+        // SAFETY: allocated in `Pool::allocate` with this layout; every window held an Arc of this, so
         // none is left.
         unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+        for extra in self.extra.iter().filter_map(OnceLock::get) {
+            // SAFETY: the same for `Lease::make`.
+            unsafe { dealloc(extra.0.as_ptr(), extra_layout(self.buffer_bytes)) }
+        }
     }
+}
+
+/// The layout of a reserve's buffer.
+fn extra_layout(buffer_bytes: usize) -> Layout {
+    Layout::from_size_align(buffer_bytes, ALIGN).expect("the size of a buffer was checked")
 }
 
 impl Pool {
@@ -86,7 +99,7 @@ impl Pool {
     }
 
     /// The same with a reserve, whose buffers take the place of those into which a read was given up, once
-    /// `grant` has said that there is memory for so many of them in all. It is not touched before.
+    /// `grant` has said that there is memory for so many of them in all. They are not made before.
     ///
     /// # Panics
     /// As [`Pool::new`].
@@ -127,7 +140,7 @@ impl Pool {
             buffer_bytes.is_multiple_of(ALIGN) && buffer_bytes > TABLE_PAGE_BYTES,
             "pool buffers of {buffer_bytes} bytes"
         );
-        let bytes = all
+        let bytes = buffers
             .checked_mul(buffer_bytes)
             .expect("the pool's size was checked");
         let huge = direct && bytes >= HUGE_PAGE;
@@ -140,20 +153,18 @@ impl Pool {
         if huge {
             prefer_huge_pages(memory, bytes);
         }
-        // SAFETY: `bytes` bytes were just allocated, and `buffers` is not more than all buffers.
-        unsafe { memory.write_bytes(0, buffers * buffer_bytes) };
+        // SAFETY: `bytes` bytes were just allocated.
+        unsafe { memory.write_bytes(0, bytes) };
         Pool(Arc::new(Inner {
             memory,
             layout,
             buffer_bytes,
             buffers,
             direct,
-            free: Mutex::new(Free {
-                indices: (0..all as u16).rev().collect(),
-                untouched: buffers,
-            }),
+            free: Mutex::new((0..buffers as u16).rev().collect()),
             permits: Arc::new(Semaphore::new(buffers)),
             spare: AtomicUsize::new(0),
+            extra: (0..reserve.most).map(|_| OnceLock::new()).collect(),
             reserve: Mutex::new(reserve),
             missing: AtomicUsize::new(0),
         }))
@@ -175,19 +186,13 @@ impl Pool {
     }
 
     fn lease(&self, permit: OwnedSemaphorePermit) -> PoolBuffer {
-        let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = free
-            .indices
+        let index = self
+            .0
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
             .pop()
-            .expect("at least as many free buffers as permits");
-        // Buffers that were never used lie in order at the bottom of the list.
-        if usize::from(index) >= free.untouched {
-            let address = self.address(index.into());
-            // SAFETY: the buffer lies in the allocation, and nobody has it but this call.
-            unsafe { address.write_bytes(0, self.0.buffer_bytes) };
-            free.untouched = usize::from(index) + 1;
-        }
-        drop(free);
+            .expect("as many permits as free buffers");
         PoolBuffer(Lease {
             pool: self.clone(),
             index,
@@ -215,11 +220,6 @@ impl Pool {
     fn reserve(&self) -> MutexGuard<'_, Reserve> {
         let reserve = self.0.reserve.lock();
         reserve.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The number of buffers with those of the reserve.
-    fn all_buffers(&self) -> usize {
-        self.0.layout.size() / self.0.buffer_bytes
     }
 
     /// The number of buffers.
@@ -258,9 +258,14 @@ impl Pool {
     }
 
     fn address(&self, index: usize) -> *mut u8 {
-        debug_assert!(index < self.all_buffers());
-        // SAFETY: `index` is below the number of all buffers, so the offset lies in the allocation.
-        unsafe { self.0.memory.as_ptr().add(index * self.0.buffer_bytes) }
+        match index.checked_sub(self.0.buffers) {
+            // SAFETY: `index` is below the number of buffers, so the offset lies in the allocation.
+            None => unsafe { self.0.memory.as_ptr().add(index * self.0.buffer_bytes) },
+            Some(extra) => {
+                let extra = self.0.extra[extra].get();
+                extra.expect("its index came after its memory").0.as_ptr()
+            }
+        }
     }
 }
 
@@ -316,10 +321,9 @@ impl Lease {
         if !replaced {
             let mut reserve = self.pool.reserve();
             let wanted = reserve.granted + 1;
-            if wanted <= reserve.most && (reserve.grant)(wanted) {
-                reserve.granted = wanted;
-                replaced = true;
-            }
+            replaced =
+                wanted <= reserve.most && (reserve.grant)(wanted) && self.make(reserve.granted);
+            reserve.granted += usize::from(replaced);
         }
         *hangs = Some(replaced);
         if replaced {
@@ -330,11 +334,27 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Makes a buffer of the reserve. Returns whether there was memory.
+    fn make(&self, number: usize) -> bool {
+        let pool = &self.pool.0;
+        // SAFETY: the layout's size is not zero.
+        let memory = NonNull::new(unsafe { alloc_zeroed(extra_layout(pool.buffer_bytes)) });
+        let Some(memory) = memory else { return false };
+        let news = pool.extra[number].set(Extra(memory)).is_ok();
+        debug_assert!(news, "each is made once");
+        let mut free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        // Behind those that are registered with the ring.
+        free.insert(0, (pool.buffers + number) as u16);
+        true
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let pool = &self.pool.0;
         let mut free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.indices.push(self.index);
+        free.push(self.index);
         drop(free);
         match self.hangs.get_mut().unwrap_or_else(PoisonError::into_inner) {
             None => {}

@@ -305,6 +305,9 @@ pub const ZERO_COPY_RETRY: Duration = Duration::from_secs(600);
 pub const ZERO_COPY_RING_ENTRIES: u32 = 8;
 /// Known bad leaves remembered per object, so that they are not read again for every client.
 pub const BAD_LEAVES_MAX: usize = 256;
+/// Reads of a share that may fail because of a bad sector before the share is given up: each costs the leaves that it
+/// was to bring, no more.
+pub const UNREADABLE_SPOTS_MAX: usize = 4;
 /// Codes (generator matrices) and rebuild plans kept per core.
 pub const CODES_MAX: usize = 16;
 /// Inverted matrices kept per core, one per erasure pattern.

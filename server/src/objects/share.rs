@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::io::{self as files, FileVersion, StoreFile};
-use crate::memory::limits::{FILE_SETTLES, REVALIDATE_AFTER};
+use crate::memory::limits::{FILE_SETTLES, REVALIDATE_AFTER, UNREADABLE_SPOTS_MAX};
 use crate::stores::{OpenHere, Store};
 
 /// A share file.
@@ -26,6 +26,8 @@ pub struct Share {
     validation: Cell<Validation>,
     /// Open for direct reads while a readahead stream holds it.
     direct: RefCell<Weak<DirectFile>>,
+    /// Reads of it that failed because the disk could not read a spot.
+    spots: Cell<usize>,
     /// Set once direct reads failed.
     no_direct: Cell<bool>,
     _open: OpenHere,
@@ -62,6 +64,7 @@ impl Share {
             store: Arc::clone(store),
             _open: store.open_here(),
             lost: Cell::new(false),
+            spots: Cell::new(0),
             validation: Cell::default(),
             direct: RefCell::default(),
             no_direct: Cell::new(false),
@@ -81,6 +84,12 @@ impl Share {
     /// Whether it is to be read: its store serves, and it was not given up. With `also_slow` the store may be slow.
     pub fn is_usable(&self, also_slow: bool) -> bool {
         !self.lost.get() && self.store.serves(also_slow)
+    }
+
+    /// A spot of it could not be read. Returns whether it may be read elsewhere: not if that was so too often.
+    pub fn note_spot(&self) -> bool {
+        self.spots.set(self.spots.get() + 1);
+        self.spots.get() <= UNREADABLE_SPOTS_MAX
     }
 
     /// Gives it up. Returns whether it was in use until now.
