@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -179,6 +180,8 @@ pub struct StoreThreads {
     pub looks: Threads,
     /// They read files that a core can't read itself.
     pub reads: Threads,
+    /// Whether the store is known to wait for nothing but a disk.
+    is_local: AtomicBool,
 }
 
 impl StoreThreads {
@@ -187,7 +190,13 @@ impl StoreThreads {
         Arc::new(StoreThreads {
             looks: Threads::new(format!("look-{store}"), STORE_LOOK_THREADS_MAX),
             reads: Threads::new(format!("read-{store}"), STORE_READ_THREADS_MAX),
+            is_local: AtomicBool::new(false),
         })
+    }
+
+    /// Notes whether the store's file system is known to be local, even if it can't read without waiting.
+    pub fn set_local(&self, is_local: bool) {
+        self.is_local.store(is_local, Ordering::Relaxed);
     }
 
     /// Closes a file on a thread, since that may block.
@@ -211,7 +220,8 @@ impl StoreFile {
         // An empty read finds out nothing, so it is one byte. Any answer but "not supported" is one of a file system
         // that can tell.
         let asked = sys::read_cached_at(file.as_fd(), &mut [0], 0);
-        let nowait = !asked.is_err_and(|error| error.raw_os_error() == Some(libc::EOPNOTSUPP));
+        let refused = asked.is_err_and(|error| error.raw_os_error() == Some(libc::EOPNOTSUPP));
+        let nowait = !refused || threads.is_local.load(Ordering::Relaxed);
         StoreFile {
             file: Some(file),
             threads: Arc::clone(threads),

@@ -24,6 +24,9 @@ pub struct Found {
     pub directory: (u64, u64),
     /// A remark for the log, if something is unusual.
     pub remark: Option<String>,
+    /// Whether its file system has no server that could be gone, although it can't say so itself: one in memory, or one
+    /// of layers.
+    pub is_local: bool,
     /// How long reading took.
     pub took: Duration,
 }
@@ -77,6 +80,7 @@ pub(super) fn probe(root: &Path, is_node: bool) -> Result<Found, (Cause, String)
         id: None,
         directory: (0, 0),
         remark: None,
+        is_local: is_local(root),
         took: Duration::ZERO,
     };
     let mut file = None;
@@ -102,6 +106,15 @@ pub(super) fn probe(root: &Path, is_node: bool) -> Result<Found, (Cause, String)
     }
     found.took = start.elapsed();
     Ok(found)
+}
+
+fn is_local(root: &Path) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    const OVERLAYFS: u64 = 0x794c_7630;
+    // The kernel's constants have 32 bits, whatever the type is here.
+    let kind = rustix::fs::statfs(root).map(|found| found.f_type as u64 & 0xffff_ffff);
+    kind.is_ok_and(|kind| [TMPFS, RAMFS, OVERLAYFS].contains(&kind))
 }
 
 /// Reads the start of a file past the page cache, which would answer for a disk that is gone. Where there are no direct

@@ -19,7 +19,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::counts::Counts;
 use super::health::{Cause, Change, Health, State};
-use super::probe::{Directory, Disk};
+use super::probe::{Directory, Disk, Found};
 use crate::io::StoreThreads;
 use crate::memory::limits::RECHECK_GRACE;
 
@@ -277,8 +277,9 @@ impl Store {
         self.counts.hung.load(Relaxed) == 0 && self.known().health.is_due(now)
     }
 
-    pub(super) fn set_id(&self, id: Option<Id>) {
-        self.known().id = id;
+    pub(super) fn set_found(&self, found: &Found) {
+        self.known().id = found.id;
+        self.threads.set_local(found.is_local);
     }
 
     fn state(&self) -> State {

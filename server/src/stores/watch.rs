@@ -73,7 +73,7 @@ impl Watch {
                 None
             }),
             Ok(found) => {
-                store.set_id(found.id);
+                store.set_found(&found);
                 store.judge(None, |health, now| health.try_succeeded(now));
             }
             Err(why) => try_failed(store, why),
@@ -161,7 +161,7 @@ impl Stores {
         for (store, found) in self.all().zip(found) {
             match found {
                 Ok(found) => {
-                    store.set_id(found.id);
+                    store.set_found(&found);
                     if let Some(remark) = found.remark {
                         tracing::warn!("{remark}");
                     }
