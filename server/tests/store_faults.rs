@@ -302,8 +302,12 @@ fn three_of_six_hang(io: Backend) {
         };
         let asked = Instant::now();
         let answer = get(scene.server.objects, &path, &[]);
-        assert_eq!(answer.status(), 503, "{path}: {}", answer.text());
-        assert!(answer.field("Retry-After").is_some(), "{:?}", answer.head);
+        match answer.status() {
+            503 => assert!(answer.field("Retry-After").is_some(), "{:?}", answer.head),
+            // The markers say that every object has six shares: one would show in the three stores that are left.
+            404 if path.starts_with("/none") => {}
+            _ => panic!("{path}: {}", answer.text()),
+        }
         assert!(asked.elapsed() < SOON, "after {:?}", asked.elapsed());
     });
     scene.heal();
