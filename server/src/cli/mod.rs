@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
 use penstock::control::logging::{self, LogThread};
-use tracing_subscriber::EnvFilter;
 
 /// Prints a line on standard output. A reader that went away (`| head`) doesn't end the command, which may have more to
 /// do than print.
@@ -125,24 +124,10 @@ impl Arguments {
     /// Writes log lines to standard error: `info` and above, unless RUST_LOG sets another filter. A server's lines are
     /// written by a thread, which the returned guard ends.
     pub(crate) fn start_logging(&self) -> Option<LogThread> {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(logging::wants_colours(
-                std::io::IsTerminal::is_terminal(&std::io::stderr()),
-                |name| std::env::var_os(name),
-            ))
-            .with_target(false)
-            // A log that can't be written is no reason to print, and panic if that fails too.
-            .log_internal_errors(false);
         match self.command {
-            Command::Serve(_) | Command::Demo(_) => {
-                let (writer, thread) = logging::start();
-                lines.with_writer(writer).init();
-                Some(thread)
-            }
+            Command::Serve(_) | Command::Demo(_) => Some(logging::start_server()),
             _ => {
-                lines.with_writer(std::io::stderr).init();
+                logging::start_command();
                 None
             }
         }
