@@ -305,14 +305,16 @@ fn three_of_six_hang(io: Backend) {
     }
     // Several at once, as many as are looked up at one time and more.
     together(16, |client| {
-        let path = match client % 2 {
-            0 => format!("/{client}"),
-            _ => format!("/none/{client}"),
+        // That a key doesn't exist may be certain: the other stores would have a share of it.
+        let (path, may_be) = match client % 2 {
+            0 => (format!("/{client}"), &[503][..]),
+            _ => (format!("/none/{client}"), &[503, 404][..]),
         };
         let asked = Instant::now();
         let answer = get(scene.server.objects, &path, &[]);
-        assert_eq!(answer.status(), 503, "{path}: {}", answer.text());
-        assert!(answer.field("Retry-After").is_some(), "{:?}", answer.head);
+        let status = answer.status();
+        assert!(may_be.contains(&status), "{path}: {:?}", answer.head);
+        assert_eq!(answer.field("Retry-After").is_some(), status == 503);
         assert!(asked.elapsed() < SOON, "after {:?}", asked.elapsed());
     });
     scene.heal();
