@@ -144,23 +144,32 @@ fn many_broken_objects_stay_within_the_bound(io: Backend) {
 
 /// Two lost stores gave two lines for each key that doesn't exist.
 fn keys_that_do_not_exist_give_no_lines(io: Backend) {
-    let (_stores, server) = {
-        let stores = Stores::new(6);
-        stores.put("object", &mut &Noise::new(1).bytes(10_000)[..], 4, 16 << 10);
-        let server = Server::start(&stores, io, &[]);
-        (stores, server)
+    let stores = Stores::new(6);
+    stores.put("object", &mut &Noise::new(1).bytes(10_000)[..], 4, 16 << 10);
+    let server = Server::start(&stores, io, &[]);
+    let ask = |name: &str| {
+        let mut client = Client::connect(server.objects);
+        for number in 0..200 {
+            let answer = client.request("GET", &format!("/{name}/{number}"), &[]);
+            assert_eq!(answer.status(), 404);
+        }
     };
     let before = whole_log(&server);
-    let mut client = Client::connect(server.objects);
-    for number in 0..200 {
-        assert_eq!(
-            client
-                .request("GET", &format!("/none/{number}"), &[])
-                .status(),
-            404
-        );
-    }
+    ask("none");
     assert_eq!(whole_log(&server), before);
+    for store in [1, 4] {
+        stores.remove_store(store);
+    }
+    // It is said once of each store, whenever it is seen.
+    ask("none-either");
+    let log = whole_log(&server);
+    let said = &log[before.len()..];
+    for store in [1, 4] {
+        let path = stores.paths[store].to_str().unwrap();
+        let lines = said.lines().filter(|line| line.contains(path)).count();
+        assert_eq!(lines, 1, "{said}");
+    }
+    assert_eq!(said.lines().count(), 2, "{said}");
 }
 
 /// Whoever puts an object chooses its key.
