@@ -147,19 +147,23 @@ impl Places {
         choose(ranked, n, m)
     }
 
-    /// Says in the markers that there are objects of so few shares.
-    pub(crate) fn note_shares(&mut self, shares: u16) -> Result<(), FileError> {
+    /// Says in the markers that there are objects of so few shares. A store in which that can't be written is passed over.
+    pub(crate) fn note_shares(&mut self, shares: u16) {
+        let mut failed = Vec::new();
         for place in &mut self.open {
             let more = |marker: &Marker| marker.least_shares.is_none_or(|least| least > shares);
             if more(&place.marker) {
-                place.change_marker(|marker| {
+                let noted = place.change_marker(|marker| {
                     if more(marker) {
                         marker.least_shares = Some(shares);
                     }
-                })?;
+                });
+                failed.extend(noted.err().map(|error| (place.index, error)));
             }
         }
-        Ok(())
+        for (index, error) in failed {
+            self.pass_over(index, error.to_string());
+        }
     }
 
     /// Asks again how much room there is.
