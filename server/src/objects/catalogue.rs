@@ -103,7 +103,7 @@ impl Catalogue {
             && self.is_unchanged(&key, &object).await
         {
             object.checked.set(Instant::now());
-            return Ok(object);
+            return can_be_read(object);
         }
         self.look_up(key).await
     }
@@ -149,7 +149,7 @@ impl Catalogue {
                 });
                 return match error {
                     OpenError::NotFound { .. } => Err(LookupError::NotFound),
-                    // What is open is still what it was, and may be in memory.
+                    // What is open is still what it was.
                     _ if temporary && let Some(object) = known => {
                         tracing::warn!(key = %key, "{error}");
                         object.checked.set(Instant::now());
@@ -157,7 +157,7 @@ impl Catalogue {
                         self.objects
                             .borrow_mut()
                             .put(key.as_str().to_owned(), again);
-                        Ok(object)
+                        can_be_read(object)
                     }
                     error => {
                         tracing::error!(key = %key, "{error}");
@@ -293,5 +293,14 @@ impl Catalogue {
             number: object_number(key.as_str()),
             _files: files,
         })
+    }
+}
+
+/// An open object, unless so many of its stores were suspended that it can't be read to its end. What is in memory of it
+/// would make a beginning, and then a reset.
+fn can_be_read(object: Rc<Object>) -> Result<Rc<Object>, LookupError> {
+    match object.live_shares() >= usize::from(object.geometry().k()) || object.stores_away() == 0 {
+        true => Ok(object),
+        false => Err(LookupError::StoresAway),
     }
 }
