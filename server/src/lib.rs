@@ -18,6 +18,8 @@ pub mod engine;
 
 pub mod objects;
 
+pub mod stores;
+
 pub mod config;
 
 pub mod io;

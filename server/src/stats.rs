@@ -147,6 +147,7 @@ scalars! {
     Gauge objects_without_redundancy "Open objects that can lose no further share",
     Gauge pool_buffers "Pool buffers in all",
     Gauge pool_buffers_free "Pool buffers that are free",
+    Gauge pool_buffers_hung "Pool buffers in reads that were given up and have not ended; a reserve replaces some",
     Gauge readahead_buffers "Readahead buffers in all",
     Gauge readahead_buffers_free "Readahead buffers that are free",
     Gauge send_queue_bytes "Kernel send queues of all connections",

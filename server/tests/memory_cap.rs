@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::stores::header;
 use common::{
     Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, penstock, run, skip, together,
 };
@@ -56,11 +57,14 @@ fn put_through_pipe(mut put: Command, noise: &Noise) {
     copied.unwrap();
 }
 
-/// Several clients download the whole object at once: first with all stores, then without two of them.
+/// Several clients download the whole object at once: first with all stores, then without two data shares.
 fn download(stores: &Stores, server: &Server, noise: &Noise) {
-    for lost in [None, Some([0, 2])] {
-        for store in lost.into_iter().flatten() {
-            stores.truncate(KEY, store, 5000);
+    // Which stores have them is the key's choice.
+    let number = |store: &usize| header(&stores.share(KEY, *store)).number;
+    let with_data: Vec<usize> = (0..6).filter(|store| number(store) < 4).take(2).collect();
+    for lost in [&[][..], &with_data] {
+        for store in lost {
+            stores.truncate(KEY, *store, 5000);
         }
         together(CLIENTS, |_| {
             let mut client = Client::connect(server.objects);

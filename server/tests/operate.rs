@@ -31,6 +31,8 @@ fn config(stores: &Stores, io: Backend) -> String {
         .collect();
     format!(
         "store = [{}]\n\
+         store_timeout = \"4s\"\n\
+         allow_stale = true\n\
          hot_objects = \"1MiB\"\n\
          share_files = 100\n\
          tahoe_node = [\"/\"]\n\
@@ -138,7 +140,7 @@ fn one_store_of_several_is_missing(io: Backend) {
     drop(server);
     stores.remove_store(4);
     let server = Server::start(&stores, io, &[]);
-    server.wait_for_log("store missing");
+    server.wait_for_log("the store is missing");
     server.wait_for_log(stores.paths[4].to_str().unwrap());
     assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From top to bottom. `cli` belongs to the program, the others to the library.
-const ROOMS: [&str; 13] = [
+const ROOMS: [&str; 14] = [
     "cli",
     "control",
     "connection",
@@ -14,6 +14,7 @@ const ROOMS: [&str; 13] = [
     "tahoe",
     "engine",
     "objects",
+    "stores",
     "config",
     "io",
     "memory",

@@ -63,7 +63,7 @@ fn codes_narrow_and_wide(io: Backend) {
             stores.remove_store(usize::from(parity));
             let server = Server::start(&stores, io, &[]);
             let answer = get(server.objects, PATH, &[]);
-            assert_eq!(answer.status(), 500, "{what}, one fewer");
+            assert_eq!(answer.status(), 503, "{what}, one fewer");
         }
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use decode_kernel::share::Key;
-use penstock_store::Progress;
 use penstock_store::put::{self, Placement, PutOptions};
+use penstock_store::{NewStore, Progress};
 
 use super::seed;
 
@@ -67,6 +67,25 @@ impl Coded {
     }
 }
 
+/// Makes k + m stores under `directory`.
+///
+/// # Errors
+///
+/// If one can't be made.
+pub fn stores(directory: &Path, [k, m]: [u16; 2]) -> anyhow::Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("can't make {}", directory.display()))?;
+    let stores: Vec<PathBuf> = (0..k + m)
+        .map(|number| directory.join(format!("store{number}")))
+        .collect();
+    let new = |path: &PathBuf| NewStore {
+        path: path.clone(),
+        domain: None,
+    };
+    penstock_store::init(&stores.iter().map(new).collect::<Vec<_>>(), false)?;
+    Ok(stores)
+}
+
 /// Puts the file `plain` as object `key` into k + m stores under `directory`.
 ///
 /// # Errors
@@ -79,13 +98,7 @@ pub fn put(
     block_bytes: u32,
     directory: &Path,
 ) -> anyhow::Result<Coded> {
-    let stores: Vec<PathBuf> = (0..k + m)
-        .map(|number| directory.join(format!("store{number}")))
-        .collect();
-    for store in &stores {
-        std::fs::create_dir_all(store)
-            .with_context(|| format!("can't make the store {}", store.display()))?;
-    }
+    let stores = stores(directory, [k, m])?;
     let mut file = File::open(plain).with_context(|| format!("can't open {}", plain.display()))?;
     let options = PutOptions {
         stores: stores.clone(),

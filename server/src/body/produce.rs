@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::batch::Batch;
 use crate::engine::plan::{self, PiecePlan, Read};
-use crate::engine::read::fill;
+use crate::engine::read::{fill, is_hung};
 use crate::engine::{Engine, Piece, PieceError};
 use crate::io::{Chunk, PoolBuffer, Room, View, Window};
 use crate::memory::limits::TABLE_PAGE_BYTES;
@@ -35,7 +35,7 @@ pub async fn produce(
     for _ in 0..attempts {
         let room = engine.pool.room();
         let plan = plan_piece(object, wanted.clone(), room)?;
-        let buffer = engine.pool.take().await;
+        let buffer = engine.take_buffer().await?;
         let mut versions = versions(engine, object, &plan);
         let mut found = Vec::with_capacity(plan.reads.len());
         for (read, version) in iter::zip(&plan.reads, &mut versions) {
@@ -50,7 +50,8 @@ pub async fn produce(
         let lengths = plan.window_lengths().enumerate();
         let lengths = lengths.filter_map(|(at, length)| (!is_found(at)).then_some(length));
         let pages = iter::repeat_n(TABLE_PAGE_BYTES, missing.len());
-        let (mut windows, mut page) = buffer.carve(lengths.chain(pages));
+        let (mut windows, page) = buffer.carve(lengths.chain(pages));
+        let mut page = Some(page);
         let pages = windows.split_off(windows.len() - missing.len());
         let pages = engine.start_pages(object, missing, pages);
         let mut rebuilt = windows.split_off(windows.len() - plan.rebuilt.len());
@@ -90,14 +91,33 @@ pub async fn produce(
     Err(PieceError::TooManyAttempts { attempts })
 }
 
-/// Plans a piece with the shares that are usable as far as is known.
+/// Plans a piece with the shares that are usable as far as is known: those of slow stores only where it takes them.
+///
+/// # Errors
+/// As [`plan::plan`], or that stores are away that have what is missing.
 pub fn plan_piece(
     object: &Object,
     wanted: Range<ObjectOffset>,
     room: Room,
 ) -> Result<PiecePlan, PieceError> {
-    plan::plan(object.layout(), wanted, room, |share, window| {
-        object.is_usable(share, window)
+    let plan = |also_slow| {
+        plan::plan(object.layout(), wanted.clone(), room, |share, window| {
+            object.can_serve(share, window, also_slow)
+        })
+    };
+    let failed = match plan(false) {
+        Err(PieceError::TooFewShares { .. }) => match plan(true) {
+            Err(error @ PieceError::TooFewShares { .. }) => error,
+            result => return result,
+        },
+        result => return result,
+    };
+    Err(match object.stores_away() {
+        0 => failed,
+        away => PieceError::StoresAway {
+            away,
+            cause: Box::new(failed),
+        },
     })
 }
 
@@ -127,10 +147,11 @@ async fn read(
 ) -> Result<(Vec<Chunk>, bool), PieceError> {
     let missing =
         || iter::zip(reads, &found).filter_map(|(read, view)| view.is_none().then_some(read));
-    let (windows, failures) = fill(missing(), windows, |read, window| {
+    let (windows, failures) = fill(object.number(), missing(), windows, |read, window| {
         let share = object.share(read.share)?;
         let offset = read.window.start.in_file();
-        Some(engine.io.start_read(&share.file, window, offset))
+        let reading = engine.io.start_read(&share.file, window, offset);
+        Some((reading, share.store()))
     })
     .await?;
     for read in missing() {
@@ -139,7 +160,10 @@ async fn read(
         }
     }
     for (number, error) in &failures {
-        engine.give_up(object, *number, error);
+        match reads.iter().find(|read| read.share == *number) {
+            Some(read) => engine.give_up_range(object, read, error),
+            None => engine.give_up(object, *number, error),
+        }
     }
     let mut windows = windows.into_iter();
     let chunks = found.into_iter().filter_map(|view| match view {
@@ -174,15 +198,17 @@ pub async fn read_direct(
     let (mut windows, _) = buffer.carve(lengths().chain(pages));
     let pages = windows.split_off(reads.len());
     let pages = engine.start_pages(object, missing, pages);
-    let filled = fill(reads.iter(), windows, |read, window| {
-        let file = object.share(read.share)?.direct_file()?;
+    let filled = fill(object.number(), reads.iter(), windows, |read, window| {
+        let share = object.share(read.share)?;
+        let file = share.direct_file()?;
         let offset = read.window.start.in_file();
-        Some(engine.io.start_direct_read(&file, window, offset))
+        let reading = engine.io.start_direct_read(&file, window, offset);
+        Some((reading, share.store()))
     });
     let (windows, failures) = filled.await.ok()?;
     engine.finish_pages(object, pages).await.ok()?;
     for (number, error) in &failures {
-        if let Some(share) = object.share(*number) {
+        if let Some(share) = object.share(*number).filter(|_| !is_hung(error)) {
             share.refuse_direct(error);
         }
     }

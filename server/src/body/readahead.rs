@@ -235,7 +235,7 @@ impl Stream {
     }
 
     /// Starts reading what follows in `body`, as much as this connection may have.
-    fn extend(&mut self, engine: &Rc<Engine>, body: &Range<ObjectOffset>) {
+    async fn extend(&mut self, engine: &Rc<Engine>, body: &Range<ObjectOffset>) {
         let Room { bytes, align } = self.readahead.pool.room();
         let (most, longest, end) = match self.is_fast {
             true => (self.readahead.batches_max(), bytes as u64, body.end),
@@ -260,7 +260,7 @@ impl Stream {
             };
             let lengths = plan.reads.iter().map(Read::bytes);
             let needed: usize = lengths.map(|length| length.next_multiple_of(align)).sum();
-            if needed > bytes || !self.is_worthwhile(engine, &plan.reads) {
+            if needed > bytes || !self.is_worthwhile(engine, &plan.reads).await {
                 self.idle_until = plan.range.end;
                 return;
             }
@@ -297,7 +297,7 @@ impl Stream {
 
     /// Whether this is to be read directly: it can be, not all of it was verified before, and not all is in the page
     /// cache.
-    fn is_worthwhile(&mut self, engine: &Engine, reads: &[Read]) -> bool {
+    async fn is_worthwhile(&mut self, engine: &Engine, reads: &[Read]) -> bool {
         let object = Rc::clone(&self.object);
         let (mut cached, mut known) = (true, true);
         for read in reads {
@@ -320,19 +320,27 @@ impl Stream {
                     engine.verified.knows(file, leaves, Instant::now())
                 });
         }
-        !cached && !known && reads.iter().all(|read| self.open(&object, read.share))
+        if cached || known {
+            return false;
+        }
+        for read in reads {
+            if !self.open(&object, read.share).await {
+                return false;
+            }
+        }
+        true
     }
 
     /// Opens a share's file for direct reads, unless they are refused or too many are open.
-    fn open(&mut self, object: &Object, number: ShareNumber) -> bool {
+    async fn open(&mut self, object: &Object, number: ShareNumber) -> bool {
         if self.files.iter().any(|(open, _)| *open == number) {
             return true;
         }
         let places = &self.readahead.files;
-        let opened = object
-            .share(number)
-            .and_then(|share| share.open_direct(places));
-        let Some(file) = opened else {
+        let Some(share) = object.share(number) else {
+            return false;
+        };
+        let Some(file) = share.open_direct(places).await else {
             return false;
         };
         self.files.push((number, file));
@@ -368,7 +376,7 @@ impl Readahead {
         };
         stream.advance(turn.body.start);
         let before = stream.coming.len();
-        stream.extend(engine, &turn.body);
+        stream.extend(engine, &turn.body).await;
         if stream.coming.len() > before {
             // The new tasks start their reads.
             tokio::task::yield_now().await;

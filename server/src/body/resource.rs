@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use decode_kernel::sha256::sha256d;
@@ -86,6 +87,14 @@ impl Resources {
         }
     }
 
+    /// Closes what nobody asked for in a while.
+    pub fn close_unused(&self, now: Instant) {
+        self.catalogue.close_unused(now);
+        if let Some(gateway) = &self.gateway {
+            gateway.close_unused(now);
+        }
+    }
+
     /// Does what has to be done before a piece of a resource that begins at `start` can be produced, and may take long:
     /// the segment of a Tahoe-LAFS file is verified, or waited for while another request has that done.
     pub async fn prepare(
@@ -118,7 +127,7 @@ impl Resources {
             (Resource::File(_), None) => Err(PieceError::Bug("a file without a gateway")),
             (Resource::Literal(bytes), _) => {
                 let part = &bytes[wanted.start.0 as usize..wanted.end.0 as usize];
-                Ok(Piece::literal(&engine.pool, wanted.start, part).await)
+                Piece::literal(engine, wanted.start, part).await
             }
         }
     }

@@ -250,6 +250,10 @@ impl<'a> AtHand<'a> {
             return None;
         }
         let share = object.share(read.share)?;
+        // A file system that can't read without waiting may ask a server that is gone even for pages that it has.
+        if !share.file.is_nowait() {
+            return None;
+        }
         let version = share.revalidate(self.now)?;
         let layout = object.layout();
         let share_end = ShareOffset(object.geometry().share_bytes());

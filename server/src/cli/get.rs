@@ -25,6 +25,9 @@ pub(super) struct Arguments {
     /// Only these bytes of a Tahoe-LAFS file: the first and the last, counted from 0
     #[arg(long, value_name = "FIRST-LAST", requires = "nodes", conflicts_with = "stores", value_parser = range)]
     range: Option<Range<u64>>,
+    /// Read an older put where too few shares of the newest are left
+    #[arg(long)]
+    allow_stale: bool,
     /// Where to write it; `-` is standard output, and the default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -35,6 +38,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         sources,
         name,
         range,
+        allow_stale,
         output,
     } = arguments;
     let output = output.filter(|path| path.as_os_str() != "-");
@@ -45,7 +49,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let options = GetOptions {
                 stores,
                 key,
-                stale: false,
+                stale: allow_stale,
             };
             write(output, |out, progress| match out {
                 Out::File(path) => get::get_file(&options, path, progress),

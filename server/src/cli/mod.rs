@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
 use penstock::control::logging::{self, LogThread};
-use tracing_subscriber::EnvFilter;
 
 /// Prints a line on standard output. A reader that went away (`| head`) doesn't end the command, which may have more to
 /// do than print.
@@ -21,13 +20,16 @@ mod demo;
 mod df;
 mod doctor;
 mod get;
+mod init;
 mod inspect;
 mod ls;
 mod metrics_file;
 mod output;
 mod plan;
 mod put;
+mod rebalance;
 mod repair;
+mod rm;
 mod serve;
 mod stat;
 mod tahoe;
@@ -45,6 +47,14 @@ pub(crate) struct Arguments {
 // What `--help` says about exit statuses. With clap's 2 for a wrong command line they are all there are.
 const SERVE_STATUS: &str = "Exit status: 0 after SIGTERM or SIGINT, also if bodies were cut off; 1 if the server can't \
      start or go on; 2 if the command line is wrong.";
+const INIT_STATUS: &str = "Exit status: 0 if all are stores now; 1 if one can't be made a store; 2 if the command line \
+     is wrong.";
+const PUT_STATUS: &str = "Exit status: 0 if all files were stored, also if a store is to be repaired afterwards; 1 if \
+     one was not: that object is as it was before; 2 if the command line is wrong.";
+const RM_STATUS: &str = "Exit status: 0 if all were removed; 1 if one was not, or was not there; 2 if the command line \
+     is wrong.";
+const REBALANCE_STATUS: &str = "Exit status: 0 if every share is where it belongs; 1 if one could not be moved, or \
+     nothing could be done; 2 if the command line is wrong.";
 const PLAN_STATUS: &str = "Exit status: 0 if a server with these options would have enough memory; 1 if not, or if a \
      value can't be used; 2 if the command line is wrong.";
 const DOCTOR_STATUS: &str = "Exit status: 0 if every check is ok; 1 if something is amiss, or a value can't be used; 2 \
@@ -72,11 +82,18 @@ enum Command {
     /// Build a small 4+2 store, delete two of its six directories, and serve the rest
     #[command(after_help = SERVE_STATUS)]
     Demo(demo::Arguments),
-    /// Store a file as erasure-coded shares, one per store
+    /// Make directories stores
+    #[command(after_help = INIT_STATUS)]
+    Init(init::Arguments),
+    /// Store files as erasure-coded shares, one per store
+    #[command(after_help = PUT_STATUS)]
     Put(put::Arguments),
     /// Read an object or a Tahoe-LAFS file, rebuilding what is missing
     #[command(after_help = GET_STATUS)]
     Get(get::Arguments),
+    /// Remove objects, so that they stay away
+    #[command(after_help = RM_STATUS)]
+    Rm(rm::Arguments),
     /// List the objects in stores
     #[command(after_help = LS_STATUS)]
     Ls(ls::Arguments),
@@ -92,6 +109,9 @@ enum Command {
     /// Rebuild missing and damaged shares
     #[command(after_help = REPAIR_STATUS)]
     Repair(repair::Arguments),
+    /// Move shares to the stores where they belong now: after a store was added, or to empty one
+    #[command(after_help = REBALANCE_STATUS)]
+    Rebalance(rebalance::Arguments),
     /// Show what one share file contains
     #[command(after_help = INSPECT_STATUS)]
     Inspect(inspect::Arguments),
@@ -127,24 +147,10 @@ impl Arguments {
     /// Writes log lines to standard error: `info` and above, unless RUST_LOG sets another filter. A server's lines are
     /// written by a thread, which the returned guard ends.
     pub(crate) fn start_logging(&self) -> Option<LogThread> {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(logging::wants_colours(
-                std::io::IsTerminal::is_terminal(&std::io::stderr()),
-                |name| std::env::var_os(name),
-            ))
-            .with_target(false)
-            // A log that can't be written is no reason to print, and panic if that fails too.
-            .log_internal_errors(false);
         match self.command {
-            Command::Serve(_) | Command::Demo(_) => {
-                let (writer, thread) = logging::start();
-                lines.with_writer(writer).init();
-                Some(thread)
-            }
+            Command::Serve(_) | Command::Demo(_) => Some(logging::start_server()),
             _ => {
-                lines.with_writer(std::io::stderr).init();
+                logging::start_command();
                 None
             }
         }
@@ -154,13 +160,16 @@ impl Arguments {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Demo(arguments) => demo::run(arguments)?,
-        Command::Put(arguments) => put::run(arguments)?,
+        Command::Init(arguments) => init::run(&arguments)?,
+        Command::Put(arguments) => return put::run(arguments),
+        Command::Rm(arguments) => return rm::run(arguments),
         Command::Get(arguments) => return get::run(arguments),
         Command::Ls(arguments) => return ls::run(arguments),
         Command::Stat(arguments) => return Ok(stat::run(&arguments)),
         Command::Df(arguments) => return df::run(&arguments),
         Command::Verify(arguments) => return Ok(verify::run(arguments)),
         Command::Repair(arguments) => return repair::run(arguments),
+        Command::Rebalance(arguments) => return rebalance::run(arguments),
         Command::Inspect(arguments) => return inspect::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments)?,
         Command::Plan(arguments) => plan::run(arguments)?,

@@ -1,17 +1,27 @@
-//! `penstock put`: stores a file or standard input as shares.
+//! `penstock put`: stores files or standard input as shares.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::Key;
+use penstock::config::bounds::SizeBounds;
 use penstock_store::Progress;
-use penstock_store::put::{self, Placement, PutOptions, SourceFile};
+use penstock_store::put::{self, Content, Placement, PutOptions, Puts, SourceFile};
+use walkdir::WalkDir;
 
 use super::Stores;
+
+/// What the share format allows.
+const BLOCK_BOUNDS: SizeBounds = SizeBounds {
+    least: 4 << 10,
+    most: 16 << 20,
+    step: 4 << 10,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -21,11 +31,27 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "K")]
     data: u16,
     /// Parity shares: as many as may be lost
-    #[arg(long, value_name = "M")]
-    parity: u16,
-    /// The object's name [default: the file's name]
+    #[arg(long, value_name = "M", required_unless_present = "no_redundancy")]
+    parity: Option<u16>,
+    /// No parity: the loss of any store loses the object
+    #[arg(long, conflicts_with = "parity")]
+    no_redundancy: bool,
+    /// Write at least so many shares, from K+1 on, if not all stores can be written; `penstock repair` adds the others
+    /// [default: all of them]
+    #[arg(long, value_name = "N")]
+    min_shares: Option<u16>,
+    /// Leave an object that is there already as it is, which is an error
+    #[arg(long)]
+    no_clobber: bool,
+    /// The object's name, for one file [default: the file's name]
     #[arg(long, value_parser = super::key)]
     key: Option<Key>,
+    /// Put this before every name, for instance `photos/`
+    #[arg(long, value_name = "TEXT", conflicts_with = "key")]
+    prefix: Option<String>,
+    /// Store all files below directories, named by their paths from the directory on: `dir/sub/file`
+    #[arg(short, long)]
+    recursive: bool,
     /// Bytes of one block: how much of the file goes to one share at a time [default: 64KiB; less, down to
     /// 16KiB, with more than 5 data shares]
     #[arg(long, value_name = "SIZE")]
@@ -36,64 +62,154 @@ pub(super) struct Arguments {
     /// Media type [default: guessed from the key]
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
-    /// The file to store; `-` is standard input
-    file: PathBuf,
+    /// The files to store; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let stdin = arguments.file.as_os_str() == "-";
-    let key = match (arguments.key, stdin) {
-        (Some(key), _) => key,
-        (None, true) => bail!("standard input has no name: give one with --key"),
-        (None, false) => {
-            let name = arguments
-                .file
-                .file_name()
-                .context("the file has no name; use --key")?;
-            let name = name
-                .to_str()
-                .context("the file's name is not UTF-8; use --key")?;
-            Key::new(name).context("the file's name can't be a key; use --key")?
-        }
-    };
+/// Goes on after a file that can't be stored, and exits with 1 then.
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.parity == Some(0) {
+        bail!(
+            "--parity 0: the loss of any store would lose the object; if you want that, say --no-redundancy"
+        );
+    }
+    if arguments.key.is_some() && (arguments.files.len() > 1 || arguments.recursive) {
+        bail!("--key names one object: use --prefix for several files");
+    }
     let block_size = match arguments.block_size {
         None => put::default_block_bytes(arguments.data),
-        Some(size) => {
-            u32::try_from(size.0).with_context(|| format!("--block-size {size} is too large"))?
-        }
+        Some(size) => BLOCK_BOUNDS.check("block-size", size)? as u32,
     };
-    let (mut source, size_hint): (Box<dyn Read>, _) = if stdin {
-        (Box::new(io::stdin().lock()), None)
-    } else {
-        let name = arguments.file.display();
-        let file = File::open(&arguments.file).with_context(|| format!("cannot open {name}"))?;
-        let no_metadata = || format!("cannot read the metadata of {name}");
-        let metadata = file.metadata().with_context(no_metadata)?;
-        if metadata.is_dir() {
-            bail!("{name} is a directory; put stores one file");
-        }
-        if metadata.is_file() {
-            let source = SourceFile::new(file).with_context(no_metadata)?;
-            let size = source.len();
-            (Box::new(source), Some(size))
-        } else {
-            (Box::new(file), None)
-        }
-    };
-    let options = PutOptions {
-        stores: arguments.stores.stores,
-        data: arguments.data,
-        parity: arguments.parity,
-        key,
+    let mut work = Work {
+        puts: Puts::default(),
+        progress: Progress::on_terminal("put"),
         block_size,
-        code: arguments.code,
-        content_type: arguments.content_type,
-        size_hint,
-        min_shares: None,
-        no_clobber: false,
-        placement: Placement::Listed,
+        failed: false,
+        arguments,
     };
-    let report = put::put(&mut source, &options, &Progress::on_terminal("put"))?;
-    say!("{report}");
-    Ok(())
+    for file in work.arguments.files.clone() {
+        if work.arguments.recursive && file.is_dir() {
+            work.put_directory(&file);
+        } else {
+            let name = work
+                .arguments
+                .key
+                .clone()
+                .map_or_else(|| work.name(file_name(&file)), Ok);
+            work.put(&file, name);
+        }
+    }
+    Ok(if work.failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// The name of a file without its directory.
+fn file_name(path: &Path) -> anyhow::Result<&str> {
+    if path.as_os_str() == "-" {
+        bail!("standard input has no name: give one with --key");
+    }
+    let name = path
+        .file_name()
+        .context("the file has no name; use --key")?;
+    name.to_str()
+        .context("the file's name is not UTF-8; use --key")
+}
+
+struct Work {
+    arguments: Arguments,
+    puts: Puts,
+    progress: Progress,
+    block_size: u32,
+    failed: bool,
+}
+
+impl Work {
+    /// The key for a file's name.
+    fn name(&self, name: anyhow::Result<&str>) -> anyhow::Result<Key> {
+        let prefix = self.arguments.prefix.as_deref().unwrap_or_default();
+        Key::new(&format!("{prefix}{}", name?)).context("the file's name can't be a key; use --key")
+    }
+
+    /// Stores all files below a directory, in order.
+    fn put_directory(&mut self, directory: &Path) {
+        let parent = match directory.file_name() {
+            // `put -r .` names files from here on.
+            None => directory,
+            Some(_) => directory.parent().unwrap_or(directory),
+        };
+        let walk = WalkDir::new(directory)
+            .follow_links(true)
+            .sort_by_file_name();
+        for entry in walk {
+            match entry {
+                Err(error) => self.fail(directory, &error.into()),
+                Ok(entry) if entry.file_type().is_dir() => {}
+                Ok(entry) => {
+                    let path = entry.path().strip_prefix(parent).unwrap_or(entry.path());
+                    let name = self.name(path.to_str().context("the file's name is not UTF-8"));
+                    self.put(entry.path(), name);
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, file: &Path, key: anyhow::Result<Key>) {
+        if let Err(error) = key.and_then(|key| self.try_put(file, key)) {
+            self.fail(file, &error);
+        }
+    }
+
+    fn fail(&mut self, file: &Path, error: &anyhow::Error) {
+        self.failed = true;
+        self.progress.suspend(|| {
+            let _ = writeln!(io::stderr(), "penstock: {}: {error:#}", file.display());
+        });
+    }
+
+    fn try_put(&mut self, file: &Path, key: Key) -> anyhow::Result<()> {
+        let mut options = PutOptions {
+            stores: self.arguments.stores.stores.clone(),
+            data: self.arguments.data,
+            parity: self.arguments.parity.unwrap_or(0),
+            key,
+            block_size: self.block_size,
+            code: self.arguments.code,
+            content_type: self.arguments.content_type.clone(),
+            size_hint: None,
+            min_shares: self.arguments.min_shares,
+            no_clobber: self.arguments.no_clobber,
+            placement: Placement::Hashed,
+        };
+        let (mut source, mut stream): (SourceFile, Box<dyn Read>);
+        let mut content = if file.as_os_str() == "-" {
+            stream = Box::new(io::stdin().lock());
+            Content::Stream(&mut stream)
+        } else {
+            let file = File::open(file).context("cannot open it")?;
+            let metadata = file.metadata().context("cannot read its metadata")?;
+            if metadata.is_dir() {
+                bail!("it is a directory: -r stores the files in it");
+            }
+            if metadata.is_file() {
+                source = SourceFile::new(file).context("cannot read its metadata")?;
+                options.size_hint = Some(source.len());
+                Content::File(&mut source)
+            } else {
+                stream = Box::new(file);
+                Content::Stream(&mut stream)
+            }
+        };
+        let report = self.puts.put(&mut content, &options, &self.progress)?;
+        self.progress.suspend(|| {
+            say!("{report}");
+            for warning in &report.warnings {
+                let _ = writeln!(io::stderr(), "penstock: {}: {warning}", options.key);
+            }
+        });
+        Ok(())
+    }
 }

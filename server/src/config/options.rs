@@ -17,6 +17,13 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     #[serde(deserialize_with = "values::directories_key")]
     pub store: Vec<PathBuf>,
+    /// A store that takes longer for one call is given up, suspended, and tried again in the background [default: 500ms]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "values::time_key")]
+    pub store_timeout: Option<humantime::Duration>,
+    /// Serve an older put of a key where too few shares of the newest are left
+    #[arg(long)]
+    pub allow_stale: bool,
     /// The directory of a Tahoe-LAFS storage node (or its `storage` or `shares`); repeat the option for each.
     /// Files are served by their read-caps, at /uri/CAP, /file/CAP/@@named=/NAME and /named/CAP/NAME
     #[arg(long, value_name = "DIR")]
@@ -133,6 +140,8 @@ impl Options {
             } else {
                 self.store
             },
+            store_timeout: self.store_timeout.or(file.store_timeout),
+            allow_stale: self.allow_stale || file.allow_stale,
             tahoe_node: if self.tahoe_node.is_empty() {
                 file.tahoe_node
             } else {
@@ -194,12 +203,15 @@ pub(super) fn words(name: &str) -> Option<Vec<String>> {
 
 /// A value that this key of the TOML file may have.
 pub(super) fn example(name: &str) -> Option<String> {
-    if let Some(words) = words(name) {
-        return Some(format!("\"{}\"", words[0]));
-    }
     let command = arguments();
     let mut arguments = command.get_arguments();
     let argument = arguments.find(|argument| key(argument).as_deref() == Some(name))?;
+    if !argument.get_action().takes_values() {
+        return Some("true".to_owned());
+    }
+    if let Some(words) = words(name) {
+        return Some(format!("\"{}\"", words[0]));
+    }
     let kind = argument.get_value_names()?.first()?.as_str();
     let value = match (kind, name) {
         ("DIR", _) => "[\"/srv/disk0\", \"/srv/disk1\"]",

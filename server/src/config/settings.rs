@@ -17,6 +17,10 @@ use crate::memory::limits;
 pub struct Settings {
     /// Store directories.
     pub stores: Vec<PathBuf>,
+    /// How long a store may take for one call.
+    pub store_timeout: Duration,
+    /// Whether an older put is served where too few shares of the newest are left.
+    pub allow_stale: bool,
     /// Directories of Tahoe-LAFS storage nodes.
     pub tahoe_nodes: Vec<PathBuf>,
     /// The longest segment of a Tahoe-LAFS file.
@@ -105,8 +109,19 @@ impl Settings {
             .transpose()?;
         let verify_age = time("verify-age", options.verify_age, limits::VERIFY_AGE_DEFAULT)?;
         let memory = options.memory.unwrap_or(ByteSize(limits::MEMORY_DEFAULT));
+        let store_timeout: humantime::Duration = options
+            .store_timeout
+            .unwrap_or(limits::STORE_TIMEOUT_DEFAULT.into());
+        let store_timeout = bounded(
+            "store-timeout",
+            store_timeout,
+            limits::STORE_TIMEOUT_LEAST.into(),
+            limits::STORE_TIMEOUT_MOST.into(),
+        )?;
         Ok(Settings {
             stores: options.store,
+            store_timeout: store_timeout.into(),
+            allow_stale: options.allow_stale,
             tahoe_nodes: options.tahoe_node,
             tahoe_segment_bytes_max: TAHOE_SEGMENT_SIZES.check(
                 "tahoe-segment-max",

@@ -17,6 +17,11 @@ const BUFFER_TOO_SMALL: Answer = (
     "this object needs larger pool buffers than this server has",
 );
 
+const STORES_AWAY: Answer = (
+    Status::Unavailable,
+    "stores that this takes can't be reached now",
+);
+
 /// A key that can't be served.
 pub fn for_lookup(error: &LookupError) -> Answer {
     match error {
@@ -25,6 +30,7 @@ pub fn for_lookup(error: &LookupError) -> Answer {
             Status::InternalError,
             "too few good shares of this object are left",
         ),
+        LookupError::StoresAway => STORES_AWAY,
         LookupError::EncodingRefused => (
             Status::NotImplemented,
             "the uploader encoded this file in a way that is not accepted here",
@@ -33,6 +39,10 @@ pub fn for_lookup(error: &LookupError) -> Answer {
         LookupError::CodeUnusable => (
             Status::InternalError,
             "this object's code can't be used here",
+        ),
+        LookupError::TooWideForMemory | LookupError::TooManyFiles { .. } => (
+            Status::NotImplemented,
+            "this object takes more memory than this server has for one",
         ),
         LookupError::NoMemoryForCode => (
             Status::Unavailable,
@@ -80,6 +90,7 @@ pub fn for_piece(error: &PieceError) -> Answer {
             Status::InternalError,
             "too few good shares of this object are left",
         ),
+        PieceError::StoresAway { .. } | PieceError::NoBuffers => STORES_AWAY,
         PieceError::TooFewBlocks { .. } | PieceError::WrongCiphertext { .. } => TOO_FEW_OF_A_FILE,
         PieceError::BufferTooSmall { .. } => BUFFER_TOO_SMALL,
         PieceError::Code(_) | PieceError::Bug(_) => (

@@ -43,6 +43,7 @@ impl Ticks {
             queues += connection.send_queue_bytes.get();
         }
         self.turn = (self.turn + 1) % SAMPLE_TICKS;
+        core.sources.resources.close_unused(now);
 
         let stats = core.stats();
         for (cell, count) in stats.connections.iter().zip(phases) {
@@ -62,6 +63,9 @@ fn set_gauges(core: &Core) {
     stats
         .pool_buffers_free
         .set(engine.pool.free_buffers() as u64);
+    stats
+        .pool_buffers_hung
+        .set(engine.pool.hung_buffers() as u64);
     let readahead = sources.readahead.as_ref();
     let free = readahead.map_or(0, |readahead| readahead.pool().free_buffers());
     stats.readahead_buffers_free.set(free as u64);

@@ -1,7 +1,6 @@
 //! The cores' threads, as the control thread sees them: started, waited for, drained.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,8 @@ use crate::io::Listener;
 const ORDERS_MAX: usize = 4;
 /// How long a core with that many orders may take to make room for one more.
 const ORDER_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the cores may take to reset open connections after a second signal: some ticks.
+/// How long the cores may take to reset open connections after a second signal, or when the time for the drain is over:
+/// some ticks.
 const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The running cores.
@@ -62,8 +62,6 @@ impl Cores {
             listeners.iter().map(|_| bounded(ORDERS_MAX)).unzip();
         state.orders = orders;
         let state = Arc::new(state);
-        let stores: Arc<[PathBuf]> = settings.stores.clone().into();
-        let nodes: Arc<[PathBuf]> = settings.tahoe_nodes.clone().into();
         let (report, reports) = bounded(4 * threads);
         let (go, may_go) = bounded(0);
         for (number, (listener, orders)) in listeners.into_iter().zip(order_receivers).enumerate() {
@@ -72,11 +70,12 @@ impl Cores {
                 go: may_go.clone(),
                 backend: state.backends.io,
                 listener,
-                stores: Arc::clone(&stores),
+                stores: Arc::clone(&state.stores),
+                stale: settings.allow_stale,
                 share_files: state.plan.declared.share_files,
-                tahoe_nodes: Arc::clone(&nodes),
                 tahoe_segment_bytes_max: settings.tahoe_segment_bytes_max,
                 pool_buffers: settings.pool_buffers,
+                pool_reserve: state.plan.reserve_buffers(),
                 pool_buffer_bytes: settings.pool_buffer_bytes,
                 budget: Arc::clone(&state.budget),
                 seats: Arc::clone(&state.seats),
@@ -163,6 +162,9 @@ impl Cores {
         self.order_drain(deadline);
         let mut cut_off = 0;
         let mut running = self.threads;
+        // What hangs must not keep the server from ending.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let over = after(left.saturating_add(CUT_PATIENCE));
         // Set by a second signal.
         let mut patience = None;
         while running > 0 {
@@ -184,6 +186,10 @@ impl Cores {
                     // Open bodies are reset: an exit alone would end them like complete ones.
                     self.order_drain(Instant::now());
                     patience = Some(after(CUT_PATIENCE));
+                }
+                recv(over) -> _ => {
+                    tracing::warn!(cores = running, "not stopped in time");
+                    break;
                 }
                 recv(patience.as_ref().unwrap_or(&never())) -> _ => {
                     tracing::warn!(cores = running, "not stopped in time");

@@ -1,24 +1,19 @@
 //! Why the server could not start or go on.
 
 use std::io;
-use std::path::PathBuf;
-
-use penstock_store::StoreError;
 
 use super::memory_limit::MemoryRefusal;
 use crate::config::address::{Address, FORMS};
 use crate::io::ProbeError;
 use crate::memory::plan::PlanRefusal;
+use crate::stores::StoresError;
 
 /// Why the server could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// No store can be read, or one is given twice.
     #[error(transparent)]
-    Stores(#[from] StoreError),
-    /// None of the Tahoe-LAFS nodes can be read.
-    #[error("{}: no such directory, and no other store or node can be read", .0.display())]
-    Nodes(PathBuf),
+    Stores(#[from] StoresError),
     /// Neither stores nor nodes.
     #[error("nothing to serve: give a --store or a --tahoe-node")]
     NoStores,

@@ -1,15 +1,24 @@
 //! The log of a server: lines to standard error, written by a thread of their own.
 //!
 //! A core hands its lines to a bounded queue and goes on. What does not fit, or can't be written because the reader of
-//! standard error is gone, is dropped and counted: no reader of the log may hold up or end a download.
+//! standard error is gone, is dropped and counted: no reader of the log may hold up or end a download. What fails again
+//! and again is logged now and then (`log_limit`).
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::log_fields::LogFields;
+use super::log_limit::LogLimit;
+pub use super::log_limit::left_out_lines;
 use crate::memory::limits::LOG_LINES_MAX;
 
 /// The thread that writes; dropped, it writes what is queued, for a second at most, and ends.
@@ -22,15 +31,44 @@ static QUEUE: OnceLock<ErrorCounter> = OnceLock::new();
 /// Lines that standard error did not take.
 static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
 
-/// Starts the thread.
-pub fn start() -> (NonBlocking, LogThread) {
+/// Starts the log of a server, whose thread lives as long as the returned guard.
+pub fn start_server() -> LogThread {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LOG_LINES_MAX)
         .lossy(true)
         .thread_name("log")
         .finish(StandardError);
     QUEUE.get_or_init(|| writer.error_counter());
-    (writer, LogThread { _guard: guard })
+    start(writer, Some(LogLimit::new(Instant::now)));
+    LogThread { _guard: guard }
+}
+
+/// Starts the log of a command: every line goes to standard error at once.
+pub fn start_command() {
+    start(io::stderr, None);
+}
+
+/// Logs `info` and above, unless RUST_LOG says otherwise.
+fn start(
+    writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    limit: Option<LogLimit<fn() -> Instant>>,
+) {
+    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(LogFields)
+        .with_ansi(wants_colours(
+            io::IsTerminal::is_terminal(&io::stderr()),
+            |name| std::env::var_os(name),
+        ))
+        .with_target(false)
+        // A log that can't be written is no reason to print, and panic if that fails too.
+        .log_internal_errors(false)
+        .with_writer(writer);
+    tracing_subscriber::registry()
+        .with(levels)
+        .with(limit)
+        .with(lines)
+        .init();
 }
 
 /// Whether log lines have colours: on a terminal that knows them, unless the user wants none (<https://no-color.org>).

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::select;
+use socket2::SockRef;
 
 use crate::config::Settings;
 use crate::connection::seats::Seats;
@@ -19,6 +20,8 @@ pub mod backend;
 mod cores;
 mod error;
 mod listeners;
+mod log_fields;
+mod log_limit;
 pub mod logging;
 pub mod memory_limit;
 pub mod preflight;
@@ -42,13 +45,13 @@ pub struct Addresses {
 
 /// Serves until SIGTERM or SIGINT. `ready` is called once every core serves.
 pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), ServeError> {
-    preflight::check_directories(&settings)?;
     if let Err(error) = decode_kernel::arch::Kernel::requested() {
         return Err(ServeError::Kernel(error.to_string()));
     }
     let plan = preflight::memory_plan(&settings)?;
     tracing::info!("{}", plan.summary());
     preflight::log_advice(&settings, &plan);
+    let stores = preflight::start_stores(&settings)?;
     let backends = Backends::choose(&settings)?;
 
     let options = SocketOptions {
@@ -63,8 +66,12 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         plan,
         Budget::new(plan.credit_bytes),
         Seats::new(plan.connections, settings.connections_per_address_max),
+        stores,
     );
     let (cores, state) = Cores::start(&settings, state, listeners)?;
+    let admin_socket = admin_listener
+        .try_clone()
+        .map_err(ServeError::system("the admin listener"))?;
     admin::start(admin_listener, Arc::clone(&state))
         .map_err(ServeError::system("the admin thread"))?;
     cores.wait_until_ready()?;
@@ -75,7 +82,11 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         recv(signals) -> signal => {
             tracing::info!(signal = signal.unwrap_or_default(), "stopping: bodies under way may finish");
             state.set_ready(false);
-            cores.drain(Instant::now() + settings.drain_timeout, &signals)
+            let drained = cores.drain(Instant::now() + settings.drain_timeout, &signals);
+            // The kernel may keep the process, and what it has open, for a call that hangs. Its address is free all the
+            // same.
+            let _ = SockRef::from(&admin_socket).shutdown(std::net::Shutdown::Both);
+            drained
         }
         recv(cores.reports()) -> report => Err(match cores::working(report) {
             Err(error) => error,

@@ -1,6 +1,6 @@
 //! What is checked before the server starts: its directories, its memory plan, and the limits of the machine.
 
-use penstock_store::Presence;
+use std::sync::Arc;
 
 use super::error::ServeError;
 use super::memory_limit;
@@ -9,30 +9,15 @@ use crate::config::values::ZeroCopyMode;
 use crate::io::{self as kernel, Resource};
 use crate::memory::limits;
 use crate::memory::plan::{Declared, MemoryPlan};
+use crate::stores::Stores;
 
-/// Some store or node must be readable. The shares of those that are not count as lost.
-pub(super) fn check_directories(settings: &Settings) -> Result<(), ServeError> {
-    let nodes = &settings.tahoe_nodes;
-    if settings.stores.is_empty() && nodes.is_empty() {
+/// Tries the stores and nodes. Some must answer; those that don't are suspended, and looked for from now on.
+pub(super) fn start_stores(settings: &Settings) -> Result<Arc<Stores>, ServeError> {
+    let (stores, nodes) = (&settings.stores, &settings.tahoe_nodes);
+    if stores.is_empty() && nodes.is_empty() {
         return Err(ServeError::NoStores);
     }
-    if !nodes.iter().any(|node| node.is_dir()) {
-        match nodes.first() {
-            Some(node) if settings.stores.is_empty() => {
-                return Err(ServeError::Nodes(node.clone()));
-            }
-            _ => penstock_store::check_stores(&settings.stores)?,
-        }
-    }
-    for store in &settings.stores {
-        if let Presence::Absent(error) = penstock_store::presence(store) {
-            tracing::warn!("{error}; its shares count as lost");
-        }
-    }
-    for node in settings.tahoe_nodes.iter().filter(|node| !node.is_dir()) {
-        tracing::warn!(node = %node.display(), "node missing; its shares count as lost");
-    }
-    Ok(())
+    Ok(Stores::new(stores, nodes, settings.store_timeout).start()?)
 }
 
 /// Divides the declared memory, which must be there, within this machine's limit on descriptors, which is raised as far
@@ -50,6 +35,7 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
     Ok(MemoryPlan::new(Declared {
         memory_bytes: settings.memory_bytes,
         cores: settings.cores,
+        stores: settings.stores.len() + settings.tahoe_nodes.len(),
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
         hot_bytes: settings.hot_bytes,

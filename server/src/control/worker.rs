@@ -4,7 +4,6 @@
 //! leaves the core that accepted it.
 
 use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,13 +28,14 @@ use crate::connection::tick::Ticks;
 use crate::engine::Engine;
 use crate::io::Pool;
 use crate::io::{self as kernel, Backend, Io, Listener, Socket};
-use crate::memory::budget::Budget;
+use crate::memory::budget::{Allowance, Budget, Claim};
 use crate::memory::limits::{self, READAHEAD_BUFFER_BYTES, TICK};
 use crate::objects::Catalogue;
 use crate::objects::codes::Codes;
 use crate::objects::open_files::OpenFiles;
 use crate::objects::verified::VerifiedLeaves;
 use crate::stats::CoreStats;
+use crate::stores::Stores;
 use crate::tahoe::Gateway;
 
 /// What the control thread tells a core.
@@ -79,16 +79,18 @@ pub struct Plan {
     pub backend: Backend,
     /// Its listener.
     pub listener: Listener,
-    /// Store directories.
-    pub stores: Arc<[PathBuf]>,
+    /// Where objects and files are read from, shared by the cores.
+    pub stores: Arc<Stores>,
+    /// Whether an older put is served where too few shares of the newest are left.
+    pub stale: bool,
     /// Share files that may be open.
     pub share_files: usize,
-    /// Directories of Tahoe-LAFS storage nodes; with none there is no gateway.
-    pub tahoe_nodes: Arc<[PathBuf]>,
     /// The longest segment of a Tahoe-LAFS file.
     pub tahoe_segment_bytes_max: u64,
     /// Segment buffers.
     pub pool_buffers: usize,
+    /// Buffers that take the place of those that hang.
+    pub pool_reserve: usize,
     /// Bytes of one.
     pub pool_buffer_bytes: usize,
     /// Memory to lend, shared by the cores.
@@ -135,14 +137,18 @@ pub fn run(plan: Plan, orders: &Receiver<Order>, reports: &Sender<(usize, Report
     };
     // Held until the ring has ended. When it ends, tokio-uring forgets what its reads hold, and only then cancels
     // them and waits for the last: until then they may write to the pool.
-    let pool = Pool::new(plan.pool_buffers, plan.pool_buffer_bytes);
+    // What takes the place of buffers that hang is claimed from the credit when that happens.
+    let (bytes, mut claim) = (plan.pool_buffer_bytes, Claim::empty(&plan.budget));
+    let grant = move |buffers: usize| claim.resize((buffers * bytes) as u64, Allowance::Half);
+    let pool = Pool::with_reserve(plan.pool_buffers, plan.pool_reserve, bytes, grant);
     let readahead = (plan.readahead_buffers > 0)
         .then(|| Pool::for_direct_reads(plan.readahead_buffers, READAHEAD_BUFFER_BYTES));
     match kernel::run(
         plan.backend,
         serve(plan, &pool, readahead.as_ref(), orders, &say),
     ) {
-        Ok(Ok(cut)) => say(Report::Stopped { cut }),
+        // It said so.
+        Ok(Ok(())) => {}
         Ok(Err(error)) | Err(error) => say(Report::Failed(error)),
     }
 }
@@ -153,18 +159,19 @@ async fn serve(
     readahead: Option<&Pool>,
     orders: &Receiver<Order>,
     say: &dyn Fn(Report),
-) -> io::Result<usize> {
+) -> io::Result<()> {
     say(Report::Begun);
     // Blocks the thread, which has nothing else to do yet.
     let _ = plan.go.recv();
     let (io, unregistered) = Io::new(plan.backend, pool)?;
     let verified = VerifiedLeaves::new(plan.verify_age);
-    let engine = Engine::new(io, pool.clone(), verified, Arc::clone(&plan.stats));
+    let (stats, timeout) = (Arc::clone(&plan.stats), plan.stores.timeout());
+    let engine = Engine::new(io, pool.clone(), verified, stats, timeout);
     let files = OpenFiles::new(plan.share_files);
     let codes = Rc::new(Codes::new(pool.piece_capacity(), &plan.budget));
-    let gateway = (!plan.tahoe_nodes.is_empty()).then(|| {
+    let gateway = (!plan.stores.nodes().is_empty()).then(|| {
         Gateway::new(
-            plan.tahoe_nodes,
+            Arc::clone(&plan.stores),
             plan.tahoe_segment_bytes_max,
             Rc::clone(&files),
             Rc::clone(&codes),
@@ -175,7 +182,7 @@ async fn serve(
     let sources = Sources {
         engine: Rc::new(engine),
         resources: Resources {
-            catalogue: Catalogue::new(plan.stores, pool.piece_capacity(), files, codes),
+            catalogue: Catalogue::new(plan.stores, plan.stale, pool.piece_capacity(), files, codes),
             gateway,
         },
         hot: HotObjects::new(plan.hot_bytes, objects_max, plan.verify_age),
@@ -231,7 +238,9 @@ async fn serve(
             for (_, connection) in core.connections.borrow().iter() {
                 connection.socket.reset();
             }
-            return Ok(left);
+            // Before the runtime ends: a ring waits for its reads, of which one may hang.
+            say(Report::Stopped { cut: left });
+            return Ok(());
         }
     }
 }

@@ -19,6 +19,17 @@ pub enum PieceError {
         /// Bytes of the object.
         range: Range<ObjectOffset>,
     },
+    /// The same, and stores are suspended that have more of them.
+    #[error("{away} stores are away: {cause}")]
+    StoresAway {
+        /// Stores of the object that are away.
+        away: usize,
+        /// What is missing.
+        cause: Box<PieceError>,
+    },
+    /// Reads that hang have all pool buffers, and the reserve.
+    #[error("reads that hang have all pool buffers")]
+    NoBuffers,
     /// Shares kept failing in new ways. The bound keeps a hostile disk from holding the connection.
     #[error("gave up after {attempts} attempts to read good shares")]
     TooManyAttempts {

@@ -7,15 +7,16 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use decode_kernel::code::Coder;
 
 use crate::io::Io;
-use crate::io::Pool;
-use crate::memory::limits::REBUILD_PLANS_MAX;
-use crate::objects::Object;
+use crate::io::{Pool, PoolBuffer};
+use crate::memory::limits::{POOL_PATIENCE, REBUILD_PLANS_MAX};
 use crate::objects::checksums::ChecksumCache;
 use crate::objects::verified::VerifiedLeaves;
+use crate::objects::{Object, Share};
 use crate::stats::CoreStats;
 use crate::units::ShareNumber;
 
@@ -43,11 +44,19 @@ pub struct Engine {
     pub verified: VerifiedLeaves,
     /// Counters.
     pub stats: Arc<CoreStats>,
+    /// How long a store may take for one call.
+    pub timeout: Duration,
 }
 
 impl Engine {
     /// An engine with nothing known yet.
-    pub fn new(io: Io, pool: Pool, verified: VerifiedLeaves, stats: Arc<CoreStats>) -> Engine {
+    pub fn new(
+        io: Io,
+        pool: Pool,
+        verified: VerifiedLeaves,
+        stats: Arc<CoreStats>,
+        timeout: Duration,
+    ) -> Engine {
         Engine {
             io,
             pool,
@@ -55,12 +64,53 @@ impl Engine {
             checksums: ChecksumCache::default(),
             verified,
             stats,
+            timeout,
         }
     }
 
-    /// Gives a share of an object up, since it can't be read: from now on others take its place.
+    /// Takes a pool buffer, waiting for one if none is free.
+    ///
+    /// # Errors
+    /// [`PieceError::NoBuffers`] if reads that hang have all of them.
+    pub async fn take_buffer(&self) -> Result<PoolBuffer, PieceError> {
+        if let Some(buffer) = self.pool.try_take() {
+            return Ok(buffer);
+        }
+        loop {
+            if self.pool.is_exhausted() {
+                return Err(PieceError::NoBuffers);
+            }
+            if let Ok(buffer) = tokio::time::timeout(POOL_PATIENCE, self.pool.take()).await {
+                return Ok(buffer);
+            }
+        }
+    }
+
+    /// A range of a share could not be read. If it may be a bad sector, other shares take its place for that range, and
+    /// otherwise for all of it.
+    pub fn give_up_range(&self, object: &Object, read: &plan::Read, error: &io::Error) {
+        let share = object.share(read.share);
+        let is_spot = error.raw_os_error() == Some(libc::EIO);
+        if !is_spot || !share.is_some_and(Share::note_spot) {
+            return self.give_up(object, read.share, error);
+        }
+        let mut news = false;
+        for leaf in object.layout().leaves(&read.window) {
+            news |= object.mark_bad(read.share, leaf);
+        }
+        if news {
+            tracing::warn!(
+                key = %object.header().key, share = %read.share,
+                path = %object.share_path(read.share), offset = %read.window.start.in_file(),
+                "a spot can't be read: {error}"
+            );
+        }
+    }
+
+    /// Gives a share of an object up, since it can't be read: from now on others take its place. One whose store hangs is
+    /// left alone as long as the store is.
     pub fn give_up(&self, object: &Object, number: ShareNumber, error: &io::Error) {
-        if object.mark_lost(number) {
+        if !read::is_hung(error) && object.mark_lost(number) {
             self.stats.failed_shares.add(1);
             tracing::warn!(
                 key = %object.header().key, share = %number, path = %object.share_path(number),

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::engine::plan::Slice;
-use crate::io::{Chunk, Message, Pool};
+use crate::engine::{Engine, PieceError};
+use crate::io::{Chunk, Message};
 use crate::units::{ObjectOffset, ShareNumber, ShareOffset};
 
 /// A piece ready to be sent.
@@ -23,11 +24,19 @@ pub struct Piece {
 impl Piece {
     /// A piece of bytes that no share holds: as much of `bytes`, which begin at `start` of the object, as fits one
     /// pool buffer.
-    pub async fn literal(pool: &Pool, start: ObjectOffset, bytes: &[u8]) -> Piece {
-        let part = &bytes[..bytes.len().min(pool.piece_capacity())];
-        let (mut windows, _) = pool.take().await.carve(std::iter::once(part.len()));
+    ///
+    /// # Errors
+    /// As [`Engine::take_buffer`].
+    pub async fn literal(
+        engine: &Engine,
+        start: ObjectOffset,
+        bytes: &[u8],
+    ) -> Result<Piece, PieceError> {
+        let part = &bytes[..bytes.len().min(engine.pool.piece_capacity())];
+        let buffer = engine.take_buffer().await?;
+        let (mut windows, _) = buffer.carve(std::iter::once(part.len()));
         windows[0].copy_from_slice(part);
-        Piece {
+        Ok(Piece {
             range: start..start + part.len() as u64,
             chunks: windows.into_iter().map(Chunk::Window).collect(),
             slices: vec![Slice {
@@ -36,7 +45,7 @@ impl Piece {
             }],
             rebuilt: Vec::new(),
             rebuilt_window: Range::default(),
-        }
+        })
     }
 
     /// The bytes that were rebuilt, share by share.

@@ -1,11 +1,13 @@
-//! Reads what a plan asks for: all of it together, each read into a window of its own.
+//! Reads what a plan asks for: all of it together, each read into a window of its own, none of them for longer than its
+//! store may take.
 
 use std::io;
+use std::sync::Arc;
 
 use super::PieceError;
 use super::plan::Read;
-use crate::io::PendingRead;
-use crate::io::Window;
+use crate::io::{PendingRead, ReadEnd, Window, join};
+use crate::stores::Store;
 use crate::units::ShareNumber;
 
 /// A share that did not give what was asked, and why.
@@ -13,32 +15,105 @@ pub type Failure = (ShareNumber, io::Error);
 
 /// Fills a window for each of these reads, all of them together, as `start` starts them; `None` from it is a share that
 /// is not open. Gives the windows back in order, with the shares that failed. Windows beyond the reads stay as they are.
+/// Where a share failed a window may be missing: then none of them is of use. `object` tells the object apart for its
+/// stores.
 ///
 /// # Errors
 /// If a plan names a share that is not open, or the runtime is going down.
-pub async fn fill<'a, 'b>(
+pub async fn fill<'a, 'b, 'c>(
+    object: u64,
     reads: impl Iterator<Item = &'b Read> + Clone,
     windows: Vec<Window>,
-    start: impl Fn(&Read, Window) -> Option<PendingRead<'a>>,
+    start: impl Fn(&Read, Window) -> Option<(PendingRead<'a>, &'c Arc<Store>)>,
 ) -> Result<(Vec<Window>, Vec<Failure>), PieceError> {
     let mut windows = windows.into_iter();
     let mut readings = Vec::with_capacity(windows.len());
+    let mut stores = Vec::with_capacity(windows.len());
     for (read, window) in reads.clone().zip(windows.by_ref()) {
-        let reading = start(read, window);
-        readings.push(reading.ok_or(PieceError::Bug("a plan names a share that is not open"))?);
+        let started = start(read, window);
+        let (reading, store) =
+            started.ok_or(PieceError::Bug("a plan names a share that is not open"))?;
+        readings.push(reading);
+        stores.push(store);
+    }
+    if let Some(store) = stores.first() {
+        join(&mut readings, store.timeout()).await;
     }
     let mut filled = Vec::with_capacity(readings.len() + windows.len());
     let mut failures = Vec::new();
-    for (reading, read) in readings.into_iter().zip(reads) {
-        let (result, window) = reading.finish().await;
-        let window = window.ok_or(PieceError::Interrupted)?;
-        if let Some(error) = shortfall(result, window.len()) {
-            failures.push((read.share, error));
+    for ((reading, store), read) in readings.into_iter().zip(stores).zip(reads) {
+        match end(reading, store, object)? {
+            (Ok(()), window) => filled.extend(window),
+            (Err(error), window) => {
+                filled.extend(window);
+                failures.push((read.share, error));
+            }
         }
-        filled.push(window);
     }
     filled.extend(windows);
     Ok((filled, failures))
+}
+
+/// What came of a read that was waited for: whether it brought all that was wanted, and its window, unless the read
+/// hangs. Its store learns of it.
+///
+/// # Errors
+/// If the runtime is going down.
+pub fn end(
+    reading: PendingRead<'_>,
+    store: &Arc<Store>,
+    object: u64,
+) -> Result<(io::Result<()>, Option<Window>), PieceError> {
+    let (result, window) = count(reading, store, object)?;
+    let wanted = window.as_ref().map_or(0, |window| window.len());
+    let result = match shortfall(result, wanted) {
+        None => Ok(()),
+        Some(error) => Err(error),
+    };
+    Ok((result, window))
+}
+
+/// The same with the number of bytes that it brought, which is less than was wanted if the file ends early.
+///
+/// # Errors
+/// If the runtime is going down.
+pub fn count(
+    reading: PendingRead<'_>,
+    store: &Arc<Store>,
+    object: u64,
+) -> Result<(io::Result<usize>, Option<Window>), PieceError> {
+    match reading.end() {
+        ReadEnd::Ended {
+            result,
+            window,
+            waited,
+        } => {
+            match &result {
+                Ok(bytes) => {
+                    if let Some(took) = waited {
+                        store.note_read(*bytes, took);
+                    }
+                }
+                Err(error) => store.note_failure(error, object),
+            }
+            Ok((result, Some(window)))
+        }
+        ReadEnd::GivenUp(given_up) => {
+            store.suspend_hung("end of a read");
+            given_up.keep(store.hung());
+            Ok((Err(hung()), None))
+        }
+        ReadEnd::Interrupted => Err(PieceError::Interrupted),
+    }
+}
+
+/// Whether a share that failed so can be read again once its store serves again.
+pub fn is_hung(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
+}
+
+fn hung() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "its store does not answer")
 }
 
 /// What is wrong with a read, if it did not bring all that was `wanted`.

@@ -5,10 +5,9 @@ use std::iter;
 use decode_kernel::share::TABLE_PAGE_ENTRIES;
 
 use super::plan::Read;
-use super::read::shortfall;
+use super::read;
 use super::{Engine, PieceError};
-use crate::io::PendingRead;
-use crate::io::Window;
+use crate::io::{PendingRead, Window, join};
 use crate::memory::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};
 use crate::objects::Object;
 use crate::objects::checksums::PageId;
@@ -18,6 +17,12 @@ use crate::units::{FileOffset, ShareNumber};
 pub struct PageRead<'a> {
     id: PageId,
     reading: PendingRead<'a>,
+}
+
+impl<'a> AsMut<PendingRead<'a>> for PageRead<'a> {
+    fn as_mut(&mut self) -> &mut PendingRead<'a> {
+        &mut self.reading
+    }
 }
 
 impl Engine {
@@ -57,12 +62,13 @@ impl Engine {
     pub async fn finish_pages(
         &self,
         object: &Object,
-        pages: Vec<PageRead<'_>>,
+        mut pages: Vec<PageRead<'_>>,
     ) -> Result<Vec<PageId>, PieceError> {
         let mut unusable = Vec::new();
+        join(&mut pages, self.timeout).await;
         for page in pages {
             let id = page.id;
-            if !self.finish_page(object, page).await?.0 {
+            if !self.finish_page(object, page)?.0 {
                 unusable.push(id);
             }
         }
@@ -79,19 +85,25 @@ impl Engine {
         Some(PageRead { id, reading })
     }
 
-    /// Waits for a page, and keeps it if it is good. Returns whether it is, and the window.
-    async fn finish_page(
+    /// Keeps a page that was waited for, if it is good. Returns whether it is, and the window unless its read hangs.
+    fn finish_page(
         &self,
         object: &Object,
         page: PageRead<'_>,
-    ) -> Result<(bool, Window), PieceError> {
+    ) -> Result<(bool, Option<Window>), PieceError> {
         let (_, number, index) = page.id;
-        let (result, window) = page.reading.finish().await;
-        let window = window.ok_or(PieceError::Interrupted)?;
-        if let Some(error) = shortfall(result, window.len()) {
-            self.give_up(object, number, &error);
-            return Ok((false, window));
-        }
+        let Some(share) = object.share(number) else {
+            return Err(PieceError::Bug("a page of a share that is not open"));
+        };
+        let (result, window) = read::end(page.reading, share.store(), object.number())?;
+        let window = match (result, window) {
+            (Ok(()), Some(window)) => window,
+            (Ok(()), None) => return Ok((false, None)),
+            (Err(error), window) => {
+                self.give_up(object, number, &error);
+                return Ok((false, window));
+            }
+        };
         self.stats.table_read_bytes.add(window.len() as u64);
         let kept = self.checksums.insert(object, number, index, &window);
         if let Err(error) = &kept {
@@ -100,11 +112,12 @@ impl Engine {
                 "leaf checksums can't be used: {error}"
             );
         }
-        Ok((kept.is_ok(), window))
+        Ok((kept.is_ok(), Some(window)))
     }
 
     /// Checks every leaf of a read's window. Pages of checksums that are not at hand are read into `page`, except those
-    /// that were found `unusable` just now. Returns whether all leaves matched, and the window for pages.
+    /// that were found `unusable` just now. Returns whether all leaves matched, and the window for pages, which is gone if
+    /// reading one hangs.
     ///
     /// # Errors
     /// If a plan names a share that is not open, or the runtime is going down.
@@ -113,9 +126,9 @@ impl Engine {
         object: &Object,
         read: &Read,
         bytes: &[u8],
-        mut page: Window,
+        mut page: Option<Window>,
         unusable: &[PageId],
-    ) -> Result<(bool, Window), PieceError> {
+    ) -> Result<(bool, Option<Window>), PieceError> {
         let geometry = object.geometry();
         let leaf_bytes = geometry.leaf_bytes() as usize;
         let checksum = object.header().leaf_checksum;
@@ -130,10 +143,19 @@ impl Engine {
             let (part, behind) = rest.split_at(length);
             let id = (object.id(), number, index);
             if !self.checksums.has(id) && !unusable.contains(&id) {
-                let reading = self
-                    .start_page(object, id, page)
-                    .ok_or(PieceError::Bug("a plan names a share that is not open"))?;
-                page = self.finish_page(object, reading).await?.1;
+                let Some(window) = page else {
+                    // The read of another page hangs: the piece is made anew.
+                    return Ok((false, None));
+                };
+                let mut reading = [self
+                    .start_page(object, id, window)
+                    .ok_or(PieceError::Bug("a plan names a share that is not open"))?];
+                join(&mut reading, self.timeout).await;
+                let [reading] = reading;
+                page = self.finish_page(object, reading)?.1;
+                if page.is_none() {
+                    return Ok((false, None));
+                }
             }
             self.checksums.with(id, |sums| {
                 for (offset, bytes) in part.chunks(leaf_bytes).enumerate() {

@@ -9,12 +9,6 @@ use io_uring::opcode;
 
 use crate::memory::limits::{RING_COMPLETIONS, RING_ENTRIES};
 
-/// Helper threads per core, for look-ups and for reads that wait for a disk.
-const READ_THREADS_MAX: usize = 16;
-/// The stack of each. A limit on address space (RLIMIT_DATA) counts all of it, used or not, and the usual 2 MiB of
-/// sixteen threads would be a good part of a small limit.
-const READ_STACK_BYTES: usize = 512 * 1024;
-
 /// How often a ring that RLIMIT_MEMLOCK did not allow is tried again, and after which pause.
 const RING_ATTEMPTS: usize = 10;
 const RING_PAUSE: Duration = Duration::from_millis(20);
@@ -24,7 +18,7 @@ const RING_PAUSE: Duration = Duration::from_millis(20);
 pub enum Backend {
     /// io_uring, through tokio-uring.
     Uring,
-    /// Plain system calls and helper threads, on a tokio runtime.
+    /// Plain system calls and threads, on a tokio runtime.
     Epoll,
 }
 
@@ -78,12 +72,8 @@ pub fn run<F: Future>(backend: Backend, work: F) -> io::Result<F::Output> {
 fn run_on_epoll<F: Future>(work: F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(READ_THREADS_MAX)
-        .thread_stack_size(READ_STACK_BYTES)
         .build()?;
     let output = tokio::task::LocalSet::new().block_on(&runtime, work);
-    // A read that hangs on a dead disk must not keep the process from ending.
-    runtime.shutdown_background();
     Ok(output)
 }
 

@@ -4,7 +4,6 @@
 //! read. No other room names io_uring, epoll or a system call, and this one knows nothing of HTTP, objects or
 //! budgets.
 
-use std::fs::File;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,14 +20,15 @@ mod read;
 mod socket;
 mod splice;
 mod sys;
+mod threads;
 mod zero_copy;
 
 pub use backend::{Backend, ProbeError, probe, run};
 pub use message::{Chunk, Message};
-pub use page_cache::{FileVersion, advise_sequential, file_version, is_cached, open_direct};
+pub use page_cache::{FileVersion, advise_sequential, file_version, is_cached};
 pub use poller::Interest;
 pub use pool::{Pool, PoolBuffer, Room, View, Window};
-pub use read::PendingRead;
+pub use read::{GivenUp, PendingRead, ReadEnd, join};
 pub use socket::{
     Listener, Segmentation, SendSpace, Socket, SocketOptions, is_transient, sent_or_zero,
 };
@@ -37,6 +37,7 @@ pub use sys::{
     Resource, SocketMemory, cached_pages, may_lock_memory, raise_resource_limit, resource_limit,
     socket_memory,
 };
+pub use threads::{Refused, StoreFile, StoreThreads, Threads, open_direct, start_open_direct};
 pub use zero_copy::{CompletedSend, ZeroCopyRing, probe_zero_copy};
 
 use poller::Poller;
@@ -104,7 +105,7 @@ impl Io {
     /// read from disk. Reads that are started together are submitted together.
     pub fn start_read(
         &self,
-        file: &Arc<File>,
+        file: &Arc<StoreFile>,
         window: Window,
         offset: FileOffset,
     ) -> PendingRead<'_> {
@@ -116,7 +117,7 @@ impl Io {
     /// of a pool [for direct reads](Pool::for_direct_reads).
     pub fn start_direct_read(
         &self,
-        file: &Arc<File>,
+        file: &Arc<StoreFile>,
         window: Window,
         offset: FileOffset,
     ) -> PendingRead<'_> {

@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd;
 
 use rustix::fs::{Advice, fadvise};
 
@@ -26,19 +25,6 @@ pub fn advise_sequential(file: &File) {
     if let Err(error) = fadvise(file, 0, None, Advice::Sequential) {
         tracing::debug!(%error, "fadvise is refused");
     }
-}
-
-/// Opens a file once more, for direct reads past the page cache (`O_DIRECT`, open(2)).
-///
-/// # Errors
-/// If its file system has no direct reads, or there is no `/proc`.
-pub fn open_direct(file: &File) -> io::Result<File> {
-    // The same file, whatever its name refers to by now.
-    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-    File::options()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(again)
 }
 
 /// Whether a non-empty range of a file is in the page cache now; it may leave at any time. `None` where the kernel

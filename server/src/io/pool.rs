@@ -6,11 +6,12 @@
 //! can't be handed out again, even if the task that started the operation was dropped.
 #![allow(unsafe_code)] // one allocation, shared out in disjoint parts
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -39,6 +40,30 @@ struct Inner {
     direct: bool,
     free: Mutex<Vec<u16>>,
     permits: Arc<Semaphore>,
+    /// Buffers of the reserve that may be used and take no other's place.
+    spare: AtomicUsize,
+    reserve: Mutex<Reserve>,
+    /// Buffers that hang and have no replacement.
+    missing: AtomicUsize,
+    /// The memory of the reserve's buffers that were granted.
+    extra: Box<[OnceLock<Extra>]>,
+}
+
+/// The memory of one buffer of the reserve.
+struct Extra(NonNull<u8>);
+
+// SAFETY: as for `Inner::memory`.
+unsafe impl Send for Extra {}
+// SAFETY: as above.
+unsafe impl Sync for Extra {}
+
+/// Buffers whose memory has to be granted before they are made.
+struct Reserve {
+    /// How many were granted. What was granted once is kept.
+    granted: usize,
+    most: usize,
+    /// Asks for memory for so many in all.
+    grant: Box<dyn FnMut(usize) -> bool + Send>,
 }
 
 // SAFETY: `memory` is reached only through windows, each of which owns its part alone; the free list
@@ -49,10 +74,19 @@ unsafe impl Sync for Inner {}
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // SAFETY: allocated in `Pool::new` with this layout; every window held an Arc of this, so
+        // SAFETY: allocated in `Pool::allocate` with this layout; every window held an Arc of this, so
         // none is left.
         unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+        for extra in self.extra.iter().filter_map(OnceLock::get) {
+            // SAFETY: the same for `Lease::make`.
+            unsafe { dealloc(extra.0.as_ptr(), extra_layout(self.buffer_bytes)) }
+        }
     }
+}
+
+/// The layout of a reserve's buffer.
+fn extra_layout(buffer_bytes: usize) -> Layout {
+    Layout::from_size_align(buffer_bytes, ALIGN).expect("the size of a buffer was checked")
 }
 
 impl Pool {
@@ -61,7 +95,26 @@ impl Pool {
     /// # Panics
     /// If the sizes are not like that. They are settings, and were checked before.
     pub fn new(buffers: usize, buffer_bytes: usize) -> Pool {
-        Pool::allocate(buffers, buffer_bytes, false)
+        Pool::with_reserve(buffers, 0, buffer_bytes, |_| false)
+    }
+
+    /// The same with a reserve, whose buffers take the place of those into which a read was given up, once
+    /// `grant` has said that there is memory for so many of them in all. They are not made before.
+    ///
+    /// # Panics
+    /// As [`Pool::new`].
+    pub fn with_reserve(
+        buffers: usize,
+        reserve: usize,
+        buffer_bytes: usize,
+        grant: impl FnMut(usize) -> bool + Send + 'static,
+    ) -> Pool {
+        let reserve = Reserve {
+            granted: 0,
+            most: reserve,
+            grant: Box::new(grant),
+        };
+        Pool::allocate(buffers, reserve, buffer_bytes, false)
     }
 
     /// The same, for direct reads ([`Io::start_direct_read`](super::Io::start_direct_read)).
@@ -69,13 +122,19 @@ impl Pool {
     /// # Panics
     /// As [`Pool::new`].
     pub fn for_direct_reads(buffers: usize, buffer_bytes: usize) -> Pool {
-        Pool::allocate(buffers, buffer_bytes, true)
+        let none = Reserve {
+            granted: 0,
+            most: 0,
+            grant: Box::new(|_| false),
+        };
+        Pool::allocate(buffers, none, buffer_bytes, true)
     }
 
-    fn allocate(buffers: usize, buffer_bytes: usize, direct: bool) -> Pool {
+    fn allocate(buffers: usize, reserve: Reserve, buffer_bytes: usize, direct: bool) -> Pool {
+        let all = buffers + reserve.most;
         assert!(
-            buffers > 0 && u16::try_from(buffers).is_ok(),
-            "{buffers} pool buffers"
+            buffers > 0 && u16::try_from(all).is_ok(),
+            "{all} pool buffers"
         );
         assert!(
             buffer_bytes.is_multiple_of(ALIGN) && buffer_bytes > TABLE_PAGE_BYTES,
@@ -104,6 +163,10 @@ impl Pool {
             direct,
             free: Mutex::new((0..buffers as u16).rev().collect()),
             permits: Arc::new(Semaphore::new(buffers)),
+            spare: AtomicUsize::new(0),
+            extra: (0..reserve.most).map(|_| OnceLock::new()).collect(),
+            reserve: Mutex::new(reserve),
+            missing: AtomicUsize::new(0),
         }))
     }
 
@@ -133,8 +196,30 @@ impl Pool {
         PoolBuffer(Lease {
             pool: self.clone(),
             index,
-            _permit: permit,
+            hangs: Mutex::new(None),
+            permit: Some(permit),
         })
+    }
+
+    /// Whether every buffer hangs and the reserve is used up: nobody knows when there will be one again.
+    pub fn is_exhausted(&self) -> bool {
+        self.0.missing.load(Ordering::Relaxed) >= self.0.buffers
+    }
+
+    /// The number of buffers that hang.
+    pub fn hung_buffers(&self) -> usize {
+        self.0.missing.load(Ordering::Relaxed)
+            + (self.granted() - self.0.spare.load(Ordering::Relaxed))
+    }
+
+    /// Buffers of the reserve that may be used.
+    fn granted(&self) -> usize {
+        self.reserve().granted
+    }
+
+    fn reserve(&self) -> MutexGuard<'_, Reserve> {
+        let reserve = self.0.reserve.lock();
+        reserve.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of buffers.
@@ -173,9 +258,14 @@ impl Pool {
     }
 
     fn address(&self, index: usize) -> *mut u8 {
-        debug_assert!(index < self.0.buffers);
-        // SAFETY: `index` is below the number of buffers, so the offset lies in the allocation.
-        unsafe { self.0.memory.as_ptr().add(index * self.0.buffer_bytes) }
+        match index.checked_sub(self.0.buffers) {
+            // SAFETY: `index` is below the number of buffers, so the offset lies in the allocation.
+            None => unsafe { self.0.memory.as_ptr().add(index * self.0.buffer_bytes) },
+            Some(extra) => {
+                let extra = self.0.extra[extra].get();
+                extra.expect("its index came after its memory").0.as_ptr()
+            }
+        }
     }
 }
 
@@ -211,18 +301,86 @@ unsafe impl tokio_uring::buf::IoBufMut for Extent {
 struct Lease {
     pool: Pool,
     index: u16,
+    /// Whether a read into it hangs, and whether a buffer of the reserve has taken its place.
+    hangs: Mutex<Option<bool>>,
     /// Released after `drop` has put the index back.
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Lease {
+    /// A read into this buffer was given up: until it ends, a buffer of the reserve takes its place.
+    fn note_hung(&self) {
+        let pool = &self.pool.0;
+        let mut hangs = self.hangs.lock().unwrap_or_else(PoisonError::into_inner);
+        if hangs.is_some() {
+            return;
+        }
+        let take = |spare: usize| spare.checked_sub(1);
+        let order = Ordering::Relaxed;
+        let mut replaced = pool.spare.fetch_update(order, order, take).is_ok();
+        if !replaced {
+            let mut reserve = self.pool.reserve();
+            let wanted = reserve.granted + 1;
+            replaced =
+                wanted <= reserve.most && (reserve.grant)(wanted) && self.make(reserve.granted);
+            reserve.granted += usize::from(replaced);
+        }
+        *hangs = Some(replaced);
+        if replaced {
+            pool.permits.add_permits(1);
+        } else {
+            pool.missing.fetch_add(1, order);
+        }
+    }
+}
+
+impl Lease {
+    /// Makes a buffer of the reserve. Returns whether there was memory.
+    fn make(&self, number: usize) -> bool {
+        let pool = &self.pool.0;
+        // SAFETY: the layout's size is not zero.
+        let memory = NonNull::new(unsafe { alloc_zeroed(extra_layout(pool.buffer_bytes)) });
+        let Some(memory) = memory else { return false };
+        let news = pool.extra[number].set(Extra(memory)).is_ok();
+        debug_assert!(news, "each is made once");
+        let mut free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        // Behind those that are registered with the ring.
+        free.insert(0, (pool.buffers + number) as u16);
+        true
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool
-            .0
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(self.index);
+        let pool = &self.pool.0;
+        let mut free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(self.index);
+        drop(free);
+        match self.hangs.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            None => {}
+            Some(true) => {
+                // Another has the permit.
+                if let Some(permit) = self.permit.take() {
+                    permit.forget();
+                }
+                pool.spare.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(false) => {
+                pool.missing.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The buffer that a read fills, without keeping it.
+pub(super) struct Filled(Weak<Lease>);
+
+impl Filled {
+    /// The read was given up, and did not end yet: until it does, a buffer of the reserve takes the place of this one.
+    pub(super) fn note_hung(&self) {
+        if let Some(lease) = self.0.upgrade() {
+            lease.note_hung();
+        }
     }
 }
 
@@ -299,9 +457,16 @@ impl Window {
         }
     }
 
-    /// The index of the buffer in a ring that has its pool registered; `None` if that pool never is.
+    /// The index of the buffer in a ring that has its pool registered; `None` if it never is.
     pub(super) fn buffer_index(&self) -> Option<u16> {
-        (!self.lease.pool.0.direct).then_some(self.lease.index)
+        let index = self.lease.index;
+        let pool = &self.lease.pool.0;
+        (!pool.direct && usize::from(index) < pool.buffers).then_some(index)
+    }
+
+    /// Its buffer.
+    pub(super) fn filled(&self) -> Filled {
+        Filled(Arc::downgrade(&self.lease))
     }
 
     /// The window and the padding up to the next one, because a direct read fills whole sectors.
@@ -399,6 +564,38 @@ mod tests {
         windows.clear();
         assert_eq!(pool.free_buffers(), 1);
         assert!(take(&pool).is_some());
+    }
+
+    #[test]
+    fn the_reserve_takes_the_place_of_buffers_that_hang() {
+        let pool = Pool::with_reserve(2, 3, 16 * 1024, |buffers| buffers < 2);
+        assert_eq!((pool.buffers(), pool.free_buffers()), (2, 2));
+        let window = |pool: &Pool| {
+            let (mut windows, _) = take(pool).unwrap().carve(std::iter::once(4096));
+            windows.remove(0)
+        };
+        let (mut first, second) = (window(&pool), window(&pool));
+        assert!(take(&pool).is_none());
+        first.filled().note_hung();
+        first.filled().note_hung();
+        assert_eq!((pool.free_buffers(), pool.hung_buffers()), (1, 1));
+        let mut third = window(&pool);
+        assert!(third.iter().all(|&byte| byte == 0));
+        assert_eq!(third.buffer_index(), None, "it is not registered");
+        first.fill(1);
+        third.fill(3);
+        assert!(first[0] == 1 && third[0] == 3);
+        second.filled().note_hung();
+        assert!(take(&pool).is_none() && !pool.is_exhausted());
+        third.filled().note_hung();
+        assert!(take(&pool).is_none() && pool.is_exhausted());
+        assert_eq!(pool.hung_buffers(), 3);
+        drop((first, second, third));
+        assert_eq!((pool.free_buffers(), pool.hung_buffers()), (2, 0));
+        assert!(!pool.is_exhausted());
+        let all = (take(&pool).unwrap(), take(&pool).unwrap());
+        assert!(take(&pool).is_none());
+        drop(all);
     }
 
     #[test]

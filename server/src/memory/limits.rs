@@ -32,6 +32,19 @@ pub const POOL_BUFFER_BYTES_DEFAULT: usize = 768 * 1024;
 /// Pool buffers per core: pieces being read from disk at the same time. A piece in the page cache
 /// needs one for some microseconds; the rest is disk queue depth.
 pub const POOL_BUFFERS_DEFAULT: usize = 5;
+/// Buffers of a core's reserve, where it has so many pool buffers. A read that hangs keeps its buffer until the kernel
+/// gives it back, and one of the reserve takes its place: as many pieces as a core reads at one time may hang, and it
+/// goes on. Its memory is claimed from the credit when it is needed, so that it costs no connection before.
+pub const fn reserve_buffers(pool_buffers: usize) -> usize {
+    match pool_buffers {
+        0..=RESERVE_BUFFERS_MAX => pool_buffers,
+        _ => RESERVE_BUFFERS_MAX,
+    }
+}
+/// The most buffers of a core's reserve.
+pub const RESERVE_BUFFERS_MAX: usize = 32;
+/// How long a piece waits for a buffer before it is asked whether there ever will be one.
+pub const POOL_PATIENCE: Duration = Duration::from_millis(250);
 /// The most pool buffers that a core may have: the kernel's limit on registered buffers is 16,384,
 /// and a pool of this size at the default buffer size is already 768 MiB.
 pub const POOL_BUFFERS_MAX: usize = 1024;
@@ -56,9 +69,6 @@ pub const READAHEAD_READS_AT_ONCE: usize = 4;
 /// A batch that takes longer to read no longer keeps others from being read. Distant disks then have more under way:
 /// at least these 4 MiB are asked for every 4 ms.
 pub const READAHEAD_TURN: Duration = Duration::from_millis(4);
-/// Direct reads that one core has under way at most by `io_submit`, where io_uring is refused: a batch is as many as
-/// there are data shares. Those beyond are left to helper threads.
-pub const AIO_READS_MAX: u32 = 128;
 /// How long the first batch of a stream waits for a buffer. Fast clients send what they have in less; clients that
 /// have just stalled must not be felt.
 pub const READAHEAD_BUFFER_WAIT_FIRST: Duration = Duration::from_millis(4);
@@ -172,8 +182,53 @@ pub(super) const SHARE_FILE_BYTES: u64 = 512;
 /// An open object is checked against its directories when a request comes this long after the last
 /// check, so that a new put or a repair is seen.
 pub const OBJECT_RECHECK: Duration = Duration::from_secs(1);
-/// Look-ups in the stores under way at once, per core. They run on helper threads since they block.
+/// An object that nobody asked for in this time is closed, so that its stores can be unmounted.
+pub const OBJECT_UNUSED: Duration = Duration::from_secs(60);
+/// How often an object is looked up again because a put seems to replace it right now.
+pub const TORN_LOOKS_MAX: usize = 4;
+/// Look-ups in the stores under way at once, per core. They run on threads of the stores since they block.
 pub const LOOKUPS_MAX: usize = 4;
+/// Helper threads of one store that look things up, for all cores together. Several, so that a disk can order its seeks;
+/// a store that hangs keeps no more than these.
+pub const STORE_LOOK_THREADS_MAX: usize = 4;
+/// Helper threads of one store that read what a core can't: all that is not cached where io_uring is refused, and every
+/// file on a file system that can't read without waiting.
+pub const STORE_READ_THREADS_MAX: usize = 4;
+/// Jobs that wait for one group of them. What would come behind so many counts as hung.
+pub const STORE_QUEUE_MAX: usize = 256;
+/// How long a store may take for one call when the operator does not say: ten times what a busy disk takes.
+pub const STORE_TIMEOUT_DEFAULT: Duration = Duration::from_millis(500);
+/// The least that may be set. Below, a busy disk or a busy core passes for one that hangs.
+pub const STORE_TIMEOUT_LEAST: Duration = Duration::from_millis(50);
+/// The most that may be set: a client has gone by then.
+pub const STORE_TIMEOUT_MOST: Duration = Duration::from_secs(60);
+/// A read that seems too late is waited for so much longer, so that the core sees what ended while it was busy.
+pub const STORE_LAST_LOOK: Duration = Duration::from_millis(2);
+/// A suspended store is tried again after this pause,
+pub const STORE_PAUSE_LEAST: Duration = Duration::from_secs(1);
+/// which doubles with every failure up to this.
+pub const STORE_PAUSE_MOST: Duration = Duration::from_secs(60);
+/// A store that fails again this soon after it came back gets a longer pause than the last time.
+pub const STORE_RELAPSE: Duration = Duration::from_secs(60);
+/// How often suspended stores are looked at, to see whether their pause is over.
+pub const STORE_TICK: Duration = Duration::from_millis(100);
+/// How often a store is asked for its free space.
+pub const STORE_SPACE_EVERY: Duration = Duration::from_secs(10);
+/// A store is suspended if reads of so many different objects fail
+pub const STORE_ERRORS_MAX: usize = 3;
+/// within this time. One bad sector is no reason: it costs a share.
+pub const STORE_ERRORS_WITHIN: Duration = Duration::from_secs(10);
+/// A store is slow if its typical call takes longer than this,
+pub const STORE_SLOW: Duration = Duration::from_millis(100);
+/// and more than so many times as long as those of the other stores. Where all are slow, the load is.
+pub const STORE_SLOW_TIMES: u32 = 4;
+/// What is typical is the median of so many calls, the last ones,
+pub const STORE_RECENT_CALLS: usize = 5;
+/// and of so many at least.
+pub const STORE_RECENT_CALLS_LEAST: usize = 3;
+/// When most stores have said whether an object changed, the others have so much longer at least. What they say then
+/// counts from the next request on.
+pub const RECHECK_GRACE: Duration = Duration::from_millis(20);
 /// Pages of leaf checksum tables cached per core (4 KiB each; one covers 2 MiB of a share at the
 /// usual leaf size).
 pub const TABLE_PAGES_MAX: usize = 512;
@@ -250,6 +305,9 @@ pub const ZERO_COPY_RETRY: Duration = Duration::from_secs(600);
 pub const ZERO_COPY_RING_ENTRIES: u32 = 8;
 /// Known bad leaves remembered per object, so that they are not read again for every client.
 pub const BAD_LEAVES_MAX: usize = 256;
+/// Reads of a share that may fail because of a bad sector before the share is given up: each costs the leaves that it
+/// was to bring, no more.
+pub const UNREADABLE_SPOTS_MAX: usize = 4;
 /// Codes (generator matrices) and rebuild plans kept per core.
 pub const CODES_MAX: usize = 16;
 /// Inverted matrices kept per core, one per erasure pattern.
@@ -278,6 +336,11 @@ pub const TAHOE_SEGMENT_BYTES_MAX_DEFAULT: u64 = 256 << 20;
 
 /// Log lines that wait to be written. Beyond them lines are dropped and counted: no reader of the log may hold up a core.
 pub const LOG_LINES_MAX: usize = 256;
+/// Log lines a minute of one call in the source about things that fail, however many these are. A call that always logs
+/// as much makes 17 MB a day.
+pub const LOG_LINES_A_MINUTE: u32 = 60;
+/// Things that failed of which it is known when they were logged last: 64 bytes each.
+pub const LOG_THINGS_MAX: usize = 1024;
 /// How often a core looks at its deadlines and its control channel, and samples its sockets.
 pub const TICK: Duration = Duration::from_millis(250);
 /// A request head must arrive whole within this time of its first byte (408).
@@ -331,8 +394,13 @@ pub const MEMORY_DEFAULT: u64 = 512 << 20;
 // The parts of the plan. Measured with release builds; the memory test holds the sum against them.
 
 /// The process before it serves: code, heap, the control and admin threads, the allocator's slack, and
-/// the stacks of the threads that look objects up. Measured: 6 MiB resident when idle.
+/// the threads of some stores. Measured: 6 MiB resident when idle.
 pub const FIXED_BYTES: u64 = 10 << 20;
+/// As many stores as this are part of the fixed bytes.
+pub(super) const STORES_FIXED: usize = 8;
+/// What the threads of each further one take: what they touch of their stacks and heaps, jobs that wait. Measured: 30 KiB a thread.
+pub(super) const STORE_BYTES: u64 =
+    (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u64 * (32 << 10);
 /// One core's ring: entries, completions, the runtime's records of operations.
 pub(super) const RING_BYTES: u64 =
     RING_ENTRIES as u64 * (64 + 8) + RING_COMPLETIONS as u64 * 16 + 64 * 1024 + ZERO_COPY_BYTES;

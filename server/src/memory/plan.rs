@@ -7,8 +7,8 @@ use super::limits::{
     HOT_PART, LISTEN_BACKLOG, PAGE, READAHEAD_BUFFER_BYTES, READAHEAD_BUFFERS_MAX_DEFAULT,
     READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN, REBUILT_PART,
     RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
-    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
-    connection_bytes, socket_bytes,
+    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, STORE_BYTES, STORES_FIXED, TABLE_CACHE_BYTES,
+    TAHOE_BYTES, VERIFIED_BYTES, connection_bytes, reserve_buffers, socket_bytes,
 };
 
 /// What the plan starts from.
@@ -18,6 +18,8 @@ pub struct Declared {
     pub memory_bytes: u64,
     /// Threads.
     pub cores: usize,
+    /// Stores and nodes.
+    pub stores: usize,
     /// Pool buffers per core.
     pub pool_buffers: usize,
     /// Bytes of one.
@@ -47,6 +49,8 @@ pub struct MemoryPlan {
     pub declared: Declared,
     /// Code, tables, heap, the admin thread.
     pub fixed_bytes: u64,
+    /// The threads of the stores.
+    pub stores_bytes: u64,
     /// Per core: ring.
     pub ring_bytes: u64,
     /// Per core: pool buffers.
@@ -199,6 +203,7 @@ impl MemoryPlan {
         let mut plan = MemoryPlan {
             declared,
             fixed_bytes: FIXED_BYTES,
+            stores_bytes: declared.stores.saturating_sub(STORES_FIXED) as u64 * STORE_BYTES,
             ring_bytes: RING_BYTES,
             pool_bytes: pool_buffers as u64 * pool_buffer_bytes as u64,
             decoder_bytes: DECODER_BYTES,
@@ -216,7 +221,7 @@ impl MemoryPlan {
             rebuilt_bytes: 0,
             credit_bytes: 0,
         };
-        let base = plan.fixed_bytes + cores as u64 * plan.core_bytes();
+        let base = plan.fixed_bytes + plan.stores_bytes + cores as u64 * plan.core_bytes();
         // Memory for n connections at the least floor: n * connection = left * (1 - 1/CREDIT_PART).
         let memory_for = |n: usize| {
             base + (n as u64 * least_connection * CREDIT_PART).div_ceil(CREDIT_PART - 1)
@@ -323,6 +328,11 @@ impl MemoryPlan {
         Ok(plan)
     }
 
+    /// Buffers of each core's reserve.
+    pub fn reserve_buffers(&self) -> usize {
+        reserve_buffers(self.declared.pool_buffers)
+    }
+
     /// Readahead buffers that each core has.
     pub fn readahead_buffers(&self) -> usize {
         usize::try_from(self.readahead_bytes / READAHEAD_BUFFER_BYTES as u64).unwrap_or(0)
@@ -359,6 +369,7 @@ impl std::fmt::Display for MemoryPlan {
         let cores = self.declared.cores as u64;
         let rows = [
             ("process", 1, self.fixed_bytes),
+            ("stores: threads", 1, self.stores_bytes),
             ("core: pool buffers", cores, self.pool_bytes),
             ("core: ring", cores, self.ring_bytes),
             ("core: decoder", cores, self.decoder_bytes),
@@ -396,6 +407,12 @@ impl std::fmt::Display for MemoryPlan {
             CONNECTION_KERNEL_BYTES,
             socket_bytes(self.send_buffer_floor),
         )?;
+        let reserve = self.reserve_buffers() as u64 * self.declared.pool_buffer_bytes as u64;
+        writeln!(
+            f,
+            "of the credit, up to {} KiB become pool buffers while reads hang on stores that don't answer",
+            (cores * reserve) >> 10,
+        )?;
         write!(f, "{}", self.summary())
     }
 }
@@ -413,6 +430,7 @@ mod tests {
         Declared {
             memory_bytes: memory_mib << 20,
             cores: 2,
+            stores: 6,
             pool_buffers: POOL_BUFFERS_DEFAULT,
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
             hot_bytes: None,
@@ -594,6 +612,7 @@ mod tests {
             let declared = Declared {
                 memory_bytes: memory,
                 cores,
+                stores: 6,
                 pool_buffers,
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
                 hot_bytes,
@@ -607,6 +626,7 @@ mod tests {
             };
             if let Ok(plan) = MemoryPlan::new(declared) {
                 let sum = plan.fixed_bytes
+                    + plan.stores_bytes
                     + cores as u64 * plan.core_bytes()
                     + plan.connections as u64 * plan.connection_bytes
                     + plan.credit_bytes;

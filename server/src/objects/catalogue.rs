@@ -1,22 +1,23 @@
 //! One core's open objects: found at hand without waiting, or looked up in the stores.
 //!
-//! A look-up lists directories and reads headers, which blocks, so it runs on a helper thread.
+//! A look-up lists directories and reads headers, which blocks, so it runs on threads of the stores, all at one time.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use decode_kernel::share::Key;
 use lru::LruCache;
-use penstock_store::{self as store, OpenError, OpenObject};
+use penstock_store::{OpenError, OpenObject, OpenShare, RejectReason, Scan};
 use tokio::sync::Semaphore;
 
 use super::codes::Codes;
-use super::open_files::OpenFiles;
+use super::open_files::{OpenFiles, close_unused};
 use super::{Layout, LookupError, Object, Share};
-use crate::memory::limits::{LOOKUPS_MAX, OBJECT_RECHECK, TABLE_PAGE_BYTES};
+use crate::io::StoreFile;
+use crate::memory::limits::{LOOKUPS_MAX, OBJECT_RECHECK, TABLE_PAGE_BYTES, TORN_LOOKS_MAX};
+use crate::stores::{Recheck, Stores, object_number};
 use crate::units::ObjectId;
 
 /// Health of the objects that a core has open.
@@ -41,7 +42,9 @@ impl Health {
 
 /// The objects that one core keeps open.
 pub struct Catalogue {
-    stores: Arc<[PathBuf]>,
+    stores: Arc<Stores>,
+    /// Whether an older put is served where too few shares of the newest are left.
+    stale: bool,
     /// Bytes of a pool buffer that a piece may use, checked against what an object's geometry needs.
     piece_capacity: usize,
     objects: RefCell<LruCache<String, Rc<Object>>>,
@@ -52,15 +55,18 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// An empty catalogue over these store directories.
+    /// An empty catalogue over these stores; `stale` has it serve an older put where too few shares of the newest are
+    /// left.
     pub fn new(
-        stores: Arc<[PathBuf]>,
+        stores: Arc<Stores>,
+        stale: bool,
         piece_capacity: usize,
         files: Rc<OpenFiles>,
         codes: Rc<Codes>,
     ) -> Catalogue {
         Catalogue {
             stores,
+            stale,
             piece_capacity,
             objects: RefCell::new(LruCache::unbounded()),
             files,
@@ -84,7 +90,7 @@ impl Catalogue {
             return Ok(object);
         }
         let key = Key::new(path).map_err(|_| LookupError::NotFound)?;
-        if self.stores.is_empty() {
+        if self.stores.stores().is_empty() {
             // Only Tahoe-LAFS files are served.
             return Err(LookupError::NotFound);
         }
@@ -93,14 +99,11 @@ impl Catalogue {
         if let Some(object) = self.fresh(path) {
             return Ok(object);
         }
-        if let Some(object) = self.known(path) {
-            let stores = Arc::clone(&self.stores);
-            let asked = key.clone();
-            let now = tokio::task::spawn_blocking(move || fingerprints(&stores, &asked)).await;
-            if now.is_ok_and(|now| now == object.fingerprints) && !object.is_damaged() {
-                object.checked.set(Instant::now());
-                return Ok(object);
-            }
+        if let Some(object) = self.known(path)
+            && self.is_unchanged(&key, &object).await
+        {
+            object.checked.set(Instant::now());
+            return can_be_read(object);
         }
         self.look_up(key).await
     }
@@ -109,47 +112,134 @@ impl Catalogue {
         self.objects.borrow_mut().get(path).cloned()
     }
 
-    /// An open object whose directories were checked less than [`OBJECT_RECHECK`] ago.
+    /// An open object whose stores were asked less than [`OBJECT_RECHECK`] ago.
     fn fresh(&self, path: &str) -> Option<Rc<Object>> {
         let object = self.known(path)?;
-        (object.checked.get().elapsed() < OBJECT_RECHECK).then_some(object)
+        let now = Instant::now();
+        object.used.set(now);
+        let age = now.saturating_duration_since(object.checked.get());
+        (age < OBJECT_RECHECK && !object.changed.get()).then_some(object)
+    }
+
+    /// Whether an object is still what its stores have. Those that are suspended count as unchanged.
+    async fn is_unchanged(&self, key: &Key, object: &Rc<Object>) -> bool {
+        if object.is_damaged() || object.changed.get() || object.returns != self.stores.returns() {
+            return false;
+        }
+        let late = Rc::clone(object);
+        let changed_late = move || late.changed.set(true);
+        let checked = self
+            .stores
+            .recheck(key, &object.fingerprints, changed_late)
+            .await;
+        checked == Recheck::Same
     }
 
     async fn look_up(&self, key: Key) -> Result<Rc<Object>, LookupError> {
-        let stores = Arc::clone(&self.stores);
-        let asked = key.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let fingerprints = fingerprints(&stores, &asked);
-            (store::open_object(&stores, &asked, false), fingerprints)
-        });
-        let (opened, fingerprints) = opened.await.map_err(|_| LookupError::Interrupted)?;
-        let opened = match opened {
+        let returns = self.stores.returns();
+        let (opened, fingerprints) = match self.open_shares(&key).await {
             Ok(opened) => opened,
             Err(error) => {
-                self.objects.borrow_mut().pop(key.as_str());
-                return Err(match error {
-                    OpenError::NotFound { .. } => LookupError::NotFound,
+                let temporary = error.is_temporary();
+                let known = self.objects.borrow_mut().pop(key.as_str());
+                // A newer put that can't be read now must not give way to it.
+                let known = known.filter(|object| match &error {
+                    OpenError::TooFew { generation, .. } => *generation == object.header.generation,
+                    _ => true,
+                });
+                return match error {
+                    OpenError::NotFound { .. } => Err(LookupError::NotFound),
+                    // What is open is still what it was.
+                    _ if temporary && let Some(object) = known => {
+                        tracing::warn!(key = %key, "{error}");
+                        object.checked.set(Instant::now());
+                        let again = Rc::clone(&object);
+                        self.objects
+                            .borrow_mut()
+                            .put(key.as_str().to_owned(), again);
+                        can_be_read(object)
+                    }
                     OpenError::TooManyOpenFiles { .. } => {
                         tracing::warn!(key = %key, "{error}");
-                        LookupError::NoOpenFiles
+                        Err(LookupError::NoOpenFiles)
                     }
                     error => {
                         tracing::error!(key = %key, "{error}");
-                        LookupError::TooFewShares
+                        Err(match temporary {
+                            true => LookupError::StoresAway,
+                            false => LookupError::TooFewShares,
+                        })
                     }
-                });
+                };
             }
         };
         // Of several look-ups at one time the first counts: what was verified is known by the object's id.
         if let Some(object) = self.fresh(key.as_str()) {
             return Ok(object);
         }
-        let object = Rc::new(self.object(&key, opened, fingerprints)?);
+        self.stores.note_object(opened.header.geometry.k());
+        let object = Rc::new(self.object(&key, opened, fingerprints, returns)?);
         let known = Rc::clone(&object);
         self.objects
             .borrow_mut()
             .put(key.as_str().to_owned(), known);
         Ok(object)
+    }
+
+    /// Opens the newest put of an object, with what each store said of it. Stores that are slow are asked where the
+    /// others don't suffice.
+    async fn open_shares(&self, key: &Key) -> Result<(OpenObject, Vec<Option<u64>>), OpenError> {
+        match self.open_shares_in(key, false).await {
+            Err(error) if error.is_temporary() && self.stores.has_slow() => {
+                self.open_shares_in(key, true).await
+            }
+            result => result,
+        }
+    }
+
+    async fn open_shares_in(
+        &self,
+        key: &Key,
+        also_slow: bool,
+    ) -> Result<(OpenObject, Vec<Option<u64>>), OpenError> {
+        let mut attempts = 0;
+        loop {
+            let looks = self.stores.look(key, also_slow).await;
+            let here = looks.iter();
+            let here = here.map(|look| look.is_here().then(|| look.fingerprint()));
+            let fingerprints = here.collect();
+            let scan = Scan::new(looks);
+            attempts += 1;
+            if scan.torn() && attempts < TORN_LOOKS_MAX {
+                self.close(scan.into_files());
+                continue;
+            }
+            for problem in scan.problems() {
+                // That a store is away was said once.
+                if !matches!(problem.reason, RejectReason::Away(_)) {
+                    tracing::warn!(key = %key, store = problem.store, "share not used: {problem}");
+                }
+            }
+            let (opened, rest) = scan.open_with_rest(key, self.stale);
+            self.close(rest);
+            return Ok((opened?, fingerprints));
+        }
+    }
+
+    /// Has files closed by the threads of their stores.
+    fn close(&self, files: Vec<OpenShare>) {
+        for share in files {
+            if let Some(store) = self.stores.stores().get(share.store) {
+                store.threads().close(share.file);
+            }
+        }
+    }
+
+    /// Closes what nobody asked for in a while, so that a store can be unmounted.
+    pub fn close_unused(&self, now: Instant) {
+        close_unused(&mut self.objects.borrow_mut(), |object| {
+            now.saturating_duration_since(object.used.get())
+        });
     }
 
     /// Makes an object of what a look-up found, in place of the one that was known by this key.
@@ -158,6 +248,7 @@ impl Catalogue {
         key: &Key,
         opened: OpenObject,
         fingerprints: Vec<Option<u64>>,
+        returns: u64,
     ) -> Result<Object, LookupError> {
         // Copies of ours: what a helper thread allocated and we kept would hold all of that thread's heap.
         let header = opened.header.clone();
@@ -181,8 +272,10 @@ impl Catalogue {
         };
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         for share in opened.shares {
-            if let Some(slot) = shares.get_mut(usize::from(share.number)) {
-                *slot = Some(Share::new(share.path.clone(), share.file));
+            let store = self.stores.stores().get(share.store);
+            if let (Some(slot), Some(store)) = (shares.get_mut(usize::from(share.number)), store) {
+                let file = StoreFile::new(share.file, store.threads());
+                *slot = Some(Share::new(share.path.clone(), file, store));
             }
         }
         let id = self.next_id.get();
@@ -197,14 +290,21 @@ impl Catalogue {
             // One made with room for all bad leaves would take it at once.
             bad_leaves: RefCell::new(LruCache::unbounded()),
             fingerprints,
+            returns,
             checked: Cell::new(Instant::now()),
+            changed: Cell::new(false),
+            used: Cell::new(Instant::now()),
+            number: object_number(key.as_str()),
             _files: files,
         })
     }
 }
 
-/// What the stores' directories say of an object now; `None` where a store can't be asked.
-fn fingerprints(stores: &[PathBuf], key: &Key) -> Vec<Option<u64>> {
-    let ask = |root: &PathBuf| store::fingerprint(root, key).ok();
-    stores.iter().map(ask).collect()
+/// An open object, unless so many of its stores were suspended that it can't be read to its end. What is in memory of it
+/// would make a beginning, and then a reset.
+fn can_be_read(object: Rc<Object>) -> Result<Rc<Object>, LookupError> {
+    match object.live_shares() >= usize::from(object.geometry().k()) || object.stores_away() == 0 {
+        true => Ok(object),
+        false => Err(LookupError::StoresAway),
+    }
 }

@@ -19,6 +19,8 @@ pub struct Codes {
     codes: RefCell<LruCache<(u8, u16, u16), Arc<Code>>>,
     /// What the decoder may come to hold beyond its part of the plan.
     decoder: RefCell<Claim>,
+    /// The most that it ever can.
+    extra_max: u64,
 }
 
 impl Codes {
@@ -29,6 +31,7 @@ impl Codes {
             piece_capacity,
             codes: RefCell::new(LruCache::new(MOST)),
             decoder: RefCell::new(Claim::empty(budget)),
+            extra_max: budget.total() / 2,
         }
     }
 
@@ -36,7 +39,8 @@ impl Codes {
     /// object that needs it.
     ///
     /// # Errors
-    /// [`LookupError::CodeUnusable`] or [`LookupError::NoMemoryForCode`].
+    /// [`LookupError::CodeUnusable`], [`LookupError::NoMemoryForCode`], or [`LookupError::TooWideForMemory`] if that never
+    /// changes.
     pub fn get(
         &self,
         kind: CodeKind,
@@ -69,7 +73,10 @@ impl Codes {
                 "decoding this object's wide code may take that much memory, and no more than half of \
                  the free credit may go to it: raise --memory or lower --max-connections"
             );
-            return Err(LookupError::NoMemoryForCode);
+            return Err(match extra > self.extra_max {
+                true => LookupError::TooWideForMemory,
+                false => LookupError::NoMemoryForCode,
+            });
         }
         drop(claim);
         self.codes.borrow_mut().put(name, Arc::clone(&code));

@@ -9,6 +9,9 @@ pub enum LookupError {
     /// Stores have shares of it, but fewer good ones than it takes.
     #[error("fewer good shares are left than it takes")]
     TooFewShares,
+    /// Stores that are away may have it, or the shares that it lacks.
+    #[error("stores are away that may have it, or its missing shares")]
+    StoresAway,
     /// A Tahoe-LAFS file whose encoding this server does not accept.
     #[error("its encoding is not accepted")]
     EncodingRefused,
@@ -26,6 +29,15 @@ pub enum LookupError {
     /// The memory that decoding a wide code may take is not to be had.
     #[error("no memory is left for its code")]
     NoMemoryForCode,
+    /// Decoding it takes more memory than this server will ever have for that.
+    #[error("its code takes more memory than this server has for codes")]
+    TooWideForMemory,
+    /// It has more share files than may be open.
+    #[error("it has more share files than may be open: --share-files needs {needed}")]
+    TooManyFiles {
+        /// What it takes.
+        needed: usize,
+    },
     /// Clients use as many share files as may be open.
     #[error("clients use as many share files as may be open")]
     NoOpenFiles,

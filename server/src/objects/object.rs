@@ -29,8 +29,16 @@ pub struct Object {
     pub(super) bad_leaves: RefCell<LruCache<(ShareNumber, u64), ()>>,
     /// What the stores' directories said when it was looked up.
     pub(super) fingerprints: Vec<Option<u64>>,
+    /// How often any store had come back by then: what comes back may have more of it.
+    pub(super) returns: u64,
     /// When they were asked last.
     pub(super) checked: Cell<Instant>,
+    /// A store said late that it changed.
+    pub(super) changed: Cell<bool>,
+    /// When it was asked for last.
+    pub(super) used: Cell<Instant>,
+    /// Tells it apart for its stores.
+    pub(super) number: u64,
     pub(super) _files: Held,
 }
 
@@ -78,9 +86,27 @@ impl Object {
         path.display()
     }
 
+    /// The number that tells it apart for its stores, in every core.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Whether a share can serve a range of its space, as far as is known.
     pub fn is_usable(&self, number: ShareNumber, window: &Range<ShareOffset>) -> bool {
-        if self.share(number).is_none_or(Share::is_lost) {
+        self.can_serve(number, window, false)
+    }
+
+    /// The same; with `also_slow` its store may be suspended as slow.
+    pub fn can_serve(
+        &self,
+        number: ShareNumber,
+        window: &Range<ShareOffset>,
+        also_slow: bool,
+    ) -> bool {
+        if self
+            .share(number)
+            .is_none_or(|share| !share.is_usable(also_slow))
+        {
             return false;
         }
         let bad = self.bad_leaves.borrow();
@@ -106,10 +132,19 @@ impl Object {
         self.share(number).is_some_and(Share::mark_lost)
     }
 
-    /// Shares that are open and not given up.
+    /// Shares that are open and not given up, in stores that serve.
     pub fn live_shares(&self) -> usize {
         let open = self.shares.iter().flatten();
-        open.filter(|share| !share.is_lost()).count()
+        open.filter(|share| share.is_usable(true)).count()
+    }
+
+    /// Stores that are suspended now and have shares of it that were not given up, and those that were away when it was
+    /// looked up.
+    pub fn stores_away(&self) -> usize {
+        let open = self.shares.iter().flatten();
+        let suspended = open.filter(|share| !share.is_lost() && !share.is_usable(true));
+        let away = self.fingerprints.iter().filter(|said| said.is_none());
+        suspended.count() + away.count()
     }
 
     /// Whether it lost a share since it was opened. Opening it again may find it well, even if the file's name, inode

@@ -6,11 +6,12 @@
 use std::cell::Cell;
 use std::hash::Hash;
 use std::rc::Rc;
+use std::time::Duration;
 
 use lru::LruCache;
 
 use super::LookupError;
-use crate::memory::limits::OBJECT_FILES_EXTRA;
+use crate::memory::limits::{OBJECT_FILES_EXTRA, OBJECT_UNUSED};
 
 /// One core's count.
 pub struct OpenFiles {
@@ -43,13 +44,21 @@ impl OpenFiles {
     /// objects that nobody uses.
     ///
     /// # Errors
-    /// [`LookupError::NoOpenFiles`] if all of them are in use.
+    /// [`LookupError::NoOpenFiles`] if all of them are in use, [`LookupError::TooManyFiles`] if it takes more than all.
     pub fn hold<K: Hash + Eq + Clone, V>(
         self: &Rc<Self>,
         share_files: usize,
         known: &mut LruCache<K, Rc<V>>,
     ) -> Result<Held, LookupError> {
         let files = share_files + OBJECT_FILES_EXTRA;
+        if files > self.most {
+            tracing::error!(
+                files,
+                most = self.most,
+                "an object has more share files than may be open: raise --share-files"
+            );
+            return Err(LookupError::TooManyFiles { needed: files });
+        }
         while self.used.get() + files > self.most {
             let mut from_the_oldest = known.iter().rev();
             let unused = from_the_oldest.find(|(_, value)| Rc::strong_count(value) == 1);
@@ -73,6 +82,20 @@ impl OpenFiles {
     /// How many are counted.
     pub fn used(&self) -> usize {
         self.used.get()
+    }
+}
+
+/// Drops what nobody holds and nobody asked for in [`OBJECT_UNUSED`]. `age` says how long ago that was.
+pub fn close_unused<K: Hash + Eq + Clone, V>(
+    known: &mut LruCache<K, Rc<V>>,
+    age: impl Fn(&V) -> Duration,
+) {
+    let from_the_oldest = known.iter().rev();
+    let old = from_the_oldest.take_while(|(_, value)| age(value) >= OBJECT_UNUSED);
+    let unused = old.filter(|(_, value)| Rc::strong_count(value) == 1);
+    let unused: Vec<K> = unused.map(|(key, _)| key.clone()).collect();
+    for key in unused {
+        known.pop(&key);
     }
 }
 
@@ -103,5 +126,23 @@ mod tests {
         assert_eq!(keys, [6, 5, 1]);
         drop((used, third, known));
         assert_eq!(all.used(), 0);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_closed_unless_somebody_holds_it() {
+        let mut known: LruCache<u64, Rc<u64>> = LruCache::unbounded();
+        for minutes_ago in [9, 7, 3, 1, 0] {
+            known.put(minutes_ago, Rc::new(minutes_ago));
+        }
+        let held = known.get(&7).cloned();
+        known.promote(&3);
+        known.promote(&1);
+        known.promote(&0);
+        close_unused(&mut known, |&minutes| {
+            Duration::from_secs(60 * minutes).saturating_sub(Duration::from_secs(5))
+        });
+        let keys: Vec<u64> = known.iter().rev().map(|(key, _)| *key).collect();
+        assert_eq!(keys, [7, 1, 0]);
+        drop(held);
     }
 }

@@ -1,7 +1,6 @@
 //! One share file of an open object: whether it can still be read, and which version of it was read.
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
@@ -9,29 +8,35 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
-use crate::io::{self as files, FileVersion};
-use crate::memory::limits::{FILE_SETTLES, REVALIDATE_AFTER};
+use crate::io::{self as files, FileVersion, StoreFile};
+use crate::memory::limits::{FILE_SETTLES, REVALIDATE_AFTER, UNREADABLE_SPOTS_MAX};
+use crate::stores::{OpenHere, Store};
 
 /// A share file.
 pub struct Share {
     /// Where it was opened.
     pub path: PathBuf,
     /// Shared with reads under way.
-    pub file: Arc<File>,
+    pub file: Arc<StoreFile>,
+    store: Arc<Store>,
     /// Set once reading failed; from then on other shares take its place.
     lost: Cell<bool>,
     validation: Cell<Validation>,
     /// Open for direct reads while a readahead stream holds it.
     direct: RefCell<Weak<DirectFile>>,
+    /// Reads of it that failed because the disk could not read a spot.
+    spots: Cell<usize>,
     /// Set once direct reads failed.
     no_direct: Cell<bool>,
+    _open: OpenHere,
 }
 
 /// A share's file, open for direct reads.
 pub struct DirectFile {
     /// Shared with reads under way.
-    file: Arc<File>,
+    file: Arc<StoreFile>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -50,13 +55,16 @@ struct Validation {
 }
 
 impl Share {
-    /// A share whose file was just opened.
-    pub fn new(path: PathBuf, file: File) -> Share {
+    /// A share whose file was just opened in a store.
+    pub fn new(path: PathBuf, file: StoreFile, store: &Arc<Store>) -> Share {
         files::advise_sequential(&file);
         Share {
             path,
             file: Arc::new(file),
+            store: Arc::clone(store),
+            _open: store.open_here(),
             lost: Cell::new(false),
+            spots: Cell::new(0),
             validation: Cell::default(),
             direct: RefCell::default(),
             no_direct: Cell::new(false),
@@ -68,13 +76,30 @@ impl Share {
         self.lost.get()
     }
 
+    /// Its store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Whether it is to be read: its store serves, and it was not given up. With `also_slow` the store may be slow.
+    pub fn is_usable(&self, also_slow: bool) -> bool {
+        !self.lost.get() && self.store.serves(also_slow)
+    }
+
+    /// A spot of it could not be read. Returns whether it may be read elsewhere: not if that was so too often.
+    pub fn note_spot(&self) -> bool {
+        self.spots.set(self.spots.get() + 1);
+        self.spots.get() <= UNREADABLE_SPOTS_MAX
+    }
+
     /// Gives it up. Returns whether it was in use until now.
     pub fn mark_lost(&self) -> bool {
         !self.lost.replace(true)
     }
 
-    /// Opens its file for direct reads, if `places` has one for it. It stays open as long as somebody holds it.
-    pub fn open_direct(&self, places: &Arc<Semaphore>) -> Option<Rc<DirectFile>> {
+    /// Opens its file for direct reads, if `places` has one for it. It stays open as long as somebody holds it. Waits if
+    /// opening it may block.
+    pub async fn open_direct(&self, places: &Arc<Semaphore>) -> Option<Rc<DirectFile>> {
         if self.no_direct.get() {
             return None;
         }
@@ -82,7 +107,15 @@ impl Share {
             return Some(open);
         }
         let place = Arc::clone(places).try_acquire_owned().ok()?;
-        match files::open_direct(&self.file) {
+        let opened = match self.file.is_nowait() {
+            true => files::open_direct(&self.file),
+            // One that is late may hang. A read will find out.
+            false => {
+                let opening = files::start_open_direct(&self.file).ok()?;
+                timeout(self.store.timeout(), opening).await.ok()?.ok()?
+            }
+        };
+        match opened {
             Ok(file) => {
                 let direct = Rc::new(DirectFile {
                     file: Arc::new(file),
@@ -99,7 +132,7 @@ impl Share {
     }
 
     /// Its file for direct reads, if it is open for them.
-    pub fn direct_file(&self) -> Option<Arc<File>> {
+    pub fn direct_file(&self) -> Option<Arc<StoreFile>> {
         let direct = self.direct.borrow().upgrade()?;
         Some(Arc::clone(&direct.file))
     }

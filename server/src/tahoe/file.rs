@@ -11,9 +11,12 @@ use decode_kernel::code::Code;
 use decode_kernel::tahoe::{Geometry, Hash, ProvenNodes, Regions, SegmentRecord, StorageIndex};
 use lru::LruCache;
 
+use crate::engine::read::is_hung;
+use crate::io::StoreFile;
 use crate::memory::limits::BAD_LEAVES_MAX;
 use crate::objects::Layout;
 use crate::objects::open_files::Held;
+use crate::stores::{OpenHere, Store};
 use crate::units::{ObjectId, ShareNumber};
 
 /// A file with at least k shares, each proven to be the cap's.
@@ -41,6 +44,12 @@ pub struct File {
     pub refused: RefCell<LruCache<u64, ()>>,
     /// When it was opened.
     pub opened: Instant,
+    /// When it was asked for last.
+    pub used: Cell<Instant>,
+    /// How often any store had come back when it was looked up.
+    pub returns: u64,
+    /// Tells it apart for its nodes.
+    pub number: u64,
     /// Counts its files.
     pub _files: Held,
 }
@@ -52,7 +61,11 @@ pub struct Copy {
     /// Where it was found.
     pub path: PathBuf,
     /// Shared with reads under way.
-    pub file: Arc<std::fs::File>,
+    pub file: Arc<StoreFile>,
+    /// Its node.
+    pub store: Arc<Store>,
+    /// Counts it as open there.
+    pub _open: OpenHere,
     /// Where its blocks and trees are.
     pub regions: Regions,
     /// The root of its block hash tree, proven.
@@ -63,6 +76,13 @@ pub struct Copy {
     pub faulty: Cell<bool>,
 }
 
+impl Copy {
+    /// Whether it is to be read: its node serves, and it was not given up. With `also_slow` the node may be slow.
+    pub fn is_usable(&self, also_slow: bool) -> bool {
+        !self.lost.get() && self.store.serves(also_slow)
+    }
+}
+
 impl File {
     /// The copies to read a segment from, one of each share, in order of the shares' numbers: data shares
     /// first, those that had a bad block last; k at most, fewer if no more are good as far as is known.
@@ -70,12 +90,13 @@ impl File {
         let k = usize::from(self.geometry.k());
         let mut chosen: Vec<usize> = Vec::with_capacity(k);
         let bad = self.bad_blocks.borrow();
-        for faulty in [false, true] {
+        // Those in slow nodes last of all.
+        for (slow, faulty) in [(false, false), (false, true), (true, false), (true, true)] {
             for (at, copy) in self.copies.iter().enumerate() {
                 if chosen.len() == k {
                     break;
                 }
-                let usable = !copy.lost.get() && !bad.contains(&(at, segment));
+                let usable = copy.is_usable(slow) && !bad.contains(&(at, segment));
                 let again = || {
                     chosen
                         .iter()
@@ -112,10 +133,10 @@ impl File {
         }
     }
 
-    /// A copy can't be read.
+    /// A copy can't be read. One whose node hangs is left alone as long as the node is.
     pub fn lose(&self, at: usize, error: &io::Error) {
         let copy = &self.copies[at];
-        if !copy.lost.replace(true) {
+        if !is_hung(error) && !copy.lost.replace(true) {
             tracing::warn!(
                 storage_index = %self.storage_index, share = %copy.number,
                 path = %copy.path.display(), "share given up: {error}"
@@ -126,9 +147,15 @@ impl File {
     /// Shares of which a copy is open and not given up.
     pub fn live_shares(&self) -> usize {
         // Sorted by number.
-        let good = self.copies.iter().filter(|copy| !copy.lost.get());
+        let good = self.copies.iter().filter(|copy| copy.is_usable(true));
         let numbers: Vec<ShareNumber> = good.map(|copy| copy.number).collect();
         numbers.chunk_by(ShareNumber::eq).count()
+    }
+
+    /// Nodes that are suspended now and have copies that were not given up.
+    pub fn nodes_away(&self) -> usize {
+        let good = self.copies.iter().filter(|copy| !copy.lost.get());
+        good.filter(|copy| !copy.is_usable(true)).count()
     }
 
     /// Whether any copy failed since it was opened: then opening it again may find it well.

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,13 +18,15 @@ use super::record::{self, Records};
 use super::trees::Trees;
 use super::verify;
 use crate::engine::{Engine, PieceError};
+use crate::io::StoreFile;
 use crate::memory::limits::{
     LOOKUPS_MAX, TABLE_PAGE_BYTES, TAHOE_RECHECK, TAHOE_RECHECK_DAMAGED, TAHOE_RECORD_BYTES,
     TAHOE_RECORDS_BYTES, TAHOE_SHARE_FILES_MAX, TAHOE_VERIFICATIONS_MAX,
 };
 use crate::objects::codes::Codes;
-use crate::objects::open_files::{Held, OpenFiles};
+use crate::objects::open_files::{Held, OpenFiles, close_unused};
 use crate::objects::{Health, Layout, LookupError};
+use crate::stores::{Stores, object_number};
 use crate::units::{ObjectId, ShareNumber};
 
 /// What a file is known by without its key: caps that differ in any of these are different files.
@@ -33,7 +34,7 @@ type Name = (StorageIndex, Hash, u16, u16, u64);
 
 /// The files that one core keeps at hand.
 pub struct Gateway {
-    nodes: Arc<[PathBuf]>,
+    stores: Arc<Stores>,
     segment_bytes_max: u64,
     known: RefCell<LruCache<Name, Rc<File>>>,
     files: Rc<OpenFiles>,
@@ -48,15 +49,15 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway to these nodes' directories that accepts segments up to this length.
+    /// A gateway to the nodes among these stores that accepts segments up to this length.
     pub fn new(
-        nodes: Arc<[PathBuf]>,
+        stores: Arc<Stores>,
         segment_bytes_max: u64,
         files: Rc<OpenFiles>,
         codes: Rc<Codes>,
     ) -> Gateway {
         Gateway {
-            nodes,
+            stores,
             segment_bytes_max,
             known: RefCell::new(LruCache::unbounded()),
             files,
@@ -94,18 +95,27 @@ impl Gateway {
         if let Some(file) = self.fresh(&name) {
             return Ok(file);
         }
-        let (nodes, asked) = (Arc::clone(&self.nodes), cap.clone());
         let limits = tahoe::Limits {
             segment_max: self.segment_bytes_max,
             files_max: TAHOE_SHARE_FILES_MAX,
         };
-        let opened = tokio::task::spawn_blocking(move || tahoe::open(&nodes, &asked, &limits))
-            .await
-            .map_err(|_| LookupError::Interrupted)?;
+        let returns = self.stores.returns();
+        let mut looks = self.stores.look_in_nodes(&cap, limits, false).await;
+        if self.stores.has_slow() && looks.iter().any(|look| !look.is_here()) {
+            looks = self.stores.look_in_nodes(&cap, limits, true).await;
+        }
+        let is_away = looks.iter().any(|look| !look.is_here());
+        let storage_index = cap.storage_index();
+        let opened = tahoe::assemble(looks, &cap, &limits, &|rejected| {
+            tracing::warn!(%storage_index, node = rejected.node, "share not used: {rejected}");
+        });
         let opened = opened.map_err(|error| {
             self.known.borrow_mut().pop(&name);
             tracing::warn!("{error}");
             match error {
+                OpenError::NotFound { .. } | OpenError::TooFew { .. } if is_away => {
+                    LookupError::StoresAway
+                }
                 OpenError::NotFound { .. } => LookupError::NotFound,
                 OpenError::TooFew { .. } => LookupError::TooFewShares,
                 OpenError::Refused { .. } => LookupError::EncodingRefused,
@@ -120,7 +130,7 @@ impl Gateway {
             known.pop(&name);
             self.files.hold(opened.shares.len(), &mut known)?
         };
-        let file = Rc::new(self.file(engine, &cap, opened, files)?);
+        let file = Rc::new(self.file(engine, &cap, opened, files, returns)?);
         self.known.borrow_mut().put(name, Rc::clone(&file));
         Ok(file)
     }
@@ -128,10 +138,12 @@ impl Gateway {
     /// An open file that need not be looked up again yet.
     fn fresh(&self, name: &Name) -> Option<Rc<File>> {
         let file = self.known.borrow_mut().get(name).cloned()?;
-        let recheck = match file.is_damaged() {
+        // What comes back may have more of it.
+        let recheck = match file.is_damaged() || file.returns != self.stores.returns() {
             true => TAHOE_RECHECK_DAMAGED,
             false => TAHOE_RECHECK,
         };
+        file.used.set(Instant::now());
         (file.opened.elapsed() < recheck).then_some(file)
     }
 
@@ -141,6 +153,7 @@ impl Gateway {
         cap: &ChkCap,
         opened: tahoe::OpenFile,
         files: Held,
+        returns: u64,
     ) -> Result<File, LookupError> {
         let geometry = opened.geometry;
         let (k, n) = (geometry.k(), geometry.n());
@@ -160,14 +173,20 @@ impl Gateway {
             );
             return Err(error);
         }
-        let copies = opened.shares.into_iter().map(|share| Copy {
-            number: ShareNumber(share.number),
-            path: share.path,
-            file: Arc::new(share.file),
-            regions: share.regions,
-            root: share.block_root,
-            lost: Cell::new(false),
-            faulty: Cell::new(false),
+        let nodes = self.stores.nodes();
+        let copies = opened.shares.into_iter().filter_map(|share| {
+            let store = nodes.get(share.node)?;
+            Some(Copy {
+                number: ShareNumber(share.number),
+                path: share.path,
+                file: Arc::new(StoreFile::new(share.file, store.threads())),
+                store: Arc::clone(store),
+                _open: store.open_here(),
+                regions: share.regions,
+                root: share.block_root,
+                lost: Cell::new(false),
+                faulty: Cell::new(false),
+            })
         });
         let mut copies: Vec<Copy> = copies.collect();
         copies.sort_by_key(|copy| copy.number);
@@ -190,8 +209,18 @@ impl Gateway {
             bad_blocks: RefCell::new(LruCache::unbounded()),
             refused: RefCell::new(LruCache::unbounded()),
             opened: Instant::now(),
+            used: Cell::new(Instant::now()),
+            returns,
+            number: object_number(&storage_index.to_string()),
             _files: files,
         })
+    }
+
+    /// Closes what nobody asked for in a while, so that a store can be unmounted.
+    pub fn close_unused(&self, now: Instant) {
+        close_unused(&mut self.known.borrow_mut(), |file| {
+            now.saturating_duration_since(file.used.get())
+        });
     }
 
     /// The record of a segment, verified now if it is not at hand. One request verifies, others that want

@@ -27,6 +27,15 @@ pub async fn produce(
     let attempts = 2 * file.copies.len() + 8;
     for _ in 0..attempts {
         let record = gateway.record(engine, file, segment).await?;
+        if record
+            .sources()
+            .iter()
+            .any(|&at| !file.copies[at].is_usable(true))
+        {
+            // A node was suspended since: others take its place, if there are some.
+            gateway.forget(file, segment);
+            continue;
+        }
         let room = engine.pool.room();
         let plan = plan::plan(layout, wanted.start..end, room, |number, _| {
             file.slot(&record, number).is_some()
@@ -35,26 +44,32 @@ pub async fn produce(
             file.slot(&record, number)
                 .map(|slot| record.sources()[slot])
         };
-        let buffer = engine.pool.take().await;
+        let buffer = engine.take_buffer().await?;
         let (windows, _) = buffer.carve(plan.window_lengths());
-        let (mut windows, failures) = fill(plan.reads.iter(), windows, |read, window| {
-            let copy = &file.copies[copy(read.share)?];
-            let blocks = copy.regions.block_range(0).start;
-            let offset = FileOffset(blocks + read.window.start.0);
-            Some(engine.io.start_read(&copy.file, window, offset))
-        })
-        .await?;
+        let (mut windows, failures) =
+            fill(file.number, plan.reads.iter(), windows, |read, window| {
+                let copy = &file.copies[copy(read.share)?];
+                let blocks = copy.regions.block_range(0).start;
+                let offset = FileOffset(blocks + read.window.start.0);
+                let reading = engine.io.start_read(&copy.file, window, offset);
+                Some((reading, &copy.store))
+            })
+            .await?;
         for (number, error) in &failures {
             if let Some(at) = copy(*number) {
                 file.lose(at, error);
             }
+        }
+        if !failures.is_empty() {
+            gateway.forget(file, segment);
+            continue;
         }
         let matches = plan.reads.iter().zip(&windows).all(|(read, window)| {
             let slot = file.slot(&record, read.share);
             let start = read.window.start - first_byte;
             slot.is_some_and(|slot| record.check(slot, start, window).is_ok())
         });
-        if !failures.is_empty() || !matches {
+        if !matches {
             gateway.forget(file, segment);
             continue;
         }

@@ -13,9 +13,9 @@ use decode_kernel::tahoe::{BLOCK_TAG, Hash, NODE_BYTES, ProvenNodes, SEGMENT_TAG
 
 use super::file::File;
 use super::trees::{Tree, Trees};
-use crate::engine::read::shortfall;
+use crate::engine::read;
 use crate::engine::{Engine, PieceError};
-use crate::io::Window;
+use crate::io::{Window, join};
 use crate::memory::limits::{BAD_LEAVES_MAX, TABLE_PAGE_BYTES, WINDOW_ALIGN};
 use crate::units::{FileOffset, ShareNumber};
 
@@ -39,10 +39,17 @@ pub async fn verify(
         let need = usize::from(file.geometry.k());
         if chosen.len() < need {
             let have = chosen.len();
-            return Err(PieceError::TooFewBlocks {
+            let cause = PieceError::TooFewBlocks {
                 segment,
                 have,
                 need,
+            };
+            return Err(match file.nodes_away() {
+                0 => cause,
+                away => PieceError::StoresAway {
+                    away,
+                    cause: Box::new(cause),
+                },
             });
         }
         let pass = Pass {
@@ -136,7 +143,7 @@ impl Pass<'_> {
         more: usize,
     ) -> Result<Option<Step>, PieceError> {
         let length = (range.end - range.start) as usize;
-        let buffer = self.engine.pool.take().await;
+        let buffer = self.engine.take_buffer().await?;
         let (windows, page) = buffer.carve(std::iter::repeat_n(length, copies.len() + more));
         let mut windows = windows.into_iter();
         let mut readings = Vec::with_capacity(copies.len());
@@ -149,19 +156,20 @@ impl Pass<'_> {
                 FileOffset(block.start + range.start),
             ));
         }
+        join(&mut readings, self.engine.timeout).await;
         let mut filled = Vec::with_capacity(copies.len() + more);
         let mut all_read = true;
         for (reading, &at) in readings.into_iter().zip(copies) {
-            let (result, window) = reading.finish().await;
-            let window = window.ok_or(PieceError::Interrupted)?;
-            match shortfall(result, window.len()) {
-                None => self.engine.stats.tahoe_read_bytes.add(window.len() as u64),
-                Some(error) => {
+            let store = &self.file.copies[at].store;
+            let (result, window) = read::end(reading, store, self.file.number)?;
+            match result {
+                Ok(()) => self.engine.stats.tahoe_read_bytes.add(length as u64),
+                Err(error) => {
                     all_read = false;
                     self.file.lose(at, &error);
                 }
             }
-            filled.push(window);
+            filled.extend(window);
         }
         filled.extend(windows);
         // Hashing takes long beside what else a turn does.
@@ -206,7 +214,7 @@ impl Pass<'_> {
         lanes.finish(&mut hashes);
         let (windows, mut page) = match kept {
             Some(step) => (Some(step.windows), step.page),
-            None => (None, self.page().await),
+            None => (None, self.page().await?),
         };
         let mut all_right = true;
         for (&at, hash) in copies.iter().zip(hashes) {
@@ -221,8 +229,9 @@ impl Pass<'_> {
     }
 
     /// Room for a page of a hash tree, where no buffer is held.
-    async fn page(&self) -> Window {
-        self.engine.pool.take().await.carve(std::iter::empty()).1
+    async fn page(&self) -> Result<Window, PieceError> {
+        let buffer = self.engine.take_buffer().await?;
+        Ok(buffer.carve(std::iter::empty()).1)
     }
 
     /// The hash of the segment's ciphertext, all blocks of which lie in one step.
@@ -357,9 +366,9 @@ impl Pass<'_> {
     async fn ciphertext_is_right(&self, hash: Hash) -> Result<bool, PieceError> {
         let known = self.trees.take(self.file.id, Tree::Ciphertext);
         let mut proven = known.unwrap_or_else(|| self.file.ciphertext_tree());
-        let mut page = self.page().await;
+        let mut page = self.page().await?;
         for (at, copy) in self.file.copies.iter().enumerate() {
-            if copy.lost.get() {
+            if !copy.is_usable(true) {
                 continue;
             }
             let first = |node| copy.regions.ciphertext_node(node).map(|range| range.start);
@@ -391,14 +400,16 @@ impl Pass<'_> {
                 let Some(offset) = first(first_node) else {
                     return Ok((false, page));
                 };
-                let file = &self.file.copies[at].file;
-                let (result, back) = self
-                    .engine
-                    .io
-                    .start_read(file, page, FileOffset(offset))
-                    .finish()
-                    .await;
-                page = back.ok_or(PieceError::Interrupted)?;
+                let copy = &self.file.copies[at];
+                let offset = FileOffset(offset);
+                let mut reading = [self.engine.io.start_read(&copy.file, page, offset)];
+                join(&mut reading, self.engine.timeout).await;
+                let [reading] = reading;
+                let (result, back) = read::count(reading, &copy.store, self.file.number)?;
+                page = match back {
+                    Some(page) => page,
+                    None => self.page().await?,
+                };
                 match result {
                     // The file may end in this page, behind the node.
                     Ok(count) => page[count..].fill(0),

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod crowd;
+pub mod faultfs;
 pub mod sockets;
 pub mod stores;
 
@@ -63,6 +64,8 @@ impl Backend {
 /// Why `penstock serve --io uring` does not start here, if io_uring is the reason.
 fn uring_refusal() -> Option<String> {
     let stores = Stores::new(1);
+    // An empty directory is no store.
+    stores.put(KEY, &mut &b"x"[..], 1, BLOCK);
     let error = Server::launch(Server::command(&stores, Backend::Uring, &[])).err()?;
     let at = error
         .find("--io uring: ")

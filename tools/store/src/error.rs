@@ -31,3 +31,16 @@ impl<T> During<T> for io::Result<T> {
         })
     }
 }
+
+/// Things that a message names at its end: a wide object on lost disks has hundreds.
+const NAMED_MAX: usize = 5;
+
+/// Formats things for the end of a message: "; a; b; and 5 more".
+pub(crate) fn list(things: &[String]) -> String {
+    let named = things.iter().take(NAMED_MAX);
+    let mut text: String = named.map(|thing| format!("; {thing}")).collect();
+    if things.len() > NAMED_MAX {
+        text += &format!("; and {} more", things.len() - NAMED_MAX);
+    }
+    text
+}

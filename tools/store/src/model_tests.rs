@@ -283,9 +283,10 @@ impl History {
         if report.complete() && self.away.is_empty() && !self.maybe.is_empty() {
             // Whatever was interrupted is done or undone now.
             if let Some(value) = self.read() {
-                let versions = self.maybe.iter().chain([&self.current]);
-                let now = versions.filter(|version| version.value == value);
-                self.current = now.last().expect("one of those that may be").clone();
+                let mut versions = self.maybe.iter().chain([&self.current]).rev();
+                let now = versions.find(|version| version.value == value).cloned();
+                drop(versions);
+                self.current = now.expect("one of those that may be");
                 self.current.holders = self.holders(&self.current.clone());
                 self.maybe.clear();
                 self.replaced = false;

@@ -41,9 +41,8 @@ impl Progress {
     }
 
     /// Clears the bar, runs `print` (which writes lines to the terminal), and draws the bar again.
-    /// The bar is locked meanwhile, so a `print` that used it would deadlock; therefore only this
-    /// crate calls this.
-    pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+    /// The bar is locked meanwhile: a `print` that used it would deadlock.
+    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)
     }
 }

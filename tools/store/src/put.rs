@@ -33,7 +33,7 @@ use decode_kernel::share::{
 use sha2::{Digest as _, Sha256};
 
 use crate::check;
-use crate::error::FileError;
+use crate::error::{FileError, list};
 use crate::progress::Progress;
 use crate::store::{self, Place, Places, Scan, StoreError, Tally};
 use crate::temp::{allow_open_files, remove_stale};
@@ -152,7 +152,7 @@ pub enum PutError {
     #[error(
         "{need} shares need {need} stores, each its own, and {} can be written{}{}",
         match have { 0 => "none".to_owned(), 1 => "only one".to_owned(), have => format!("only {have}") },
-        reasons.iter().map(|reason| format!("; {reason}")).collect::<String>(),
+        list(reasons),
         if *have > usize::from(*data) { "; --min-shares writes fewer now, and a repair adds the others" } else { "" }
     )]
     TooFewStores {
@@ -216,7 +216,7 @@ pub enum PutError {
     /// The system gives no random bytes.
     #[error("cannot get random bytes: {0}")]
     Random(getrandom::Error),
-    /// A store failed.
+    /// A store failed at the end, so that too few shares could be placed.
     #[error(transparent)]
     File(#[from] FileError),
     /// Whether the object exists can't be known.
@@ -302,21 +302,15 @@ impl Puts {
             let attempt = Attempt::new(options, &encoding, &mut places, &mut self.tally)?;
             match attempt.run(content.reader(), progress, after) {
                 Err(Failure::Stores(failed)) => {
-                    let Some((_, first)) = failed.first() else {
-                        continue;
-                    };
-                    let reason = FileError {
-                        action: first.action,
-                        path: first.path.clone(),
-                        cause: io::Error::new(first.cause.kind(), first.cause.to_string()),
-                    };
+                    let passes_over_some = !failed.is_empty();
                     for (index, error) in failed {
                         tracing::warn!(store = index, "a store is passed over: {error}");
                         places.pass_over(index, error.to_string());
                     }
-                    let others = places.open.len() >= usize::from(encoding.least);
-                    if !others || !content.rewind().map_err(PutError::Source)? {
-                        break Err(PutError::File(reason));
+                    // Where too few stores are left, the next try says so.
+                    let again = passes_over_some && content.rewind().map_err(PutError::Source)?;
+                    if !again {
+                        break Err(encoding.too_few(&places, places.open.len(), 0));
                     }
                 }
                 Err(Failure::Put(error)) => break Err(error),
@@ -395,6 +389,22 @@ impl Encoding {
         })
     }
 
+    /// The error where only `have` stores can take a share of so many bytes.
+    fn too_few(&self, places: &Places, have: usize, share_bytes: u64) -> PutError {
+        let passed = places.passed_over.iter().map(ToString::to_string);
+        let full = places
+            .open
+            .iter()
+            .filter(|place| !place.has_room(share_bytes));
+        let full = full.map(|place| format!("{}: no room", place.path.display()));
+        PutError::TooFewStores {
+            need: self.least,
+            have,
+            data: self.geometry.k(),
+            reasons: passed.chain(full).collect(),
+        }
+    }
+
     /// The geometry of an object of `size` bytes.
     fn geometry_of(&self, size: u64) -> Result<Geometry, GeometryError> {
         let geometry = &self.geometry;
@@ -440,6 +450,7 @@ impl<'a> Attempt<'a> {
             .geometry_of(options.size_hint.unwrap_or(0))?
             .share_file_bytes();
         allow_open_files(n * 3);
+        places.note_shares(encoding.least);
         let mut warnings = Vec::new();
         let mut chosen: Vec<&Place> = match options.placement {
             Placement::Hashed => {
@@ -452,18 +463,7 @@ impl<'a> Attempt<'a> {
             Placement::Listed => places.open.iter().take(n).collect(),
         };
         if chosen.len() < usize::from(encoding.least) {
-            let full = places
-                .open
-                .iter()
-                .filter(|place| !place.has_room(share_bytes));
-            let full = full.map(|place| format!("{}: no room", place.path.display()));
-            let passed = places.passed_over.iter().map(ToString::to_string);
-            return Err(PutError::TooFewStores {
-                need: encoding.least,
-                have: chosen.len(),
-                data: geometry.k(),
-                reasons: passed.chain(full).collect(),
-            });
+            return Err(encoding.too_few(places, chosen.len(), share_bytes));
         }
         if options.placement == Placement::Hashed {
             tally.order(&mut chosen, k);
@@ -476,7 +476,6 @@ impl<'a> Attempt<'a> {
             let passed = places.passed_over.iter().map(ToString::to_string);
             warnings.extend(passed);
         }
-        places.note_shares(targets.len() as u16)?;
 
         let scan = store::scan(&options.stores, key);
         refuse_clobber(options, &scan)?;
@@ -617,9 +616,7 @@ impl<'a> Attempt<'a> {
         };
         let enough = |shares: &NewShares| shares.live() >= least;
         if enough(&shares) {
-            for slot in 0..targets.len() {
-                shares.finish(slot, &header);
-            }
+            shares.finish(&header);
         }
         let enough = enough(&shares);
         let mut ready = Vec::new();

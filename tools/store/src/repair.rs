@@ -553,12 +553,12 @@ struct Done {
     other: bool,
 }
 
-/// A share to rebuild, and its place.
-struct Target {
-    number: u16,
+/// A share to be written, and its place.
+pub(crate) struct Target {
+    pub(crate) number: u16,
     /// The store's directory.
-    root: PathBuf,
-    path: PathBuf,
+    pub(crate) root: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 /// Rebuilds all targets in one pass over the sources. A failing store costs only its own share.
@@ -610,9 +610,7 @@ fn rebuild(
         progress.add(len * wanted.len() as u64);
     }
     if failed.is_none() {
-        for index in 0..going.len() {
-            shares.finish(index, &header);
-        }
+        shares.finish(&header);
     }
     for ((number, temp), target) in shares.into_files().zip(going) {
         let placed = match (&failed, temp) {
@@ -626,7 +624,12 @@ fn rebuild(
 }
 
 /// Reads a new share back, then renames it into place.
-fn place(mut temp: TempFile, target: &Target, header: &Header, pace: &Pace) -> Result<(), String> {
+pub(crate) fn place(
+    mut temp: TempFile,
+    target: &Target,
+    header: &Header,
+    pace: &Pace,
+) -> Result<(), String> {
     // The read back should come from the disk and not from the page cache, where the system follows
     // the advice.
     let _ = rustix::fs::fadvise(temp.file(), 0, None, rustix::fs::Advice::DontNeed);

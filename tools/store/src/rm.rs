@@ -8,12 +8,13 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use decode_kernel::share::{Generation, Key, object_dir};
 
-use crate::error::{During, FileError};
+use crate::error::{During, FileError, list};
+use crate::parallel;
 use crate::put::{PutError, new_generation};
 use crate::store::{self, Kind, OpenError, Place, Places, StoreError};
 use crate::temp::{TempFile, create_dir, sync_dir};
@@ -35,7 +36,7 @@ pub(crate) enum Step {
 }
 
 /// What was removed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RmReport {
     /// The number of files.
     pub files: usize,
@@ -56,7 +57,7 @@ pub enum RmError {
     #[error(
         "object {key:?}: its removal must be written to {need} stores, so that it stays away, and only {have} can be \
          written{}",
-        reasons.iter().map(|reason| format!("; {reason}")).collect::<String>()
+        list(reasons)
     )]
     TooFewStores {
         /// Which object.
@@ -74,6 +75,19 @@ pub enum RmError {
     /// Its files could not be removed. It is hidden, and a repair removes them.
     #[error("the object is removed, but not all of its files: {0}; `penstock repair` removes them")]
     Files(FileError),
+}
+
+/// The names of the objects that begin with `prefix`, in order.
+///
+/// # Errors
+/// If no store can be read.
+pub fn with_prefix(stores: &[PathBuf], prefix: &str) -> Result<Vec<Key>, StoreError> {
+    store::check_stores(stores)?;
+    let mut keys: Vec<Key> = store::keys(stores)
+        .filter(|key| key.as_str().starts_with(prefix))
+        .collect();
+    keys.sort();
+    Ok(keys)
 }
 
 /// Removes an object.
@@ -130,12 +144,30 @@ pub(crate) fn rm_in_steps(
     let dir = object_dir(key);
     let mut tombstones = Vec::new();
     let mut after = |step| after(step).during("continue the removal in", &stores[0]);
-    for place in &places.open {
-        match bury(place, &dir, &generation) {
-            Ok(tombstone) => tombstones.push(tombstone),
+    let written = parallel::each(places.open.iter().collect(), |place| {
+        write_tombstone(place, &dir)
+    });
+    for (place, written) in places.open.iter().zip(written) {
+        let path = tombstone_path(place, &dir, &generation);
+        match written.and_then(|temp| put_in_place(temp, &path)) {
+            Ok(()) => tombstones.push(path),
             Err(error) => reasons.push(error.to_string()),
         }
         after(Step::Tombstone(place.index)).map_err(RmError::Files)?;
+    }
+    let synced = parallel::each(tombstones, |path| match sync_parent(&path) {
+        Ok(()) => Ok(path),
+        Err(error) => {
+            let _ = fs::remove_file(path);
+            Err(error)
+        }
+    });
+    let mut tombstones = Vec::new();
+    for synced in synced {
+        match synced {
+            Ok(path) => tombstones.push(path),
+            Err(error) => reasons.push(error.to_string()),
+        }
     }
     if tombstones.len() < needed {
         let have = tombstones.len();
@@ -152,20 +184,30 @@ pub(crate) fn rm_in_steps(
     })
 }
 
-/// Writes a tombstone durably, and returns its path.
-fn bury(place: &Place, dir: &str, generation: &Generation) -> Result<PathBuf, FileError> {
+fn tombstone_path(place: &Place, dir: &str, generation: &Generation) -> PathBuf {
     let dir = store::objects_dir(&place.path).join(dir);
-    create_dir(&dir)?;
-    let path = dir.join(Kind::Tombstone.file_name(generation));
-    let mut temp = TempFile::create(&place.path)?;
+    dir.join(Kind::Tombstone.file_name(generation))
+}
+
+/// Writes a tombstone under a temporary name, and makes the directory that it is for.
+fn write_tombstone(place: &Place, dir: &str) -> Result<TempFile, FileError> {
+    create_dir(&store::objects_dir(&place.path).join(dir))?;
+    let temp = TempFile::create(&place.path)?;
     let mut file = temp.file();
     file.write_all(TOMBSTONE_TEXT.as_bytes())
         .and_then(|()| file.sync_all())
         .during("write", temp.path())?;
-    temp.rename(&path)?;
+    Ok(temp)
+}
+
+fn put_in_place(mut temp: TempFile, path: &Path) -> Result<(), FileError> {
+    temp.rename(path)?;
     temp.keep();
-    sync_dir(&dir)?;
-    Ok(path)
+    Ok(())
+}
+
+fn sync_parent(path: &Path) -> Result<(), FileError> {
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// Finishes a removal in an object's directory: the tombstone goes to the stores that lack it, and the files that it
@@ -177,12 +219,12 @@ pub(crate) fn finish(
     tombstone: &Generation,
     all_here: bool,
 ) -> Result<usize, FileError> {
-    let name = Kind::Tombstone.file_name(tombstone);
     let mut done = 0;
     for place in &places.open {
-        let path = store::objects_dir(&place.path).join(dir).join(&name);
+        let path = tombstone_path(place, dir, tombstone);
         if !path.exists() {
-            bury(place, dir, tombstone)?;
+            put_in_place(write_tombstone(place, dir)?, &path)?;
+            sync_parent(&path)?;
             done += 1;
         }
     }
@@ -191,12 +233,11 @@ pub(crate) fn finish(
     let expired = age.elapsed().is_ok_and(|age| age >= TOMBSTONE_AGE);
     if done == 0 && all_here && expired {
         for place in &places.open {
-            let dir = store::objects_dir(&place.path).join(dir);
-            let path = dir.join(&name);
+            let path = tombstone_path(place, dir, tombstone);
             fs::remove_file(&path).during("remove", &path)?;
             done += 1;
             // The directory is empty now, unless a put has begun.
-            let _ = fs::remove_dir(&dir);
+            let _ = path.parent().map(fs::remove_dir);
         }
     }
     Ok(done)

@@ -17,6 +17,7 @@ use decode_kernel::share::{
 };
 
 use crate::error::{During, FileError};
+use crate::parallel;
 use crate::temp::{TempFile, tmp_dir, write_all_parts};
 
 /// Pages copied from the spool by one write.
@@ -109,16 +110,16 @@ impl NewShares {
         }
     }
 
-    /// Finishes the `index`-th share: padding, table, header (`header` with the share's own
-    /// number), sync.
+    /// Finishes all shares: padding, table, header (`header` with the share's own number), sync.
     ///
     /// # Panics
     /// If the number of bytes appended is not what `header` says.
-    pub(crate) fn finish(&mut self, index: usize, header: &Header) {
-        let share = &mut self.shares[index];
-        if share.failed.is_none() {
+    pub(crate) fn finish(&mut self, header: &Header) {
+        let live = self.shares.iter_mut();
+        let live = live.filter(|share| share.failed.is_none()).collect();
+        parallel::each(live, |share: &mut NewShare| {
             share.failed = share.finish(header).err();
-        }
+        });
     }
 
     /// The files with their share numbers, in the order in which they were added; an error for each that failed.

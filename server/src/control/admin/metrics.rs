@@ -13,7 +13,9 @@ use prometheus_client::registry::Registry;
 use super::super::logging;
 use super::memory;
 use super::state::ServerState;
+use super::stores;
 use crate::stats::{CoreStats, Kind, Phase, SCALARS, STATUS_CODES};
+use crate::stores::State;
 
 /// The media type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -78,6 +80,7 @@ impl Collector for CoresCollector {
                     .collect()
             },
         )?;
+        encode_stores(&mut encoder, &self.0)?;
         let info = ConstGauge::new(1i64);
         let mut metric = encoder.encode_descriptor(
             "io_backend",
@@ -100,19 +103,83 @@ impl Collector for CoresCollector {
             None,
             MetricType::Gauge,
         )?)?;
-        let dropped = ConstCounter::new(logging::dropped_lines());
-        dropped.encode(encoder.encode_descriptor(
-            "log_lines_dropped",
-            "Log lines that could not be written",
-            None,
-            MetricType::Counter,
-        )?)?;
+        let lines = [
+            (
+                "log_lines_dropped",
+                "Log lines that could not be written",
+                logging::dropped_lines(),
+            ),
+            (
+                "log_lines_left_out",
+                "Log lines left out because the same thing, or very many, failed within a minute",
+                logging::left_out_lines(),
+            ),
+        ];
+        for (name, help, count) in lines {
+            let counter = ConstCounter::new(count);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
         for (name, help, value) in memory::gauges(&self.0) {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         Ok(())
     }
+}
+
+/// The families of the stores, with a sample per store.
+fn encode_stores(encoder: &mut DescriptorEncoder<'_>, server: &ServerState) -> fmt::Result {
+    let mut metrics = encoder.encode_descriptor(
+        "store_serving",
+        "Whether a store serves (1) or is suspended (0), and what it does",
+        None,
+        MetricType::Gauge,
+    )?;
+    for store in server.stores.all() {
+        let state = stores::state(store);
+        let labels = [
+            ("store", stores::name(store)),
+            ("state", state.name().to_owned()),
+        ];
+        let serving = ConstGauge::new(i64::from(state == State::Serving));
+        serving.encode(metrics.encode_family(&labels)?)?;
+    }
+    for number in stores::NUMBERS {
+        let metric_type = match number.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+        };
+        let mut metrics = encoder.encode_descriptor(number.name, number.help, None, metric_type)?;
+        for store in server.stores.all() {
+            let value = (number.get)(store.counts());
+            let labels = [("store", stores::name(store))];
+            let metric = metrics.encode_family(&labels)?;
+            match number.kind {
+                Kind::Counter => ConstCounter::new(value).encode(metric)?,
+                Kind::Gauge => ConstGauge::new(value as i64).encode(metric)?,
+            }
+        }
+    }
+    let mut metrics = encoder.encode_descriptor(
+        "store_latency_seconds",
+        "The time within which so many of a store's calls ended, rounded up to a power of two",
+        None,
+        MetricType::Gauge,
+    )?;
+    for store in server.stores.all() {
+        for (name, percent) in [("0.5", 50), ("0.99", 99)] {
+            let Some(time) = store.counts().percentile(percent) else {
+                continue;
+            };
+            let labels = [
+                ("store", stores::name(store)),
+                ("quantile", name.to_owned()),
+            ];
+            let gauge = ConstGauge::new(time.as_secs_f64());
+            gauge.encode(metrics.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 type Label = Option<(&'static str, String)>;

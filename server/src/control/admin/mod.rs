@@ -16,6 +16,7 @@ mod memory;
 mod metrics;
 mod state;
 mod status;
+mod stores;
 
 pub use state::ServerState;
 
@@ -60,14 +61,18 @@ async fn page() -> impl IntoResponse {
     (headers, Html(include_str!("page.html")))
 }
 
+/// Ready unless it is starting or stopping, or so many stores are away that nothing can be served.
 async fn ready(State(server): State<Arc<ServerState>>) -> impl IntoResponse {
-    if server.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (
+    let reason = match server.is_ready() {
+        true => server.stores.outage(),
+        false => Some("starting or stopping".to_owned()),
+    };
+    match reason {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: starting or stopping\n",
-        )
+            format!("not ready: {reason}\n"),
+        ),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::control::worker::Order;
 use crate::memory::budget::Budget;
 use crate::memory::plan::MemoryPlan;
 use crate::stats::CoreStats;
+use crate::stores::Stores;
 
 /// What the admin thread sees of the server.
 pub struct ServerState {
@@ -27,6 +28,8 @@ pub struct ServerState {
     pub budget: Arc<Budget>,
     /// Seats for connections.
     pub seats: Arc<Seats>,
+    /// Where objects are read from.
+    pub stores: Arc<Stores>,
     /// When the server started.
     pub started: Instant,
     ready: AtomicBool,
@@ -39,6 +42,7 @@ impl ServerState {
         plan: MemoryPlan,
         budget: Arc<Budget>,
         seats: Arc<Seats>,
+        stores: Arc<Stores>,
     ) -> ServerState {
         ServerState {
             backends,
@@ -47,6 +51,7 @@ impl ServerState {
             plan,
             budget,
             seats,
+            stores,
             started: Instant::now(),
             ready: AtomicBool::new(false),
         }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::memory;
 use super::state::ServerState;
+use super::stores::{self, StoreReport};
 use crate::connection::list::Listed;
 use crate::control::worker::Order;
 use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};
@@ -30,6 +31,7 @@ pub(super) struct StatusReport {
     connections: BTreeMap<&'static str, u64>,
     responses: BTreeMap<u16, u64>,
     totals: BTreeMap<&'static str, u64>,
+    stores: Vec<StoreReport>,
     /// Of each core, the connections that hold the most memory, and the slowest ones.
     largest_and_slowest: Vec<Listed>,
 }
@@ -88,6 +90,7 @@ pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> 
             .iter()
             .map(|scalar| (scalar.name, sum(&|stats| (scalar.cell)(stats).get())))
             .collect(),
+        stores: stores::reports(server),
         largest_and_slowest,
     }
 }

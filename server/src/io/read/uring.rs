@@ -4,7 +4,6 @@
 //! which keeps what the kernel uses until the completion, even if the future is dropped.
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::marker::PhantomData;
@@ -22,6 +21,7 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 use super::target::Target;
 use crate::io::poller;
 use crate::io::pool::{Extent, Pool};
+use crate::io::threads::StoreFile;
 
 /// Our state beside the ring of the current runtime.
 pub(in crate::io) struct Uring {
@@ -51,7 +51,7 @@ impl<D: 'static> OneshotOutputTransform for Completion<D> {
 }
 
 /// What a read holds until its completion.
-pub(super) type ReadData = (Target, Arc<File>, InFlightGuard);
+pub(super) type ReadData = (Target, Arc<StoreFile>, InFlightGuard);
 
 /// Counts a read as in flight until it is dropped.
 pub(super) struct InFlightGuard(Rc<Flush>);
@@ -114,7 +114,7 @@ impl Uring {
     /// Starts filling the rest of `target`, whose first byte is at `offset` of `file`.
     pub(super) fn read(
         &self,
-        file: Arc<File>,
+        file: Arc<StoreFile>,
         mut target: Target,
         offset: u64,
     ) -> InFlight<ReadData> {

@@ -1,6 +1,5 @@
 //! System calls that the standard library and our crates don't wrap, each behind a safe function.
 
-mod aio;
 mod check;
 mod epoll;
 mod files;
@@ -8,7 +7,6 @@ mod limits;
 mod pipe;
 mod sockets;
 
-pub(in crate::io) use aio::{AioContext, Request};
 pub(in crate::io) use epoll::{Epoll, Event};
 pub use files::{FileVersion, cached_pages};
 pub(in crate::io) use files::{file_version, read_cached_at};

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use decode_kernel::share::{Generation, Header, Key, object_dir};
 
 use crate::error::{During, FileError};
+use crate::parallel;
 use crate::store::{self, Kind};
 use crate::temp::{TempFile, create_dir, sync_dir};
 
@@ -83,9 +84,10 @@ pub(super) fn commit(
         Ok(())
     };
     let mut left = ready.len();
-    for mut share in ready {
+    let made = parallel::each(ready, |share| (create_dir(&dir_of(&share)), share));
+    for (made, mut share) in made {
         let dir = dir_of(&share);
-        let placed = create_dir(&dir)
+        let placed = made
             .and_then(|()| share.temp.rename(&dir.join(&pending)))
             .and_then(|()| after(Step::Pending(share.number)));
         match placed {
@@ -97,8 +99,9 @@ pub(super) fn commit(
         }
     }
     let mut prepared = Vec::with_capacity(shares.len());
-    for share in shares {
-        match sync_dir(&dir_of(&share)) {
+    let synced = parallel::each(shares, |share| (sync_dir(&dir_of(&share)), share));
+    for (synced, share) in synced {
+        match synced {
             Ok(()) => prepared.push(share),
             Err(error) => {
                 left -= 1;
@@ -142,10 +145,12 @@ pub(super) fn commit(
         let stopped = after(Step::Decided(number));
         committed.unsettled.extend(stopped.err());
     }
-    for (.., path) in &committed.shares {
-        let synced = sync_dir(path.parent().unwrap_or(Path::new("/")));
-        committed.unsettled.extend(synced.err());
-    }
+    let paths = committed.shares.iter().map(|(.., path)| path).collect();
+    let synced = parallel::each(paths, |path: &PathBuf| {
+        sync_dir(path.parent().unwrap_or(Path::new("/")))
+    });
+    let failed_to_sync = synced.into_iter().filter_map(Result::err);
+    committed.unsettled.extend(failed_to_sync);
     committed.unsettled.extend(after(Step::Synced).err());
     committed.failed = failed;
     Ok(committed)

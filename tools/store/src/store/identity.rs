@@ -88,6 +88,9 @@ pub struct Marker {
     /// before the first put, and in stores that are older than their marker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub least_shares: Option<u16>,
+    /// Whether the store is being emptied: nothing is put there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
 }
 
 /// Why a directory is no store, or can't be used as one.
@@ -325,8 +328,11 @@ pub fn init(stores: &[NewStore], join: bool) -> Result<Vec<Marker>, StoreError> 
                 created: created.clone(),
                 domain: None,
                 least_shares: None,
+                drain: false,
             },
         };
+        // Who makes it a store means to use it.
+        marker.drain = false;
         marker.domain = new.domain.clone().or(marker.domain);
         if found.as_ref() != Some(&marker) {
             write_marker(&new.path, &marker)?;

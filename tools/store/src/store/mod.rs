@@ -24,11 +24,12 @@ mod scan;
 
 pub use identity::{Id, Marker, NewStore, Presence, StoreError, init, presence, refuse_duplicates};
 pub(crate) use names::{
-    Kind, covers, files, generation_of, is_object_dir, list_objects, list_stores, objects_dir,
+    Kind, covers, files, generation_of, is_object_dir, list_objects, list_stores, object_dirs,
+    objects_dir,
 };
 pub(crate) use object::choose;
 pub use object::{OpenError, OpenObject, check_stores, open_object};
 pub use places::PassedOver;
 pub(crate) use places::{Place, Places, Tally};
-pub(crate) use scan::{Group, open_share, scan, scan_dir};
+pub(crate) use scan::{Group, keys, open_share, scan, scan_dir};
 pub use scan::{Look, OpenShare, RejectReason, Rejected, Scan, fingerprint, look};

@@ -165,7 +165,6 @@ impl Listing {
 
 /// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the names of one `ab`
 /// directory at a time. Skips strays, and what can't be listed.
-#[allow(dead_code, reason = "for walks that needn't tell what they miss")]
 pub(crate) fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + '_ {
     (0..=255u8).flat_map(move |first| list_objects(stores, first).dirs)
 }

@@ -7,6 +7,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::identity::{Presence, StoreError, presence, refuse_duplicates};
 use super::scan::{Group, OpenShare, Rejected, Scan, scan};
+use crate::error::list;
 
 /// The newest put of an object.
 #[derive(Debug)]
@@ -103,22 +104,6 @@ impl OpenError {
     }
 }
 
-/// Problems that a message names; a wide object on lost disks has hundreds.
-const NOTES_MAX: usize = 8;
-
-/// Formats notes for the end of a message: "; a; b; and 5 more".
-fn list(notes: &[String]) -> String {
-    let mut text: String = notes
-        .iter()
-        .take(NOTES_MAX)
-        .map(|note| format!("; {note}"))
-        .collect();
-    if notes.len() > NOTES_MAX {
-        text += &format!("; and {} more", notes.len() - NOTES_MAX);
-    }
-    text
-}
-
 /// Opens the newest put of `key` in `stores`, one store after the other; `stale` also accepts an older one where too few
 /// shares of the newest are left.
 ///
@@ -128,7 +113,7 @@ fn list(notes: &[String]) -> String {
 /// # Errors
 /// If there is no such object, or too few of its shares.
 pub fn open_object(stores: &[PathBuf], key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
-    choose(stores, key, stale).map(opened)
+    choose(stores, key, stale).map(|group| opened(group).0)
 }
 
 impl Scan {
@@ -136,8 +121,32 @@ impl Scan {
     ///
     /// # Errors
     /// As [`open_object`].
-    pub fn open(self, key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
-        pick(self, key, stale).map(opened)
+    pub fn open(mut self, key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
+        pick(&mut self, key, stale).map(|group| opened(group).0)
+    }
+
+    /// The same, with all files that were opened in vain: closing a file may block, so the caller says where that is
+    /// done.
+    pub fn open_with_rest(
+        mut self,
+        key: &Key,
+        stale: bool,
+    ) -> (Result<OpenObject, OpenError>, Vec<OpenShare>) {
+        let picked = pick(&mut self, key, stale);
+        let mut rest = self.into_files();
+        let object = picked.map(|group| {
+            let (object, copies) = opened(group);
+            rest.extend(copies);
+            object
+        });
+        (object, rest)
+    }
+
+    /// All files that it has open.
+    pub fn into_files(self) -> Vec<OpenShare> {
+        let groups = [self.groups, self.undecided, self.removed];
+        let groups = groups.into_iter().flatten();
+        groups.flat_map(|group| group.shares).collect()
     }
 
     /// The error if files could not be opened, since too many are open: then nobody knows which shares are lost.
@@ -153,30 +162,35 @@ impl Scan {
     }
 }
 
-fn opened(group: Group) -> OpenObject {
-    let Group {
-        mut header,
-        mut shares,
-        ..
-    } = group;
-    shares.dedup_by_key(|share| share.number);
+/// The object, and further copies of its shares.
+fn opened(group: Group) -> (OpenObject, Vec<OpenShare>) {
+    let Group { mut header, .. } = group;
+    let mut shares: Vec<OpenShare> = Vec::with_capacity(group.shares.len());
+    let mut copies = Vec::new();
+    // Sorted by number.
+    for share in group.shares {
+        match shares.last() {
+            Some(last) if last.number == share.number => copies.push(share),
+            _ => shares.push(share),
+        }
+    }
     header.number = shares[0].number;
-    OpenObject { header, shares }
+    (OpenObject { header, shares }, copies)
 }
 
 /// The group that [`open_object`] opens.
 pub(crate) fn choose(stores: &[PathBuf], key: &Key, stale: bool) -> Result<Group, OpenError> {
-    let scan = scan(stores, key);
+    let mut scan = scan(stores, key);
     // An error lists them itself.
     if scan.shortage(key.as_str()).is_none() && scan.chosen(stale).is_some() {
         for rejected in &scan.rejected {
             tracing::warn!(key = %key, store = rejected.store, "share not used: {rejected}");
         }
     }
-    pick(scan, key, stale)
+    pick(&mut scan, key, stale)
 }
 
-fn pick(mut scan: Scan, key: &Key, stale: bool) -> Result<Group, OpenError> {
+fn pick(scan: &mut Scan, key: &Key, stale: bool) -> Result<Group, OpenError> {
     if let Some(error) = scan.shortage(key.as_str()) {
         return Err(error);
     }

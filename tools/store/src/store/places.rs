@@ -110,12 +110,18 @@ impl Places {
         Ok(places)
     }
 
-    /// The stores in the order in which `key` prefers them.
+    /// Whether the store is being emptied.
+    pub(crate) fn is_draining(&self, index: usize) -> bool {
+        self.open
+            .iter()
+            .any(|place| place.index == index && place.marker.drain)
+    }
+
+    /// The stores in the order in which `key` prefers them, without those that are being emptied.
     pub(crate) fn ranked(&self, key: &Key) -> Vec<&Place> {
         let key = Sha256::digest(key.as_str().as_bytes());
-        let mut scored: Vec<_> = self
-            .open
-            .iter()
+        let used = self.open.iter().filter(|place| !place.marker.drain);
+        let mut scored: Vec<_> = used
             .map(|place| (score(&key, place.marker.store, place.capacity), place))
             .collect();
         scored.sort_by(|(a, first), (b, second)| {
@@ -128,31 +134,39 @@ impl Places {
     /// The stores for the shares of `key`: up to `n` that have room for `bytes` each, the preferred ones first. No
     /// failure domain gets more than `m` of them, as far as there are enough stores.
     pub(crate) fn choose(&self, key: &Key, n: usize, m: usize, bytes: u64) -> Chosen<'_> {
-        let with_room = |place: &&Place| place.has_room(bytes);
-        let ranked: Vec<&Place> = self.ranked(key).into_iter().filter(with_room).collect();
+        self.choose_with(key, n, m, |place| place.has_room(bytes))
+    }
+
+    /// As [`Places::choose`], among the stores that are `fit`.
+    pub(crate) fn choose_with(
+        &self,
+        key: &Key,
+        n: usize,
+        m: usize,
+        fit: impl Fn(&Place) -> bool,
+    ) -> Chosen<'_> {
+        let mut ranked = self.ranked(key);
+        ranked.retain(|place| fit(place));
         choose(ranked, n, m)
     }
 
-    /// Says in the markers that there are objects of so few shares.
-    pub(crate) fn note_shares(&mut self, shares: u16) -> Result<(), FileError> {
+    /// Says in the markers that there are objects of so few shares. A store in which that can't be written is passed over.
+    pub(crate) fn note_shares(&mut self, shares: u16) {
+        let mut failed = Vec::new();
         for place in &mut self.open {
             let more = |marker: &Marker| marker.least_shares.is_none_or(|least| least > shares);
-            if !more(&place.marker) {
-                continue;
-            }
-            let path = &place.path;
-            // Another process may be doing the same.
-            let directory = File::open(path).during("open", path)?;
-            directory.lock().during("lock", path)?;
-            if let Ok(Some(now)) = read_marker(path) {
-                place.marker = now;
-            }
             if more(&place.marker) {
-                place.marker.least_shares = Some(shares);
-                write_marker(path, &place.marker)?;
+                let noted = place.change_marker(|marker| {
+                    if more(marker) {
+                        marker.least_shares = Some(shares);
+                    }
+                });
+                failed.extend(noted.err().map(|error| (place.index, error)));
             }
         }
-        Ok(())
+        for (index, error) in failed {
+            self.pass_over(index, error.to_string());
+        }
     }
 
     /// Asks again how much room there is.
@@ -178,6 +192,27 @@ impl Places {
 }
 
 impl Place {
+    /// Says in the marker whether the store is being emptied.
+    pub(crate) fn set_drain(&mut self, drain: bool) -> Result<(), FileError> {
+        self.change_marker(|marker| marker.drain = drain)
+    }
+
+    fn change_marker(&mut self, change: impl FnOnce(&mut Marker)) -> Result<(), FileError> {
+        let path = &self.path;
+        // Another process may be changing it too.
+        let directory = File::open(path).during("open", path)?;
+        directory.lock().during("lock", path)?;
+        if let Ok(Some(now)) = read_marker(path) {
+            self.marker = now;
+        }
+        let before = self.marker.clone();
+        change(&mut self.marker);
+        if self.marker == before {
+            return Ok(());
+        }
+        write_marker(path, &self.marker)
+    }
+
     /// Whether `bytes` fit, with some to spare.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         self.free > bytes.saturating_add(ROOM_LEFT.min(self.capacity / 64))
@@ -318,6 +353,7 @@ mod tests {
                 created: String::new(),
                 domain: domain.map(str::to_owned),
                 least_shares: None,
+                drain: false,
             },
             free: capacity,
             capacity,

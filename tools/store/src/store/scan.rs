@@ -553,6 +553,16 @@ pub(crate) fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan
     scan
 }
 
+/// The names of all objects in any of `stores` that are not removed, in the order of their hashes. Those of which no
+/// header can be read are left out.
+pub(crate) fn keys(stores: &[PathBuf]) -> impl Iterator<Item = Key> + '_ {
+    names::object_dirs(stores).filter_map(move |dir| {
+        let scan = scan_dir(stores, &dir, None);
+        let there = !scan.groups.is_empty() || !scan.undecided.is_empty();
+        scan.key().filter(|_| there).cloned()
+    })
+}
+
 /// Opens a share file. Its header must be valid, and its length must match the header.
 pub(crate) fn open_share(path: &Path) -> Result<(Header, File), RejectReason> {
     let file = open_file(path)?;

@@ -24,6 +24,8 @@ pub mod verify;
 pub mod write;
 
 pub use nodes::share_root;
-pub use open::{Limits, OpenError, OpenFile, OpenShare, SEGMENT_MAX_DEFAULT, open};
+pub use open::{
+    Limits, NodeLook, OpenError, OpenFile, OpenShare, SEGMENT_MAX_DEFAULT, assemble, look, open,
+};
 pub use reader::{ReadError, ReadStats, Reader};
 pub use rejected::{RejectReason, Rejected};

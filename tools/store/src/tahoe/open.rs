@@ -139,39 +139,137 @@ fn open_reporting(
     limits: &Limits,
     tell: &dyn Fn(&Rejected),
 ) -> Result<OpenFile, OpenError> {
-    let storage_index = cap.storage_index();
-    let (found, mut rejected) = nodes::candidates(nodes, cap);
-    let none_found = found.is_empty();
-    let mut ueb: Option<Ueb> = None;
-    let mut shares: Vec<OpenShare> = Vec::new();
-    for candidate in in_rounds(found) {
-        let opened = match shares.len() < limits.files_max {
-            true => open_share(&candidate, cap, limits, &mut ueb),
+    let looks = nodes.iter().enumerate();
+    let looks = looks.map(|(node, dir)| look(node, dir, cap, limits));
+    assemble(looks.collect(), cap, limits, tell)
+}
+
+/// What one node has of a file.
+#[derive(Debug)]
+pub struct NodeLook {
+    /// Verified shares.
+    shares: Vec<OpenShare>,
+    /// What all of them say of the file.
+    ueb: Option<Ueb>,
+    /// Why this reader does not accept how the file was made.
+    refused: Option<UebError>,
+    rejected: Vec<Rejected>,
+    /// Whether it has a file that may be a share.
+    found: bool,
+    /// Whether it could be asked.
+    here: bool,
+}
+
+impl NodeLook {
+    /// Stands for a node that was given up: it hung, or was suspended.
+    pub fn away(node: usize, dir: &Path, reason: io::Error) -> NodeLook {
+        NodeLook {
+            shares: Vec::new(),
+            ueb: None,
+            refused: None,
+            rejected: vec![Rejected {
+                node,
+                path: dir.to_owned(),
+                reason: reason.into(),
+            }],
+            found: false,
+            here: false,
+        }
+    }
+
+    /// Whether the node could be asked; its files may have problems of their own.
+    pub fn is_here(&self) -> bool {
+        self.here
+    }
+
+    /// What could not be used.
+    pub fn problems(&self) -> &[Rejected] {
+        &self.rejected
+    }
+}
+
+/// Looks for the cap's file in one node, the `node`-th of the list, and verifies the shares that are there.
+pub fn look(node: usize, dir: &Path, cap: &ChkCap, limits: &Limits) -> NodeLook {
+    let (found, mut rejected) = nodes::candidates(std::slice::from_ref(&dir.to_owned()), cap);
+    for rejected in &mut rejected {
+        rejected.node = node;
+    }
+    // What is rejected by now is the node itself.
+    let here = rejected.is_empty();
+    let mut look = NodeLook {
+        shares: Vec::new(),
+        ueb: None,
+        refused: None,
+        rejected,
+        found: !found.is_empty(),
+        here,
+    };
+    for mut candidate in found {
+        candidate.node = node;
+        let opened = match look.shares.len() < limits.files_max {
+            true => open_share(&candidate, cap, limits, &mut look.ueb),
             false => Err(RejectReason::TooMany {
                 files_max: limits.files_max,
             }),
         };
         match opened {
-            Ok(share) => shares.push(share),
+            Ok(share) => look.shares.push(share),
             // All good shares have the same UEB, since the cap has its hash.
             Err(RejectReason::Ueb(reason)) if !reason.of_this_share_only() => {
-                return Err(OpenError::Refused {
-                    storage_index,
-                    reason,
-                });
+                look.refused = Some(reason);
+                break;
             }
             Err(reason) => {
                 let Candidate { node, path, .. } = candidate;
-                rejected.push(Rejected { node, path, reason });
+                look.rejected.push(Rejected { node, path, reason });
             }
         }
+    }
+    look
+}
+
+/// Puts together what the nodes have of the cap's file. Files and nodes that are not used are told to `tell`.
+///
+/// # Errors
+/// As [`open`].
+pub fn assemble(
+    looks: Vec<NodeLook>,
+    cap: &ChkCap,
+    limits: &Limits,
+    tell: &dyn Fn(&Rejected),
+) -> Result<OpenFile, OpenError> {
+    let storage_index = cap.storage_index();
+    let nodes = looks.len();
+    let none_found = !looks.iter().any(|look| look.found);
+    let (mut ueb, mut shares, mut rejected) = (None, Vec::new(), Vec::new());
+    for look in looks {
+        if let Some(reason) = look.refused {
+            return Err(OpenError::Refused {
+                storage_index,
+                reason,
+            });
+        }
+        ueb = ueb.or(look.ueb);
+        shares.extend(look.shares);
+        rejected.extend(look.rejected);
+    }
+    shares.sort_by_key(|share| (share.number, share.node));
+    let mut shares = in_rounds(shares);
+    for share in shares.drain(limits.files_max.min(shares.len())..) {
+        rejected.push(Rejected {
+            node: share.node,
+            path: share.path,
+            reason: RejectReason::TooMany {
+                files_max: limits.files_max,
+            },
+        });
     }
     rejected.iter().for_each(tell);
     let notes = || rejected.iter().map(Rejected::to_string).collect();
     if none_found {
         return Err(OpenError::NotFound {
             storage_index,
-            nodes: nodes.len(),
+            nodes,
             notes: notes(),
         });
     }
@@ -199,21 +297,22 @@ fn open_reporting(
     })
 }
 
-/// Orders the candidates in rounds: the first copy of each number, then the second copies, and so on.
-fn in_rounds(found: Vec<Candidate>) -> Vec<Candidate> {
+/// Orders shares, which are sorted by number, in rounds: the first copy of each number, then the second copies, and so
+/// on.
+fn in_rounds(found: Vec<OpenShare>) -> Vec<OpenShare> {
     let (mut last, mut copy) = (None, 0);
-    let mut ranked: Vec<(usize, Candidate)> = Vec::with_capacity(found.len());
-    for candidate in found {
-        copy = if last == Some(candidate.number) {
+    let mut ranked: Vec<(usize, OpenShare)> = Vec::with_capacity(found.len());
+    for share in found {
+        copy = if last == Some(share.number) {
             copy + 1
         } else {
             0
         };
-        last = Some(candidate.number);
-        ranked.push((copy, candidate));
+        last = Some(share.number);
+        ranked.push((copy, share));
     }
     ranked.sort_by_key(|(copy, _)| *copy); // stable: by number within
-    ranked.into_iter().map(|(_, candidate)| candidate).collect()
+    ranked.into_iter().map(|(_, share)| share).collect()
 }
 
 /// Opens and verifies one candidate. `ueb` is the file's, once any share had it.

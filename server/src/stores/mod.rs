@@ -1,0 +1,17 @@
+//! The stores: directories that may hang, fail or be slow, each with a deadline and threads of its own.
+//!
+//! All cores share one [`Stores`]. A call on a store runs on one of its few [threads](crate::io::Threads), and is waited
+//! for until the deadline. A store that is late, fails or is slow is suspended ([`health`]): nobody asks it any more, its
+//! shares count as lost, and it is tried again in the background ([`watch`]) until it answers. Other stores don't notice.
+
+pub mod counts;
+pub mod health;
+mod probe;
+mod store;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use health::{Cause, State};
+pub use probe::{Disk, Found};
+pub use store::{Hung, OpenHere, Recheck, Report, Store, Stores, StoresError, object_number};

@@ -1,0 +1,340 @@
+//! Rebalance: moves shares to the stores that their keys prefer now, after a store was added, grew or is to be emptied.
+//!
+//! A share is copied to a temporary file of its new store, synced, read back and verified, and renamed into place. Only
+//! then is the old file removed, so the object can be read throughout, and a crash leaves two copies at worst: the next
+//! run removes the one that is not where it belongs. Nothing else is remembered between runs.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read, Seek, Write};
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use decode_kernel::share::{Header, object_dir};
+
+use crate::error::{During, FileError};
+use crate::pace::Pace;
+use crate::progress::Progress;
+use crate::rate::Rate;
+use crate::repair::{Target, place};
+use crate::store::{self, Group, Kind, OpenShare, Place, Places, StoreError};
+use crate::temp::{TempFile, allow_open_files, remove_stale, sync_dir};
+
+/// Bytes that are copied at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// The stores, and how to move.
+#[derive(Clone, Debug)]
+pub struct RebalanceOptions {
+    /// All stores of a set.
+    pub stores: Vec<PathBuf>,
+    /// Those of them that are to be emptied. Their markers say so from then on, and no put or repair writes there.
+    pub drain: Vec<PathBuf>,
+    /// Bytes copied per second at most; `None` is no limit.
+    pub rate: Option<u64>,
+    /// Whether to only count what would be moved.
+    pub dry_run: bool,
+}
+
+/// What happened to one share.
+#[derive(Debug)]
+pub enum Moved {
+    /// It is in another store now, or would be.
+    Share {
+        /// Its number.
+        number: u16,
+        /// Where it was.
+        from: PathBuf,
+        /// Where it is.
+        to: PathBuf,
+    },
+    /// It stays where it does not belong.
+    Failed {
+        /// Its number.
+        number: u16,
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A store is passed over.
+    PassedOver(store::PassedOver),
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Moved::Share { number, from, to } => {
+                write!(f, "share {number}: {} to {}", from.display(), to.display())
+            }
+            Moved::Failed {
+                number,
+                path,
+                reason,
+            } => write!(
+                f,
+                "share {number} is NOT moved from {}: {reason}",
+                path.display()
+            ),
+            Moved::PassedOver(store) => write!(f, "a store is passed over: {store}"),
+        }
+    }
+}
+
+/// Totals of a rebalance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RebalanceReport {
+    /// Objects seen.
+    pub objects: u64,
+    /// Shares moved.
+    pub moved: u64,
+    /// Their bytes.
+    pub moved_bytes: u64,
+    /// Bytes of all shares.
+    pub bytes: u64,
+    /// Shares that stay where they don't belong.
+    pub failed: u64,
+}
+
+impl fmt::Display for RebalanceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = 100.0 * self.moved_bytes as f64 / self.bytes.max(1) as f64;
+        write!(
+            f,
+            "{} objects; moved {} shares, {} ({part:.1}% of all bytes); {} not moved",
+            self.objects,
+            self.moved,
+            ByteSize(self.moved_bytes).display().iec(),
+            self.failed
+        )
+    }
+}
+
+/// Why nothing was moved.
+#[derive(Debug, thiserror::Error)]
+pub enum RebalanceError {
+    /// The stores can't be used together.
+    #[error(transparent)]
+    Stores(#[from] StoreError),
+    /// A store to be emptied is not among the stores.
+    #[error("--drain {}: it is not one of the stores given, or can't be written", .0.display())]
+    Drain(PathBuf),
+    /// A marker can't be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Moves the shares of all objects to where placement wants them. Calls `report` with each share moved and the object's
+/// name. Goes on after a failure.
+///
+/// # Errors
+/// If the stores can't be used.
+pub fn rebalance(
+    options: &RebalanceOptions,
+    progress: &Progress,
+    report: &mut dyn FnMut(&str, Moved),
+) -> Result<RebalanceReport, RebalanceError> {
+    let stores = &options.stores;
+    allow_open_files(stores.len() * 3);
+    store::check_stores(stores)?;
+    let mut places = Places::new(stores)?;
+    for passed in &places.passed_over {
+        report("", Moved::PassedOver(passed.clone()));
+    }
+    for path in &options.drain {
+        let known = places
+            .open
+            .iter_mut()
+            .find(|place| is_same(&place.path, path));
+        let place = known.ok_or_else(|| RebalanceError::Drain(path.clone()))?;
+        if options.dry_run {
+            place.marker.drain = true;
+        } else {
+            place.set_drain(true)?;
+        }
+    }
+    if !options.dry_run {
+        for place in &places.open {
+            remove_stale(&place.path);
+        }
+    }
+    let mut rate = Rate::new(options.rate);
+    let mut sum = RebalanceReport::default();
+    for dir in store::object_dirs(stores) {
+        let mut scan = store::scan_dir(stores, &dir, None);
+        let Some(chosen) = scan.chosen(false) else {
+            continue;
+        };
+        let group = scan.groups.swap_remove(chosen);
+        let key = group.header.key.to_string();
+        sum.objects += 1;
+        places.refresh();
+        for step in steps(&group, &places) {
+            let geometry = &group.header.geometry;
+            let bytes = geometry.share_file_bytes();
+            let moved = match step {
+                Step::Stays => {
+                    sum.bytes += bytes;
+                    continue;
+                }
+                Step::NoPlace(share) => Err((share, "no other store has room for it".to_owned())),
+                Step::Copy { share, to } => {
+                    sum.bytes += bytes;
+                    progress.add_len(bytes);
+                    let target = target(&group.header, share.number, to);
+                    let path = target.path.clone();
+                    let done = match options.dry_run {
+                        true => Ok(()),
+                        false => copy(share, &target, &group.header, &mut rate, progress),
+                    };
+                    done.map(|()| (share, path))
+                        .map_err(|reason| (share, reason))
+                }
+                Step::Remove { share, other } => {
+                    let done = match options.dry_run {
+                        true => Ok(()),
+                        false => remove(share).map_err(|error| error.to_string()),
+                    };
+                    done.map(|()| (share, other))
+                        .map_err(|reason| (share, reason))
+                }
+            };
+            let event = match moved {
+                Ok((share, to)) => {
+                    sum.moved += 1;
+                    sum.moved_bytes += bytes;
+                    Moved::Share {
+                        number: share.number,
+                        from: share.path.clone(),
+                        to,
+                    }
+                }
+                Err((share, reason)) => {
+                    sum.failed += 1;
+                    Moved::Failed {
+                        number: share.number,
+                        path: share.path.clone(),
+                        reason,
+                    }
+                }
+            };
+            progress.suspend(|| report(&key, event));
+        }
+    }
+    Ok(sum)
+}
+
+fn is_same(a: &std::path::Path, b: &std::path::Path) -> bool {
+    a == b || fs::canonicalize(a).is_ok_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
+}
+
+/// What is to be done with a share file.
+enum Step<'a> {
+    /// It is where it belongs, or in a store that can't be written.
+    Stays,
+    /// It goes to this store.
+    Copy { share: &'a OpenShare, to: &'a Place },
+    /// It is where it does not belong, and a copy is where it does.
+    Remove {
+        share: &'a OpenShare,
+        other: PathBuf,
+    },
+    /// There is no store that it could go to.
+    NoPlace(&'a OpenShare),
+}
+
+/// What is to be done with each share file of a put.
+fn steps<'a>(group: &'a Group, places: &'a Places) -> Vec<Step<'a>> {
+    let header = &group.header;
+    let geometry = &header.geometry;
+    let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
+    let held: BTreeSet<usize> = group.shares.iter().map(|share| share.store).collect();
+    // A store that has a share already needs no room for one.
+    let bytes = geometry.share_file_bytes();
+    let wanted = places.choose_with(&header.key, n, n - k, |place| {
+        held.contains(&place.index) || place.has_room(bytes)
+    });
+    let belongs = |share: &OpenShare| wanted.places.iter().any(|place| place.index == share.store);
+    let writable = |share: &OpenShare| places.open.iter().any(|place| place.index == share.store);
+    let mut free = wanted
+        .places
+        .iter()
+        .filter(|place| !held.contains(&place.index));
+    let mut steps = Vec::with_capacity(group.shares.len());
+    for share in &group.shares {
+        let copy = group.shares.iter().find(|other| {
+            other.number == share.number && other.store != share.store && belongs(other)
+        });
+        steps.push(if belongs(share) || !writable(share) {
+            Step::Stays
+        } else if let Some(other) = copy {
+            Step::Remove {
+                share,
+                other: other.path.clone(),
+            }
+        } else if let Some(to) = free.next() {
+            Step::Copy { share, to }
+        } else if places.is_draining(share.store) {
+            Step::NoPlace(share)
+        } else {
+            // With shares missing, a store that has none yet is left for what a repair adds.
+            Step::Stays
+        });
+    }
+    steps
+}
+
+fn target(header: &Header, number: u16, to: &Place) -> Target {
+    let dir = store::objects_dir(&to.path).join(object_dir(&header.key));
+    Target {
+        number,
+        root: to.path.clone(),
+        path: dir.join(Kind::Share.file_name(&header.generation)),
+    }
+}
+
+/// Copies a share to its new place, verifies it there, and removes the old file.
+fn copy(
+    share: &OpenShare,
+    target: &Target,
+    header: &Header,
+    rate: &mut Rate,
+    progress: &Progress,
+) -> Result<(), String> {
+    let mut copied = || -> Result<TempFile, FileError> {
+        let temp = TempFile::create(&target.root)?;
+        let (mut from, mut to) = (&share.file, temp.file());
+        from.rewind().during("read", &share.path)?;
+        let mut buffer = vec![0; WINDOW_BYTES];
+        loop {
+            let len = match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).during("read", &share.path),
+            };
+            rate.take(len as u64);
+            to.write_all(&buffer[..len]).during("write", temp.path())?;
+            progress.add(len as u64);
+        }
+        to.sync_all().during("sync", temp.path())?;
+        Ok(temp)
+    };
+    let temp = copied().map_err(|error| error.to_string())?;
+    place(temp, target, header, &Pace::default()).map_err(|reason| {
+        format!("{reason}; if the share is damaged, `penstock repair` it first")
+    })?;
+    remove(share).map_err(|error| error.to_string())
+}
+
+/// Removes a share file, after its copy is durable.
+fn remove(share: &OpenShare) -> Result<(), FileError> {
+    fs::remove_file(&share.path).during("remove", &share.path)?;
+    let dir = share.path.parent().unwrap_or(std::path::Path::new("/"));
+    // A directory that holds nothing more is no use.
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(_) => sync_dir(dir),
+    }
+}
