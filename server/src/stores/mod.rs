@@ -2,7 +2,7 @@
 //!
 //! All cores share one [`Stores`]. A call on a store runs on one of its few [threads](crate::io::Threads), and is waited
 //! for until the deadline. A store that is late, fails or is slow is suspended ([`health`]): nobody asks it any more, its
-//! shares count as lost, and it is tried again in the background ([`watch`]) until it answers. Other stores don't notice.
+//! shares count as lost, and it is tried again in the background (`watch.rs`) until it answers. Other stores don't notice.
 
 pub mod counts;
 pub mod health;

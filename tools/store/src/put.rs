@@ -4,7 +4,7 @@
 //!
 //! 1. Shares are written as temporary files, which no reader opens. The header is written last, since size and digest
 //!    are known only then. All are synced.
-//! 2. The shares become the object, in one step ([`commit`]).
+//! 2. The shares become the object, in one step (`commit.rs`).
 //! 3. Only then are the shares of older puts removed.
 //!
 //! An error before the decision takes everything back. A crash leaves temporary and pending files, which a repair
