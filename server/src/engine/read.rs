@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::PieceError;
 use super::plan::Read;
 use crate::io::{PendingRead, ReadEnd, Window, join};
+use crate::memory::limits::STORE_PATIENCE;
 use crate::stores::Store;
 use crate::units::ShareNumber;
 
@@ -36,9 +37,22 @@ pub async fn fill<'a, 'b, 'c>(
         readings.push(reading);
         stores.push(store);
     }
+    let mut deadlines = 1;
     if let Some(store) = stores.first() {
         join(&mut readings, store.timeout()).await;
+        // What is late of stores that end other reads is waited for: with too much to do for the disks or this machine, all
+        // would be late, and giving them up would leave nobody to read from.
+        let late_and_busy = |readings: &[PendingRead<'_>]| {
+            let late = readings.iter().zip(&stores);
+            let mut late = late.filter(|(reading, _)| !reading.has_ended()).peekable();
+            late.peek().is_some() && late.all(|(_, store)| store.is_busy())
+        };
+        while deadlines < STORE_PATIENCE && late_and_busy(&readings) {
+            deadlines += 1;
+            join(&mut readings, deadlines * store.timeout()).await;
+        }
     }
+    let is_stuck = |store: &Store| deadlines == STORE_PATIENCE && store.serves(true);
     let mut filled = Vec::with_capacity(readings.len() + windows.len());
     let mut failures = Vec::new();
     for ((reading, store), read) in readings.into_iter().zip(stores).zip(reads) {
@@ -46,6 +60,11 @@ pub async fn fill<'a, 'b, 'c>(
             (Ok(()), window) => filled.extend(window),
             (Err(error), window) => {
                 filled.extend(window);
+                let error = match is_hung(&error) && is_stuck(store) {
+                    // The place of this read, and not its store, is at fault.
+                    true => io::Error::other("a read does not end"),
+                    false => error,
+                };
                 failures.push((read.share, error));
             }
         }
@@ -99,7 +118,9 @@ pub fn count(
             Ok((result, Some(window)))
         }
         ReadEnd::GivenUp(given_up) => {
-            store.suspend_hung("end of a read");
+            if !store.is_busy() {
+                store.suspend_hung("end of a read");
+            }
             given_up.keep(store.hung());
             Ok((Err(hung()), None))
         }

@@ -204,6 +204,8 @@ pub const STORE_TIMEOUT_LEAST: Duration = Duration::from_millis(50);
 pub const STORE_TIMEOUT_MOST: Duration = Duration::from_secs(60);
 /// A read that seems too late is waited for so much longer, so that the core sees what ended while it was busy.
 pub const STORE_LAST_LOOK: Duration = Duration::from_millis(2);
+/// How many times as long as a call may take a read is waited for while its store ends others that took long.
+pub const STORE_PATIENCE: u32 = 4;
 /// A suspended store is tried again after this pause,
 pub const STORE_PAUSE_LEAST: Duration = Duration::from_secs(1);
 /// which doubles with every failure up to this.

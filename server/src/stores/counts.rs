@@ -1,8 +1,9 @@
 //! What is counted of one store: by any thread, so with atomics. Only calls that reach the store are counted; what the
 //! page cache has costs nothing here.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::memory::limits::{STORE_RECENT_CALLS, STORE_RECENT_CALLS_LEAST};
 
@@ -34,9 +35,14 @@ pub struct Counts {
     pub free_bytes: AtomicU64,
     /// See `free_bytes`.
     pub total_bytes: AtomicU64,
+    /// When a read that took long ended last, in milliseconds since [`START`], increased by one: 0 is never.
+    long_read: AtomicU64,
     latencies: Latencies,
     recent: Recent,
 }
+
+/// What times are counted from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How long calls took.
 #[derive(Debug, Default)]
@@ -50,6 +56,18 @@ struct Recent {
 }
 
 impl Counts {
+    /// Notes that a read that took long ended just now.
+    pub fn note_long_read(&self) {
+        let now = START.elapsed().as_millis() as u64;
+        self.long_read.store(now + 1, Relaxed);
+    }
+
+    /// How long ago a read that took long ended last.
+    pub fn since_long_read(&self) -> Option<Duration> {
+        let last = self.long_read.load(Relaxed).checked_sub(1)?;
+        Some(START.elapsed().saturating_sub(Duration::from_millis(last)))
+    }
+
     /// Notes how long a call took.
     pub fn note(&self, took: Duration) {
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

@@ -244,7 +244,17 @@ impl Store {
     pub fn note_read(&self, bytes: usize, took: Duration) {
         self.counts.reads.fetch_add(1, Relaxed);
         self.counts.read_bytes.fetch_add(bytes as u64, Relaxed);
+        // What ends at once may have been in the page cache, and says nothing of a disk with a queue.
+        if took >= self.timeout / 8 {
+            self.counts.note_long_read();
+        }
         self.counts.note(took);
+    }
+
+    /// Whether reads that took long have ended just now: what is late of it waits in a queue.
+    pub fn is_busy(&self) -> bool {
+        let ended = self.counts.since_long_read();
+        ended.is_some_and(|ago| ago < self.timeout / 2)
     }
 
     /// A call was given up while it was under way. To be kept until it ends.

@@ -285,3 +285,16 @@ fn what_takes_many_times_as_long_as_the_others_is_slow() {
     assert!(stores.stores()[0].serves(true), "where it takes it");
     assert!(stores.has_slow());
 }
+
+#[test]
+fn a_store_that_ends_long_reads_is_busy_and_not_hung() {
+    let setting = Setting::new(1);
+    let stores = setting.stores();
+    let store = &stores.stores()[0];
+    assert!(!store.is_busy());
+    store.note_read(1, Duration::from_micros(100));
+    assert!(!store.is_busy(), "it may have been in the page cache");
+    store.note_read(1, TIMEOUT);
+    assert!(store.is_busy());
+    wait_for(|| !store.is_busy());
+}

@@ -223,7 +223,8 @@ async fn ended_before<'a, R: AsMut<PendingRead<'a>>>(
 }
 
 impl PendingRead<'_> {
-    fn has_ended(&self) -> bool {
+    /// Whether it has ended, as far as was seen.
+    pub fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended(..))
     }
 

@@ -201,7 +201,7 @@ fn a_bad_copy_hides_no_good_one() {
             .iter()
             .map(|share| share.number)
             .collect::<Vec<_>>(),
-        [0, 1, 1, 1]
+        [0, 0, 1, 1]
     );
     assert_eq!(file.rejected.len(), 4);
 }
