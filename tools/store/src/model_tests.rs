@@ -1,9 +1,9 @@
 //! Random histories of one object, against a model of what a reader may be told: puts, removals and repairs, some of
 //! them killed at one of their steps, while stores go away, come back as they were, and are replaced by empty ones.
 //!
-//! PENSTOCK_MODEL_SEEDS sets how many histories are tried; each is told by its seed.
+//! PENSTOCK_MODEL_SEEDS sets which histories are tried, as FIRST..END: each is told by its seed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,9 +34,10 @@ enum Value {
 struct Version {
     value: Value,
     generation: Option<Generation>,
-    /// Stores that have a share of it, or its tombstone.
-    holders: BTreeSet<usize>,
-    /// As many of them are needed to read it.
+    /// Stores that have a share of it, with its number, or its tombstone, with the store's. A repair may have made a second
+    /// copy of a share whose store was away.
+    holders: BTreeMap<usize, usize>,
+    /// As many different numbers are needed to read it.
     needed: usize,
 }
 
@@ -112,7 +113,7 @@ impl History {
             current: Version {
                 value: Value::Absent,
                 generation: None,
-                holders: (0..count).collect(),
+                holders: (0..count).map(|store| (store, store)).collect(),
                 needed: 1,
             },
             maybe: Vec::new(),
@@ -201,7 +202,7 @@ impl History {
         let version = Version {
             value: Value::Content(self.puts),
             generation: Some(report.header.generation),
-            holders: BTreeSet::new(),
+            holders: BTreeMap::new(),
             needed: self.data.into(),
         };
         self.made(version, kill);
@@ -225,7 +226,7 @@ impl History {
         let version = Version {
             value: Value::Absent,
             generation,
-            holders: BTreeSet::new(),
+            holders: BTreeMap::new(),
             needed: 1,
         };
         self.made(version, kill);
@@ -242,21 +243,23 @@ impl History {
         }
     }
 
-    /// The stores that have something of a version.
-    fn holders(&self, version: &Version) -> BTreeSet<usize> {
+    /// The stores that have something of a version, and what.
+    fn holders(&self, version: &Version) -> BTreeMap<usize, usize> {
         let dir = decode_kernel::share::object_dir(&key());
-        let has = |store: &usize| {
-            let root = match self.away.contains(store) {
-                true => self.stores[*store].with_extension("away"),
-                false => self.stores[*store].clone(),
+        let held = |store: usize| {
+            let root = match self.away.contains(&store) {
+                true => self.stores[store].with_extension("away"),
+                false => self.stores[store].clone(),
             };
             let files = store::files(&store::objects_dir(&root).join(&dir)).unwrap_or_default();
-            files.iter().any(|(kind, path)| {
+            let (_, path) = files.into_iter().find(|(kind, path)| {
                 (*kind == Kind::Tombstone) == (version.value == Value::Absent)
                     && store::generation_of(path) == version.generation
-            })
+            })?;
+            let number = store::open_share(&path).map(|(header, _)| header.number.into());
+            Some((store, number.unwrap_or(store)))
         };
-        (0..self.stores.len()).filter(has).collect()
+        (0..self.stores.len()).filter_map(held).collect()
     }
 
     fn repair(&mut self) {
@@ -313,7 +316,7 @@ impl History {
 
     /// Takes all stores that have the current state away but one, and brings the others back: they may have an older one.
     fn swap(&mut self) {
-        let holders: Vec<usize> = self.current.holders.iter().copied().collect();
+        let holders: Vec<usize> = self.current.holders.keys().copied().collect();
         if holders.is_empty() {
             return;
         }
@@ -378,9 +381,13 @@ impl History {
         }
     }
 
-    /// How many of a version's holders are here.
+    /// How many different shares of a version, or tombstones, are here.
     fn here(&self, version: &Version) -> usize {
-        version.holders.difference(&self.away).count()
+        let here = version.holders.iter();
+        let here = here.filter(|(store, _)| !self.away.contains(store));
+        here.map(|(_, number)| number)
+            .collect::<BTreeSet<_>>()
+            .len()
     }
 
     /// Compares what a reader is told now with what it may be told.
@@ -442,13 +449,16 @@ impl History {
 
 #[test]
 fn no_history_brings_an_old_state_back() {
-    let seeds = std::env::var("PENSTOCK_MODEL_SEEDS");
-    let seeds = seeds.map_or(SEEDS_DEFAULT, |text| text.parse().unwrap());
+    let text = std::env::var("PENSTOCK_MODEL_SEEDS");
+    let seeds = text.map_or(0..SEEDS_DEFAULT, |text| {
+        let (first, end) = text.split_once("..").expect("FIRST..END");
+        first.parse().unwrap()..end.parse().unwrap()
+    });
     let directory = || {
         // Every put syncs its files, which is free in memory.
         tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
     };
-    for seed in 0..seeds {
+    for seed in seeds {
         let root = directory().unwrap();
         let mut history = History::new(seed, root.path());
         history.told.push(format!("seed {seed}"));
