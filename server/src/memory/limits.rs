@@ -214,6 +214,8 @@ pub const STORE_PAUSE_MOST: Duration = Duration::from_secs(60);
 pub const STORE_RELAPSE: Duration = Duration::from_secs(60);
 /// How often suspended stores are looked at, to see whether their pause is over.
 pub const STORE_TICK: Duration = Duration::from_millis(100);
+/// How often a store that serves is tried, since nobody may ask it for anything.
+pub const STORE_TRY_EVERY: Duration = Duration::from_secs(5);
 /// How often a store is asked for its free space.
 pub const STORE_SPACE_EVERY: Duration = Duration::from_secs(10);
 /// A store is suspended if reads of so many different objects fail

@@ -164,11 +164,13 @@ impl Catalogue {
                         Err(LookupError::NoOpenFiles)
                     }
                     error => {
+                        // That stores are away was said when they were suspended.
+                        if temporary {
+                            tracing::debug!(key = %key, "{error}");
+                            return Err(LookupError::StoresAway);
+                        }
                         tracing::error!(key = %key, "{error}");
-                        Err(match temporary {
-                            true => LookupError::StoresAway,
-                            false => LookupError::TooFewShares,
-                        })
+                        Err(LookupError::TooFewShares)
                     }
                 };
             }

@@ -298,3 +298,15 @@ fn a_store_that_ends_long_reads_is_busy_and_not_hung() {
     assert!(store.is_busy());
     wait_for(|| !store.is_busy());
 }
+
+#[test]
+fn a_store_that_nobody_asks_is_missed_all_the_same() {
+    let setting = Setting::new(2);
+    let stores = setting.stores().start().unwrap();
+    let moved = setting.paths[0].with_extension("away");
+    std::fs::rename(&setting.paths[0], &moved).unwrap();
+    let state = || stores.stores()[0].report().state;
+    wait_for(|| state() == State::Suspended(Cause::Missing));
+    std::fs::rename(&moved, &setting.paths[0]).unwrap();
+    wait_for(|| state() == State::Serving);
+}

@@ -12,7 +12,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use super::health::{Cause, State};
 use super::probe::Found;
 use super::store::{Store, Stores, StoresError};
-use crate::memory::limits::{STORE_SLOW, STORE_SLOW_TIMES, STORE_SPACE_EVERY, STORE_TICK};
+use crate::memory::limits::{
+    STORE_PATIENCE, STORE_SLOW, STORE_SLOW_TIMES, STORE_SPACE_EVERY, STORE_TICK, STORE_TRY_EVERY,
+};
 
 type Result<T> = std::result::Result<T, (Cause, String)>;
 
@@ -24,6 +26,8 @@ type Tried = (usize, Result<Found>);
 struct Watched {
     /// When a try began that has not ended, and whether it was given up.
     trying: Option<(Instant, bool)>,
+    /// When a try began last.
+    tried: Option<Instant>,
     /// When it was asked for its space last, and whether it has answered.
     space: Option<(Instant, Arc<AtomicBool>)>,
 }
@@ -55,7 +59,10 @@ impl Watch {
             let _ = tried.send((at, found));
         });
         match submitted {
-            Ok(()) => self.stores[at].trying = Some((now, false)),
+            Ok(()) => {
+                self.stores[at].trying = Some((now, false));
+                self.stores[at].tried = Some(now);
+            }
             Err(refused) => try_failed(store, (Cause::Hung, refused.to_string())),
         }
     }
@@ -85,13 +92,21 @@ impl Watch {
         for (at, store) in stores.all().enumerate() {
             let watched = &mut self.stores[at];
             match &mut watched.trying {
-                Some((began, late)) if !*late && now.duration_since(*began) >= store.timeout() => {
+                Some((began, late)) if !*late && now.duration_since(*began) >= patience(store) => {
                     *late = true;
-                    let timeout = humantime::format_duration(store.timeout());
+                    let timeout = humantime::format_duration(patience(store));
                     try_failed(store, (Cause::Hung, format!("no answer within {timeout}")));
                 }
                 Some(_) => {}
                 None if store.is_due(now) => self.try_store(at, store, now),
+                // A store that nobody asks for anything may be gone all the same.
+                None if store.serves(true)
+                    && watched
+                        .tried
+                        .is_none_or(|tried| now.duration_since(tried) >= STORE_TRY_EVERY) =>
+                {
+                    self.try_store(at, store, now);
+                }
                 None => {}
             }
             let watched = &mut self.stores[at];
@@ -110,8 +125,23 @@ impl Watch {
     }
 }
 
+/// How long a try may take. One that serves may only have much to do.
+fn patience(store: &Store) -> Duration {
+    match store.serves(true) {
+        true => STORE_PATIENCE * store.timeout(),
+        false => store.timeout(),
+    }
+}
+
 fn try_failed(store: &Store, (cause, why): (Cause, String)) {
     store.judge(Some(&why), |health, now| {
+        if health.state() == State::Serving {
+            // One bad sector costs no store: reads that fail are counted where they are made.
+            return match cause {
+                Cause::Missing | Cause::Hung => health.suspend(cause, now),
+                Cause::Failing | Cause::Slow => None,
+            };
+        }
         health.try_failed(cause, now);
         None
     });
