@@ -263,7 +263,7 @@ fn a_clock_set_back_does_not_make_a_put_older() {
         .header;
     let scan = store::scan(&options.stores, &options.key);
     assert!(new_generation(&scan, 5).unwrap() > first.generation);
-    assert_eq!(new_created(&scan, 5), first.created + 1);
+    assert_eq!(attempt::new_created(&scan, 5), first.created + 1);
     // Two puts in a second differ as well, and so does one after a removal.
     let second = put(&mut &b"new"[..], &options, &Progress::hidden()).unwrap();
     assert!(second.header.created > first.created);
