@@ -164,9 +164,8 @@ impl Catalogue {
                         Err(LookupError::NoOpenFiles)
                     }
                     error => {
-                        // That stores are away was said when they were suspended.
                         if temporary {
-                            tracing::debug!(key = %key, "{error}");
+                            tracing::warn!(key = %key, "{error}");
                             return Err(LookupError::StoresAway);
                         }
                         tracing::error!(key = %key, "{error}");

@@ -289,10 +289,13 @@ impl History {
                 let mut versions = self.maybe.iter().chain([&self.current]).rev();
                 let now = versions.find(|version| version.value == value).cloned();
                 drop(versions);
-                self.current = now.expect("one of those that may be");
-                self.current.holders = self.holders(&self.current.clone());
-                self.maybe.clear();
-                self.replaced = false;
+                // An older state is judged by `check`: all disks with a newer one may have been replaced.
+                if let Some(now) = now {
+                    self.current = now;
+                    self.current.holders = self.holders(&self.current.clone());
+                    self.maybe.clear();
+                    self.replaced = false;
+                }
             }
         }
     }
