@@ -17,7 +17,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     #[serde(deserialize_with = "values::directories_key")]
     pub store: Vec<PathBuf>,
-    /// A store that takes longer for one call is given up, suspended, and tried again in the background [default: 500ms]
+    /// A store that takes longer for a look-up or a read is given up, suspended, and tried again in the background; one that
+    /// ends other long reads meanwhile gets four times as long for a read [default: 500ms]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time_key")]
     pub store_timeout: Option<humantime::Duration>,
