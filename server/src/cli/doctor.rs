@@ -10,18 +10,7 @@ use penstock::io::Backend;
 use serde::Serialize;
 
 use super::output::json_document;
-use super::serve;
-
-// The group of the arguments that are flattened into others, or are themselves, would have the same name.
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    serve: serve::Arguments,
-    /// Print a JSON document
-    #[arg(long)]
-    json: bool,
-}
+use super::serve::Reported;
 
 /// What JSON has of it.
 #[derive(Serialize)]
@@ -40,8 +29,8 @@ struct Check {
 }
 
 /// Exits with 0 if every check passed.
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { serve, json } = arguments;
+pub(super) fn run(arguments: Reported) -> anyhow::Result<ExitCode> {
+    let Reported { serve, json } = arguments;
     let settings = serve.settings()?;
     let mut checks = Vec::new();
     let mut say = |check: &'static str, ok: bool, text: String| {

@@ -120,10 +120,10 @@ enum Command {
     Serve(serve::Arguments),
     /// Show how --memory would be divided among buffers, caches and connections; takes the options of `serve`
     #[command(after_help = PLAN_STATUS)]
-    Plan(plan::Arguments),
+    Plan(serve::Reported),
     /// Check what the server can use on this machine, and print how to fix what it can't; takes the options of `serve`
     #[command(after_help = DOCTOR_STATUS)]
-    Doctor(doctor::Arguments),
+    Doctor(serve::Reported),
 }
 
 /// The exit status where the reader of what is written went away, as in `get … | head`: that of a program that the

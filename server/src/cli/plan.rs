@@ -5,18 +5,7 @@ use penstock::memory::plan::MemoryPlan;
 use serde::Serialize;
 
 use super::output::json_document;
-use super::serve;
-
-// The group of the arguments that are flattened into others, or are themselves, would have the same name.
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    serve: serve::Arguments,
-    /// Print a JSON document
-    #[arg(long)]
-    json: bool,
-}
+use super::serve::Reported;
 
 /// What JSON has of it.
 #[derive(Serialize)]
@@ -25,7 +14,7 @@ struct Document {
     warnings: Vec<String>,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
     let settings = arguments.serve.settings()?;
     let plan = preflight::memory_plan(&settings)?;
     let warnings = preflight::machine_warnings(&settings, &plan);

@@ -16,6 +16,18 @@ pub(super) struct Arguments {
     config: Option<PathBuf>,
 }
 
+/// The settings of a server that is only reported on.
+// The group of the arguments that are flattened into others, or are themselves, would have the same name.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Reported {
+    #[command(flatten)]
+    pub(super) serve: Arguments,
+    /// Print a JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 impl Arguments {
     /// Reads the file, if there is one, and checks every value.
     pub(super) fn settings(self) -> anyhow::Result<Settings> {
