@@ -5,9 +5,9 @@ mod common;
 
 use std::fs;
 
-use common::faultfs::{self, Errno, FaultFs, Op};
 use common::{KEY, Stores};
 use decode_kernel::share::Key;
+use penstock_faultfs::{Errno, FaultFs, Op, mount};
 use penstock_store::get::{GetOptions, get};
 use penstock_store::put::{Content, Placement, PutError, PutOptions, Puts, SourceFile, put};
 use penstock_store::repair::{RepairOptions, repair};
@@ -20,7 +20,7 @@ fn stores(count: usize) -> Option<(FaultFs, Stores)> {
     let mut stores = Stores::new(count);
     let place = stores.file("disk");
     fs::create_dir(&place).unwrap();
-    match faultfs::mount(&stores.paths[0], &place) {
+    match mount(&stores.paths[0], &place) {
         Ok(disk) => {
             stores.paths[0] = place;
             Some((disk, stores))

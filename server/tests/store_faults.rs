@@ -16,11 +16,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::client::End;
-use common::faultfs::{self, Errno, FaultFs, Op};
 use common::{
     Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, together, wait_until,
 };
 use decode_kernel::share::BLOCKS_OFFSET;
+use penstock_faultfs::{Errno, FaultFs, Op, mount};
 
 on_both_backends! {
     one_of_six_hangs
@@ -77,7 +77,7 @@ fn stores(faulty: &[usize]) -> Option<(Vec<FaultFs>, Stores, Vec<u8>)> {
     for &store in faulty {
         let place = stores.file(&format!("disk{store}"));
         fs::create_dir(&place).unwrap();
-        match faultfs::mount(&stores.paths[store], &place) {
+        match mount(&stores.paths[store], &place) {
             Ok(disk) => disks.push(disk),
             Err(why) => {
                 common::skip(&why);
@@ -586,7 +586,7 @@ fn the_faults_are_what_the_rules_say() {
     for directory in [&backing, &place] {
         fs::create_dir(directory).unwrap();
     }
-    let mut disk = match faultfs::mount(&backing, &place) {
+    let mut disk = match mount(&backing, &place) {
         Ok(disk) => disk,
         Err(why) => return common::skip(&why),
     };
@@ -635,7 +635,7 @@ fn the_faults_are_what_the_rules_say() {
     disk.evict();
     assert_eq!(read(), content[..50_000]);
 
-    // What hangs holds up nothing else, and goes on afterwards. It is another process: see `faultfs`.
+    // What hangs holds up nothing else, and goes on afterwards. It is another process: see `penstock_faultfs`.
     let hang = |program: &str, argument: &Path| {
         let child = Command::new(program)
             .arg(argument)
@@ -666,6 +666,6 @@ fn the_faults_are_what_the_rules_say() {
     disk.unmount();
     assert!(!file.exists());
     assert!(open.read_at(&mut [0], 60_000).is_err());
-    let _again = faultfs::mount(&backing, &place).unwrap();
+    let _again = mount(&backing, &place).unwrap();
     assert_eq!(fs::read(&file).unwrap(), content);
 }

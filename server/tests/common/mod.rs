@@ -8,7 +8,6 @@
 pub mod cli;
 pub mod client;
 pub mod crowd;
-pub mod faultfs;
 pub mod sockets;
 pub mod stores;
 

@@ -1,5 +1,5 @@
-//! A file system that fails when a test says so: a directory, passed through FUSE, with rules that the test changes while
-//! the server under test has it as a store.
+//! A file system that fails when a test or a benchmark says so: a directory, passed through FUSE, with rules that the test
+//! changes while the server under test has it as a store.
 //!
 //! A call that hangs is kept, and holds up no other: the test's [`FaultFs::heal`] answers it, and so does the end of the
 //! mount. The kernel lets no process end while FUSE has a call of it that is not answered, which disks and network file
