@@ -83,6 +83,7 @@ const BENCHES: &[Bench] = &[
         &[Csv, Picture, Dir],
     ),
     bench("tahoe", 900, "-tahoe", QUICKLY, &[Csv, Dir]),
+    bench("faults", 900, "-faults", QUICKLY, &[Csv, Dir]),
     bench("memory", 1200, "-memory", QUICKLY, &[Directory]),
 ];
 
