@@ -10,6 +10,8 @@ pub mod connection;
 
 pub mod http;
 
+pub mod s3;
+
 pub mod body;
 
 pub mod tahoe;

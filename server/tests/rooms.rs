@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From top to bottom. `cli` belongs to the program, the others to the library.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "cli",
     "control",
     "connection",
     "http",
+    "s3",
     "body",
     "tahoe",
     "engine",

@@ -31,6 +31,7 @@ mod rebalance;
 mod repair;
 mod rm;
 mod serve;
+mod sign;
 mod stat;
 mod tahoe;
 mod verify;
@@ -58,6 +59,8 @@ const REBALANCE_STATUS: &str = "Exit status: 0 if every share is where it belong
 const PLAN_STATUS: &str = "Exit status: 0 if a server with these options would have enough memory; 1 if not, or if a \
      value can't be used; 2 if the command line is wrong.";
 const DOCTOR_STATUS: &str = "Exit status: 0 if every check is ok; 1 if something is amiss, or a value can't be used; 2 \
+     if the command line is wrong.";
+const SIGN_STATUS: &str = "Exit status: 0 if the link was printed; 1 if there is no such key or a value can't be used; 2 \
      if the command line is wrong.";
 const INSPECT_STATUS: &str = "Exit status: 0 if all that was read of the share is good; 1 if not, or if it can't be \
      read; 2 if the command line is wrong.";
@@ -118,6 +121,9 @@ enum Command {
     /// Serve the objects in stores over HTTP
     #[command(after_help = SERVE_STATUS)]
     Serve(serve::Arguments),
+    /// Make a link that opens one object for a while
+    #[command(after_help = SIGN_STATUS)]
+    Sign(sign::Arguments),
     /// Show how --memory would be divided among buffers, caches and connections; takes the options of `serve`
     #[command(after_help = PLAN_STATUS)]
     Plan(serve::Reported),
@@ -172,6 +178,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Rebalance(arguments) => return rebalance::run(arguments),
         Command::Inspect(arguments) => return inspect::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments)?,
+        Command::Sign(arguments) => sign::run(&arguments)?,
         Command::Plan(arguments) => plan::run(arguments)?,
         Command::Doctor(arguments) => return doctor::run(arguments),
     }
