@@ -13,6 +13,7 @@ on_both_backends! {
     what_the_first_had_rebuilt_the_others_are_sent
     clients_of_all_kinds_while_blocks_come_and_go
     slow_clients_are_sent_what_is_kept
+    small_send_buffers_share_what_is_rebuilt
     one_client_has_nothing_kept
     none_is_kept_where_none_is_to_be
     it_is_let_go_after_the_verification_age
@@ -184,6 +185,46 @@ fn slow_clients_are_sent_what_is_kept(io: Backend) {
     );
     let [rebuilt, sent] = since(&server, before);
     assert!(rebuilt == 0 && sent > 0, "{rebuilt} bytes, {sent} sent");
+}
+
+/// Only whole blocks used to be kept. Where credit is short every send buffer is small, and no piece had a whole block:
+/// each client had everything rebuilt, just when the server was busiest.
+fn small_send_buffers_share_what_is_rebuilt(io: Backend) {
+    /// Far longer than what the smallest send buffer takes, 8 KiB.
+    const LONG: usize = 64 << 10;
+    const PART: usize = 4 * LONG;
+    let stores = Stores::new(6);
+    let content = Noise::new(24).bytes(16 * PART);
+    stores.put(KEY, &mut &content[..], 4, LONG as u32);
+    stores.remove_store(0);
+    stores.remove_store(2);
+    let options = [
+        "--cores",
+        "1",
+        "--memory",
+        "128MiB",
+        "--max-connections",
+        "2000",
+    ];
+    let small = ["--send-buffer-max", "4KiB", "--rebuilt-blocks", "8MiB"];
+    let server = Server::start(&stores, io, &[&options[..], &small].concat());
+    let mut clients = [(); 2].map(|()| Client::connect(server.objects));
+    // The first of them a part ahead.
+    wait_until(|| {
+        let before = counters(&server);
+        for first in (0..content.len()).step_by(PART) {
+            for client in &mut clients {
+                part(client, &content, first, first + PART - 1);
+            }
+        }
+        match since(&server, before) {
+            [0, sent] => {
+                assert_eq!(sent, content.len() as u64);
+                Ok(())
+            }
+            [some, sent] => Err(format!("{some} bytes were rebuilt, {sent} sent again")),
+        }
+    });
 }
 
 /// Fails if blocks are kept for one client alone, or if more is remembered than there is room for.

@@ -1,6 +1,6 @@
 //! How fast a peer acknowledges what it is sent.
 //!
-//! A client is judged by acknowledged bytes, never by those that the kernel buffered. Four readers ask, each over an
+//! A client is judged by acknowledged bytes, never by those that the kernel buffered. Five readers ask, each over an
 //! interval of its own; the time is an argument.
 
 use std::cell::Cell;
@@ -17,9 +17,11 @@ pub enum Reader {
     Sample,
     /// Whether the peer keeps the least rate: since the last verdict.
     LeastRate,
+    /// Whether the peer is fast over seconds: since the last window was judged.
+    Proof,
 }
 
-const READERS: usize = 4;
+const READERS: usize = 5;
 
 /// Where an interval starts.
 #[derive(Clone, Copy, Debug)]

@@ -5,9 +5,12 @@
 //! is kept, and the others are sent it from there, between what [`splice`](super::splice) finds in share files. The
 //! memory is of a planned size: a [`Ring`].
 //!
+//! A client with a small send buffer has a block rebuilt part by part. The parts of a block are put together at its
+//! place, as long as each continues what is there.
+//!
 //! Keeping a block costs a copy of it, in vain where no other client comes. So every rebuilt block gets a place, but its
-//! bytes are put there only if its object is *shared*: a block of it was rebuilt twice while it still had its place, so
-//! that keeping it would have spared the second time. Once a ring full of blocks was kept of an object and none was
+//! bytes are put there only if its object is *shared*: the beginning of what was rebuilt of a block was rebuilt again
+//! while it still had its place, so that keeping it would have spared the second time. Once a ring full of blocks was kept of an object and none was
 //! used, it is shared no more. A single client that downloads a large object, and many clients of many objects, pay for
 //! a look-up and nothing else.
 //!
@@ -24,7 +27,9 @@ use lru::LruCache;
 
 use super::ring::Ring;
 use crate::engine::Piece;
-use crate::memory::limits::{REBUILT_BLOCK_BYTES, REBUILT_OBJECTS_MAX, SPLICE_BLOCK_BYTES_MIN};
+use crate::memory::limits::{
+    REBUILT_BLOCK_BYTES, REBUILT_OBJECTS_MAX, REBUILT_SHARED_BYTES, SPLICE_BLOCK_BYTES_MIN,
+};
 use crate::objects::Object;
 use crate::units::{Length, ObjectId, ShareNumber, ShareOffset};
 
@@ -35,9 +40,41 @@ type BlockId = (ObjectId, ShareNumber, u64);
 #[derive(Clone, Copy, Debug)]
 struct Place {
     at: u64,
-    bytes: usize,
-    /// When its bytes were put there, if they were.
+    /// Bytes of the block.
+    bytes: u32,
+    /// The part of it whose bytes are there; if none are kept, the part that was rebuilt because somebody wanted it.
+    part: (u32, u32),
+    /// When the first of its bytes were put there, if they were.
     kept: Option<Instant>,
+}
+
+impl Place {
+    fn part(&self) -> Range<usize> {
+        self.part.0 as usize..self.part.1 as usize
+    }
+
+    fn set_part(&mut self, part: Range<usize>) {
+        // A part of a block, whose length fits.
+        self.part = (part.start as u32, part.end as u32);
+    }
+}
+
+/// A part of a block that was just rebuilt.
+struct Rebuilt<'a> {
+    /// Bytes of the whole block.
+    block_bytes: usize,
+    /// Where in the block the part begins.
+    start: usize,
+    /// Its bytes.
+    bytes: &'a [u8],
+    /// The bytes of the block that a client wanted: of the part, or none.
+    wanted: Range<usize>,
+}
+
+impl Rebuilt<'_> {
+    fn part(&self) -> Range<usize> {
+        self.start..self.start + self.bytes.len()
+    }
 }
 
 /// One core's memory of rebuilt blocks.
@@ -94,33 +131,81 @@ impl RebuiltBlocks {
         self.shared.borrow().contains(&object)
     }
 
-    /// Keeps the whole blocks among what was just rebuilt for a piece, if other clients are likely to want them.
+    /// Keeps what was just rebuilt for a piece, if other clients are likely to want it.
     pub fn keep(&self, object: &Object, piece: &Piece, now: Instant) {
-        let chunks = piece.rebuilt_chunks();
-        for (segment, part) in object.layout().whole_blocks(&piece.rebuilt_window) {
-            for (&share, bytes) in iter::zip(&piece.rebuilt, chunks) {
-                self.keep_block((object.id(), share, segment), &bytes[part.clone()], now);
+        let (layout, window) = (object.layout(), &piece.rebuilt_window);
+        let first = piece.chunks.len() - piece.rebuilt.len();
+        for (at, (&share, bytes)) in iter::zip(&piece.rebuilt, piece.rebuilt_chunks()).enumerate() {
+            let slices = || {
+                piece
+                    .slices
+                    .iter()
+                    .filter(|slice| slice.window == first + at)
+            };
+            for (segment, part) in layout.blocks(window) {
+                let block = layout.block_start(segment);
+                let from = (part.start - window.start) as usize;
+                let part_bytes = &bytes[from..from + part.length() as usize];
+                let start = (part.start - block) as usize;
+                // A slice is of one block.
+                let wanted = slices().find(|slice| {
+                    slice.bytes.start >= from && slice.bytes.end <= from + part_bytes.len()
+                });
+                let wanted = wanted.map_or(0..0, |slice| {
+                    slice.bytes.start - from + start..slice.bytes.end - from + start
+                });
+                let rebuilt = Rebuilt {
+                    block_bytes: layout.block_len(segment) as usize,
+                    start,
+                    bytes: part_bytes,
+                    wanted,
+                };
+                self.keep_part((object.id(), share, segment), &rebuilt, now);
             }
         }
     }
 
-    fn keep_block(&self, id: BlockId, bytes: &[u8], now: Instant) {
-        let Places { of, given } = &mut *self.places.borrow_mut();
-        let mut shared = self.shared.borrow_mut();
-        if (bytes.len() as u64) < SPLICE_BLOCK_BYTES_MIN {
+    fn keep_part(&self, id: BlockId, rebuilt: &Rebuilt<'_>, now: Instant) {
+        let Ok(bytes) = u32::try_from(rebuilt.block_bytes) else {
+            return;
+        };
+        if u64::from(bytes) < SPLICE_BLOCK_BYTES_MIN {
             return;
         }
-        if let Some(place) = of.get(&id) {
+        let mut shared = self.shared.borrow_mut();
+        if let Some(place) = self.places.borrow_mut().of.get_mut(&id) {
             if self.is_kept(place, now) {
-                return;
+                return self.keep_more(id, place, rebuilt, &mut shared);
             }
             // It would not have been rebuilt now, had it been kept.
-            if !shared.contains(&id.0) {
-                share(&mut shared, id.0);
+            if is_wanted_again(&place.part(), &rebuilt.wanted) {
+                if !shared.contains(&id.0) {
+                    share(&mut shared, id.0);
+                }
+            } else if place.kept.is_none() && !shared.contains(&id.0) {
+                // The same client goes on in the block.
+                if let Some(both) = union(&place.part(), &rebuilt.wanted) {
+                    return place.set_part(both);
+                }
             }
+        } else if rebuilt.wanted.is_empty() && !shared.contains(&id.0) {
+            return;
         }
+        self.give_place(id, bytes, rebuilt, &mut shared, now);
+    }
+
+    /// Gives a block a new place, with the part that was rebuilt if its object is shared.
+    fn give_place(
+        &self,
+        id: BlockId,
+        bytes: u32,
+        rebuilt: &Rebuilt<'_>,
+        shared: &mut LruCache<ObjectId, usize>,
+        now: Instant,
+    ) {
+        let Places { of, given } = &mut *self.places.borrow_mut();
         let mut ring = self.ring.borrow_mut();
-        let Some(at) = ring.room(bytes.len()) else {
+        let Some(at) = ring.room(bytes as usize) else {
             return;
         };
         while let Some(&(gone, id)) = given.front().filter(|(at, _)| ring.find(*at, 0).is_none()) {
@@ -129,18 +214,45 @@ impl RebuiltBlocks {
                 of.remove(&id);
             }
         }
-        let mut kept = None;
-        if let (Some(unused), Some(place)) = (shared.get_mut(&id.0), ring.find(at, bytes.len())) {
-            ring.write(place).copy_from_slice(bytes);
-            kept = Some(now);
-            *unused += bytes.len();
-            if *unused >= ring.size() {
-                shared.pop(&id.0);
-            }
+        let mut place = Place {
+            at,
+            bytes,
+            part: (0, 0),
+            kept: None,
+        };
+        place.set_part(rebuilt.wanted.clone());
+        if let (true, Some(found)) = (shared.contains(&id.0), ring.find(at, bytes as usize)) {
+            ring.write(found.start + rebuilt.start..found.start + rebuilt.part().end)
+                .copy_from_slice(rebuilt.bytes);
+            place.set_part(rebuilt.part());
+            place.kept = Some(now);
+            note_unused(shared, id.0, rebuilt.bytes.len(), ring.size());
         }
-        let bytes = bytes.len();
-        of.insert(id, Place { at, bytes, kept });
+        of.insert(id, place);
         given.push_back((at, id));
+    }
+
+    /// Puts a part to what is kept of its block.
+    fn keep_more(
+        &self,
+        id: BlockId,
+        place: &mut Place,
+        rebuilt: &Rebuilt<'_>,
+        shared: &mut LruCache<ObjectId, usize>,
+    ) {
+        let (kept, part) = (place.part(), rebuilt.part());
+        if !shared.contains(&id.0) || (kept.start <= part.start && part.end <= kept.end) {
+            return;
+        }
+        let mut ring = self.ring.borrow_mut();
+        let Some(found) = ring.find(place.at, place.bytes as usize) else {
+            return;
+        };
+        // What doesn't touch it takes its place: clients of the same object are where the last one was.
+        place.set_part(union(&kept, &part).unwrap_or(part.clone()));
+        ring.write(found.start + part.start..found.start + part.end)
+            .copy_from_slice(rebuilt.bytes);
+        note_unused(shared, id.0, part.len(), ring.size());
     }
 
     /// Whether a block's bytes are at its place and count.
@@ -150,7 +262,7 @@ impl RebuiltBlocks {
         place.kept.is_some_and(young)
     }
 
-    /// A run of a share, inside one block, if that block is kept.
+    /// A run of a share, inside one block, as much of it as is kept from its start on.
     pub fn find(
         &self,
         object: &Object,
@@ -171,12 +283,45 @@ impl RebuiltBlocks {
             .of
             .get(&id)
             .filter(|place| self.is_kept(place, now))?;
+        let kept = place.part();
+        let part = part.start..part.end.min(kept.end);
+        if part.start < kept.start || part.is_empty() {
+            return None;
+        }
         let found = Ref::filter_map(self.ring.borrow(), |ring| {
-            ring.read(ring.find(place.at, place.bytes)?).get(part)
+            ring.read(ring.find(place.at, place.bytes as usize)?)
+                .get(part)
         });
         let found = found.ok()?;
         share(&mut self.shared.borrow_mut(), id.0);
         Some(found)
+    }
+}
+
+/// Whether what is wanted of a block was wanted before. A client that goes on in the block begins behind that.
+fn is_wanted_again(before: &Range<usize>, wanted: &Range<usize>) -> bool {
+    let same = wanted.end.min(before.end).saturating_sub(before.start);
+    wanted.start <= before.start && same >= REBUILT_SHARED_BYTES
+}
+
+/// The one range that both make, if they touch.
+fn union(one: &Range<usize>, other: &Range<usize>) -> Option<Range<usize>> {
+    let touch = one.start <= other.end && other.start <= one.end;
+    touch.then(|| one.start.min(other.start)..one.end.max(other.end))
+}
+
+/// Notes that bytes of a shared object were kept. It is shared no more if that is a ring full and none was used.
+fn note_unused(
+    shared: &mut LruCache<ObjectId, usize>,
+    object: ObjectId,
+    bytes: usize,
+    most: usize,
+) {
+    if let Some(unused) = shared.get_mut(&object) {
+        *unused += bytes;
+        if *unused >= most {
+            shared.pop(&object);
+        }
     }
 }
 
@@ -206,10 +351,32 @@ mod tests {
         (ObjectId(7), ShareNumber(0), segment)
     }
 
+    /// Keeps a whole block that was wanted.
+    fn keep_block(rebuilt: &RebuiltBlocks, segment: u64, bytes: &[u8], now: Instant) {
+        keep_part(rebuilt, segment, bytes, 0..bytes.len(), now);
+    }
+
+    /// Keeps a part of a block that was wanted.
+    fn keep_part(
+        rebuilt: &RebuiltBlocks,
+        segment: u64,
+        block: &[u8],
+        part: Range<usize>,
+        now: Instant,
+    ) {
+        let part = Rebuilt {
+            block_bytes: block.len(),
+            start: part.start,
+            bytes: &block[part.clone()],
+            wanted: part,
+        };
+        rebuilt.keep_part(id(segment), &part, now);
+    }
+
     #[test]
     fn what_is_rebuilt_again_while_it_could_have_been_kept_is_kept_from_then_on() {
         let (rebuilt, now) = (room_for(4), Instant::now());
-        let keep = |segment| rebuilt.keep_block(id(segment), &[segment as u8; BLOCK], now);
+        let keep = |segment| keep_block(&rebuilt, segment, &[segment as u8; BLOCK], now);
         let found = |segment| {
             let block = rebuilt.find_part(id(segment), 0..BLOCK, now)?;
             assert!(block.iter().all(|&byte| byte == segment as u8));
@@ -239,7 +406,7 @@ mod tests {
     #[test]
     fn what_is_kept_counts_for_a_time() {
         let (rebuilt, now) = (room_for(4), Instant::now());
-        let keep = |now| rebuilt.keep_block(id(1), &[1; BLOCK], now);
+        let keep = |now| keep_block(&rebuilt, 1, &[1; BLOCK], now);
         let found = |now| rebuilt.find_part(id(1), 5..BLOCK, now).is_some();
         keep(now);
         keep(now);
@@ -253,7 +420,7 @@ mod tests {
         let (rebuilt, now) = (room_for(4), Instant::now());
         for bytes in [0, 1, BLOCK - 1, 4 * BLOCK + 1] {
             for _ in 0..3 {
-                rebuilt.keep_block(id(1), &vec![1; bytes], now);
+                keep_block(&rebuilt, 1, &vec![1; bytes], now);
             }
         }
         assert_eq!(
@@ -262,9 +429,70 @@ mod tests {
         );
         let none = RebuiltBlocks::new(1 << 20, None);
         for _ in 0..3 {
-            none.keep_block(id(1), &[1; BLOCK], now);
+            keep_block(&none, 1, &[1; BLOCK], now);
         }
         assert_eq!((rebuilt.is_shared(ObjectId(7)), none.bytes()), (false, 0));
+    }
+
+    /// A block as long as those of large objects.
+    const LONG: usize = 64 << 10;
+
+    /// Once everybody's send buffer was small, nothing was shared: only whole blocks were kept, and no piece had one.
+    #[test]
+    fn parts_of_a_block_are_put_together() {
+        let (rebuilt, now) = (room_for(32), Instant::now());
+        let block: Vec<u8> = (0..LONG).map(|at| (at / 97) as u8).collect();
+        let keep = |segment, part| keep_part(&rebuilt, segment, &block, part, now);
+        let found = |segment, part: Range<usize>| {
+            let found = rebuilt.find_part(id(segment), part.clone(), now)?;
+            assert_eq!(found[..], block[part.start..part.start + found.len()]);
+            Some(found.len())
+        };
+        const STEP: usize = 10_000;
+        let steps = || (0..LONG).step_by(STEP).map(|at| at..LONG.min(at + STEP));
+        // One client, to the end of the block, and back a little because a socket took less.
+        steps().for_each(|part| keep(1, part));
+        keep(1, LONG - 1000..LONG);
+        assert!(!rebuilt.is_shared(ObjectId(7)));
+        // The second one's first part tells, and is kept.
+        keep(1, 0..STEP);
+        assert!(rebuilt.is_shared(ObjectId(7)));
+        assert_eq!(found(1, 0..LONG), Some(STEP));
+        assert_eq!(found(1, 5..20), Some(15));
+        assert_eq!(found(1, STEP..LONG), None);
+        steps().skip(1).for_each(|part| keep(1, part));
+        assert_eq!(found(1, 0..LONG), Some(LONG));
+        // In the next block at once. What doesn't touch takes the place of what was there, what does is added.
+        keep(2, 30_000..40_000);
+        keep(2, 0..10_000);
+        assert_eq!(
+            (found(2, 0..LONG), found(2, 30_000..LONG)),
+            (Some(10_000), None)
+        );
+        keep(2, 20_000..30_000);
+        keep(2, 5_000..20_000);
+        assert_eq!(
+            (found(2, 0..1), found(2, 5_000..LONG)),
+            (None, Some(25_000))
+        );
+    }
+
+    #[test]
+    fn what_is_rebuilt_and_not_wanted_is_no_sign_of_a_second_client() {
+        let (rebuilt, now) = (room_for(32), Instant::now());
+        let block = vec![1; LONG];
+        keep_part(&rebuilt, 1, &block, 0..30_000, now);
+        // Two lost blocks of a piece are rebuilt over the same range: of this one more than is wanted.
+        let part = Rebuilt {
+            block_bytes: LONG,
+            start: 0,
+            bytes: &block,
+            wanted: 30_000..LONG,
+        };
+        rebuilt.keep_part(id(1), &part, now);
+        assert!(!rebuilt.is_shared(ObjectId(7)));
+        keep_part(&rebuilt, 1, &block, 0..30_000, now);
+        assert!(rebuilt.is_shared(ObjectId(7)));
     }
 
     proptest! {
@@ -288,7 +516,11 @@ mod tests {
                 } else {
                     let block: Vec<u8> =
                         (0..length(segment)).map(|at| byte(segment, at)).collect();
-                    rebuilt.keep_block(id(segment), &block, now);
+                    let start = start % block.len();
+                    let end = block.len().min(start + 1 + start * 7 % 20_000);
+                    let whole = segment % 2 == 0;
+                    let part = if whole { 0..block.len() } else { start..end };
+                    keep_part(&rebuilt, segment, &block, part, now);
                 }
                 let places = rebuilt.places.borrow();
                 prop_assert!(places.of.len() <= places.given.len() && places.given.len() <= blocks);

@@ -8,12 +8,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::proof::Proof;
 use super::send_window::{self, Verdict};
 use crate::body::AckMeter;
 use crate::body::ack_meter::{Interval, Reader};
 use crate::io::Socket;
 use crate::memory::budget::{Allowance, Budget, Claim};
-use crate::memory::limits::{LOW_LATENCY_RTT, SEND_BUFFER_START_BYTES, socket_bytes};
+use crate::memory::limits::{
+    LOW_LATENCY_RTT, SEND_BUFFER_START_BYTES, UNPROVEN_START_PART, socket_bytes,
+};
 
 /// What the connections of one core borrow from.
 pub struct Lender {
@@ -55,6 +58,8 @@ pub struct SendBuffer {
     bytes: Cell<u32>,
     /// Whether it has all that a low-latency connection is lent; asked again at the next sample.
     is_low_latency: Cell<bool>,
+    /// What its peer has shown.
+    proof: Cell<Proof>,
     /// What is borrowed beyond the floor.
     claim: RefCell<Claim>,
 }
@@ -65,6 +70,7 @@ impl SendBuffer {
         SendBuffer {
             bytes: Cell::new(lender.floor),
             is_low_latency: Cell::new(false),
+            proof: Cell::default(),
             claim: RefCell::new(Claim::empty(&lender.budget)),
             lender: Rc::clone(lender),
         }
@@ -75,14 +81,28 @@ impl SendBuffer {
         self.bytes.get()
     }
 
-    /// Before the first byte of a response with so many bytes: while credit is plentiful a connection may start with
-    /// more than the floor, so that a small object leaves at once.
+    /// Before the first byte of a response with so many bytes: while start-up loans are to be had a connection may start
+    /// with more than the floor, so that a small object leaves at once.
     pub fn start(&self, socket: &Socket, remaining: u64) -> io::Result<()> {
         let wanted = SEND_BUFFER_START_BYTES.min(self.lender.most);
         if remaining > 2 * u64::from(self.bytes()) && self.bytes() < wanted {
-            self.borrow(socket, wanted, Allowance::UpperQuarter)?;
+            self.borrow(socket, wanted, Allowance::UnprovenPart(UNPROVEN_START_PART))?;
         }
         Ok(())
+    }
+
+    /// Notes what the peer has shown since the last window began, and says how much it may borrow now.
+    fn prove(&self, meter: &AckMeter, now: Instant) -> Allowance {
+        let window = meter.interval(Reader::Proof, now);
+        let mut proof = self.proof.get();
+        if proof.judge(self.bytes(), window, self.lender.within()) {
+            meter.restart(Reader::Proof, now);
+            self.proof.set(proof);
+            if proof.is_lasting() {
+                self.claim.borrow_mut().prove();
+            }
+        }
+        proof.allowance(meter.interval(Reader::Proof, now))
     }
 
     /// Called while the connection waits for room. Lends it more if the kernel has sent all it was given, the peer
@@ -94,6 +114,7 @@ impl SendBuffer {
             return Ok(false);
         }
         meter.update(socket.unacknowledged_bytes()?, now);
+        let allowance = self.prove(meter, now);
         let interval = meter.interval(Reader::Growth, now);
         let verdict = send_window::judge(present, interval, self.lender.within());
         if verdict != Verdict::TooEarly {
@@ -109,7 +130,7 @@ impl SendBuffer {
             self.is_low_latency.set(true);
             return Ok(false);
         }
-        self.borrow(socket, earned, Allowance::Eighth)
+        self.borrow(socket, earned, allowance)
     }
 
     fn borrow(&self, socket: &Socket, bytes: u32, allowance: Allowance) -> io::Result<bool> {
@@ -136,7 +157,15 @@ impl SendBuffer {
     /// At a sample: gives back what the connection's rate does not need, or what a low-latency one may not have beside
     /// so many. What a larger buffer queued stays claimed until the kernel, which holds `held_bytes` for the socket, is
     /// rid of it.
-    pub fn shrink(&self, socket: &Socket, sample: Interval, held_bytes: u64) {
+    pub fn shrink(
+        &self,
+        socket: &Socket,
+        meter: &AckMeter,
+        sample: Interval,
+        held_bytes: u64,
+        now: Instant,
+    ) {
+        self.prove(meter, now);
         let present = self.bytes();
         let floor = self.lender.floor;
         let mut kept = send_window::kept(present, floor, sample, self.lender.within());

@@ -63,15 +63,25 @@ pub fn is_fast(send_buffer: u32) -> bool {
     send_buffer >= SEND_BUFFER_LOW_LATENCY_BYTES_MAX
 }
 
+/// The bytes that a peer takes `within` that time, at the rate of an interval.
+fn taken(interval: Interval, within: Duration) -> u128 {
+    u128::from(interval.bytes) * within.as_micros() / interval.lasted.as_micros().max(1)
+}
+
 /// The buffer that a connection keeps after a sample: the least power of two above the floor that holds what it
 /// delivers `within` that time; never more than it has.
 pub fn kept(send_buffer: u32, floor: u32, sample: Interval, within: Duration) -> u32 {
-    let needed = u128::from(sample.bytes) * within.as_micros() / sample.lasted.as_micros().max(1);
+    let needed = taken(sample, within);
     let mut keep = floor;
     while keep < send_buffer && u128::from(capacity(keep)) < needed {
         keep = keep.saturating_mul(2);
     }
     keep.min(send_buffer)
+}
+
+/// Whether a peer needs more than half of this buffer, so that none half as large would do.
+pub fn is_kept(send_buffer: u32, sample: Interval, within: Duration) -> bool {
+    taken(sample, within) > u128::from(capacity(send_buffer) / 2)
 }
 
 #[cfg(test)]
@@ -142,6 +152,14 @@ mod tests {
         assert_eq!(kept(MOST, 4096, 1 << 30), MOST);
         assert_eq!(kept(MOST, 4096, 100_000), 16 << 10);
         assert_eq!(kept(8192, 4096, 1 << 30), 8192, "it never grows here");
+        for bytes in [0, 100_000, 1 << 20, 1 << 23, 1 << 30] {
+            let is_kept = is_kept(MOST, in_a_second(bytes), EARN_WITHIN);
+            assert_eq!(is_kept, kept(MOST, 4096, bytes) == MOST);
+        }
+        assert!(
+            !is_kept(4096, in_a_second(0), EARN_WITHIN),
+            "not even the floor"
+        );
         let nothing = Interval {
             bytes: 0,
             lasted: Duration::ZERO,

@@ -106,7 +106,11 @@ fn sample(connection: &Connection, now: Instant) {
     connection.meter.update(unacknowledged, now);
     let sample = connection.meter.sample(now);
     let held_bytes = connection.socket_bytes.get();
-    connection
-        .send_buffer
-        .shrink(&connection.socket, sample, held_bytes);
+    connection.send_buffer.shrink(
+        &connection.socket,
+        &connection.meter,
+        sample,
+        held_bytes,
+        now,
+    );
 }

@@ -131,6 +131,21 @@ pub const SEND_BUFFER_START_BYTES: u32 = 16 * 1024;
 pub const EARN_WITHIN: Duration = Duration::from_millis(250);
 /// That time never gets shorter than this.
 pub const EARN_WITHIN_LEAST: Duration = Duration::from_millis(2);
+/// One part in this many of the credit is all that connections may hold together of which nothing was acknowledged yet:
+/// start-up loans.
+pub const UNPROVEN_START_PART: u64 = 8;
+/// The same for those and others that acknowledged a buffer quickly. Their kernels may have taken it unread.
+pub const UNPROVEN_PART: u64 = 4;
+/// The same for those and others whose peers read, but not for seconds yet. The rest is for connections whose peers were
+/// fast over seconds.
+pub const UNPROVEN_READS_PART: u64 = 2;
+/// So many bytes are acknowledged only if an application reads: Linux receives up to 6 MiB (`tcp_rmem`), and enlarges a
+/// receive buffer so far only as its application reads (`tcp_rcv_space_adjust`, net/ipv4/tcp_input.c).
+pub const PROOF_READ_BYTES: u64 = 8 << 20;
+/// A connection is fast over seconds if it was fast in windows of this length,
+pub const PROOF_WINDOW: Duration = Duration::from_secs(1);
+/// so many of them in a row. A kernel's buffer fills once, so that the second one stays empty.
+pub const PROOF_WINDOWS: u8 = 2;
 /// `SO_RCVBUF` of a connection: what a client can make the kernel hold by sending while we don't read.
 /// Longer heads arrive in several windows.
 pub const RECEIVE_BUFFER_BYTES: u32 = 2 * 1024;
@@ -253,7 +268,10 @@ pub const HOT_RECORD_BYTES: usize = 128;
 /// lent to connections.
 pub(super) const HOT_PART: u64 = 8;
 /// What is noted of one rebuilt block: its place in a table and in a queue.
-pub const REBUILT_BLOCK_BYTES: usize = 208;
+pub const REBUILT_BLOCK_BYTES: usize = 216;
+/// Two clients want the same of an object if the first so many bytes that were rebuilt of a lost block are rebuilt again:
+/// about as much as the smallest send buffer takes.
+pub const REBUILT_SHARED_BYTES: usize = 4 * 1024;
 /// Objects whose rebuilt blocks a core keeps at one time.
 pub const REBUILT_OBJECTS_MAX: usize = 256;
 /// One part in this many of what connections leave is for rebuilt blocks when the operator does not say,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use decode_kernel::share::Geometry;
 
 use crate::memory::limits::SPLICE_BLOCK_BYTES_MIN;
-use crate::units::{Length, ObjectOffset, ShareNumber, ShareOffset};
+use crate::units::{ObjectOffset, ShareNumber, ShareOffset};
 
 /// How an object lies in its shares, whatever their format: segments of k blocks, one per share, and a
 /// share's blocks one after another in *share space*. Blocks are verified leaf by leaf, beginning anew in
@@ -102,20 +102,17 @@ impl Layout {
         ShareOffset(leaves.start * self.leaf_bytes)..ShareOffset(leaves.end * self.leaf_bytes)
     }
 
-    /// Whole blocks in a range of share space: of each its segment, and its bytes in that range.
-    pub fn whole_blocks(
+    /// The parts of blocks in a range of share space: of each its segment, and its bytes in share space.
+    pub fn blocks(
         &self,
         range: &Range<ShareOffset>,
-    ) -> impl Iterator<Item = (u64, Range<usize>)> {
+    ) -> impl Iterator<Item = (u64, Range<ShareOffset>)> {
+        let range = range.clone();
         let segments = range.start.0 / self.block_bytes..range.end.0.div_ceil(self.block_bytes);
-        segments.filter_map(|segment| {
-            let block = self.block_start(segment);
-            let block = block..block + self.block_len(segment);
-            let is_whole = block.start >= range.start && block.end <= range.end;
-            let start = || (block.start - range.start) as usize;
-            is_whole
-                .then(|| start()..start() + block.length() as usize)
-                .map(|bytes| (segment, bytes))
+        segments.map(move |segment| {
+            let start = self.block_start(segment);
+            let end = start + self.block_len(segment);
+            (segment, range.start.max(start)..range.end.min(end))
         })
     }
 

@@ -1,5 +1,6 @@
 //! Recorded runs under a declared memory: thousands of stalled clients, a hundred slow and a few fast ones on a
-//! degraded object; more attempts than there are places; and hours of random clients. Each run lists what must hold and
+//! degraded object; fast ones that come after thousands have stalled; more attempts than there are places; and hours of
+//! random clients. Each run lists what must hold and
 //! whether it did, measured from outside: VmHWM of the process plus the kernel memory of its sockets, never the
 //! server's own counters.
 //!
@@ -34,7 +35,7 @@ struct Options {
     /// I/O backends. Can be repeated [default: uring, epoll].
     #[arg(long, value_name = "BACKEND")]
     io: Vec<String>,
-    /// Only these cases: 256, 96, 1024, attempts. Can be repeated.
+    /// Only these cases: 256, 96, 1024, stalled-first, attempts. Can be repeated.
     #[arg(long, value_name = "CASE")]
     only: Vec<String>,
     /// Instead of the cases: random clients for this long, then memory at the end against memory after the warm-up.
@@ -100,6 +101,7 @@ fn main() -> anyhow::Result<()> {
     for io in &backends {
         let subject = Subject {
             penstock: &penstock,
+            healthy: &coded.stores,
             stores: coded.degraded(),
             io,
             seed: options.seed,

@@ -22,18 +22,28 @@ pub(super) enum Case {
     Small,
     /// 1 GiB: as many stalled as the plan and the descriptors allow, 100 slow, 4 fast.
     Huge,
+    /// 256 MiB: 10,000 with default receive buffers stall first, then 4 fast ones come: healthy and degraded, the server
+    /// on one core and on all.
+    StalledFirst,
     /// 50,000 attempts against 1,000 places.
     Attempts,
 }
 
 impl Case {
-    pub(super) const ALL: [Case; 4] = [Case::Large, Case::Small, Case::Huge, Case::Attempts];
+    pub(super) const ALL: [Case; 5] = [
+        Case::Large,
+        Case::Small,
+        Case::Huge,
+        Case::StalledFirst,
+        Case::Attempts,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Case::Large => "256",
             Case::Small => "96",
             Case::Huge => "1024",
+            Case::StalledFirst => "stalled-first",
             Case::Attempts => "attempts",
         }
     }
@@ -57,6 +67,9 @@ fn verdict(what: &str, seen: String, held: bool) -> Verdict {
 /// The object and the server's program, and the size of a run.
 pub(super) struct Subject<'a> {
     pub(super) penstock: &'a Path,
+    /// All stores of the object.
+    pub(super) healthy: &'a [PathBuf],
+    /// As many as are needed, of which some hold parity shares.
     pub(super) stores: &'a [PathBuf],
     pub(super) io: &'a str,
     pub(super) seed: u64,
@@ -82,6 +95,16 @@ const SLOW: usize = 100;
 impl Subject<'_> {
     /// Starts the server on all cores, as operators run it.
     fn serve(&self, options: &[&str]) -> anyhow::Result<Server> {
+        self.serve_on(None, self.stores, options)
+    }
+
+    /// Starts the server on one core, or on all.
+    fn serve_on(
+        &self,
+        core: Option<usize>,
+        stores: &[PathBuf],
+        options: &[&str],
+    ) -> anyhow::Result<Server> {
         let mut command = vec![
             self.penstock.display().to_string(),
             "serve".to_owned(),
@@ -91,10 +114,14 @@ impl Subject<'_> {
             "--send-timeout=10m".to_owned(),
             "--idle-timeout=10m".to_owned(),
         ];
-        let stores = self.stores.iter();
-        command.extend(stores.map(|store| format!("--store={}", store.display())));
+        command.extend(
+            stores
+                .iter()
+                .map(|store| format!("--store={}", store.display())),
+        );
+        command.extend(core.map(|_| "--cores=1".to_owned()));
         command.extend(options.iter().map(|&option| option.to_owned()));
-        Ok(Server::start(None, &command, &self.log.join("server.log"))?.killed())
+        Ok(Server::start(core, &command, &self.log.join("server.log"))?.killed())
     }
 
     fn plan(&self, server: &Server, groups: Vec<Group>) -> Plan {
@@ -152,6 +179,7 @@ impl Subject<'_> {
                 let stalled = self.most_stalled("1GiB")?;
                 self.crowd(case.name(), 1024, stalled, &[])
             }
+            Case::StalledFirst => self.stalled_first(),
             Case::Attempts => self.attempts(case.name()),
         }
     }
@@ -198,42 +226,19 @@ impl Subject<'_> {
         let mut reports = Vec::new();
         for round in 0..self.rounds {
             plan.duration = Duration::from_secs(180);
-            let (ready, is_ready) = std::sync::mpsc::channel();
-            let stop = std::sync::atomic::AtomicBool::new(false);
-            let report = std::thread::scope(|scope| -> anyhow::Result<Report> {
-                let crowd = scope.spawn(|| {
-                    penstock_load::run_with(&plan, |now| {
-                        if now.holding == stalled as u64 {
-                            let _ = ready.send(());
-                        }
-                        match stop.load(std::sync::atomic::Ordering::Relaxed) {
-                            true => ControlFlow::Break(()),
-                            false => ControlFlow::Continue(()),
-                        }
-                    })
-                });
-                let measured = (|| -> anyhow::Result<()> {
-                    is_ready
-                        .recv_timeout(Duration::from_secs(60))
-                        .context("the stalled clients did not all get their heads")?;
-                    if round == 0 {
-                        stalled_bytes = resident(&server)?.saturating_sub(idle);
-                    }
-                    beside.push(self.fast(&server)?);
-                    // Without the fast clients, which use a whole core.
-                    let mut small = self.plan(&server, vec![self.small()]);
-                    small.watch = None;
-                    small.backoff = Duration::from_millis(20);
-                    small.duration = Duration::from_secs(2);
-                    first_byte =
-                        first_byte.max(penstock_load::run(&small)?.groups[0].first_byte_time.p99);
-                    Ok(())
-                })();
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
-                let report = crowd
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("the clients panicked"))??;
-                measured.map(|()| report)
+            let report = while_stalled(&plan, stalled, || {
+                if round == 0 {
+                    stalled_bytes = resident(&server)?.saturating_sub(idle);
+                }
+                beside.push(self.fast(&server)?);
+                // Without the fast clients, which use a whole core.
+                let mut small = self.plan(&server, vec![self.small()]);
+                small.watch = None;
+                small.backoff = Duration::from_millis(20);
+                small.duration = Duration::from_secs(2);
+                first_byte =
+                    first_byte.max(penstock_load::run(&small)?.groups[0].first_byte_time.p99);
+                Ok(())
             })?;
             reports.push(report);
             alone.push(self.fast(&server)?);
@@ -296,6 +301,66 @@ impl Subject<'_> {
                 stalled_bytes <= stalled as u64 * 2048 + ALLOCATOR_SLACK_BYTES,
             ),
         ])
+    }
+
+    /// Clients that stall come first, with the receive buffers that the kernel gives everybody: it takes the beginning
+    /// of each body as fast as that comes. Then fast ones come.
+    fn stalled_first(&self) -> anyhow::Result<Vec<Verdict>> {
+        /// The kernels have taken by then what they take.
+        const SETTLE: Duration = Duration::from_secs(2);
+        const MIB: u64 = 256;
+        let clients = 10_000 / self.scale;
+        let mut verdicts = Vec::new();
+        let subjects = [("healthy", self.healthy), ("degraded", self.stores)];
+        for ((state, stores), core) in subjects
+            .into_iter()
+            .flat_map(|subject| [Some(0), None].map(|core| (subject, core)))
+        {
+            let server = self.serve_on(core, stores, &["--memory", "256MiB"])?;
+            let mut stalled = Group::new(Class::Stalled, clients);
+            stalled.receive_buffer = None;
+            let mut plan = self.plan(&server, vec![stalled]);
+            plan.duration = Duration::from_secs(180);
+            // The first one warms the page cache.
+            self.fast(&server)?;
+            let (mut alone, mut beside) = (Vec::new(), Vec::new());
+            let (mut most, mut held) = (0, u64::MAX);
+            for _ in 0..self.rounds {
+                alone.push(self.fast(&server)?);
+                let report = while_stalled(&plan, clients, || {
+                    std::thread::sleep(SETTLE);
+                    beside.push(self.fast(&server)?);
+                    Ok(())
+                })?;
+                let peaks = report.server.as_ref().context("it was watched")?.peaks;
+                most = most.max(peaks.bound + peaks.sockets * STRUCTURES_BYTES);
+                held = held.min(report.groups[0].held);
+            }
+            let cores = if core.is_some() {
+                "one core"
+            } else {
+                "all cores"
+            };
+            let (alone, beside) = (Summary::of(&alone), Summary::of(&beside));
+            let part = beside.median / alone.median;
+            verdicts.push(verdict(
+                &format!("{state}, {cores}: 4 fast clients after {clients} stalled get 80%"),
+                format!(
+                    "{:.0}%: {:.0} of {:.0} MB/s (spread {:.0}%)",
+                    part * 100.0,
+                    beside.median / 1e6,
+                    alone.median / 1e6,
+                    alone.spread() * 100.0
+                ),
+                part >= 0.8,
+            ));
+            verdicts.push(verdict(
+                &format!("{state}, {cores}: within {MIB} MiB, all are held"),
+                format!("{:.1} MiB, {held} held", most as f64 / f64::from(1 << 20)),
+                most <= MIB << 20 && held == clients as u64,
+            ));
+        }
+        Ok(verdicts)
     }
 
     /// Many more attempts than places.
@@ -469,6 +534,38 @@ impl Subject<'_> {
             ),
         ])
     }
+}
+
+/// Runs the clients of a plan, and does something once so many of them stall. Then they leave.
+fn while_stalled(
+    plan: &Plan,
+    stalled: usize,
+    act: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| -> anyhow::Result<Report> {
+        let crowd = scope.spawn(|| {
+            penstock_load::run_with(plan, |now| {
+                if now.holding == stalled as u64 {
+                    let _ = ready.send(());
+                }
+                match stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })
+        });
+        let acted = is_ready
+            .recv_timeout(Duration::from_secs(60))
+            .context("the stalled clients did not all get their heads")
+            .and_then(|()| act());
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let report = crowd
+            .join()
+            .map_err(|_| anyhow::anyhow!("the clients panicked"))??;
+        acted.map(|()| report)
+    })
 }
 
 /// VmRSS of the server.
