@@ -3,12 +3,14 @@
 //!
 //! Numbers stand before bytes in an input, lowest byte first, as the crate `arbitrary` takes them.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::{env, fs, io};
 
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{
-    Digest, DigestAlgorithm, Generation, Geometry, Header, Key, LeafChecksum, TablePage,
+    Digest, DigestAlgorithm, Fields, Generation, Geometry, Header, Key, LeafChecksum, Metadata,
+    TablePage,
 };
 use decode_kernel::tahoe::{CONTAINER_HEADER_BYTES, Cap, Container, Layout};
 
@@ -48,6 +50,27 @@ fn main() -> io::Result<()> {
         &header(CodeKind::Rs8, 4096, 2, 3).encode()[..],
     )?;
 
+    let fields = [
+        ("Content-Disposition", "attachment; filename=\"a.iso\""),
+        ("Cache-Control", "no-cache"),
+        ("Content-Encoding", "gzip"),
+        ("Content-Language", "de, en"),
+        ("X-Amz-Meta-Mtime", "1700000000.5"),
+        ("X-Zone", "9"),
+    ];
+    let metadata = Metadata {
+        crc64nvme: Some(0x0102_0304_0506_0708),
+        expires: NonZeroU64::new(2_000_000_000),
+        fields: Fields::new(fields).expect("good fields"),
+    };
+    let page = Header {
+        metadata,
+        ..header(CodeKind::Rs8, 4096, 2, 3)
+    }
+    .encode();
+    let used = page[..page.len() - 8].iter().rposition(|&byte| byte != 0);
+    write("header", "metadata", &page[8..=used.expect("a magic")])?;
+
     let (number, index, entries) = (1u16, 2u64, [3, u64::MAX]);
     let page = TablePage::encode(&Generation::new(0, [0; 8]), number, index, &entries);
     let input = [&number.to_le_bytes()[..], &index.to_le_bytes(), &page];
@@ -84,6 +107,7 @@ fn header(code: CodeKind, size: u64, k: u16, n: u16) -> Header {
         },
         generation: Generation::new(1_700_000_000, [5; 8]),
         created: 1_700_000_000,
+        metadata: Metadata::default(),
     }
 }
 

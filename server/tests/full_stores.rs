@@ -41,6 +41,8 @@ fn options(stores: &Stores) -> PutOptions {
         block_size: 4096,
         code: None,
         content_type: None,
+        expires: None,
+        fields: Default::default(),
         size_hint: None,
         min_shares: None,
         no_clobber: false,

@@ -465,6 +465,8 @@ fn verify_is_not_content_while_a_store_is_away() {
         block_size: BLOCK,
         code: None,
         content_type: None,
+        expires: None,
+        fields: Default::default(),
         size_hint: None,
         min_shares: None,
         no_clobber: false,

@@ -108,6 +108,8 @@ pub fn put(
         block_size: block_bytes,
         code: None,
         content_type: None,
+        expires: None,
+        fields: Default::default(),
         size_hint: None,
         min_shares: None,
         no_clobber: false,

@@ -3,7 +3,7 @@
 //! ```text
 //!  offset bytes  what (integers little-endian)
 //!     0     8    magic "PENSTOCK"
-//!     8     2    version, 1
+//!     8     2    version: 1, or 2 where one of the parts marked * is used
 //!    10     1    code: 1 rs8, 2 rs16
 //!    11     1    leaf checksum: 1 CRC-64/NVME
 //!    12     1    digest algorithm: 1 SHA-256
@@ -20,29 +20,40 @@
 //!    64    32    digest of the whole object
 //!    96     2    length of the key, 1..=1024
 //!    98     1    length of the content type, 1..=255
-//!    99    29    reserved, 0
+//!    99     1  * 1 if the object's CRC-64/NVME is known
+//!   100     4    reserved, 0
+//!   104     8  * CRC-64/NVME of the whole object, or 0
+//!   112     8  * when the object expires, seconds since 1970; 0 never
+//!   120     2  * length of the fields, 0..=2680
+//!   122     6    reserved, 0
 //!   128  1024    key, UTF-8; the rest 0
 //!  1152   255    content type, printable ASCII; the rest 0
-//!  1407  2681    reserved, 0
+//!  1407     1    reserved, 0
+//!  1408  2680  * header fields, metadata.rs draws them; the rest 0
 //!  4088     8    CRC-64/NVME of bytes 0..4088
 //!  4096
 //! ```
 //!
 //! Magic, version and checksum keep their offsets in every version, so that a reader can tell a
 //! damaged header from one of a newer version. A reserved byte that is not 0 is refused, since its
-//! meaning is unknown to this reader.
+//! meaning is unknown to this reader. In version 1 the parts marked * are reserved: readers of that version alone read
+//! every object that does without them.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::ops::Range;
 
 use super::{
-    Generation, Geometry, GeometryError, Hex, KEY_BYTES_MAX, Key, KeyError, LeafChecksum,
-    PAGE_BYTES, page_checksum,
+    FIELDS_BYTES_MAX, FieldError, Fields, Generation, Geometry, GeometryError, Hex, KEY_BYTES_MAX,
+    Key, KeyError, LeafChecksum, Metadata, PAGE_BYTES, page_checksum,
 };
 use crate::code::CodeKind;
 
 const MAGIC: &[u8; 8] = b"PENSTOCK";
-const VERSION: u16 = 1;
+/// The version of shares whose objects have no metadata,
+const PLAIN: u16 = 1;
+/// and of those whose objects have some.
+const WITH_METADATA: u16 = 2;
 /// Longest content type, in bytes: its length is one byte.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// rs8 numbers its shares by the elements of GF(2^8).
@@ -50,13 +61,21 @@ const RS8_SHARES_MAX: u16 = 256;
 
 const KEY: Range<usize> = 128..128 + KEY_BYTES_MAX;
 const CONTENT_TYPE: Range<usize> = KEY.end..KEY.end + CONTENT_TYPE_BYTES_MAX;
+/// The first byte after the content type stays free, so that the fields begin at a multiple of 8.
+const FIELDS: Range<usize> = CONTENT_TYPE.end + 1..CHECKSUM.start;
 const CHECKSUM: Range<usize> = PAGE_BYTES - 8..PAGE_BYTES;
-const RESERVED: [Range<usize>; 4] = [
+/// Where nothing is, in any version.
+const RESERVED: [Range<usize>; 5] = [
     13..16,
     22..24,
-    99..KEY.start,
-    CONTENT_TYPE.end..CHECKSUM.start,
+    100..104,
+    122..KEY.start,
+    CONTENT_TYPE.end..FIELDS.start,
 ];
+/// Where metadata is, or nothing.
+const METADATA: [Range<usize>; 3] = [99..100, 104..122, FIELDS];
+
+const _: () = assert!(FIELDS.end - FIELDS.start == FIELDS_BYTES_MAX);
 
 /// The digest algorithm of the whole object. The header names it, so that others can be added.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -102,6 +121,8 @@ pub struct Header {
     pub generation: Generation,
     /// The time of that put, in seconds since 1970.
     pub created: u64,
+    /// What else it said of the object.
+    pub metadata: Metadata,
 }
 
 /// Why a page is no valid header.
@@ -120,7 +141,9 @@ pub enum HeaderError {
     #[error("the header is damaged: its checksum does not match")]
     Checksum,
     /// Written by a later version of Penstock.
-    #[error("share format version {version} is unknown; this program reads version {VERSION}")]
+    #[error(
+        "share format version {version} is unknown; this program reads versions {PLAIN} and {WITH_METADATA}"
+    )]
     Version {
         /// The version found.
         version: u16,
@@ -162,11 +185,20 @@ pub enum HeaderError {
     /// Too long, not UTF-8, or with bytes after its end.
     #[error("the {what} in the header is not properly stored: {why}")]
     Text {
-        /// Key or content type.
+        /// Key, content type or fields.
         what: &'static str,
         /// The problem.
         why: &'static str,
     },
+    /// A flag that is neither 0 nor 1, or a checksum where the flag says that there is none.
+    #[error("the checksum of the whole object is not properly stored")]
+    ObjectChecksum,
+    /// Version 2 without what makes it version 2.
+    #[error("the header is of version {WITH_METADATA}, but has no metadata")]
+    NoMetadata,
+    /// Header fields that can't be sent.
+    #[error("bad header fields in the header: {0}")]
+    Fields(#[from] FieldError),
     /// Not 1..=255 printable ASCII characters.
     #[error("content type {0:?} is not 1..={CONTENT_TYPE_BYTES_MAX} printable ASCII characters")]
     ContentType(String),
@@ -196,7 +228,11 @@ impl Header {
         let key = self.key.as_str().as_bytes();
         let content_type = self.content_type.as_bytes();
         page[0..8].copy_from_slice(MAGIC);
-        page[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        let version = match self.metadata.is_empty() {
+            true => PLAIN,
+            false => WITH_METADATA,
+        };
+        page[8..10].copy_from_slice(&version.to_le_bytes());
         page[10] = self.code as u8;
         page[11] = self.leaf_checksum as u8;
         page[12] = self.digest.algorithm as u8;
@@ -211,6 +247,16 @@ impl Header {
         page[64..96].copy_from_slice(&self.digest.bytes);
         page[96..98].copy_from_slice(&(key.len() as u16).to_le_bytes());
         page[98] = content_type.len() as u8;
+        let Metadata {
+            crc64nvme,
+            expires,
+            fields,
+        } = &self.metadata;
+        page[99] = u8::from(crc64nvme.is_some());
+        page[104..112].copy_from_slice(&crc64nvme.unwrap_or(0).to_le_bytes());
+        page[112..120].copy_from_slice(&expires.map_or(0, NonZeroU64::get).to_le_bytes());
+        page[120..122].copy_from_slice(&(fields.len() as u16).to_le_bytes());
+        page[FIELDS][..fields.len()].copy_from_slice(fields.encoded());
         page[KEY][..key.len()].copy_from_slice(key);
         page[CONTENT_TYPE][..content_type.len()].copy_from_slice(content_type);
         let sum = page_checksum(&[&page[..CHECKSUM.start]]);
@@ -230,7 +276,7 @@ impl Header {
             return Err(HeaderError::Checksum);
         }
         let version = u16_at(page, 8);
-        if version != VERSION {
+        if version != PLAIN && version != WITH_METADATA {
             return Err(HeaderError::Version { version });
         }
         let unknown = |what, value| HeaderError::Unknown { what, value };
@@ -240,11 +286,12 @@ impl Header {
         if page[12] != DigestAlgorithm::Sha256 as u8 {
             return Err(unknown("digest algorithm", page[12]));
         }
-        if let Some(offset) = RESERVED
-            .into_iter()
-            .flatten()
-            .find(|&offset| page[offset] != 0)
-        {
+        let mut reserved = RESERVED.to_vec();
+        if version == PLAIN {
+            reserved.extend(METADATA);
+        }
+        let mut reserved = reserved.into_iter().flatten();
+        if let Some(offset) = reserved.find(|&offset| page[offset] != 0) {
             return Err(HeaderError::Reserved { offset });
         }
         let geometry = Geometry::new(
@@ -267,7 +314,11 @@ impl Header {
             },
             generation: Generation::from_bytes(page[48..64].try_into().expect("16 bytes")),
             created: u64_at(page, 40),
+            metadata: metadata(page)?,
         };
+        if version == WITH_METADATA && header.metadata.is_empty() {
+            return Err(HeaderError::NoMetadata);
+        }
         header.check()?;
         Ok(header)
     }
@@ -285,6 +336,7 @@ impl Header {
             digest,
             generation,
             created,
+            metadata,
         } = self;
         *generation == other.generation
             && *key == other.key
@@ -294,6 +346,7 @@ impl Header {
             && *digest == other.digest
             && *created == other.created
             && *content_type == other.content_type
+            && *metadata == other.metadata
     }
 
     /// Checks what the types of the fields do not guarantee.
@@ -312,16 +365,37 @@ impl Header {
     }
 }
 
+/// The metadata in a page; none in one of version 1, where its bytes are 0.
+fn metadata(page: &[u8; PAGE_BYTES]) -> Result<Metadata, HeaderError> {
+    let crc64nvme = match (page[99], u64_at(page, 104)) {
+        (0, 0) => None,
+        (1, crc) => Some(crc),
+        _ => return Err(HeaderError::ObjectChecksum),
+    };
+    let encoded = filled("list of fields", &page[FIELDS], u16_at(page, 120).into())?;
+    Ok(Metadata {
+        crc64nvme,
+        expires: NonZeroU64::new(u64_at(page, 112)),
+        fields: Fields::decode(encoded)?,
+    })
+}
+
 /// The text of `len` bytes in a zero-filled field.
 fn text<'a>(what: &'static str, field: &'a [u8], len: usize) -> Result<&'a str, HeaderError> {
+    let why = "it is not UTF-8";
+    std::str::from_utf8(filled(what, field, len)?).map_err(|_| HeaderError::Text { what, why })
+}
+
+/// The first `len` bytes of a field whose rest is 0.
+fn filled<'a>(what: &'static str, field: &'a [u8], len: usize) -> Result<&'a [u8], HeaderError> {
     let wrong = |why| HeaderError::Text { what, why };
-    let (text, rest) = field
+    let (bytes, rest) = field
         .split_at_checked(len)
         .ok_or(wrong("its length is too large"))?;
-    if rest.iter().any(|&byte| byte != 0) {
-        return Err(wrong("there are bytes after its end"));
+    match rest.iter().all(|&byte| byte == 0) {
+        true => Ok(bytes),
+        false => Err(wrong("there are bytes after its end")),
     }
-    std::str::from_utf8(text).map_err(|_| wrong("it is not UTF-8"))
 }
 
 fn u16_at(page: &[u8; PAGE_BYTES], at: usize) -> u16 {
@@ -355,13 +429,31 @@ mod tests {
             },
             generation: Generation::new(1_700_000_000_000_000_000, *b"random!!"),
             created: 1_700_000_000,
+            metadata: Metadata::default(),
+        }
+    }
+
+    fn with_metadata() -> Header {
+        let fields = [("Cache-Control", "no-store"), ("X-Zone", "9")];
+        let metadata = Metadata {
+            crc64nvme: Some(0x0102_0304_0506_0708),
+            expires: NonZeroU64::new(2_000_000_000),
+            fields: Fields::new(fields).unwrap(),
+        };
+        Header {
+            metadata,
+            ..header()
         }
     }
 
     /// `page` with some bytes replaced and a correct checksum, so that only the later checks can
     /// refuse it.
     fn forged(at: usize, bytes: &[u8]) -> Result<Header, HeaderError> {
-        let mut page = header().encode();
+        forged_of(&header(), at, bytes)
+    }
+
+    fn forged_of(header: &Header, at: usize, bytes: &[u8]) -> Result<Header, HeaderError> {
+        let mut page = header.encode();
         page[at..at + bytes.len()].copy_from_slice(bytes);
         let sum = page_checksum(&[&page[..CHECKSUM.start]]);
         page[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
@@ -382,8 +474,57 @@ mod tests {
     }
 
     #[test]
+    fn metadata_makes_version_2_and_nothing_else_does() {
+        let page = with_metadata().encode();
+        assert_eq!(&page[8..10], &[2, 0]);
+        assert_eq!(&page[99..112], &[1, 0, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(&page[112..120], &2_000_000_000u64.to_le_bytes());
+        assert_eq!(&page[120..124], &[22, 0, 0, 0]);
+        let fields = b"\x02\x08\x00no-store\x05\x01\x00\x06x-zone9\0";
+        assert_eq!(&page[1408..][..fields.len()], fields);
+        assert_eq!(Header::decode(&page[..]).unwrap(), with_metadata());
+        // What was written before there was metadata.
+        let mut old = header().encode();
+        assert_eq!(old[8], 1);
+        old[8] = 2;
+        let sum = page_checksum(&[&old[..CHECKSUM.start]]);
+        old[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(Header::decode(&old[..]), Err(HeaderError::NoMetadata));
+    }
+
+    #[test]
+    fn bad_metadata_is_refused() {
+        use HeaderError::*;
+        let is = |at, bytes: &[u8]| forged_of(&with_metadata(), at, bytes).unwrap_err();
+        assert_eq!(is(99, &[0]), ObjectChecksum);
+        assert_eq!(is(99, &[2]), ObjectChecksum);
+        for offset in [100, 103, 122, 127, 1407] {
+            assert_eq!(is(offset, &[1]), Reserved { offset });
+        }
+        for length in [21u16, 2681, u16::MAX] {
+            let what = "list of fields";
+            let error = is(120, &length.to_le_bytes());
+            assert!(
+                matches!(error, Text { what: w, .. } if w == what),
+                "{error}"
+            );
+        }
+        assert_eq!(is(120, &[23]), Fields(FieldError::Truncated));
+        assert!(matches!(
+            is(1411, b"\r\n"),
+            Fields(FieldError::Value { .. })
+        ));
+        assert!(matches!(is(1423, b"y"), Fields(FieldError::Unknown(_))));
+        assert_eq!(is(4087, &[1]), is(1431, &[1]));
+        // Without metadata all of it is reserved.
+        for offset in [99, 104, 112, 121, 1408, 4087] {
+            assert_eq!(forged(offset, &[1]), Err(Reserved { offset }));
+        }
+    }
+
+    #[test]
     fn every_flipped_bit_is_found() {
-        let page = header().encode();
+        let page = with_metadata().encode();
         for at in 0..PAGE_BYTES {
             for bit in 0..8 {
                 let mut page = page.clone();
@@ -398,7 +539,7 @@ mod tests {
         use HeaderError::*;
         let is = |result: Result<Header, HeaderError>| result.unwrap_err();
         assert_eq!(is(forged(0, b"X")), Magic);
-        assert_eq!(is(forged(8, &[2])), Version { version: 2 });
+        assert_eq!(is(forged(8, &[3])), Version { version: 3 });
         assert_eq!(
             is(forged(10, &[9])),
             Unknown {
@@ -461,6 +602,7 @@ mod tests {
             ..header()
         };
         assert!(!header().same_object(&other));
+        assert!(!header().same_object(&with_metadata()));
     }
 
     proptest! {
@@ -475,7 +617,16 @@ mod tests {
             digest: [u8; 32],
             generation: [u8; 16],
             created: u64,
+            crc64nvme: Option<u64>,
+            expires: u64,
+            fields in prop::collection::btree_map("x-b[a-z0-9-]{1,60}", "[!-~]{1,200}", 0..8),
         ) {
+            let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let metadata = Metadata {
+                crc64nvme,
+                expires: NonZeroU64::new(expires),
+                fields: Fields::new(fields).unwrap(),
+            };
             let header = Header {
                 key: Key::new(&key).unwrap(),
                 content_type,
@@ -486,6 +637,7 @@ mod tests {
                 digest: Digest { algorithm: DigestAlgorithm::Sha256, bytes: digest },
                 generation: Generation::from_bytes(generation),
                 created,
+                metadata,
             };
             prop_assert_eq!(Header::decode(&header.encode()[..]).unwrap(), header);
         }
@@ -495,8 +647,9 @@ mod tests {
         #[test]
         fn any_page_is_refused_or_encodes_to_the_same(
             edits in prop::collection::vec((8..CHECKSUM.start, any::<u8>()), 0..40),
+            plain: bool,
         ) {
-            let mut page = header().encode();
+            let mut page = if plain { header() } else { with_metadata() }.encode();
             for (at, byte) in edits {
                 page[at] = byte;
             }

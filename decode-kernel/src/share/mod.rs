@@ -41,6 +41,7 @@
 mod geometry;
 mod header;
 mod leaves;
+mod metadata;
 mod names;
 
 pub use geometry::{
@@ -51,6 +52,7 @@ pub use header::{
     CONTENT_TYPE_BYTES_MAX, Digest, DigestAlgorithm, Header, HeaderError, check_content_type,
 };
 pub use leaves::{LeafChecksum, TABLE_PAGE_ENTRIES, TablePage, TablePageError};
+pub use metadata::{FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX, FieldError, Fields, Metadata};
 pub use names::{
     Generation, GenerationError, KEY_BYTES_MAX, Key, KeyError, object_dir, share_file_name,
 };

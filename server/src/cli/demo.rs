@@ -95,6 +95,8 @@ fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
         block_size: put::default_block_bytes(DATA),
         code: None,
         content_type: None,
+        expires: None,
+        fields: Default::default(),
         size_hint: Some(OBJECT_BYTES),
         min_shares: None,
         no_clobber: false,

@@ -8,7 +8,7 @@ use penstock_store::ls::{self, Listed, LsOptions};
 use super::Stores;
 use super::output::{json_line, write_all};
 
-/// The list is sorted by key, so it is held in memory: about 200 bytes for each object, and its key.
+/// The list is sorted by key, so it is held in memory: about 250 bytes for each object, and its key.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
-use decode_kernel::share::Key;
+use decode_kernel::share::{Fields, Key};
 use penstock::config::bounds::SizeBounds;
 use penstock_store::Progress;
 use penstock_store::put::{self, Content, Placement, PutOptions, Puts, SourceFile};
@@ -62,9 +64,84 @@ pub(super) struct Arguments {
     /// Media type [default: guessed from the key]
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
+    #[command(flatten)]
+    said: Said,
     /// The files to store; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+}
+
+/// What is said of the objects, and sent with them.
+#[derive(Debug, clap::Args)]
+struct Said {
+    /// What clients do with it, for instance `attachment; filename="report.pdf"`
+    #[arg(long, value_name = "VALUE")]
+    content_disposition: Option<String>,
+    /// How long caches keep it, for instance `public, max-age=86400`
+    #[arg(long, value_name = "VALUE")]
+    cache_control: Option<String>,
+    /// How the file is compressed, for instance `gzip`: it is sent as it is, whatever a client accepts
+    #[arg(long, value_name = "VALUE")]
+    content_encoding: Option<String>,
+    /// Its languages, for instance `de, en-GB`
+    #[arg(long, value_name = "VALUE")]
+    content_language: Option<String>,
+    /// When it expires: after a time like `30d`, or at a date like `2030-01-31T12:00:00Z`. From then on it answers 404,
+    /// and `penstock repair` removes it
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    expires: Option<NonZeroU64>,
+    /// A header field of its own; its name begins with `X-`. Repeat it for more
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+}
+
+impl Said {
+    fn fields(&self) -> anyhow::Result<Fields> {
+        let known = [
+            ("Content-Disposition", &self.content_disposition),
+            ("Cache-Control", &self.cache_control),
+            ("Content-Encoding", &self.content_encoding),
+            ("Content-Language", &self.content_language),
+        ];
+        let known = known
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        let own = self.headers.iter();
+        let own = own.map(|(name, value)| (name.as_str(), value.as_str()));
+        Ok(Fields::new(known.chain(own))?)
+    }
+}
+
+/// Reads `NAME: VALUE`, the name beginning with `X-`: the other fields have options.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| format!("{text:?} has no colon: write it as \"X-Name: value\""))?;
+    let starts = name.get(..2).unwrap_or_default();
+    if !starts.eq_ignore_ascii_case("x-") {
+        return Err(format!("{name:?} does not begin with X-"));
+    }
+    let value = value.trim_matches([' ', '\t']);
+    // A field that can't be stored is best told with the option that has it.
+    Fields::new([(name, value)]).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Reads a time from now, or a date, as seconds since 1970. One that has passed is a mistake.
+fn expiry(text: &str) -> Result<NonZeroU64, String> {
+    let now = SystemTime::now();
+    let time = match humantime::parse_duration(text) {
+        Ok(duration) => now.checked_add(duration).filter(|time| *time > now),
+        Err(_) => humantime::parse_rfc3339_weak(text).ok(),
+    };
+    let time = time.ok_or_else(|| {
+        format!("{text:?} is neither a time like 30d or 12h nor a date like 2030-01-31T12:00:00Z")
+    })?;
+    if time <= now {
+        return Err(format!("{text} has passed"));
+    }
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    NonZeroU64::new(since.as_secs()).ok_or_else(|| format!("{text} has passed"))
 }
 
 /// Goes on after a file that can't be stored, and exits with 1 then.
@@ -82,6 +159,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Some(size) => BLOCK_BOUNDS.check("block-size", size)? as u32,
     };
     let mut work = Work {
+        fields: arguments.said.fields()?,
         puts: Puts::default(),
         progress: Progress::on_terminal("put"),
         block_size,
@@ -121,6 +199,7 @@ fn file_name(path: &Path) -> anyhow::Result<&str> {
 
 struct Work {
     arguments: Arguments,
+    fields: Fields,
     puts: Puts,
     progress: Progress,
     block_size: u32,
@@ -179,6 +258,8 @@ impl Work {
             block_size: self.block_size,
             code: self.arguments.code,
             content_type: self.arguments.content_type.clone(),
+            expires: self.arguments.said.expires,
+            fields: self.fields.clone(),
             size_hint: None,
             min_shares: self.arguments.min_shares,
             no_clobber: self.arguments.no_clobber,

@@ -106,6 +106,7 @@ fn add_metrics(metrics: &mut MetricsFile, report: &RepairReport) {
         failed,
         unreadable,
         without_redundancy,
+        expired,
         bad_leaves,
         shares,
         bytes,
@@ -128,6 +129,11 @@ fn add_metrics(metrics: &mut MetricsFile, report: &RepairReport) {
         "objects_without_redundancy",
         "Objects that still have exactly as many good shares as they need",
         without_redundancy,
+    );
+    metrics.add(
+        "expired_removed",
+        "Objects that had expired and were removed",
+        expired,
     );
     metrics.add("bad_leaves", "Leaves that were bad", bad_leaves);
     metrics.add("read_bytes", "Bytes of share files that were read", bytes);

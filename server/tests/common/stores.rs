@@ -114,6 +114,8 @@ impl Stores {
             block_size: block,
             code,
             content_type: None,
+            expires: None,
+            fields: Default::default(),
             size_hint: None,
             min_shares: None,
             no_clobber: false,

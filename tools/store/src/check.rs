@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use decode_kernel::share::{BLOCKS_OFFSET, Generation, Header, Key, PAGE_BYTES};
 use serde::Serialize;
 
+use crate::date::{now, rfc3339};
 use crate::json;
 use crate::progress::Progress;
 use crate::rows::{Rows, ShareReader};
@@ -121,6 +122,12 @@ pub enum Finding {
         /// The number of files.
         files: usize,
     },
+    /// The object has expired: it is as if it were not there, and the next repair removes it; harmless.
+    Expired {
+        /// When, in seconds since 1970; in JSON as RFC 3339.
+        #[serde(serialize_with = "json::date")]
+        at: u64,
+    },
     /// An older put that can be read where the newest can't.
     OlderReadable {
         /// Which put.
@@ -165,6 +172,7 @@ impl Finding {
                 | Finding::Older { .. }
                 | Finding::Undecided { .. }
                 | Finding::Removed { .. }
+                | Finding::Expired { .. }
                 | Finding::OlderReadable { .. }
                 | Finding::Stray { .. }
         )
@@ -221,6 +229,11 @@ impl fmt::Display for Finding {
                 "note: {shares} shares of a put that runs or was interrupted, {generation}"
             ),
             Finding::Removed { files } => write!(f, "note: {files} files of a removed object"),
+            Finding::Expired { at } => write!(
+                f,
+                "note: it expired at {}, and the next repair removes it",
+                rfc3339(*at)
+            ),
             Finding::OlderReadable { generation } => write!(
                 f,
                 "note: an older put, {generation}, can be read with --allow-stale"
@@ -285,6 +298,10 @@ pub(crate) fn report_scan(scan: &Scan, chosen: Option<usize>, report: &mut dyn F
         }
         return;
     };
+    let metadata = &scan.groups[chosen].header.metadata;
+    if let Some(at) = metadata.expires.filter(|_| metadata.is_expired(now())) {
+        report(Finding::Expired { at: at.get() });
+    }
     for older in &scan.groups[chosen + 1..] {
         let generation = older.header.generation;
         report(Finding::Older {

@@ -1,6 +1,12 @@
 //! Dates as people and programs read them.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
 
 /// Seconds since 1970 as RFC 3339 in UTC. A header may say any number: what no calendar has is shown as seconds.
 pub(crate) fn rfc3339(seconds: u64) -> String {

@@ -4,9 +4,11 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
+use crc_fast::CrcAlgorithm;
 use decode_kernel::share::{Digest, Header, Key};
 use sha2::{Digest as _, Sha256};
 
+use crate::date::{now, rfc3339};
 use crate::error::FileError;
 use crate::progress::Progress;
 use crate::rows::{ReadStats, RowError, Rows};
@@ -86,6 +88,24 @@ pub enum GetError {
         /// The digest of the bytes that were read.
         found: Digest,
     },
+    /// Its CRC-64/NVME is not that in its shares, though the digest is: they were made wrongly.
+    #[error("object {key:?}: its CRC-64/NVME is {found:016x}, its shares say {expected:016x}")]
+    Checksum {
+        /// Which object.
+        key: Key,
+        /// The checksum in the headers.
+        expected: u64,
+        /// That of the bytes that were read.
+        found: u64,
+    },
+    /// It is as if it were not there.
+    #[error("object {key:?} expired at {}; `penstock repair` removes it", rfc3339(*at))]
+    Expired {
+        /// Which object.
+        key: Key,
+        /// When, in seconds since 1970.
+        at: u64,
+    },
     /// Writing to the output failed.
     #[error("cannot write the object: {0}")]
     Write(io::Error),
@@ -132,24 +152,34 @@ pub fn get_file(
 
 fn open(options: &GetOptions) -> Result<Rows, GetError> {
     allow_open_files(options.stores.len());
-    Ok(Rows::new(store::choose(
-        &options.stores,
-        &options.key,
-        options.stale,
-    )?)?)
+    let group = store::choose(&options.stores, &options.key, options.stale)?;
+    let metadata = &group.header.metadata;
+    if let Some(at) = metadata.expires.filter(|_| metadata.is_expired(now())) {
+        return Err(GetError::Expired {
+            key: options.key.clone(),
+            at: at.get(),
+        });
+    }
+    Ok(Rows::new(group)?)
 }
 
-/// Writes the object to `out` in order, and checks its digest.
+/// Writes the object to `out` in order, and checks its digest and its checksum.
 pub(crate) fn read_object(
     rows: &mut Rows,
     out: &mut dyn Write,
     progress: &Progress,
 ) -> Result<(), GetError> {
     let mut sha = Sha256::new();
+    let mut crc = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
     for_each_window(rows, &mut |parts: &[&[u8]]| {
         // SHA-256 takes longer than everything else together, so it gets a thread of its own.
         std::thread::scope(|scope| {
-            scope.spawn(|| parts.iter().for_each(|part| sha.update(part)));
+            scope.spawn(|| {
+                for part in parts {
+                    sha.update(part);
+                    crc.update(part);
+                }
+            });
             write_all_parts(out, parts)
         })?;
         progress.add(parts.iter().map(|part| part.len() as u64).sum());
@@ -167,7 +197,15 @@ pub(crate) fn read_object(
             found,
         });
     }
-    Ok(())
+    let found = crc.finalize();
+    match rows.header.metadata.crc64nvme {
+        Some(expected) if expected != found => Err(GetError::Checksum {
+            key: rows.header.key.clone(),
+            expected,
+            found,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Passes the object's bytes to `take`, in order, several parts at a time.

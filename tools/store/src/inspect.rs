@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{
-    Digest, Generation, Header, HeaderError, Key, LeafChecksum, PAGE_BYTES,
+    Digest, Generation, Header, HeaderError, Key, LeafChecksum, Metadata, PAGE_BYTES,
 };
 use serde::{Serialize, Serializer};
 
@@ -18,6 +18,7 @@ use crate::json;
 use crate::open::open_regular;
 use crate::progress::Progress;
 use crate::rows::ShareReader;
+use crate::stat::Lines;
 use crate::store::OpenShare;
 
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -131,6 +132,7 @@ impl Serialize for Inspection {
             digest,
             generation,
             created,
+            metadata,
         } = &self.header;
         let document = Document {
             format: "penstock",
@@ -145,6 +147,7 @@ impl Serialize for Inspection {
             number: *number,
             generation,
             created: *created,
+            metadata,
             block_bytes: geometry.block_bytes(),
             tail_block_bytes: geometry.tail_block_bytes(),
             segments: geometry.segments(),
@@ -182,6 +185,8 @@ struct Document<'a> {
     generation: &'a Generation,
     #[serde(serialize_with = "json::date")]
     created: u64,
+    #[serde(flatten, serialize_with = "json::metadata")]
+    metadata: &'a Metadata,
     block_bytes: u32,
     tail_block_bytes: u32,
     segments: u64,
@@ -209,6 +214,7 @@ impl fmt::Display for Inspection {
             digest,
             generation,
             created,
+            metadata,
         } = &self.header;
         let (k, n) = (geometry.k(), geometry.n());
         let kind = if *number < k { "data" } else { "parity" };
@@ -226,6 +232,7 @@ impl fmt::Display for Inspection {
         writeln!(f, "generation    {generation}")?;
         let created = rfc3339(*created);
         writeln!(f, "created       {created}")?;
+        write!(f, "{}", Lines(metadata))?;
         writeln!(
             f,
             "block         {} bytes, the last {}",

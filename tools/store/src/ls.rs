@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
-use decode_kernel::share::{Digest, Generation, Header, Key};
+use decode_kernel::share::{Digest, Generation, Header, Key, Metadata};
 use serde::Serialize;
 
-use crate::date::rfc3339;
+use crate::date::{self, rfc3339};
 use crate::error::FileError;
 use crate::json;
 use crate::store::{self, Group, OpenError, Presence, RejectReason, Rejected, StoreError};
@@ -62,7 +62,7 @@ impl fmt::Display for Health {
     }
 }
 
-/// An object, as its headers describe it. Takes about 150 bytes and those of the key. Displays as a line.
+/// An object, as its headers describe it. Takes about 200 bytes, and those of the key and of header fields. Displays as a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// Its name.
@@ -95,6 +95,12 @@ pub struct Entry {
     pub generation: Generation,
     /// Share files of older puts.
     pub other_puts: usize,
+    /// Whether it has expired: it is as if it were not there, and a repair removes it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub expired: bool,
+    /// What else its put said of it.
+    #[serde(flatten, serialize_with = "json::metadata")]
+    pub metadata: Metadata,
 }
 
 impl Entry {
@@ -114,6 +120,7 @@ impl fmt::Display for Entry {
             shares,
             health,
             other_puts,
+            expired,
             ..
         } = self;
         let size = ByteSize(self.size).display().iec().to_string();
@@ -121,6 +128,9 @@ impl fmt::Display for Entry {
         write!(f, "  {shares:>2}/{n} shares  {key}")?;
         if *other_puts > 0 {
             write!(f, "  ({other_puts} shares of other puts)")?;
+        }
+        if *expired {
+            write!(f, "  (expired)")?;
         }
         Ok(())
     }
@@ -141,6 +151,8 @@ impl fmt::Display for Long<'_> {
             health,
             digest,
             generation,
+            expired,
+            metadata,
             ..
         } = self.0;
         let created = rfc3339(*created);
@@ -149,7 +161,15 @@ impl fmt::Display for Long<'_> {
             "{created}  {size:>14}  {health:<10}  {code} {k}+{}",
             n - k
         )?;
-        write!(f, "  {shares:>2}/{n} shares  {generation}  {digest}  {key}")
+        write!(f, "  {shares:>2}/{n} shares  {generation}  {digest}  {key}")?;
+        if let Some(expires) = metadata.expires {
+            let word = if *expired { "expired" } else { "expires" };
+            write!(f, "  ({word} {})", rfc3339(expires.get()))?;
+        }
+        for (name, value) in metadata.fields.iter() {
+            write!(f, "  ({name}: {value})")?;
+        }
+        Ok(())
     }
 }
 
@@ -247,8 +267,8 @@ pub enum LsError {
 }
 
 /// Lists the objects in the stores, sorted by key. Removed objects and puts that are not decided are none. Opens the
-/// shares of one object at a time, reads their headers and closes them. Holds an [`Entry`] for each object: about 200 MB
-/// for a million.
+/// shares of one object at a time, reads their headers and closes them. Holds an [`Entry`] for each object: about 250
+/// MB for a million.
 ///
 /// # Errors
 /// If none of the stores can be read, or too many files are open.
@@ -383,6 +403,7 @@ fn entry(group: &Group, content_type: Arc<str>, other_puts: usize) -> Entry {
         digest,
         generation,
         created,
+        metadata,
         ..
     } = &group.header;
     let (k, n, shares) = (geometry.k(), geometry.n(), group.distinct());
@@ -399,6 +420,8 @@ fn entry(group: &Group, content_type: Arc<str>, other_puts: usize) -> Entry {
         digest: *digest,
         generation: *generation,
         other_puts,
+        expired: metadata.is_expired(date::now()),
+        metadata: metadata.clone(),
     }
 }
 
@@ -421,6 +444,6 @@ mod tests {
     #[test]
     fn what_is_listed_is_small() {
         // A million objects are held at once.
-        assert!(size_of::<Listed>() <= 152, "{}", size_of::<Listed>());
+        assert!(size_of::<Listed>() <= 200, "{}", size_of::<Listed>());
     }
 }

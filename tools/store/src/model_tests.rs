@@ -177,6 +177,8 @@ impl History {
             block_size: 4096,
             code: None,
             content_type: None,
+            expires: None,
+            fields: Default::default(),
             size_hint: Some(text.len() as u64),
             min_shares: partial.then_some(n.min(self.data + 1)),
             no_clobber: false,

@@ -14,6 +14,7 @@ mod attempt;
 mod commit;
 mod encoding;
 mod source;
+mod syntax;
 
 #[cfg(test)]
 mod crash_tests;
@@ -22,12 +23,13 @@ pub use source::SourceFile;
 
 use std::fmt;
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use decode_kernel::CodeError;
 use decode_kernel::code::CodeKind;
-use decode_kernel::share::{Generation, GeometryError, Header, HeaderError, Key};
+use decode_kernel::share::{Fields, Generation, GeometryError, Header, HeaderError, Key};
 
 use crate::error::{FileError, list};
 use crate::progress::Progress;
@@ -75,6 +77,10 @@ pub struct PutOptions {
     pub code: Option<CodeKind>,
     /// The media type; guessed from the extension of the key if `None`.
     pub content_type: Option<String>,
+    /// When the object expires, in seconds since 1970. A time that has passed is accepted.
+    pub expires: Option<NonZeroU64>,
+    /// Header fields that a server sends with it.
+    pub fields: Fields,
     /// Length of the source in bytes, if known. Stores without room for their share are passed over.
     pub size_hint: Option<u64>,
     /// How many shares must be written at least, from k + 1 to n; all of them if `None`. A repair adds those that are
@@ -202,6 +208,16 @@ pub enum PutError {
     /// A content type that cannot be stored.
     #[error(transparent)]
     ContentType(#[from] HeaderError),
+    /// A content type or a header field that is not written as HTTP wants it.
+    #[error("{what} {text:?} is not written as HTTP wants it; for example: {example}")]
+    Syntax {
+        /// The field.
+        what: String,
+        /// Its value.
+        text: String,
+        /// A right one.
+        example: &'static str,
+    },
     /// The source failed.
     #[error("cannot read what is to be put: {0}")]
     Source(io::Error),

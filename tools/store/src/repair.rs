@@ -9,6 +9,8 @@
 //! only when all n shares of the newest are good. Where too few shares of the newest put are left, nothing is done: an
 //! older one is never made the object.
 //!
+//! An object is removed once k of its shares agree that it has expired.
+//!
 //! A removal is completed: the tombstone goes to every store, then the files it covers are removed.
 
 use std::collections::BTreeSet;
@@ -21,6 +23,7 @@ use decode_kernel::share::{Header, Key, object_dir};
 use serde::Serialize;
 
 use crate::check::{Subject, check_leaves, missing};
+use crate::date::now;
 use crate::error::{During, FileError};
 use crate::get::read_object;
 use crate::json;
@@ -85,6 +88,11 @@ pub enum Repaired {
         /// The number of files.
         files: usize,
     },
+    /// An object that had expired was removed.
+    Expired {
+        /// The number of files.
+        files: usize,
+    },
     /// A store can't be written.
     PassedOver(PassedOver),
     /// A directory can't be listed. Objects in it may not have been seen.
@@ -117,6 +125,7 @@ impl fmt::Display for Repaired {
                 write!(f, "removed {shares} shares of an interrupted put")
             }
             Repaired::Removed { files } => write!(f, "removed {files} files of a removed object"),
+            Repaired::Expired { files } => write!(f, "removed an expired object: {files} files"),
             Repaired::PassedOver(store) => write!(f, "a store is passed over: {store}"),
             Repaired::Unlisted(directory) => write!(f, "CANNOT be listed: {directory}"),
             Repaired::Failed { number, reason } => {
@@ -140,6 +149,8 @@ pub struct RepairReport {
     pub unreadable: u64,
     /// Objects that can be read and still have exactly k good shares. Those that were put without parity are among them.
     pub without_redundancy: u64,
+    /// Objects that had expired and were removed.
+    pub expired: u64,
     /// Leaves that were bad before.
     pub bad_leaves: u64,
     /// Shares that were rebuilt.
@@ -167,6 +178,7 @@ impl fmt::Display for RepairReport {
             healthy,
             repaired,
             failed,
+            expired,
             shares,
             unlisted,
             stopped,
@@ -176,6 +188,9 @@ impl fmt::Display for RepairReport {
             f,
             "{healthy} healthy, {repaired} repaired, {failed} not repaired; {shares} shares rebuilt"
         )?;
+        if *expired > 0 {
+            write!(f, "; {expired} expired ones removed")?;
+        }
         if *unlisted > 0 {
             write!(f, "; {unlisted} directories cannot be listed")?;
         }
@@ -327,6 +342,26 @@ impl Work<'_> {
         }
         let there = !scan.groups.is_empty() || !scan.rejected.is_empty();
         match scan.chosen(false) {
+            Some(chosen) if scan.groups[chosen].header.metadata.is_expired(now()) => {
+                let Header {
+                    key,
+                    generation,
+                    geometry,
+                    ..
+                } = &scan.groups[chosen].header;
+                let needed = usize::from(geometry.n() - geometry.k()) + 1;
+                match rm::sweep(self.places, key, generation, needed) {
+                    Ok(removed) => {
+                        sum.expired += 1;
+                        report(Repaired::Expired {
+                            files: removed.files,
+                        });
+                    }
+                    Err(error) => report(Repaired::Unreadable {
+                        reason: format!("it has expired, and can't be removed: {error}"),
+                    }),
+                }
+            }
             Some(chosen) => {
                 let group = scan.groups.swap_remove(chosen);
                 let k = group.header.geometry.k();

@@ -127,6 +127,33 @@ pub(crate) fn rm_in_steps(
             .into(),
         });
     };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let generation = new_generation(&scan, now.unwrap_or_default().as_nanos() as u64)?;
+    hide(&places, key, &generation, needed, after)
+}
+
+/// Removes an object that has expired: the put of this generation, `needed` being m + 1 of it, and those before. A put
+/// that has come since is newer and stays.
+///
+/// # Errors
+/// As [`rm`].
+pub(crate) fn sweep(
+    places: &Places,
+    key: &Key,
+    expired: &Generation,
+    needed: usize,
+) -> Result<RmReport, RmError> {
+    hide(places, key, expired, needed, &mut |_| Ok(()))
+}
+
+/// Hides every put up to this generation by tombstones in at least `needed` stores, then removes their files.
+fn hide(
+    places: &Places,
+    key: &Key,
+    generation: &Generation,
+    needed: usize,
+    after: &mut dyn FnMut(Step) -> io::Result<()>,
+) -> Result<RmReport, RmError> {
     let mut reasons: Vec<String> = places.passed_over.iter().map(ToString::to_string).collect();
     let too_few = |have, reasons| {
         Err(RmError::TooFewStores {
@@ -136,19 +163,17 @@ pub(crate) fn rm_in_steps(
             reasons,
         })
     };
-    if places.open.len() < needed {
+    let Some(first) = places.open.first().filter(|_| places.open.len() >= needed) else {
         return too_few(places.open.len(), reasons);
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let generation = new_generation(&scan, now.unwrap_or_default().as_nanos() as u64)?;
+    };
     let dir = object_dir(key);
     let mut tombstones = Vec::new();
-    let mut after = |step| after(step).during("continue the removal in", &stores[0]);
+    let mut after = |step| after(step).during("continue the removal in", &first.path);
     let written = parallel::each(places.open.iter().collect(), |place| {
         write_tombstone(place, &dir)
     });
     for (place, written) in places.open.iter().zip(written) {
-        let path = tombstone_path(place, &dir, &generation);
+        let path = tombstone_path(place, &dir, generation);
         match written.and_then(|temp| put_in_place(temp, &path)) {
             Ok(()) => tombstones.push(path),
             Err(error) => reasons.push(error.to_string()),
@@ -177,7 +202,7 @@ pub(crate) fn rm_in_steps(
         return too_few(have, reasons);
     }
     after(Step::Hidden).map_err(RmError::Files)?;
-    let files = remove_covered(&places, &dir, &generation).map_err(RmError::Files)?;
+    let files = remove_covered(places, &dir, generation).map_err(RmError::Files)?;
     Ok(RmReport {
         files,
         warnings: reasons,
@@ -229,8 +254,12 @@ pub(crate) fn finish(
         }
     }
     done += remove_covered(places, dir, tombstone)?;
-    let age = UNIX_EPOCH + Duration::from_nanos(tombstone.unix_nanos());
-    let expired = age.elapsed().is_ok_and(|age| age >= TOMBSTONE_AGE);
+    let made = UNIX_EPOCH + Duration::from_nanos(tombstone.unix_nanos());
+    let is_old = |time: SystemTime| time.elapsed().is_ok_and(|age| age >= TOMBSTONE_AGE);
+    // The tombstone of an object that expired has the generation of its put, which may be much older.
+    let written = |place: &Place| fs::metadata(tombstone_path(place, dir, tombstone))?.modified();
+    let expired =
+        is_old(made) && (places.open.iter()).all(|place| written(place).is_ok_and(is_old));
     if done == 0 && all_here && expired {
         for place in &places.open {
             let path = tombstone_path(place, dir, tombstone);

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use decode_kernel::code::CodeKind;
-use decode_kernel::share::{Digest, Generation, Header, Key};
+use decode_kernel::share::{Digest, Generation, Header, Key, Metadata};
 use serde::Serialize;
 
 use crate::check::missing;
-use crate::date::rfc3339;
+use crate::date::{self, rfc3339};
 use crate::json;
 use crate::ls::Health;
 use crate::store::{self, Group, OpenError, RejectReason, Rejected, Scan, StoreError};
@@ -21,6 +21,8 @@ use crate::temp::allow_open_files;
 pub enum State {
     /// At least k shares of its newest put are there.
     Readable,
+    /// It could be read, but has expired: it is as if it were not there, and a repair removes it.
+    Expired,
     /// There are files, and too few shares among them.
     Unreadable,
     /// There is no such object, or it was removed.
@@ -30,11 +32,11 @@ pub enum State {
 }
 
 impl State {
-    /// The exit code of `penstock stat`: 0 if it can be read, 1 if it does not exist, 2 otherwise.
+    /// The exit code of `penstock stat`: 0 if it can be read, 1 if it does not exist or has expired, 2 otherwise.
     pub fn exit_code(self) -> u8 {
         match self {
             State::Readable => 0,
-            State::Absent => 1,
+            State::Absent | State::Expired => 1,
             State::Unreadable | State::Unknown => 2,
         }
     }
@@ -44,6 +46,7 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             State::Readable => "readable",
+            State::Expired => "expired",
             State::Unreadable => "unreadable",
             State::Absent => "no such object",
             State::Unknown => "unknown: stores are away that may have it",
@@ -86,6 +89,9 @@ pub struct Object {
     /// The digest of its bytes.
     #[serde(rename = "sha256", serialize_with = "json::text")]
     pub digest: Digest,
+    /// What else its put said of it.
+    #[serde(flatten, serialize_with = "json::metadata")]
+    pub metadata: Metadata,
     /// The put that made it.
     #[serde(serialize_with = "json::text")]
     pub generation: Generation,
@@ -270,8 +276,12 @@ pub fn stat(stores: &[PathBuf], key: &Key) -> Result<ObjectStat, StatError> {
 /// As [`store::choose`] judges.
 fn state(scan: &Scan) -> State {
     let removed = scan.tombstone.is_some();
-    if scan.chosen(false).is_some() {
-        State::Readable
+    if let Some(chosen) = scan.chosen(false) {
+        let metadata = &scan.groups[chosen].header.metadata;
+        match metadata.is_expired(date::now()) {
+            true => State::Expired,
+            false => State::Readable,
+        }
     } else if !scan.groups.is_empty() || (!removed && !scan.rejected.is_empty()) {
         State::Unreadable
     } else if removed || scan.certain() {
@@ -293,6 +303,7 @@ fn object(group: &Group) -> Object {
         digest,
         generation,
         created,
+        metadata,
         ..
     } = &group.header;
     let (k, n, shares) = (geometry.k(), geometry.n(), group.distinct());
@@ -302,6 +313,7 @@ fn object(group: &Group) -> Object {
         created: *created,
         content_type: content_type.clone(),
         digest: *digest,
+        metadata: metadata.clone(),
         generation: *generation,
         code: *code,
         k,
@@ -313,6 +325,25 @@ fn object(group: &Group) -> Object {
         segments: geometry.segments(),
         leaf_bytes: geometry.leaf_bytes(),
         share_file_bytes: geometry.share_file_bytes(),
+    }
+}
+
+/// Metadata as lines of names and values, each with its end.
+pub(crate) struct Lines<'a>(pub(crate) &'a Metadata);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metadata = self.0;
+        if let Some(crc) = metadata.crc64nvme_text() {
+            writeln!(f, "crc64nvme     {crc}")?;
+        }
+        if let Some(expires) = metadata.expires {
+            writeln!(f, "expires       {}", rfc3339(expires.get()))?;
+        }
+        for (name, value) in metadata.fields.iter() {
+            writeln!(f, "field         {name}: {value}")?;
+        }
+        Ok(())
     }
 }
 
@@ -368,6 +399,7 @@ impl fmt::Display for ObjectStat {
                 created,
                 content_type,
                 digest,
+                metadata,
                 generation,
                 code,
                 k,
@@ -384,6 +416,7 @@ impl fmt::Display for ObjectStat {
             writeln!(f, "created       {}", rfc3339(*created))?;
             writeln!(f, "content type  {content_type}")?;
             writeln!(f, "sha256        {digest}")?;
+            write!(f, "{}", Lines(metadata))?;
             writeln!(f, "generation    {generation}")?;
             write!(f, "code          {code} {k}+{}", n - k)?;
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{
-    Digest, DigestAlgorithm, Generation, Geometry, Header, Key, LeafChecksum, TablePage,
+    Digest, DigestAlgorithm, Generation, Geometry, Header, Key, LeafChecksum, Metadata, TablePage,
     object_dir, share_file_name,
 };
 
@@ -28,6 +28,7 @@ fn share(key: &str, nanos: u64, number: u16) -> (Header, Vec<u8>) {
         },
         generation: Generation::new(nanos, [0; 8]),
         created: 1,
+        metadata: Metadata::default(),
     };
     let sum = header.leaf_checksum.compute(&[0; 64]);
     let mut bytes = header.encode().to_vec();

@@ -171,6 +171,8 @@ fn put(stores: &[PathBuf], key: &str, mut content: &[u8]) -> anyhow::Result<()> 
         block_size: 64 << 10,
         code: None,
         content_type: None,
+        expires: None,
+        fields: Default::default(),
         size_hint: Some(content.len() as u64),
         min_shares: None,
         no_clobber: false,

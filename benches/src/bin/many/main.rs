@@ -145,6 +145,8 @@ fn put_all(stores: &[PathBuf], options: &Options, objects: u64) -> anyhow::Resul
             block_size: put::default_block_bytes(options.shape[0]),
             code: None,
             content_type: None,
+            expires: None,
+            fields: Default::default(),
             size_hint: Some(options.size.as_u64()),
             min_shares: None,
             no_clobber: false,

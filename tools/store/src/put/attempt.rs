@@ -4,13 +4,15 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use decode_kernel::share::{Digest, DigestAlgorithm, Generation, Header, LeafChecksum};
+use crc_fast::CrcAlgorithm;
+use decode_kernel::share::{Digest, DigestAlgorithm, Generation, Header, LeafChecksum, Metadata};
 use sha2::{Digest as _, Sha256};
 
 use super::commit::{self, Ready, Step, remove_older};
 use super::encoding::{Encoding, Parity, block};
 use super::{BATCH_BYTES, Placement, PutError, PutOptions, PutReport};
 use crate::check;
+use crate::date;
 use crate::error::FileError;
 use crate::progress::Progress;
 use crate::store::{self, Place, Places, Scan, Tally};
@@ -23,7 +25,7 @@ pub(super) struct Attempt<'a> {
     encoding: &'a Encoding,
     /// The store of each share, by number.
     targets: Vec<(usize, PathBuf)>,
-    /// The header of an empty object; the size is filled in once it is known.
+    /// The header of an empty object; size, digest and checksum are filled in once they are known.
     empty: Header,
     warnings: Vec<String>,
 }
@@ -99,6 +101,11 @@ impl<'a> Attempt<'a> {
             },
             generation: new_generation(&scan, now.as_nanos() as u64)?,
             created: new_created(&scan, now.as_secs()),
+            metadata: Metadata {
+                crc64nvme: None,
+                expires: options.expires,
+                fields: options.fields.clone(),
+            },
         };
         Ok(Attempt {
             options,
@@ -178,6 +185,7 @@ impl<'a> Attempt<'a> {
         let mut batch = vec![0; batch_segments * segment_bytes];
         let mut parity = Parity::new(&encoding.code, &geometry, batch_segments);
         let mut digest = Sha256::new();
+        let mut crc = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
         let mut size = 0;
         loop {
             if shares.live() < least {
@@ -196,7 +204,10 @@ impl<'a> Attempt<'a> {
             segments.extend((tail_block > 0).then(|| &batch[whole..padded]));
             // SHA-256 takes longer than everything else together, so it gets a thread of its own.
             std::thread::scope(|scope| {
-                scope.spawn(|| digest.update(&batch[..len]));
+                scope.spawn(|| {
+                    digest.update(&batch[..len]);
+                    crc.update(&batch[..len]);
+                });
                 for (share, slot) in slots[..k].iter().enumerate() {
                     let blocks = segments.iter().map(|segment| block(segment, k, share));
                     if let Some(slot) = slot {
@@ -215,6 +226,10 @@ impl<'a> Attempt<'a> {
             digest: Digest {
                 algorithm: DigestAlgorithm::Sha256,
                 bytes: digest.finalize().into(),
+            },
+            metadata: Metadata {
+                crc64nvme: Some(crc.finalize()),
+                ..self.empty.metadata.clone()
             },
             ..self.empty.clone()
         };
@@ -248,6 +263,10 @@ impl<'a> Attempt<'a> {
 pub(super) fn refuse_clobber(options: &PutOptions, scan: &Scan) -> Result<(), PutError> {
     let key = &options.key;
     if !options.no_clobber {
+        return Ok(());
+    }
+    let chosen = scan.chosen(false).map(|chosen| &scan.groups[chosen]);
+    if chosen.is_some_and(|group| group.header.metadata.is_expired(date::now())) {
         return Ok(());
     }
     if !scan.groups.is_empty() {

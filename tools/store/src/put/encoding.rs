@@ -1,8 +1,9 @@
 //! How the bytes of an object become shares: its geometry and code, and parity made in steps of bounded memory.
 
 use decode_kernel::code::{Code, CodeKind, Coder};
-use decode_kernel::share::{Geometry, GeometryError, check_content_type};
+use decode_kernel::share::{Geometry, GeometryError};
 
+use super::syntax::{check_fields, check_type};
 use super::{PARITY_BYTES, PutError, PutOptions, SEGMENT_BYTES_MAX};
 use crate::store::Places;
 use crate::write::NewShares;
@@ -50,7 +51,8 @@ impl Encoding {
                 .first_or_octet_stream()
                 .to_string(),
         };
-        check_content_type(&content_type)?;
+        check_type(&content_type)?;
+        check_fields(&options.fields)?;
         Ok(Encoding {
             code: Code::new(kind, (*k).into(), n.into())?,
             geometry,

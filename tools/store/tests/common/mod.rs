@@ -53,6 +53,8 @@ impl Stores {
             block_size: 8192,
             code: None,
             content_type: None,
+            expires: None,
+            fields: Default::default(),
             size_hint: None,
             min_shares: None,
             no_clobber: false,
