@@ -4,6 +4,7 @@ pub mod address;
 pub mod bounds;
 pub mod file;
 pub mod options;
+pub mod origin;
 pub mod settings;
 pub mod values;
 

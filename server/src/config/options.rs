@@ -7,6 +7,7 @@ use clap::Args as _;
 use serde::Deserialize;
 
 use super::address::Address;
+use super::origin::Origin;
 use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 
 /// The options of `penstock serve`. Each is also a key of the TOML file, with `_` for `-`.
@@ -113,6 +114,12 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
     pub min_rate: Option<ByteSize>,
+    /// Pages of this origin may read responses (CORS), as in https://example.org; `*` is any; repeat the option for each
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors_origin: Vec<Origin>,
+    /// The file that a path ending in `/` means, as in index.html
+    #[arg(long, value_name = "NAME")]
+    pub index: Option<String>,
     /// A request head that takes longer to arrive is answered 408 [default: 10s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time_key")]
@@ -170,6 +177,12 @@ impl Options {
             zero_copy: self.zero_copy.or(file.zero_copy),
             send_buffer_max: self.send_buffer_max.or(file.send_buffer_max),
             min_rate: self.min_rate.or(file.min_rate),
+            cors_origin: if self.cors_origin.is_empty() {
+                file.cors_origin
+            } else {
+                self.cors_origin
+            },
+            index: self.index.or(file.index),
             head_timeout: self.head_timeout.or(file.head_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
             send_timeout: self.send_timeout.or(file.send_timeout),
@@ -216,6 +229,8 @@ pub(super) fn example(name: &str) -> Option<String> {
     let kind = argument.get_value_names()?.first()?.as_str();
     let value = match (kind, name) {
         ("DIR", _) => "[\"/srv/disk0\", \"/srv/disk1\"]",
+        ("ORIGIN", _) => "[\"https://example.org\"]",
+        ("NAME", "index") => "\"index.html\"",
         ("ADDR", _) => "\"127.0.0.1:8080\"",
         ("TIME", _) => "\"30s\"",
         ("SIZE", "memory") => "\"512MiB\"",

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use super::address::Address;
 use super::bounds::{SettingsError, SizeBounds, bounded};
 use super::options::Options;
+use super::origin::Origin;
 use super::values::{BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 use crate::memory::limits;
 
@@ -61,6 +62,10 @@ pub struct Settings {
     pub send_buffer_max: u32,
     /// Bytes per second that a client must acknowledge.
     pub rate_min: u64,
+    /// Origins whose pages may read responses.
+    pub cors_origins: Vec<Origin>,
+    /// The file that a path ending in `/` means.
+    pub index: Option<String>,
     /// Time for a request head.
     pub head_timeout: Duration,
     /// Time without a request.
@@ -163,6 +168,8 @@ impl Settings {
                     .unwrap_or(ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MAX_DEFAULT))),
             )? as u32,
             rate_min: options.min_rate.unwrap_or_default().0,
+            cors_origins: options.cors_origin,
+            index: options.index.map(index).transpose()?,
             head_timeout: time(
                 "head-timeout",
                 options.head_timeout,
@@ -184,6 +191,20 @@ impl Settings {
                 limits::DRAIN_TIMEOUT_DEFAULT,
             )?,
         })
+    }
+}
+
+/// The name of a file, without a directory.
+fn index(name: String) -> Result<String, SettingsError> {
+    let is_name = !name.is_empty() && name.len() <= 255 && name != "." && name != "..";
+    match is_name && !name.contains('/') && !name.contains(char::is_control) {
+        true => Ok(name),
+        false => Err(SettingsError {
+            option: "index",
+            value: name,
+            reason: "it must be the name of a file without a directory, as in index.html"
+                .to_owned(),
+        }),
     }
 }
 

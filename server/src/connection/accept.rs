@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::core::Core;
 use super::driver::drive;
@@ -12,6 +12,7 @@ use super::seats::{Full, Seat, Seats};
 use super::state::Connection;
 use crate::config::values::OverLimit;
 use crate::http::head::{self, Response};
+use crate::http::parse::Refusal;
 use crate::http::status::Status;
 use crate::io::{Interest, Socket};
 use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
@@ -85,7 +86,7 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
                 return;
             }
             core.refusing.set(core.refusing.get() + 1);
-            (None, Some(refusal(full)))
+            (None, Some(refusal(core, full)))
         }
     };
     tracing::debug!(%peer, refused = refusal.is_some(), "accepted");
@@ -101,10 +102,15 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     });
 }
 
-fn refusal(full: Full) -> Response {
-    let reason = match full {
-        Full::Server => "this server holds as many connections as it may",
-        Full::Address => "this client holds as many connections as one may",
+fn refusal(core: &Core, full: Full) -> Response {
+    let refusal = Refusal {
+        status: Status::Unavailable,
+        reason: match full {
+            Full::Server => "this server holds as many connections as it may",
+            Full::Address => "this client holds as many connections as one may",
+        },
+        // Nobody knows what the client would have asked.
+        head_only: false,
     };
-    head::error(Status::Unavailable, reason, None, SystemTime::now(), true)
+    head::refuse(&refusal, &core.context())
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use slab::Slab;
 
@@ -10,6 +10,8 @@ use super::gate::Gate;
 use super::lending::Lender;
 use super::state::Connection;
 use crate::body::Sources;
+use crate::http::head::Context;
+use crate::http::site::Site;
 use crate::io::Io;
 use crate::memory::limits::REQUEST_HEAD_BYTES_MAX;
 use crate::stats::CoreStats;
@@ -30,13 +32,21 @@ pub struct Core {
     pub refusing: Cell<usize>,
     /// Where received bytes land before they are parsed, one connection at a time.
     pub scratch: RefCell<Box<[u8; REQUEST_HEAD_BYTES_MAX]>>,
+    /// What the operator says of all objects.
+    pub site: RefCell<Rc<Site>>,
     /// Set when the server is stopping: responses end their connections.
     pub draining: Cell<bool>,
 }
 
 impl Core {
     /// A core without connections.
-    pub fn new(sources: Sources, gate: Gate, lender: Rc<Lender>, send_timeout: Duration) -> Core {
+    pub fn new(
+        sources: Sources,
+        gate: Gate,
+        lender: Rc<Lender>,
+        send_timeout: Duration,
+        site: Site,
+    ) -> Core {
         Core {
             sources,
             gate,
@@ -45,7 +55,17 @@ impl Core {
             connections: RefCell::new(Slab::new()),
             refusing: Cell::new(0),
             scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
+            site: RefCell::new(Rc::new(site)),
             draining: Cell::new(false),
+        }
+    }
+
+    /// What responses depend on now, besides requests and objects.
+    pub fn context(&self) -> Context {
+        Context {
+            now: SystemTime::now(),
+            draining: self.draining.get(),
+            site: Rc::clone(&self.site.borrow()),
         }
     }
 

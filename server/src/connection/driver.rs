@@ -7,7 +7,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::answers;
 use super::core::Core;
@@ -34,13 +34,10 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
         Some(answer) => BodyProtocol::refusing(answer),
     };
     loop {
-        if core.draining.get() {
-            protocol.drain();
-        }
         connection.enter(protocol.phase(), protocol.held_bytes());
         if !connection.claim_head(protocol.held_bytes()) {
             // Very many clients send long heads at once: there is no memory for this one.
-            protocol.memory_refused(SystemTime::now());
+            protocol.memory_refused(&core.context());
         }
         let action = protocol.next();
         let result = match action {
@@ -73,7 +70,7 @@ async fn receive(
     core.io().ready(&connection.socket, Interest::Read).await?;
     match connection.close_reason.take() {
         Some(CloseReason::HeadTimeout) => {
-            protocol.head_timeout(SystemTime::now());
+            protocol.head_timeout(&core.context());
             return Ok(());
         }
         Some(CloseReason::Closed) => return Err(io::ErrorKind::TimedOut.into()),
@@ -85,7 +82,7 @@ async fn receive(
         // The rest of the last response is still queued and holds memory: the connection lingers until it is gone.
         Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => protocol.linger(),
         Ok(0) => protocol.peer_closed(),
-        Ok(count) => protocol.received(&scratch[..count], SystemTime::now()),
+        Ok(count) => protocol.received(&scratch[..count], &core.context()),
         Err(error) if is_transient(&error) => {}
         Err(error) => return Err(error),
     }
@@ -96,9 +93,9 @@ async fn open(core: &Core, protocol: &mut BodyProtocol) {
     let Some(request) = protocol.request() else {
         return;
     };
-    match Box::pin(lookup::open(&core.sources, request)).await {
-        Ok((description, body)) => protocol.opened(&description, body, SystemTime::now()),
-        Err((status, reason)) => protocol.open_failed(status, reason, SystemTime::now()),
+    match Box::pin(lookup::open(&core.sources, request, &core.context().site)).await {
+        Ok((description, body)) => protocol.opened(&description, body, &core.context()),
+        Err((status, reason)) => protocol.open_failed(status, reason, &core.context()),
     }
 }
 
@@ -143,7 +140,7 @@ fn note_sent(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, 
     let bytes = bytes as u64;
     core.stats().sent_bytes.add(bytes);
     connection.meter.add_sent(bytes);
-    if let Some(status) = protocol.sent(bytes, SystemTime::now()) {
+    if let Some(status) = protocol.sent(bytes, &core.context()) {
         core.stats().count_response(status.code());
     }
 }
@@ -187,7 +184,7 @@ fn give_up(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, er
         );
     }
     let (status, reason) = answers::for_piece(error);
-    if protocol.body_failed(status, reason, SystemTime::now()) {
+    if protocol.body_failed(status, reason, &core.context()) {
         core.stats().reset_bodies.add(1);
         connection.socket.reset();
     }

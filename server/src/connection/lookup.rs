@@ -7,6 +7,7 @@ use crate::body::{Body, Resource, Sources};
 use crate::http::head::Representation;
 use crate::http::parse::Request;
 use crate::http::route::{self, Route};
+use crate::http::site::Site;
 use crate::objects::Object;
 
 /// What a response's head says of a resource.
@@ -33,11 +34,15 @@ const CAP_FIELDS: &str = "Referrer-Policy: no-referrer\r\n\
     X-Content-Type-Options: nosniff\r\n";
 
 /// Opens what a request asks for. The error is what it is answered with.
-pub async fn open(sources: &Sources, request: &Request) -> Result<(Description, Body), Answer> {
+pub async fn open(
+    sources: &Sources,
+    request: &Request,
+    site: &Site,
+) -> Result<(Description, Body), Answer> {
     let resources = &sources.resources;
-    let (text, name, save) = match route::route(request, resources.gateway.is_some()) {
+    let (text, name, save) = match route::route(request, resources.gateway.is_some(), site) {
         Route::Key(path) => {
-            let opened = resources.catalogue.open(path).await;
+            let opened = resources.catalogue.open(&path).await;
             let object = opened.map_err(|error| answers::for_lookup(&error))?;
             let description = Description::Object(Rc::clone(&object));
             return Ok((description, Body::new(Resource::Object(object))));

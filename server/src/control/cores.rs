@@ -12,6 +12,8 @@ use super::preflight::send_buffer_max;
 use super::worker::{self, Order, Report};
 use crate::config::Settings;
 use crate::connection::deadlines::Timeouts;
+use crate::http::cors::Cors;
+use crate::http::site::Site;
 use crate::io::Listener;
 
 /// Orders that may wait for a core, which looks for them once a tick.
@@ -87,6 +89,10 @@ impl Cores {
                 readahead_buffers: state.plan.readahead_buffers(),
                 verify_age: settings.verify_age,
                 zero_copy: state.backends.zero_copy,
+                site: Site {
+                    cors: Cors::new(settings.cors_origins.clone()),
+                    index: settings.index.clone(),
+                },
                 timeouts: Timeouts {
                     head: settings.head_timeout,
                     idle: settings.idle_timeout,

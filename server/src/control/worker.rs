@@ -26,6 +26,7 @@ use crate::connection::list::{self, Listed};
 use crate::connection::seats::Seats;
 use crate::connection::tick::Ticks;
 use crate::engine::Engine;
+use crate::http::site::Site;
 use crate::io::Pool;
 use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::memory::budget::{Allowance, Budget, Claim};
@@ -113,6 +114,8 @@ pub struct Plan {
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
     pub zero_copy: ZeroCopyMode,
+    /// What the operator says of all objects.
+    pub site: Site,
     /// What connections are held to.
     pub timeouts: Timeouts,
     /// Where it counts.
@@ -196,7 +199,13 @@ async fn serve(
         credit_bytes_min: limits::CREDIT_BYTES_MIN,
     };
     let lender = Lender::new(plan.budget, plan.send_buffer_floor, plan.send_buffer_max);
-    let core = Rc::new(Core::new(sources, gate, lender, plan.timeouts.send));
+    let core = Rc::new(Core::new(
+        sources,
+        gate,
+        lender,
+        plan.timeouts.send,
+        plan.site,
+    ));
     let stats = &plan.stats;
     stats.pool_buffers.set(pool.buffers() as u64);
     stats

@@ -4,9 +4,15 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io::Write as _;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use super::parse::{Method, Request};
+use super::conditions::{Outcome, Validators};
+use super::cors;
+use super::multipart::Parts;
+use super::parse::{METHODS, Method, Refusal, Request};
+use super::range::Selected;
+use super::site::Site;
 use super::status::Status;
 use crate::memory::limits::RESPONSE_HEAD_BYTES_MAX;
 
@@ -26,8 +32,19 @@ pub trait Representation {
     }
 }
 
-/// A response: its head, with the short text of an error behind it, and the range of the object that follows.
-#[derive(Debug, PartialEq, Eq)]
+/// What a response depends on besides its request and its object.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The present time.
+    pub now: SystemTime,
+    /// Whether the server stops: every response is then its connection's last.
+    pub draining: bool,
+    /// What the operator says of all objects.
+    pub site: Rc<Site>,
+}
+
+/// A response: its head, with the short text of an error behind it, and what follows of the object.
+#[derive(Debug)]
 pub struct Response {
     /// For the counters.
     pub status: Status,
@@ -35,93 +52,165 @@ pub struct Response {
     pub head: Vec<u8>,
     /// The bytes of the object to send behind the head; empty for HEAD, 304 and errors.
     pub body: Range<u64>,
+    /// What follows, if several ranges were asked for.
+    pub parts: Option<Box<Parts>>,
     /// Whether the connection serves another request after this response.
     pub keep_alive: bool,
 }
 
-/// The response to a request for an object that was found. While the server is `draining` it is the connection's
-/// last.
-pub fn respond(
-    request: &Request,
-    object: &impl Representation,
-    now: SystemTime,
-    draining: bool,
-) -> Response {
-    let keep_alive = request.keep_alive && !draining;
-    let modified = object.modified().map(|seconds| last_modified(seconds, now));
-    let conditions = &request.conditions;
-    if conditions.not_modified(object.etag(), modified) {
-        let mut head = Head::new(Status::NotModified, now);
-        head.describe(object, modified);
-        return head.finish(0..0, keep_alive, request.http10);
+/// The response to a request for an object that was found.
+pub fn respond(request: &Request, object: &impl Representation, context: &Context) -> Response {
+    let validators = Validators {
+        etag: object.etag(),
+        modified: object
+            .modified()
+            .map(|seconds| last_modified(seconds, context.now)),
+        date: whole_seconds(context.now),
+    };
+    let recipient = Recipient::of(request, context);
+    match request.conditions.evaluate(&validators) {
+        Outcome::Proceed => {}
+        Outcome::NotModified => {
+            let mut head = Head::new(Status::NotModified, context, Some(request));
+            head.describe(object, validators.modified);
+            return head.finish(0..0, recipient);
+        }
+        Outcome::Failed => {
+            let reason = "the object isn't the one that the request's conditions ask for";
+            return error(Status::PreconditionFailed, reason, request, context);
+        }
     }
     let size = object.size();
     // Range handling is defined for GET only; elsewhere the field must be ignored (RFC 9110 section 14.2).
-    let counts = request.method == Method::Get && conditions.range_counts(object.etag(), modified);
-    let range = request.range.filter(|_| counts);
-    let (status, body) = match range.map(|spec| spec.resolve(size)) {
-        None => (Status::Ok, 0..size),
-        Some(Ok(body)) => (Status::PartialContent, body),
-        Some(Err(_)) => {
-            let mut head = Head::new(Status::RangeNotSatisfiable, now);
+    let counts = request.method == Method::Get && request.conditions.range_counts(&validators);
+    let ranges = request.ranges.as_ref().filter(|_| counts);
+    let selected = ranges.map_or(Selected::Whole, |ranges| ranges.select(size));
+    let status = match selected {
+        Selected::Whole => Status::Ok,
+        Selected::One(_) | Selected::Several(_) => Status::PartialContent,
+        Selected::Unsatisfiable => {
+            let mut head = Head::new(Status::RangeNotSatisfiable, context, Some(request));
             head.formatted("Content-Range", format_args!("bytes */{size}"));
-            return head.text(
-                "the range starts at or past the end of the object",
-                request.method,
-                keep_alive,
-                request.http10,
-            );
+            let reason = "the range starts at or past the end of the object";
+            return head.text(reason, recipient);
         }
     };
-    let mut head = Head::new(status, now);
-    head.field("Content-Type", object.content_type());
-    head.formatted("Content-Length", body.end - body.start);
-    if status == Status::PartialContent {
-        head.formatted(
-            "Content-Range",
-            format_args!("bytes {}-{}/{size}", body.start, body.end - 1),
-        );
-    }
-    head.field("Accept-Ranges", "bytes");
-    head.describe(object, modified);
-    let body = if request.method == Method::Head {
-        0..0
-    } else {
-        body
+    let mut head = Head::new(status, context, Some(request));
+    let mut parts = None;
+    let body = match selected {
+        Selected::Several(ranges) => {
+            let several = Parts::new(ranges, object.content_type(), size);
+            head.formatted(
+                "Content-Type",
+                format_args!("multipart/byteranges; boundary={}", several.boundary()),
+            );
+            head.formatted("Content-Length", several.remaining());
+            parts = Some(Box::new(several));
+            0..0
+        }
+        selected => {
+            head.field("Content-Type", object.content_type());
+            let body = match selected {
+                Selected::One(range) => range,
+                _ => 0..size,
+            };
+            head.formatted("Content-Length", body.end - body.start);
+            if status == Status::PartialContent {
+                head.formatted(
+                    "Content-Range",
+                    format_args!("bytes {}-{}/{size}", body.start, body.end - 1),
+                );
+            }
+            body
+        }
     };
-    head.finish(body, keep_alive, request.http10)
+    head.field("Accept-Ranges", "bytes");
+    head.describe(object, validators.modified);
+    let body = match request.method {
+        Method::Get => body,
+        _ => 0..0,
+    };
+    let mut response = head.finish(body, recipient);
+    // The first part leaves with the head.
+    if let Some(part) = parts.as_mut().and_then(|parts| parts.next()) {
+        response.head.extend_from_slice(part.lines.as_bytes());
+        response.body = part.range;
+    }
+    response.parts = parts;
+    response
 }
 
 /// When an object that was put at `seconds` was last modified. A store's clock may be ahead of ours, and no date may be
 /// later than the response's own (RFC 9110 section 8.8.2.1). In whole seconds, as in the field, which conditions repeat.
 fn last_modified(seconds: u64, now: SystemTime) -> SystemTime {
-    let date = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(date))
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(seconds_of(now)))
 }
 
-/// An error with a short text as its body. There is no `request` if its head could not be understood. The connection
-/// then closes, since nobody knows where the next request starts.
-pub fn error(
-    status: Status,
-    reason: &str,
-    request: Option<&Request>,
-    now: SystemTime,
-    draining: bool,
-) -> Response {
-    let mut head = Head::new(status, now);
-    if status == Status::MethodNotAllowed {
-        head.field("Allow", "GET, HEAD");
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds_of(time))
+}
+
+/// Seconds since 1970.
+fn seconds_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// The response to OPTIONS: which methods there are, and whether a page of another origin may use them.
+pub fn options(request: &Request, context: &Context) -> Response {
+    let mut head = Head::new(Status::NoContent, context, Some(request));
+    head.field("Allow", METHODS);
+    if let Some(asked) = &request.cross_origin
+        && asked.preflight
+        && context.site.cors.allowed(&asked.origin).is_some()
+    {
+        head.field("Access-Control-Allow-Methods", METHODS);
+        if let Some(names) = asked.allowed_names() {
+            head.field("Access-Control-Allow-Headers", names);
+        }
+        head.formatted("Access-Control-Max-Age", cors::MAX_AGE_SECONDS);
     }
-    if status == Status::Unavailable {
-        head.formatted("Retry-After", RETRY_AFTER_SECONDS);
+    head.finish(0..0, Recipient::of(request, context))
+}
+
+/// An error with a short text as its body.
+pub fn error(status: Status, reason: &str, request: &Request, context: &Context) -> Response {
+    let mut head = Head::new(status, context, Some(request));
+    head.retry_after();
+    head.text(reason, Recipient::of(request, context))
+}
+
+/// The answer to a head that is refused. The connection then closes, since nobody knows where the next request starts.
+pub fn refuse(refusal: &Refusal, context: &Context) -> Response {
+    let mut head = Head::new(refusal.status, context, None);
+    if refusal.status == Status::MethodNotAllowed {
+        head.field("Allow", METHODS);
     }
-    let (method, keep_alive, http10) = match request {
-        Some(r) => (r.method, r.keep_alive && !draining, r.http10),
-        None => (Method::Get, false, false),
+    head.retry_after();
+    let recipient = Recipient {
+        has_body: !refusal.head_only,
+        keep_alive: false,
+        http10: false,
     };
-    head.text(reason, method, keep_alive, http10)
+    head.text(refusal.reason, recipient)
+}
+
+/// What a response's end depends on.
+#[derive(Clone, Copy)]
+struct Recipient {
+    has_body: bool,
+    keep_alive: bool,
+    http10: bool,
+}
+
+impl Recipient {
+    fn of(request: &Request, context: &Context) -> Recipient {
+        Recipient {
+            has_body: request.method != Method::Head,
+            keep_alive: request.keep_alive && !context.draining,
+            http10: request.http10,
+        }
+    }
 }
 
 /// The seconds in `Retry-After`. On a busy edge, connections end within seconds.
@@ -139,9 +228,7 @@ thread_local! {
 }
 
 fn date_text(date: SystemTime) -> [u8; DATE_BYTES] {
-    let seconds = date
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let seconds = seconds_of(date);
     DATE_TEXTS.with_borrow_mut(|texts| {
         let (known, text) = &mut texts[(seconds % DATES as u64) as usize];
         if *known != seconds {
@@ -161,7 +248,7 @@ struct Head {
 }
 
 impl Head {
-    fn new(status: Status, now: SystemTime) -> Head {
+    fn new(status: Status, context: &Context, request: Option<&Request>) -> Head {
         let mut head = Head {
             status,
             bytes: Vec::with_capacity(RESPONSE_HEAD_BYTES_MAX / 2),
@@ -172,7 +259,15 @@ impl Head {
             _ => head.put_formatted(format_args!("HTTP/1.1 {status}\r\n")),
         }
         head.field("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
-        head.date("Date", now);
+        head.date("Date", context.now);
+        if context.site.cors.varies() {
+            head.field("Vary", "Origin");
+        }
+        let page = request.and_then(|request| request.cross_origin.as_deref());
+        if let Some(allowed) = page.and_then(|page| context.site.cors.allowed(&page.origin)) {
+            head.field("Access-Control-Allow-Origin", allowed);
+            head.field("Access-Control-Expose-Headers", cors::EXPOSED);
+        }
         head
     }
 
@@ -211,21 +306,27 @@ impl Head {
         self.put(object.fields());
     }
 
-    fn text(mut self, reason: &str, method: Method, keep_alive: bool, http10: bool) -> Response {
+    fn retry_after(&mut self) {
+        if self.status == Status::Unavailable {
+            self.formatted("Retry-After", RETRY_AFTER_SECONDS);
+        }
+    }
+
+    fn text(mut self, reason: &str, recipient: Recipient) -> Response {
         self.field("Content-Type", "text/plain; charset=utf-8");
         let body = format!("{}: {reason}\n", self.status);
         self.formatted("Content-Length", body.len());
-        let mut response = self.finish(0..0, keep_alive, http10);
-        if method == Method::Get {
+        let mut response = self.finish(0..0, recipient);
+        if recipient.has_body {
             response.head.extend_from_slice(body.as_bytes());
         }
         response
     }
 
-    fn finish(mut self, body: Range<u64>, keep_alive: bool, http10: bool) -> Response {
-        if !keep_alive {
+    fn finish(mut self, body: Range<u64>, recipient: Recipient) -> Response {
+        if !recipient.keep_alive {
             self.field("Connection", "close");
-        } else if http10 {
+        } else if recipient.http10 {
             self.field("Connection", "keep-alive");
         }
         self.put("\r\n");
@@ -233,7 +334,8 @@ impl Head {
             status: self.status,
             head: self.bytes,
             body,
-            keep_alive,
+            parts: None,
+            keep_alive: recipient.keep_alive,
         }
     }
 }
@@ -241,7 +343,8 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::super::conditions::{Conditions, IfRange};
-    use super::super::range::RangeSpec;
+    use super::super::cors::{Cors, CrossOrigin};
+    use super::super::range;
     use super::*;
 
     struct Object;
@@ -265,24 +368,32 @@ mod tests {
             method: Method::Get,
             path: "k".into(),
             query: String::new(),
-            range: None,
+            ranges: None,
             conditions: Conditions::default(),
+            cross_origin: None,
             keep_alive: true,
             http10: false,
         }
     }
 
-    /// A second after the object was put, and a half: dates have no halves.
+    /// A second after the object was put.
     const NOW: u64 = 784_111_778;
+
+    /// That time and a half: dates have no halves.
+    fn context(seconds: u64, site: Site) -> Context {
+        Context {
+            now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(500),
+            draining: false,
+            site: Rc::new(site),
+        }
+    }
 
     fn response_to(request: &Request) -> (Response, String) {
         response_at(NOW, request)
     }
 
     fn response_at(seconds: u64, request: &Request) -> (Response, String) {
-        let now =
-            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(500);
-        let response = respond(request, &Object, now, false);
+        let response = respond(request, &Object, &context(seconds, Site::default()));
         let text = String::from_utf8(response.head.clone()).unwrap();
         (response, text)
     }
@@ -330,14 +441,14 @@ mod tests {
 
     #[test]
     fn ranges() {
-        let range = Some(RangeSpec::Suffix { length: 10 });
-        let (response, text) = response_to(&Request { range, ..get() });
+        let ranges = range::parse("bytes=-10");
+        let (response, text) = response_to(&Request { ranges, ..get() });
         assert_eq!(response.body, 990..1000);
         assert!(text.starts_with("HTTP/1.1 206 "));
         assert!(text.contains("Content-Range: bytes 990-999/1000\r\n"));
         assert!(text.contains("Content-Length: 10\r\n"));
-        let range = Some(RangeSpec::Open { first: 1000 });
-        let (response, text) = response_to(&Request { range, ..get() });
+        let ranges = range::parse("bytes=1000-");
+        let (response, text) = response_to(&Request { ranges, ..get() });
         assert_eq!(
             (response.status, response.body),
             (Status::RangeNotSatisfiable, 0..0)
@@ -348,9 +459,9 @@ mod tests {
     #[test]
     fn conditions() {
         let response_if = |conditions| {
-            let range = Some(RangeSpec::Open { first: 1 });
+            let ranges = range::parse("bytes=1-");
             response_to(&Request {
-                range,
+                ranges,
                 conditions,
                 ..get()
             })
@@ -406,7 +517,7 @@ mod tests {
         let range_if = |seconds| {
             let if_range = Some(IfRange::Date(at(seconds)));
             let request = Request {
-                range: Some(RangeSpec::Open { first: 1 }),
+                ranges: range::parse("bytes=1-"),
                 conditions: Conditions {
                     if_range,
                     ..Conditions::default()
@@ -415,18 +526,110 @@ mod tests {
             };
             response_at(PAST, &request).0.status
         };
-        assert_eq!(range_if(PAST), Status::PartialContent);
+        // It is no second old, and may be replaced within this one: no strong validator.
+        assert_eq!(range_if(PAST), Status::Ok);
         assert_eq!(range_if(Object.modified().unwrap()), Status::Ok);
     }
 
     #[test]
-    fn errors_close_when_the_request_was_not_understood() {
-        let now = SystemTime::UNIX_EPOCH;
-        let response = error(Status::BadRequest, "no", None, now, false);
+    fn refusals_close_and_errors_keep_the_connection() {
+        let context = context(NOW, Site::default());
+        let refusal = |head_only| Refusal {
+            status: Status::BadRequest,
+            reason: "no",
+            head_only,
+        };
+        let response = refuse(&refusal(false), &context);
         let text = String::from_utf8(response.head).unwrap();
         assert!(!response.keep_alive && text.contains("Connection: close\r\n"));
         assert!(text.ends_with("\r\n\r\n400 Bad Request: no\n"));
-        let response = error(Status::NotFound, "no", Some(&get()), now, false);
+        let response = refuse(&refusal(true), &context);
+        assert!(response.head.ends_with(b"\r\n\r\n"));
+        let response = error(Status::NotFound, "no", &get(), &context);
         assert!(response.keep_alive);
+    }
+
+    #[test]
+    fn several_ranges() {
+        let ranges = range::parse("bytes=0-0,10-19,-5");
+        let (response, text) = response_to(&Request { ranges, ..get() });
+        assert_eq!(response.status, Status::PartialContent);
+        let (head, lines) = text.split_once("\r\n\r\n").unwrap();
+        assert!(!head.contains("Content-Range"), "{head}");
+        let boundary = head.split_once("boundary=").unwrap().1;
+        let boundary = boundary.split("\r\n").next().unwrap();
+        let first = "Content-Type: video/mp4\r\nContent-Range: bytes 0-0/1000\r\n\r\n";
+        assert_eq!(lines, format!("--{boundary}\r\n{first}"));
+        let parts = response.parts.unwrap();
+        let length = lines.len() as u64 + 1 + parts.remaining();
+        assert!(
+            head.contains(&format!("Content-Length: {length}\r\n")),
+            "{head}"
+        );
+        let rest: Vec<_> = parts.map(|part| part.range).collect();
+        assert_eq!((response.body, rest), (0..1, vec![10..20, 995..1000, 0..0]));
+    }
+
+    #[test]
+    fn pages_of_other_origins() {
+        let site = |origin: &str| Site {
+            cors: Cors::new(vec![origin.parse().unwrap()]),
+            ..Site::default()
+        };
+        let asked = |method, origin: &str| Request {
+            method,
+            cross_origin: Some(Box::new(CrossOrigin {
+                origin: origin.into(),
+                preflight: method == Method::Options,
+                names: "range".into(),
+            })),
+            ..get()
+        };
+        let text = |response: Response| String::from_utf8(response.head).unwrap();
+        let page = asked(Method::Get, "https://a");
+        let allowed = context(NOW, site("https://a"));
+        for response in [
+            respond(&page, &Object, &allowed),
+            error(Status::NotFound, "no", &page, &allowed),
+        ] {
+            let text = text(response);
+            assert!(
+                text.contains("Access-Control-Allow-Origin: https://a\r\n"),
+                "{text}"
+            );
+            assert!(text.contains("Access-Control-Expose-Headers: "), "{text}");
+            assert!(text.contains("Vary: Origin\r\n"), "{text}");
+        }
+        let other = text(respond(&page, &Object, &context(NOW, site("https://b"))));
+        assert!(
+            other.contains("Vary: Origin\r\n") && !other.contains("Access-"),
+            "{other}"
+        );
+        let none = text(respond(&page, &Object, &context(NOW, Site::default())));
+        assert!(
+            !none.contains("Vary") && !none.contains("Access-"),
+            "{none}"
+        );
+
+        let preflight = asked(Method::Options, "https://a");
+        let response = options(&preflight, &allowed);
+        assert_eq!(
+            (response.status, &response.body),
+            (Status::NoContent, &(0..0))
+        );
+        let granted = text(response);
+        for field in [
+            "Allow: GET, HEAD, OPTIONS\r\n",
+            "Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n",
+            "Access-Control-Allow-Headers: range\r\n",
+            "Access-Control-Max-Age: 7200\r\n",
+        ] {
+            assert!(granted.contains(field), "{field} in {granted}");
+        }
+        let refused = text(options(&preflight, &context(NOW, site("https://b"))));
+        assert!(
+            refused.contains("Allow: GET") && !refused.contains("Access-"),
+            "{refused}"
+        );
     }
 }

@@ -3,9 +3,14 @@
 //! It knows neither sockets nor objects.
 
 pub mod conditions;
+pub mod cors;
+pub mod field;
 pub mod head;
+pub mod multipart;
 pub mod parse;
 pub mod protocol;
 pub mod range;
 pub mod route;
+pub mod site;
 pub mod status;
+pub mod target;

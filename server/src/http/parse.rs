@@ -2,36 +2,46 @@
 //!
 //! Everything here comes from a peer. A head is either complete, incomplete, or refused with a
 //! status that says why. "Need more bytes" is an outcome, not an error.
-
-use percent_encoding::percent_decode;
+//!
+//! An edge that only reads can be stricter than RFC 9112 asks for: what it doesn't understand in one way only, it
+//! refuses, so that nothing in front of it can be made to understand it in another.
 
 use super::conditions::{Conditions, IfRange};
-use super::range::{self, RangeSpec};
+use super::cors::CrossOrigin;
+use super::range::{self, Ranges};
 use super::status::Status;
+use super::{field, target};
 use crate::memory::limits::{HEADER_FIELDS_MAX, REQUEST_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
 
-/// The methods that are answered with an object.
+/// The methods that are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// RFC 9110 section 9.3.1.
     Get,
     /// RFC 9110 section 9.3.2.
     Head,
+    /// RFC 9110 section 9.3.7. No object is looked up for it.
+    Options,
 }
+
+/// The methods, for `Allow`.
+pub const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// What one request head asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// GET or HEAD; nothing else gets this far.
+    /// Nothing but these gets this far.
     pub method: Method,
-    /// The path, percent-decoded, without its leading slash and without a query.
+    /// The path, percent-decoded, without dot segments, without its leading slash and without a query.
     pub path: String,
     /// The query behind the path's `?`, not decoded.
     pub query: String,
-    /// One byte range. Several, other units and malformed ones are as if absent (RFC 9110 14.2).
-    pub range: Option<RangeSpec>,
+    /// Byte ranges. Other units and malformed ones are as if absent (RFC 9110 section 14.2).
+    pub ranges: Option<Ranges>,
     /// The conditions under which the object, or that range of it, is wanted.
     pub conditions: Conditions,
+    /// What a page of another origin says of its request.
+    pub cross_origin: Option<Box<CrossOrigin>>,
     /// Whether the connection may serve another request after this one.
     pub keep_alive: bool,
     /// Whether the peer speaks HTTP/1.0 and must be told about keep-alive.
@@ -41,9 +51,14 @@ pub struct Request {
 impl Request {
     /// Bytes of memory that a boxed request holds.
     pub fn held_bytes(&self) -> usize {
-        let list = &self.conditions.if_none_match;
-        let list = list.as_ref().map_or(0, String::capacity);
-        size_of::<Request>() + self.path.capacity() + self.query.capacity() + list
+        let ranges = self.ranges.as_ref().map_or(0, Ranges::held_bytes);
+        let cross_origin = self.cross_origin.as_ref().map_or(0, |it| it.held_bytes());
+        size_of::<Request>()
+            + self.path.capacity()
+            + self.query.capacity()
+            + self.conditions.held_bytes()
+            + ranges
+            + cross_origin
     }
 }
 
@@ -54,6 +69,8 @@ pub struct Refusal {
     pub status: Status,
     /// What was wrong and what to do, in one line for the body of the response.
     pub reason: &'static str,
+    /// Whether the method is HEAD, so that the response has no body.
+    pub head_only: bool,
 }
 
 /// The outcome of looking at the bytes received so far.
@@ -67,198 +84,316 @@ pub enum Parsed {
     Refused(Refusal),
 }
 
-fn refuse(status: Status, reason: &'static str) -> Parsed {
-    Parsed::Refused(Refusal { status, reason })
-}
+/// A status and a reason.
+type Fault = (Status, &'static str);
+
+const TARGET_TOO_LONG: Fault = (
+    Status::TargetTooLong,
+    "the request target is longer than 4 KiB",
+);
+const HEAD_TOO_LARGE: Fault = (
+    Status::HeadersTooLarge,
+    "the request head is larger than 8 KiB",
+);
+const BARE_LINE_FEED: Fault = (Status::BadRequest, "a line ends in LF without CR");
+const BODY: Fault = (
+    Status::BadRequest,
+    "a request to read has no body: send none",
+);
 
 /// Looks for one request head at the start of `bytes`.
 pub fn parse(bytes: &[u8]) -> Parsed {
+    match understand(bytes) {
+        Ok(None) => Parsed::NeedMore,
+        Ok(Some((request, length))) => Parsed::Request(Box::new(request), length),
+        Err((status, reason)) => Parsed::Refused(Refusal {
+            status,
+            reason,
+            head_only: is_head(bytes),
+        }),
+    }
+}
+
+/// Whether a head that is complete or not, right or wrong, begins with the method HEAD.
+pub fn is_head(bytes: &[u8]) -> bool {
+    bytes[leading_lines(bytes)..].starts_with(b"HEAD ")
+}
+
+/// Bytes of the empty lines that may come before a request line (RFC 9112 section 2.2).
+fn leading_lines(bytes: &[u8]) -> usize {
+    let start = bytes.iter().position(|&b| b != b'\r' && b != b'\n');
+    start.unwrap_or(bytes.len())
+}
+
+fn understand(bytes: &[u8]) -> Result<Option<(Request, usize)>, Fault> {
     let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
     let mut head = httparse::Request::new(&mut fields);
-    match head.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) if length > REQUEST_HEAD_BYTES_MAX => refuse(
-            Status::HeadersTooLarge,
-            "the request head is larger than 8 KiB",
-        ),
-        Ok(httparse::Status::Complete(length)) => match understand(&head) {
-            Ok(request) => Parsed::Request(Box::new(request), length),
-            Err(refusal) => Parsed::Refused(refusal),
-        },
-        Ok(httparse::Status::Partial) => incomplete(&head, bytes),
-        Err(httparse::Error::TooManyHeaders) => refuse(
-            Status::HeadersTooLarge,
-            "the request has more than 64 header fields",
-        ),
-        Err(httparse::Error::Version) if claims_http(bytes) => refuse(
-            Status::VersionNotSupported,
-            "only HTTP/1.1 and HTTP/1.0 are supported",
-        ),
-        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => {
-            refuse(Status::BadRequest, "a header field is malformed")
+    let length = match head.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return incomplete(&head, bytes).map(|()| None),
+        Err(httparse::Error::Version) => return other_version(bytes),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err((
+                Status::HeadersTooLarge,
+                "the request has more than 64 header fields",
+            ));
         }
-        Err(_) => refuse(Status::BadRequest, "this is not an HTTP request"),
+        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => {
+            return Err((Status::BadRequest, "a header field is malformed"));
+        }
+        Err(_) => return Err((Status::BadRequest, "this is not an HTTP request")),
+    };
+    if length > REQUEST_HEAD_BYTES_MAX {
+        return Err(HEAD_TOO_LARGE);
     }
+    if has_bare_line_feed(&bytes[..length]) {
+        return Err(BARE_LINE_FEED);
+    }
+    request(&head).map(|request| Some((request, length)))
 }
 
-/// An incomplete head may already be too long.
-fn incomplete(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Parsed {
-    // The request line is what precedes the first line feed; leading empty lines are allowed.
-    let start = bytes
-        .iter()
-        .position(|&b| b != b'\r' && b != b'\n')
-        .unwrap_or(bytes.len());
+/// An incomplete head may already be too long, or wrong.
+fn incomplete(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<(), Fault> {
+    if has_bare_line_feed(bytes) {
+        return Err(BARE_LINE_FEED);
+    }
+    // The request line is what precedes the first line feed.
+    let start = leading_lines(bytes);
     let line_open = !bytes[start..].contains(&b'\n');
     if line_open && bytes.len() - start > TARGET_BYTES_MAX + 64 {
-        return refuse(
-            Status::TargetTooLong,
-            "the request target is longer than 4 KiB",
-        );
+        return Err(TARGET_TOO_LONG);
     }
     if bytes.len() >= REQUEST_HEAD_BYTES_MAX {
-        return match head.path {
-            Some(path) if path.len() > TARGET_BYTES_MAX => refuse(
-                Status::TargetTooLong,
-                "the request target is longer than 4 KiB",
-            ),
-            _ => refuse(
-                Status::HeadersTooLarge,
-                "the request head is larger than 8 KiB",
-            ),
-        };
-    }
-    Parsed::NeedMore
-}
-
-/// Whether the first line names a version of HTTP: then it is the version that is unknown.
-fn claims_http(bytes: &[u8]) -> bool {
-    let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
-    line.windows(5).any(|w| w == b"HTTP/")
-}
-
-fn understand(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
-    let bad = |reason| Refusal {
-        status: Status::BadRequest,
-        reason,
-    };
-    let method = match head.method.unwrap_or_default() {
-        "GET" => Method::Get,
-        "HEAD" => Method::Head,
-        "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => {
-            return Err(Refusal {
-                status: Status::MethodNotAllowed,
-                reason: "objects can only be read: use GET or HEAD",
-            });
-        }
-        _ => {
-            return Err(Refusal {
-                status: Status::NotImplemented,
-                reason: "this method is not supported: use GET or HEAD",
-            });
-        }
-    };
-    let target = head.path.unwrap_or_default();
-    if target.len() > TARGET_BYTES_MAX {
-        return Err(Refusal {
-            status: Status::TargetTooLong,
-            reason: "the request target is longer than 4 KiB",
+        return Err(match head.path {
+            Some(path) if path.len() > TARGET_BYTES_MAX => TARGET_TOO_LONG,
+            _ => HEAD_TOO_LARGE,
         });
     }
-    let (path, query) = path_and_query(target).ok_or(bad(
+    Ok(())
+}
+
+/// RFC 9112 section 2.2 lets a server take a line feed alone for the end of a line. What takes it otherwise sees other
+/// fields than we do.
+fn has_bare_line_feed(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .enumerate()
+        .any(|(at, &b)| b == b'\n' && (at == 0 || bytes[at - 1] != b'\r'))
+}
+
+/// A head of a version that `httparse` doesn't know. A later minor version is served as HTTP/1.1 (RFC 9110 section 2.5).
+fn other_version(bytes: &[u8]) -> Result<Option<(Request, usize)>, Fault> {
+    let start = leading_lines(bytes);
+    let end = bytes[start..].iter().position(|&b| b == b'\n');
+    let line = &bytes[start..end.map_or(bytes.len(), |end| start + end)];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if let [
+        ..,
+        b' ',
+        b'H',
+        b'T',
+        b'T',
+        b'P',
+        b'/',
+        b'1',
+        b'.',
+        b'2'..=b'9',
+    ] = line
+    {
+        let mut as_1_1 = bytes.to_vec();
+        as_1_1[start + line.len() - 1] = b'1';
+        return understand(&as_1_1);
+    }
+    // What names a version of HTTP in its place has one that is unknown.
+    let version = line.split(|&b| b == b' ').nth(2);
+    Err(
+        match version.is_some_and(|version| version.starts_with(b"HTTP/")) {
+            true => (
+                Status::VersionNotSupported,
+                "only HTTP/1.1 and HTTP/1.0 are supported",
+            ),
+            false => (Status::BadRequest, "this is not an HTTP request"),
+        },
+    )
+}
+
+fn method(name: &str) -> Result<Method, Fault> {
+    match name {
+        "GET" => Ok(Method::Get),
+        "HEAD" => Ok(Method::Head),
+        "OPTIONS" => Ok(Method::Options),
+        "POST" | "PUT" | "DELETE" | "CONNECT" | "TRACE" | "PATCH" => Err((
+            Status::MethodNotAllowed,
+            "objects can only be read: use GET or HEAD",
+        )),
+        _ => Err((
+            Status::NotImplemented,
+            "this method is not supported: use GET or HEAD",
+        )),
+    }
+}
+
+fn request(head: &httparse::Request<'_, '_>) -> Result<Request, Fault> {
+    let method = method(head.method.unwrap_or_default())?;
+    let text = head.path.unwrap_or_default();
+    if text.len() > TARGET_BYTES_MAX {
+        return Err(TARGET_TOO_LONG);
+    }
+    let target = match (method, text) {
+        // The server as a whole (RFC 9112 section 3.2.4).
+        (Method::Options, "*") => target::parse("/"),
+        _ => target::parse(text),
+    };
+    let target = target.ok_or((
+        Status::BadRequest,
         "the request target must be an absolute path (or an http URL) that decodes to UTF-8",
     ))?;
-
     let http10 = head.version == Some(0);
     let mut request = Request {
         method,
-        path,
-        query,
-        range: None,
+        path: target.path,
+        query: target.query,
+        ranges: None,
         conditions: Conditions::default(),
-        keep_alive: !http10,
+        cross_origin: None,
+        keep_alive: false,
         http10,
     };
-    let (mut hosts, mut ranges, mut if_ranges) = (0, 0, 0);
-    for field in head.headers.iter() {
-        let name = field.name;
-        let text = std::str::from_utf8(field.value)
-            .map(str::trim)
-            .unwrap_or_default();
-        if name.eq_ignore_ascii_case("host") {
-            hosts += 1;
-        } else if name.eq_ignore_ascii_case("connection") {
-            for option in text.split(',').map(str::trim) {
-                if option.eq_ignore_ascii_case("close") {
-                    request.keep_alive = false;
-                } else if option.eq_ignore_ascii_case("keep-alive") && http10 {
-                    request.keep_alive = true;
-                }
-            }
-        } else if name.eq_ignore_ascii_case("range") {
-            ranges += 1;
-            request.range = range::parse(text);
-        } else if name.eq_ignore_ascii_case("if-range") {
-            if_ranges += 1;
-            request.conditions.if_range = Some(match httpdate::parse_http_date(text) {
-                Ok(date) => IfRange::Date(date),
-                Err(_) => IfRange::Tag(text.to_owned()),
-            });
-        } else if name.eq_ignore_ascii_case("if-none-match") {
-            // A list may come in several fields (RFC 9110 section 5.3).
-            match &mut request.conditions.if_none_match {
-                Some(list) => {
-                    list.push_str(", ");
-                    list.push_str(text);
-                }
-                none => *none = Some(text.to_owned()),
-            }
-        } else if name.eq_ignore_ascii_case("if-modified-since") {
-            request.conditions.if_modified_since = httpdate::parse_http_date(text).ok();
-        } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            // A request body in a coding we don't decode: its end can't be found.
-            return Err(Refusal {
-                status: Status::NotImplemented,
-                reason: "requests with a body are not supported",
-            });
-        } else if name.eq_ignore_ascii_case("content-length") {
-            match text.parse::<u64>() {
-                Ok(0) => {}
-                // The body is not read: what follows this head isn't a request.
-                Ok(_) => request.keep_alive = false,
-                Err(_) => return Err(bad("Content-Length is not a number")),
-            }
-        }
+    let mut fields = Fields::default();
+    for line in head.headers.iter() {
+        fields.take(line.name, line.value, &mut request)?;
     }
-    if hosts > 1 || (hosts == 0 && !http10) {
-        return Err(bad("an HTTP/1.1 request needs exactly one Host field"));
+    if fields.hosts > 1 || (fields.hosts == 0 && !http10) {
+        return Err((
+            Status::BadRequest,
+            "an HTTP/1.1 request needs exactly one Host field",
+        ));
     }
+    request.keep_alive = !fields.close && (!http10 || fields.keep_alive);
     // Nothing says which of several counts, so none does.
-    if ranges > 1 {
-        request.range = None;
+    if fields.ranges > 1 || fields.if_ranges > 1 {
+        request.ranges = None;
     }
-    if if_ranges > 1 {
-        request.conditions.if_range = None;
-        request.range = None;
+    if fields.if_modified_sinces > 1 {
+        request.conditions.if_modified_since = None;
+    }
+    if fields.if_unmodified_sinces > 1 {
+        request.conditions.if_unmodified_since = None;
+    }
+    if let Some(cross_origin) = &request.cross_origin
+        && cross_origin.origin.is_empty()
+    {
+        request.cross_origin = None;
     }
     Ok(request)
 }
 
-/// The path of a target in origin form or absolute form (RFC 9112 section 3.2), decoded, and its query.
-fn path_and_query(target: &str) -> Option<(String, String)> {
-    let target = if target.starts_with('/') {
-        target
-    } else {
-        let scheme_end = target.find("://")?;
-        let scheme = &target[..scheme_end];
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return None;
+/// What was seen of a head's fields.
+#[derive(Default)]
+struct Fields {
+    hosts: u32,
+    ranges: u32,
+    if_ranges: u32,
+    if_modified_sinces: u32,
+    if_unmodified_sinces: u32,
+    close: bool,
+    keep_alive: bool,
+    content_length: Option<u64>,
+}
+
+impl Fields {
+    /// Takes one field into the request.
+    fn take(&mut self, name: &str, value: &[u8], request: &mut Request) -> Result<(), Fault> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let conditions = &mut request.conditions;
+        // A byte that is no text makes no number, date, tag or token.
+        let text = String::from_utf8_lossy(value);
+        let text = field::trim(&text);
+        if is("host") {
+            self.hosts += 1;
+            if !target::is_host(text.as_bytes()) {
+                return Err((
+                    Status::BadRequest,
+                    "Host is not a host with or without a port",
+                ));
+            }
+        } else if is("connection") {
+            for option in field::list(text) {
+                self.close |= option.eq_ignore_ascii_case("close");
+                self.keep_alive |= option.eq_ignore_ascii_case("keep-alive");
+            }
+        } else if is("range") {
+            self.ranges += 1;
+            request.ranges = range::parse(text);
+        } else if is("if-range") {
+            self.if_ranges += 1;
+            conditions.if_range = Some(IfRange::parse(text));
+        } else if is("if-match") {
+            append(&mut conditions.if_match, text);
+        } else if is("if-none-match") {
+            append(&mut conditions.if_none_match, text);
+        } else if is("if-modified-since") {
+            self.if_modified_sinces += 1;
+            conditions.if_modified_since = httpdate::parse_http_date(text).ok();
+        } else if is("if-unmodified-since") {
+            self.if_unmodified_sinces += 1;
+            conditions.if_unmodified_since = httpdate::parse_http_date(text).ok();
+        } else if is("origin") {
+            cross_origin(request).origin = text.to_owned();
+        } else if is("access-control-request-method") {
+            cross_origin(request).preflight = request.method == Method::Options;
+        } else if is("access-control-request-headers") {
+            cross_origin(request).names = text.to_owned();
+        } else if is("transfer-encoding") {
+            // Chunks are a body. In another coding, its end can't be found.
+            return Err(match text.eq_ignore_ascii_case("chunked") {
+                true => BODY,
+                false => (
+                    Status::NotImplemented,
+                    "this transfer coding is not supported, nor is a body",
+                ),
+            });
+        } else if is("content-length") {
+            self.take_length(text)?;
         }
-        let rest = &target[scheme_end + 3..];
-        &rest[rest.find(['/', '?', '#']).unwrap_or(rest.len())..]
-    };
-    let target = target.split('#').next().unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let decoded = percent_decode(path.strip_prefix('/').unwrap_or_default().as_bytes());
-    Some((decoded.decode_utf8().ok()?.into_owned(), query.to_owned()))
+        Ok(())
+    }
+
+    /// Takes a `Content-Length`. A body is refused whatever else the head says: one that is not read would be taken for
+    /// the next request.
+    fn take_length(&mut self, text: &str) -> Result<(), Fault> {
+        // It may come several times, also in one field, if all are the same (RFC 9110 section 8.6).
+        for element in text.split(',').map(field::trim) {
+            if !field::is_number(element) {
+                return Err((Status::BadRequest, "Content-Length is not a number"));
+            }
+            // Too long a number is a body too.
+            let length = element.parse().unwrap_or(u64::MAX);
+            if self.content_length.is_some_and(|other| other != length) {
+                return Err((Status::BadRequest, "Content-Length comes twice and differs"));
+            }
+            self.content_length = Some(length);
+        }
+        match self.content_length {
+            Some(0) | None => Ok(()),
+            Some(_) => Err(BODY),
+        }
+    }
+}
+
+/// A list may come in several fields (RFC 9110 section 5.3).
+fn append(list: &mut Option<String>, text: &str) {
+    match list {
+        Some(list) => {
+            list.push_str(", ");
+            list.push_str(text);
+        }
+        none => *none = Some(text.to_owned()),
+    }
+}
+
+fn cross_origin(request: &mut Request) -> &mut CrossOrigin {
+    request.cross_origin.get_or_insert_default()
 }
 
 #[cfg(test)]
@@ -295,8 +430,6 @@ mod tests {
         let r = request("HEAD http://h:80/x HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n");
         assert_eq!((r.path.as_str(), r.method), ("x", Method::Head));
         assert!(r.keep_alive && r.http10);
-        assert_eq!(request("GET http://h HTTP/1.0\r\n\r\n").path, "");
-        assert_eq!(request("GET http://h?a/b HTTP/1.0\r\n\r\n").path, "");
     }
 
     #[test]
@@ -337,7 +470,7 @@ mod tests {
         assert_eq!(refused("\x16\x03\x01\x02\x00\x01\x00"), Status::BadRequest);
         assert_eq!(
             refused("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"),
-            Status::NotImplemented
+            Status::BadRequest
         );
         let fields = "a: b\r\n".repeat(65);
         assert_eq!(
@@ -361,18 +494,187 @@ mod tests {
         );
     }
 
-    #[test]
-    fn two_ranges_fields_or_a_list_count_as_none() {
-        let r =
-            request("GET /k HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1\r\nRange: bytes=2-3\r\n\r\n");
-        assert_eq!(r.range, None);
-        let r = request("GET /k HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1,4-5\r\n\r\n");
-        assert_eq!(r.range, None);
+    /// A head of these lines, after a request line of `version`.
+    fn head(version: &str, lines: &[&str]) -> String {
+        format!("GET /k {version}\r\n{}\r\n\r\n", lines.join("\r\n"))
     }
 
     #[test]
-    fn a_body_ends_the_connection() {
-        let r = request("GET /k HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");
-        assert!(!r.keep_alive);
+    fn of_two_fields_that_may_come_once_none_counts() {
+        let with = |lines: &[&str]| request(&head("HTTP/1.1", &[&["Host: h"], lines].concat()));
+        let twice = with(&["Range: bytes=0-1", "Range: bytes=2-3"]);
+        assert_eq!(twice.ranges, None);
+        let twice = with(&["Range: bytes=0-1", "If-Range: \"a\"", "If-Range: \"b\""]);
+        assert_eq!(twice.ranges, None);
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for name in ["If-Modified-Since", "If-Unmodified-Since"] {
+            let line = format!("{name}: {date}");
+            let conditions = |lines: &[&str]| with(lines).conditions;
+            assert_ne!(conditions(&[&line]), Conditions::default());
+            assert_eq!(conditions(&[&line, &line]), Conditions::default());
+        }
+    }
+
+    /// A body that was not read was taken for the next request: behind HTTP/1.0 `Connection: keep-alive` that came after
+    /// `Content-Length`, the connection stayed open.
+    #[test]
+    fn a_request_with_a_body_is_refused() {
+        for (version, lines) in [
+            ("HTTP/1.1", &["Content-Length: 3"][..]),
+            (
+                "HTTP/1.0",
+                &["Content-Length: 34", "Connection: keep-alive"],
+            ),
+            (
+                "HTTP/1.0",
+                &["Connection: keep-alive", "Content-Length: 34"],
+            ),
+            ("HTTP/1.1", &["Content-Length: 0", "Content-Length: 3"]),
+            ("HTTP/1.1", &["Content-Length: 3", "Content-Length: 0"]),
+            ("HTTP/1.1", &["Content-Length: 0, 3"]),
+            ("HTTP/1.1", &["Content-Length: +0"]),
+            ("HTTP/1.1", &["Content-Length: -0"]),
+            ("HTTP/1.1", &["Content-Length: 0x0"]),
+            ("HTTP/1.1", &["Content-Length: "]),
+            ("HTTP/1.1", &["Content-Length: 0,"]),
+            ("HTTP/1.1", &["Content-Length: \u{a0}0"]),
+            ("HTTP/1.1", &["Content-Length: \u{661}"]),
+            ("HTTP/1.1", &["Content-Length: 99999999999999999999999"]),
+            ("HTTP/1.1", &["Transfer-Encoding: chunked"]),
+            (
+                "HTTP/1.1",
+                &["Content-Length: 0", "Transfer-Encoding: Chunked"],
+            ),
+        ] {
+            let lines = [&["Host: h"], lines].concat();
+            assert_eq!(
+                refused(&head(version, &lines)),
+                Status::BadRequest,
+                "{lines:?}"
+            );
+        }
+        for coding in [
+            "gzip",
+            "gzip, chunked",
+            "chunked, chunked",
+            "xchunked",
+            "identity",
+        ] {
+            let line = format!("Transfer-Encoding: {coding}");
+            let status = refused(&head("HTTP/1.1", &["Host: h", &line]));
+            assert_eq!(status, Status::NotImplemented, "{coding}");
+        }
+        let none = ["Host: h", "Content-Length: 0", "Content-Length: 0, 00"];
+        assert!(request(&head("HTTP/1.1", &none)).keep_alive);
+    }
+
+    #[test]
+    fn which_connections_stay() {
+        let stays = |version: &str, lines: &[&str]| {
+            request(&head(version, &[&["Host: h"], lines].concat())).keep_alive
+        };
+        assert!(stays("HTTP/1.1", &[]) && !stays("HTTP/1.0", &[]));
+        assert!(stays("HTTP/1.0", &["Connection: x, Keep-Alive"]));
+        // Whatever else is said, and in any order.
+        for lines in [
+            &["Connection: close"][..],
+            &["Connection: close, keep-alive"],
+            &["Connection: keep-alive", "Connection: ,CLOSE"],
+            &["Connection: close", "Connection: keep-alive"],
+        ] {
+            assert!(
+                !stays("HTTP/1.1", lines) && !stays("HTTP/1.0", lines),
+                "{lines:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn hosts_that_are_none_are_refused() {
+        for host in ["a/b@c", "[::1", "x:y", "a b", "\u{e9}", "a\tb"] {
+            let line = format!("Host: {host}");
+            for version in ["HTTP/1.1", "HTTP/1.0"] {
+                assert_eq!(
+                    refused(&head(version, &[&line])),
+                    Status::BadRequest,
+                    "{host}"
+                );
+            }
+        }
+        assert!(matches!(
+            parse(b"GET /k HTTP/1.1\r\nHost: \xff\r\n\r\n"),
+            Parsed::Refused(_)
+        ));
+    }
+
+    #[test]
+    fn a_line_feed_alone_ends_no_line() {
+        for text in [
+            "GET /k HTTP/1.1\nHost: h\r\n\r\n",
+            "GET /k HTTP/1.1\r\nHost: h\n\r\n",
+            "GET /k HTTP/1.1\r\nHost: h\r\n\n",
+            "GET /k HTTP/1.1\r\nHost: h\n",
+            "\nGET /k HTTP/1.1\r\nHost: h\r\n\r\n",
+        ] {
+            assert_eq!(refused(text), Status::BadRequest, "{text:?}");
+        }
+        let text = "\r\n\r\nGET /k HTTP/1.1\r\nHost: h\r\n\r\n";
+        assert_eq!(request(text).path, "k");
+    }
+
+    #[test]
+    fn a_later_minor_version_is_served_as_1_1() {
+        let lines = ["Host: h", "Connection: keep-alive"];
+        for version in ["HTTP/1.2", "HTTP/1.9"] {
+            let later = request(&head(version, &lines));
+            assert_eq!(later, request(&head("HTTP/1.1", &lines)), "{version}");
+        }
+        for version in ["HTTP/2.0", "HTTP/0.9", "HTTP/1.", "HTTP/1.a"] {
+            let status = refused(&head(version, &lines));
+            assert_eq!(status, Status::VersionNotSupported, "{version}");
+        }
+    }
+
+    #[test]
+    fn options_and_pages_of_other_origins() {
+        let text = "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n";
+        assert_eq!(request(text).method, Method::Options);
+        assert_eq!(request(text).cross_origin, None);
+        let lines = "Host: h\r\nOrigin: https://a\r\nAccess-Control-Request-Method: GET\r\n\
+                     Access-Control-Request-Headers: range";
+        for (method, preflight) in [("OPTIONS", true), ("GET", false)] {
+            let asked = request(&format!("{method} /k HTTP/1.1\r\n{lines}\r\n\r\n"));
+            let expected = CrossOrigin {
+                origin: "https://a".into(),
+                preflight,
+                names: "range".into(),
+            };
+            assert_eq!(asked.cross_origin.as_deref(), Some(&expected));
+        }
+        assert_eq!(
+            refused("GET * HTTP/1.1\r\nHost: h\r\n\r\n"),
+            Status::BadRequest
+        );
+    }
+
+    /// The answers to refused HEAD requests had bodies, which a client took for the next response.
+    #[test]
+    fn a_refusal_knows_whether_it_may_have_a_body() {
+        let long = "a".repeat(TARGET_BYTES_MAX + 100);
+        for (rest, status) in [
+            ("/ HTTP/1.1\r\n\r\n", Status::BadRequest),
+            (&format!("/{long}"), Status::TargetTooLong),
+            ("/ HTTP/3.0\r\n\r\n", Status::VersionNotSupported),
+        ] {
+            for (method, expected) in [("HEAD", true), ("GET", false), ("HEADER", false)] {
+                let Parsed::Refused(refusal) = parse(format!("{method} {rest}").as_bytes()) else {
+                    panic!("{method} {rest}");
+                };
+                assert_eq!(refusal.head_only, expected, "{method} {rest}");
+                if method != "HEADER" {
+                    assert_eq!(refusal.status, status);
+                }
+            }
+        }
     }
 }

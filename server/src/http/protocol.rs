@@ -15,13 +15,13 @@
 //! - `Lingering`: nothing.
 
 use std::ops::Range;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::http::head::{self, Representation, Response};
-use crate::http::parse::{self, Parsed, Request};
-use crate::http::status::Status;
+use super::head::{self, Context, Representation, Response};
+use super::multipart::Parts;
+use super::parse::{self, Method, Parsed, Refusal, Request};
+use super::status::Status;
 use crate::stats::Phase;
 
 /// What the driver must do next.
@@ -43,10 +43,12 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Outgoing<O> {
     status: Status,
-    /// The unsent rest of the head (and of an error's text).
+    /// The unsent rest of the head (and of an error's text), or of the lines before a range.
     head: Bytes,
-    /// The unsent bytes of the object.
+    /// The unsent bytes of the object that follow it.
     body: Range<u64>,
+    /// What follows those, if several ranges were asked for.
+    parts: Option<Box<Parts>>,
     object: Option<O>,
     keep_alive: bool,
     /// Kept until the first byte is sent: until then the response can still become an error.
@@ -72,7 +74,22 @@ impl<O> Outgoing<O> {
     }
     /// Bytes left, head included.
     pub fn remaining(&self) -> u64 {
+        let parts = self.parts.as_ref().map_or(0, |parts| parts.remaining());
+        self.unsent_bytes() + parts
+    }
+    /// Bytes of the head and the range that are being sent.
+    fn unsent_bytes(&self) -> u64 {
         self.head.len() as u64 + (self.body.end - self.body.start)
+    }
+    /// Begins the next part of a body of several ranges, if the present one is sent.
+    fn advance(&mut self) {
+        if self.unsent_bytes() > 0 {
+            return;
+        }
+        if let Some(part) = self.parts.as_mut().and_then(|parts| parts.next()) {
+            self.head = Bytes::from(part.lines);
+            self.body = part.range;
+        }
     }
 }
 
@@ -91,7 +108,6 @@ pub struct Protocol<O> {
     state: State<O>,
     /// Received bytes that are not yet a whole head. Empty, and without an allocation, between requests.
     pending: Vec<u8>,
-    draining: bool,
 }
 
 impl<O> Default for Protocol<O> {
@@ -99,7 +115,6 @@ impl<O> Default for Protocol<O> {
         Protocol {
             state: State::Reading,
             pending: Vec::new(),
-            draining: false,
         }
     }
 }
@@ -144,24 +159,17 @@ impl<O> Protocol<O> {
         let state = match &self.state {
             State::Opening(request) => request.held_bytes(),
             State::Sending(out) => {
-                out.head.len()
-                    + out
-                        .request
-                        .as_ref()
-                        .map_or(0, |request| request.held_bytes())
+                let request = out.request.as_ref().map_or(0, |it| it.held_bytes());
+                let parts = out.parts.as_ref().map_or(0, |it| it.held_bytes());
+                out.head.len() + request + parts
             }
             _ => 0,
         };
         self.pending.capacity() + state
     }
 
-    /// From now on every response ends its connection.
-    pub fn drain(&mut self) {
-        self.draining = true;
-    }
-
     /// Bytes arrived. `bytes` is never longer than a head may be.
-    pub fn received(&mut self, bytes: &[u8], now: SystemTime) {
+    pub fn received(&mut self, bytes: &[u8], context: &Context) {
         if !matches!(self.state, State::Reading) {
             return;
         }
@@ -169,23 +177,23 @@ impl<O> Protocol<O> {
             // The usual case: a whole head at once, parsed where it lies.
             match parse::parse(bytes) {
                 Parsed::NeedMore => self.pending = bytes.to_vec(),
-                parsed => self.begin(parsed, bytes, now),
+                parsed => self.begin(parsed, bytes, context),
             }
         } else {
             let mut pending = std::mem::take(&mut self.pending);
             pending.extend_from_slice(bytes);
-            self.parse_pending(pending, now);
+            self.parse_pending(pending, context);
         }
     }
 
-    fn parse_pending(&mut self, pending: Vec<u8>, now: SystemTime) {
+    fn parse_pending(&mut self, pending: Vec<u8>, context: &Context) {
         match parse::parse(&pending) {
             Parsed::NeedMore => self.pending = pending,
-            parsed => self.begin(parsed, &pending, now),
+            parsed => self.begin(parsed, &pending, context),
         }
     }
 
-    fn begin(&mut self, parsed: Parsed, bytes: &[u8], now: SystemTime) {
+    fn begin(&mut self, parsed: Parsed, bytes: &[u8], context: &Context) {
         match parsed {
             Parsed::NeedMore => {}
             Parsed::Request(request, length) => {
@@ -195,16 +203,19 @@ impl<O> Protocol<O> {
                 } else {
                     Vec::new()
                 };
-                self.state = State::Opening(request);
+                match request.method {
+                    Method::Get | Method::Head => self.state = State::Opening(request),
+                    Method::Options => self.send(head::options(&request, context), None, None),
+                }
             }
-            Parsed::Refused(refusal) => {
-                self.send(
-                    head::error(refusal.status, refusal.reason, None, now, true),
-                    None,
-                    None,
-                );
-            }
+            Parsed::Refused(refusal) => self.refuse(&refusal, context),
         }
+    }
+
+    /// Answers a head that is refused. The connection ends with it.
+    fn refuse(&mut self, refusal: &Refusal, context: &Context) {
+        self.pending = Vec::new();
+        self.send(head::refuse(refusal, context), None, None);
     }
 
     /// The peer will send no more. Between requests that is the usual end.
@@ -219,15 +230,14 @@ impl<O> Protocol<O> {
     }
 
     /// The head did not arrive in time: 408 if it had begun, else just close (RFC 9110 section 15.5.9).
-    pub fn head_timeout(&mut self, now: SystemTime) {
+    pub fn head_timeout(&mut self, context: &Context) {
         if self.phase() == Phase::Head {
-            let reason = "the request head did not arrive in time";
-            self.pending = Vec::new();
-            self.send(
-                head::error(Status::RequestTimeout, reason, None, now, true),
-                None,
-                None,
-            );
+            let refusal = Refusal {
+                status: Status::RequestTimeout,
+                reason: "the request head did not arrive in time",
+                head_only: parse::is_head(&self.pending),
+            };
+            self.refuse(&refusal, context);
         } else {
             self.state = State::Closed;
         }
@@ -235,18 +245,27 @@ impl<O> Protocol<O> {
 
     /// There is no memory for what this connection holds beyond its share. Pipelined requests are dropped first, and
     /// the response under way becomes the connection's last. A request that is too large by itself gets 503.
-    pub fn memory_refused(&mut self, now: SystemTime) {
-        let pipelined = !std::mem::take(&mut self.pending).is_empty();
-        match &mut self.state {
-            State::Opening(request) if pipelined => request.keep_alive = false,
-            State::Reading | State::Opening(_) => {
-                let reason = "this server is short of memory for long requests";
-                let response = head::error(Status::Unavailable, reason, None, now, true);
-                self.send(response, None, None);
+    pub fn memory_refused(&mut self, context: &Context) {
+        let pending = std::mem::take(&mut self.pending);
+        let head_only = match &mut self.state {
+            State::Opening(request) if !pending.is_empty() => {
+                request.keep_alive = false;
+                return;
             }
-            State::Sending(out) => out.keep_alive &= !pipelined,
-            State::Lingering | State::Closed => {}
-        }
+            State::Opening(request) => request.method == Method::Head,
+            State::Reading => parse::is_head(&pending),
+            State::Sending(out) => {
+                out.keep_alive &= pending.is_empty();
+                return;
+            }
+            State::Lingering | State::Closed => return,
+        };
+        let refusal = Refusal {
+            status: Status::Unavailable,
+            reason: "this server is short of memory for long requests",
+            head_only,
+        };
+        self.refuse(&refusal, context);
     }
 
     /// The request whose object is being looked up.
@@ -258,18 +277,18 @@ impl<O> Protocol<O> {
     }
 
     /// The object is open. The response's head says what `described` says of it.
-    pub fn opened(&mut self, described: &impl Representation, object: O, now: SystemTime) {
+    pub fn opened(&mut self, described: &impl Representation, object: O, context: &Context) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            let response = head::respond(&request, described, now, self.draining);
+            let response = head::respond(&request, described, context);
             let object = (!response.body.is_empty()).then_some(object);
             self.send(response, object, Some(request));
         }
     }
 
     /// The object can't be served.
-    pub fn open_failed(&mut self, status: Status, reason: &str, now: SystemTime) {
+    pub fn open_failed(&mut self, status: Status, reason: &str, context: &Context) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            let response = head::error(status, reason, Some(&request), now, self.draining);
+            let response = head::error(status, reason, &request, context);
             self.send(response, None, None);
         }
     }
@@ -279,6 +298,7 @@ impl<O> Protocol<O> {
             status,
             head,
             body,
+            parts,
             keep_alive,
         } = response;
         let head = Bytes::from(head);
@@ -286,6 +306,7 @@ impl<O> Protocol<O> {
             status,
             head,
             body,
+            parts,
             object,
             keep_alive,
             request,
@@ -302,11 +323,11 @@ impl<O> Protocol<O> {
 
     /// The kernel took `bytes` of the response: of its head first, then of its body. Returns the
     /// status when this finished the response.
-    pub fn sent(&mut self, bytes: u64, now: SystemTime) -> Option<Status> {
+    pub fn sent(&mut self, bytes: u64, context: &Context) -> Option<Status> {
         let State::Sending(out) = &mut self.state else {
             return None;
         };
-        debug_assert!(bytes <= out.remaining(), "more was sent than there was");
+        debug_assert!(bytes <= out.unsent_bytes(), "more was sent than there was");
         if bytes > 0 {
             out.request = None;
         }
@@ -316,15 +337,16 @@ impl<O> Protocol<O> {
             out.head = Bytes::new();
         }
         out.body.start = (out.body.start + (bytes - of_head)).min(out.body.end);
+        out.advance();
         if out.remaining() > 0 {
             return None;
         }
         let status = out.status;
-        if out.keep_alive && !self.draining {
+        if out.keep_alive && !context.draining {
             self.state = State::Reading;
             if !self.pending.is_empty() {
                 let pending = std::mem::take(&mut self.pending);
-                self.parse_pending(pending, now);
+                self.parse_pending(pending, context);
             }
         } else {
             self.pending = Vec::new();
@@ -336,7 +358,7 @@ impl<O> Protocol<O> {
     /// The body can't be produced. Before the first byte that is an error; later only a reset tells the client that
     /// the body is incomplete. Returns whether the driver must reset the connection.
     #[must_use]
-    pub fn body_failed(&mut self, status: Status, reason: &str, now: SystemTime) -> bool {
+    pub fn body_failed(&mut self, status: Status, reason: &str, context: &Context) -> bool {
         let State::Sending(out) = &mut self.state else {
             return true;
         };
@@ -344,7 +366,7 @@ impl<O> Protocol<O> {
             self.state = State::Closed;
             return true;
         };
-        let response = head::error(status, reason, Some(&request), now, self.draining);
+        let response = head::error(status, reason, &request, context);
         self.send(response, None, None);
         false
     }
@@ -358,6 +380,9 @@ impl<O> Protocol<O> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+    use std::time::SystemTime;
+
     use super::*;
 
     #[derive(Debug)]
@@ -377,12 +402,18 @@ mod tests {
         }
     }
 
-    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+    fn context() -> Context {
+        Context {
+            now: SystemTime::UNIX_EPOCH,
+            draining: false,
+            site: Rc::default(),
+        }
+    }
     const GET: &[u8] = b"GET /k HTTP/1.1\r\nHost: h\r\n\r\n";
 
     fn received(bytes: &[u8]) -> Protocol<Object> {
         let mut protocol = Protocol::default();
-        protocol.received(bytes, NOW);
+        protocol.received(bytes, &context());
         protocol
     }
 
@@ -390,9 +421,9 @@ mod tests {
     fn take_all(protocol: &mut Protocol<Object>, step: u64) -> u64 {
         let mut total = 0;
         while let Some(out) = protocol.outgoing() {
-            let bytes = out.remaining().min(step);
+            let bytes = out.unsent_bytes().min(step);
             total += bytes;
-            if protocol.sent(bytes, NOW).is_some() {
+            if protocol.sent(bytes, &context()).is_some() {
                 break;
             }
         }
@@ -405,11 +436,11 @@ mod tests {
             let mut protocol = Protocol::default();
             for byte in GET {
                 assert_eq!(protocol.next(), Action::Receive);
-                protocol.received(&[*byte], NOW);
+                protocol.received(&[*byte], &context());
             }
             assert_eq!(protocol.next(), Action::Open);
             assert_eq!(protocol.request().unwrap().path, "k");
-            protocol.opened(&Object(100), Object(100), NOW);
+            protocol.opened(&Object(100), Object(100), &context());
             let head = protocol.outgoing().unwrap().head().len() as u64;
             assert_eq!(take_all(&mut protocol, step), head + 100);
             assert_eq!(
@@ -426,7 +457,7 @@ mod tests {
         let mut protocol = received(&two);
         for _ in 0..2 {
             assert_eq!(protocol.next(), Action::Open);
-            protocol.opened(&Object(1), Object(1), NOW);
+            protocol.opened(&Object(1), Object(1), &context());
             take_all(&mut protocol, u64::MAX);
         }
         assert_eq!(
@@ -446,17 +477,22 @@ mod tests {
     #[test]
     fn draining_ends_the_connection_after_the_response_under_way() {
         let mut protocol = received(GET);
-        protocol.opened(&Object(10), Object(10), NOW);
-        protocol.drain();
-        take_all(&mut protocol, 3);
+        protocol.opened(&Object(10), Object(10), &context());
+        let draining = Context {
+            draining: true,
+            ..context()
+        };
+        let left = protocol.outgoing().unwrap().remaining();
+        protocol.sent(left - 1, &context());
+        protocol.sent(1, &draining);
         assert_eq!(protocol.next(), Action::Linger);
     }
 
     #[test]
     fn failing_before_the_first_byte_is_a_500_and_after_it_a_reset() {
         let mut protocol = received(GET);
-        protocol.opened(&Object(10), Object(10), NOW);
-        assert!(!protocol.body_failed(Status::InternalError, "lost", NOW));
+        protocol.opened(&Object(10), Object(10), &context());
+        assert!(!protocol.body_failed(Status::InternalError, "lost", &context()));
         assert!(
             protocol
                 .outgoing()
@@ -468,9 +504,9 @@ mod tests {
         assert_eq!(protocol.next(), Action::Receive, "the connection lives on");
 
         let mut protocol = received(GET);
-        protocol.opened(&Object(10), Object(10), NOW);
-        protocol.sent(1, NOW);
-        assert!(protocol.body_failed(Status::InternalError, "lost", NOW));
+        protocol.opened(&Object(10), Object(10), &context());
+        protocol.sent(1, &context());
+        assert!(protocol.body_failed(Status::InternalError, "lost", &context()));
         assert_eq!(protocol.next(), Action::Close);
     }
 
@@ -478,7 +514,7 @@ mod tests {
     fn without_memory_a_request_is_refused_and_a_response_ends_the_connection() {
         for bytes in [&GET[..20], GET] {
             let mut protocol = received(bytes);
-            protocol.memory_refused(NOW);
+            protocol.memory_refused(&context());
             assert!(
                 protocol
                     .outgoing()
@@ -491,11 +527,11 @@ mod tests {
         for opened_before in [true, false] {
             let mut protocol = received(&[GET, GET].concat());
             if opened_before {
-                protocol.opened(&Object(10), Object(10), NOW);
-                protocol.memory_refused(NOW);
+                protocol.opened(&Object(10), Object(10), &context());
+                protocol.memory_refused(&context());
             } else {
-                protocol.memory_refused(NOW);
-                protocol.opened(&Object(10), Object(10), NOW);
+                protocol.memory_refused(&context());
+                protocol.opened(&Object(10), Object(10), &context());
             }
             assert_eq!(protocol.pending_bytes(), 0);
             let head = protocol.outgoing().unwrap().head();
@@ -508,7 +544,7 @@ mod tests {
     #[test]
     fn an_empty_object_is_its_head_alone() {
         let mut protocol = received(GET);
-        protocol.opened(&Object(0), Object(0), NOW);
+        protocol.opened(&Object(0), Object(0), &context());
         assert!(protocol.outgoing().unwrap().object().is_none());
         take_all(&mut protocol, u64::MAX);
         assert_eq!(protocol.next(), Action::Receive);
@@ -517,7 +553,7 @@ mod tests {
     #[test]
     fn a_late_head_is_a_408_only_if_it_began() {
         let mut protocol = received(b"GET /");
-        protocol.head_timeout(NOW);
+        protocol.head_timeout(&context());
         assert!(
             protocol
                 .outgoing()
@@ -526,7 +562,48 @@ mod tests {
                 .starts_with(b"HTTP/1.1 408 ")
         );
         let mut protocol = Protocol::<Object>::default();
-        protocol.head_timeout(NOW);
+        protocol.head_timeout(&context());
         assert_eq!(protocol.next(), Action::Close);
+    }
+
+    #[test]
+    fn several_ranges_are_sent_one_after_the_other() {
+        for step in [1, 7, 1000] {
+            let mut protocol =
+                received(b"GET /k HTTP/1.1\r\nHost: h\r\nRange: bytes=0-2,50-59,-1\r\n\r\n");
+            protocol.opened(&Object(100), Object(100), &context());
+            let (mut text, mut bytes) = (String::new(), 0..0);
+            let mut ranges = Vec::new();
+            loop {
+                let out = protocol.outgoing().unwrap();
+                let head = out.head().clone();
+                let left = out.remaining();
+                if !out.body().is_empty() && out.body().end != bytes.end {
+                    ranges.push(out.body());
+                }
+                bytes = out.body();
+                let sent = out.unsent_bytes().min(step);
+                let of_head = sent.min(head.len() as u64) as usize;
+                text.push_str(str::from_utf8(&head[..of_head]).unwrap());
+                if protocol.sent(sent, &context()).is_some() {
+                    break;
+                }
+                assert_eq!(protocol.outgoing().unwrap().remaining(), left - sent);
+            }
+            assert_eq!(ranges, [0..3, 50..60, 99..100]);
+            assert!(text.ends_with("--\r\n"), "{text}");
+            assert_eq!(text.matches("Content-Range: bytes ").count(), 3);
+            assert_eq!(protocol.next(), Action::Receive);
+            assert_eq!(protocol.held_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn options_is_answered_without_an_object() {
+        let mut protocol = received(b"OPTIONS /k HTTP/1.1\r\nHost: h\r\n\r\n");
+        let head = protocol.outgoing().unwrap().head();
+        assert!(head.starts_with(b"HTTP/1.1 204 "), "{head:?}");
+        take_all(&mut protocol, u64::MAX);
+        assert_eq!(protocol.next(), Action::Receive);
     }
 }

@@ -10,12 +10,13 @@ use std::fmt::Write as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::parse::Request;
+use super::site::Site;
 
 /// What a request asks for.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Route<'a> {
     /// An object, by its key.
-    Key(&'a str),
+    Key(Cow<'a, str>),
     /// A file, by its cap.
     Cap {
         /// The cap's text, not yet understood.
@@ -28,10 +29,10 @@ pub enum Route<'a> {
 }
 
 /// Reads a request's path. Caps are recognised only if there is a `gateway`.
-pub fn route(request: &Request, gateway: bool) -> Route<'_> {
+pub fn route<'a>(request: &'a Request, gateway: bool, site: &Site) -> Route<'a> {
     let path = request.path.as_str();
     if !gateway {
-        return Route::Key(path);
+        return key(path, site);
     }
     let query = |name: &str| {
         let mut fields = form_urlencoded::parse(request.query.as_bytes());
@@ -47,10 +48,20 @@ pub fn route(request: &Request, gateway: bool) -> Route<'_> {
             let name = path.rsplit('/').next().filter(|name| !name.is_empty());
             (Cow::Borrowed(cap), name.map(Cow::Borrowed))
         }
-        _ => return Route::Key(path),
+        _ => return key(path, site),
     };
     let save = query("save").is_some_and(|value| is_true(&value));
     Route::Cap { text, name, save }
+}
+
+/// The key that a path means. A directory's is its index file's, if there are such.
+fn key<'a>(path: &'a str, site: &Site) -> Route<'a> {
+    match &site.index {
+        Some(index) if path.is_empty() || path.ends_with('/') => {
+            Route::Key(Cow::Owned(format!("{path}{index}")))
+        }
+        _ => Route::Key(Cow::Borrowed(path)),
+    }
 }
 
 /// Reads a flag in a query as Tahoe-LAFS does.
@@ -128,7 +139,7 @@ mod tests {
 
     /// Cap, name, save.
     fn cap(target: &str) -> (String, Option<String>, bool) {
-        match route(&request(target), true) {
+        match route(&request(target), true, &Site::default()) {
             Route::Cap { text, name, save } => (text.into_owned(), name.map(Cow::into_owned), save),
             Route::Key(key) => panic!("{target} is the key {key}"),
         }
@@ -171,9 +182,31 @@ mod tests {
         ] {
             let request = request(target);
             assert!(
-                route(&request, gateway) == Route::Key(&target[1..]),
+                route(&request, gateway, &Site::default())
+                    == Route::Key(Cow::Borrowed(&target[1..])),
                 "{target}"
             );
+        }
+    }
+
+    #[test]
+    fn a_directory_is_its_index_file() {
+        let site = Site {
+            index: Some("index.html".into()),
+            ..Site::default()
+        };
+        for (target, key) in [
+            ("/", "index.html"),
+            ("/docs/", "docs/index.html"),
+            ("/docs/.", "docs/index.html"),
+            ("/docs", "docs"),
+            ("/a.html", "a.html"),
+        ] {
+            let request = request(target);
+            for gateway in [true, false] {
+                let route = route(&request, gateway, &site);
+                assert!(route == Route::Key(Cow::Borrowed(key)), "{target}");
+            }
         }
     }
 

@@ -28,6 +28,7 @@ macro_rules! statuses {
 
 statuses! {
     Ok = 200 "OK",
+    NoContent = 204 "No Content",
     PartialContent = 206 "Partial Content",
     NotModified = 304 "Not Modified",
     BadRequest = 400 "Bad Request",
@@ -35,6 +36,7 @@ statuses! {
     MethodNotAllowed = 405 "Method Not Allowed",
     RequestTimeout = 408 "Request Timeout",
     Gone = 410 "Gone",
+    PreconditionFailed = 412 "Precondition Failed",
     TargetTooLong = 414 "URI Too Long",
     RangeNotSatisfiable = 416 "Range Not Satisfiable",
     HeadersTooLarge = 431 "Request Header Fields Too Large",

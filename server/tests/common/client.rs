@@ -164,7 +164,7 @@ impl Client {
     /// Reads one response to a request of this method.
     pub fn response(&mut self, method: &str) -> Response {
         let head = self.head();
-        let bodiless = method == "HEAD" || head.status == 304;
+        let bodiless = method == "HEAD" || matches!(head.status, 204 | 304);
         let body = if bodiless {
             Vec::new()
         } else {

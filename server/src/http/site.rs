@@ -1,0 +1,12 @@
+//! What the operator says of the site as a whole.
+
+use super::cors::Cors;
+
+/// Rules for all objects of the site.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// Which pages of other origins may read responses.
+    pub cors: Cors,
+    /// The file that a path ending in `/` means, if there is one.
+    pub index: Option<String>,
+}
