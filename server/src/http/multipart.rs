@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
 
+use super::range::RANGES_MAX;
+
 /// What the lines before a range have besides the boundary, the media type and three numbers.
 const LINES: &str = "\r\n--\r\nContent-Type: \r\nContent-Range: bytes -/\r\n\r\n";
 /// Hexadecimal digits of a boundary.
@@ -70,12 +72,12 @@ impl Parts {
         self.remaining
     }
 
-    /// Bytes on the heap, and of this itself.
+    /// Bytes on the heap at most, and of this itself.
     pub fn held_bytes(&self) -> usize {
         size_of::<Parts>()
             + self.boundary.capacity()
             + self.content_type.capacity()
-            + self.ranges.as_slice().len() * size_of::<Range<u64>>()
+            + RANGES_MAX * size_of::<Range<u64>>()
     }
 
     fn closing_line(&self) -> String {
