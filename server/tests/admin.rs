@@ -4,7 +4,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Backend, Client, PATH, SIZE, Server, assert_same, get, number, served};
+use common::{Backend, Client, PATH, SIZE, Server, Stores, assert_same, get, number, served};
+use decode_kernel::code::CodeKind;
 use serde_json::Value;
 
 on_both_backends! {
@@ -14,6 +15,7 @@ on_both_backends! {
     metrics_and_status_agree
     the_page_uses_only_keys_of_the_status
     objects_with_shares_missing_are_counted
+    the_survey_counts_objects_that_nobody_asked_for
 }
 
 fn health_and_readiness(io: Backend) {
@@ -259,4 +261,63 @@ fn objects_with_shares_missing_are_counted(io: Backend) {
                 && total("objects_without_redundancy") == all_or_none(unspared)
         });
     }
+}
+
+/// Story: objects without redundancy were counted while they were open only. One that nobody asked for could lose its last
+/// spare share, or be one that this server refuses for good, and no number told.
+fn the_survey_counts_objects_that_nobody_asked_for(io: Backend) {
+    let stores = Stores::new(6);
+    for number in 0..40u64 {
+        stores.put(&number.to_string(), &mut &b"some content"[..], 4, 4096);
+    }
+    let wide = Some(CodeKind::Rs16);
+    stores.put_in(wide, "wide", &mut &b"wide content"[..], 4, 4096);
+    let remove = |key: &str, count: usize| {
+        for share in 0..count {
+            std::fs::remove_file(stores.share(key, share)).unwrap();
+        }
+    };
+    remove("1", 1);
+    remove("2", 2);
+    remove("3", 2);
+    remove("4", 3);
+    let memory = ["--memory", "96MiB", "--max-connections", "1000"];
+    let survey = ["--survey-every", "100ms", "--cores", "1"];
+    let server = Server::start(&stores, io, &[memory, survey].concat());
+    let expected = [
+        ("objects", 41),
+        ("degraded", 4),
+        ("without_redundancy", 2),
+        ("unreadable", 1),
+        ("too_large", 1),
+    ];
+    let wait_for = |expected: &[(&str, u64)]| {
+        server.wait_for_status("the survey", |status| {
+            let survey = &status["survey"];
+            survey["rounds"].as_u64() > Some(0)
+                && expected.iter().all(|(name, count)| survey[*name] == *count)
+        });
+    };
+    wait_for(&expected);
+    assert_eq!(get(server.objects, "/wide", &[]).status(), 501);
+    assert_eq!(get(server.objects, "/2", &[]).status(), 200);
+    let metrics = get(server.admin, "/metrics", &[]);
+    let metrics = parse_metrics(metrics.text());
+    for (name, value) in [
+        ("survey_objects", 41.0),
+        ("survey_degraded_objects", 4.0),
+        ("survey_objects_without_redundancy", 2.0),
+        ("survey_unreadable_objects", 1.0),
+        ("survey_too_large_objects", 1.0),
+    ] {
+        assert_eq!(sum(&metrics, name, None), value, "{name}");
+    }
+    // It goes on: what is repaired, put and lost later is counted as it is then.
+    remove("5", 1);
+    stores.put("2", &mut &b"other content"[..], 4, 4096);
+    wait_for(&[("objects", 41), ("degraded", 4), ("without_redundancy", 1)]);
+    // Told once for each thing found.
+    let log = server.log();
+    let lines = log.lines().filter(|line| line.contains("all objects were looked at"));
+    assert!((1..=4).contains(&lines.count()), "{log}");
 }

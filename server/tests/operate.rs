@@ -32,6 +32,7 @@ fn config(stores: &Stores, io: Backend) -> String {
     format!(
         "store = [{}]\n\
          store_timeout = \"4s\"\n\
+         survey_every = \"0s\"\n\
          allow_stale = true\n\
          hot_objects = \"1MiB\"\n\
          share_files = 100\n\

@@ -2,6 +2,7 @@
 
 use penstock::control::preflight;
 use penstock::memory::plan::MemoryPlan;
+use penstock::objects::servable;
 use serde::Serialize;
 
 use super::output::json_document;
@@ -11,6 +12,8 @@ use super::serve::Reported;
 #[derive(Serialize)]
 struct Document {
     plan: MemoryPlan,
+    /// Objects that can't be served with it, and what would do.
+    refused: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -18,12 +21,21 @@ pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
     let settings = arguments.serve.settings()?;
     let plan = preflight::memory_plan(&settings)?;
     let warnings = preflight::machine_warnings(&settings, &plan);
+    let refused = servable::refused(&plan);
+    let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
     if arguments.json {
         // The status is a finding, also if nobody reads the rest.
-        let _ = json_document(&mut std::io::stdout().lock(), &Document { plan, warnings });
+        let _ = json_document(&mut std::io::stdout().lock(), &Document {
+            plan,
+            refused,
+            warnings,
+        });
         return Ok(());
     }
     say!("{plan}");
+    for line in refused {
+        say!("{line}");
+    }
     for warning in warnings {
         say!("warning: {warning}");
     }

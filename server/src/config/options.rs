@@ -23,6 +23,11 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time_key")]
     pub store_timeout: Option<humantime::Duration>,
+    /// Look at all objects in the background, slowly, and again so long after that: /status, /metrics and the log tell how
+    /// many lack shares or can't be served; 0s never does [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "values::time_key")]
+    pub survey_every: Option<humantime::Duration>,
     /// Serve an older put of a key where too few shares of the newest are left
     #[arg(long)]
     pub allow_stale: bool,
@@ -149,6 +154,7 @@ impl Options {
                 self.store
             },
             store_timeout: self.store_timeout.or(file.store_timeout),
+            survey_every: self.survey_every.or(file.survey_every),
             allow_stale: self.allow_stale || file.allow_stale,
             tahoe_node: if self.tahoe_node.is_empty() {
                 file.tahoe_node

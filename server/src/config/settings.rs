@@ -20,6 +20,8 @@ pub struct Settings {
     pub stores: Vec<PathBuf>,
     /// How long a store may take for one call.
     pub store_timeout: Duration,
+    /// How long after a look at all objects the next one begins; `None` for none at all.
+    pub survey_every: Option<Duration>,
     /// Whether an older put is served where too few shares of the newest are left.
     pub allow_stale: bool,
     /// Directories of Tahoe-LAFS storage nodes.
@@ -123,9 +125,19 @@ impl Settings {
             limits::STORE_TIMEOUT_LEAST.into(),
             limits::STORE_TIMEOUT_MOST.into(),
         )?;
+        let survey_every = match options.survey_every {
+            Some(never) if never.is_zero() => None,
+            every => {
+                let every = every.unwrap_or(limits::SURVEY_EVERY_DEFAULT.into());
+                let (least, most) = (Duration::from_millis(100), limits::SURVEY_EVERY_MOST);
+                let every = bounded("survey-every", every, least.into(), most.into())?;
+                Some(every.into())
+            }
+        };
         Ok(Settings {
             stores: options.store,
             store_timeout: store_timeout.into(),
+            survey_every,
             allow_stale: options.allow_stale,
             tahoe_nodes: options.tahoe_node,
             tahoe_segment_bytes_max: TAHOE_SEGMENT_SIZES.check(

@@ -14,6 +14,7 @@ use crate::connection::seats::Seats;
 use crate::io::SocketOptions;
 use crate::memory::budget::Budget;
 use crate::memory::limits;
+use crate::objects::servable::{self, Bounds};
 
 pub mod admin;
 pub mod backend;
@@ -51,6 +52,9 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
     let plan = preflight::memory_plan(&settings)?;
     tracing::info!("{}", plan.summary());
     preflight::log_advice(&settings, &plan);
+    for refused in servable::refused(&plan) {
+        tracing::info!("{refused}");
+    }
     let stores = preflight::start_stores(&settings)?;
     let backends = Backends::choose(&settings)?;
 
@@ -76,6 +80,11 @@ pub fn serve(settings: Settings, ready: impl FnOnce(Addresses)) -> Result<(), Se
         .map_err(ServeError::system("the admin thread"))?;
     cores.wait_until_ready()?;
     state.set_ready(true);
+    if let Some(every) = settings.survey_every {
+        let bounds = Bounds::new(&state.plan);
+        let started = state.survey.start(&state.stores, bounds, every);
+        started.map_err(ServeError::system("the thread of the survey"))?;
+    }
     ready(Addresses { objects, admin });
 
     select! {

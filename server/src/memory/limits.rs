@@ -233,6 +233,20 @@ pub const STORE_TICK: Duration = Duration::from_millis(100);
 pub const STORE_TRY_EVERY: Duration = Duration::from_secs(5);
 /// How often a store is asked for its free space.
 pub const STORE_SPACE_EVERY: Duration = Duration::from_secs(10);
+/// After each step the survey of all objects rests this many times as long as the step took: it takes a twentieth of the
+/// time at most, of one thread of each store.
+pub const SURVEY_REST_TIMES: u32 = 19;
+/// It rests no longer than this.
+pub const SURVEY_REST_MOST: Duration = Duration::from_secs(10);
+/// When all objects were looked at, the next round begins after this time when the operator does not say.
+pub const SURVEY_EVERY_DEFAULT: Duration = Duration::from_secs(3600);
+/// The most that may be set.
+pub const SURVEY_EVERY_MOST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The first begins so long after the start at most: clients that wait for a server come first.
+pub const SURVEY_BEGINS: Duration = Duration::from_secs(10);
+/// Names of objects' directories that the survey holds of each store: 300 KiB. A directory with more is listed several
+/// times.
+pub const SURVEY_NAMES_MAX: usize = 2048;
 /// A store is suspended if reads of so many different objects fail
 pub const STORE_ERRORS_MAX: usize = 3;
 /// within this time. One bad sector is no reason: it costs a share.

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::codes::Codes;
 use super::open_files::{OpenFiles, close_unused};
+use super::servable::Shape;
 use super::{Layout, LookupError, Object, Share};
 use crate::io::StoreFile;
 use crate::memory::limits::{LOOKUPS_MAX, OBJECT_RECHECK, TABLE_PAGE_BYTES, TORN_LOOKS_MAX};
@@ -254,11 +255,10 @@ impl Catalogue {
         // Copies of ours: what a helper thread allocated and we kept would hold all of that thread's heap.
         let header = opened.header.clone();
         let geometry = header.geometry;
-        let least = (usize::from(geometry.k()) + 1) * geometry.leaf_bytes() as usize;
-        if least > self.piece_capacity {
-            let error = LookupError::BufferTooSmall {
-                needed_bytes: least + TABLE_PAGE_BYTES,
-            };
+        let shape = Shape::of(&header, opened.shares.len());
+        let needed_bytes = shape.buffer_bytes();
+        if needed_bytes - TABLE_PAGE_BYTES > self.piece_capacity {
+            let error = LookupError::BufferTooSmall { needed_bytes };
             tracing::error!(%key, k = geometry.k(), leaf_bytes = geometry.leaf_bytes(), "{error}");
             return Err(error);
         }

@@ -9,8 +9,9 @@ use decode_kernel::code::{Code, CodeKind};
 use lru::LruCache;
 
 use super::LookupError;
+use super::servable::decoder_bytes;
 use crate::memory::budget::{Allowance, Budget, Claim};
-use crate::memory::limits::{CODES_MAX, DECODER_BYTES, REBUILD_PLANS_MAX, RS16_BYTES};
+use crate::memory::limits::CODES_MAX;
 
 /// One core's codes, the most recently used ones.
 pub struct Codes {
@@ -58,14 +59,7 @@ impl Codes {
             LookupError::CodeUnusable
         })?;
         let code = Arc::new(code);
-        // What is rebuilt lies in one buffer with the k ranges, as long or longer, that it comes from.
-        let range_bytes = self.piece_capacity / (k + 1);
-        let most = code.workspace_bytes_max(range_bytes, REBUILD_PLANS_MAX)
-            + match kind {
-                CodeKind::Rs16 => RS16_BYTES,
-                CodeKind::Rs8 => 0,
-            };
-        let extra = most.saturating_sub(DECODER_BYTES as usize) as u64;
+        let extra = decoder_bytes(&code, self.piece_capacity);
         let mut claim = self.decoder.borrow_mut();
         if extra > claim.bytes() && !claim.resize(extra, Allowance::Half) {
             tracing::error!(

@@ -9,7 +9,9 @@ pub mod error;
 pub mod layout;
 pub mod object;
 pub mod open_files;
+pub mod servable;
 pub mod share;
+pub mod survey;
 pub mod verified;
 
 pub use catalogue::{Catalogue, Health};
@@ -17,3 +19,4 @@ pub use error::LookupError;
 pub use layout::Layout;
 pub use object::Object;
 pub use share::{DirectFile, Share};
+pub use survey::Survey;

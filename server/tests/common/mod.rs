@@ -159,6 +159,10 @@ impl Server {
         if !options.contains(&"--cores") {
             command.args(["--cores", "2"]);
         }
+        // What looks at objects in the background makes calls and has files open at times that no test chose.
+        if !options.contains(&"--survey-every") {
+            command.args(["--survey-every", "0s"]);
+        }
         command.args(options);
         command
     }

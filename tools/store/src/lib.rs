@@ -28,6 +28,7 @@ mod rows;
 pub mod stat;
 mod store;
 pub mod tahoe;
+pub mod survey;
 mod temp;
 pub mod verify;
 mod walk;

@@ -119,12 +119,53 @@ impl Collector for CoresCollector {
             let counter = ConstCounter::new(count);
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
+        for (name, help, value) in survey_gauges(&self.0) {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
         for (name, help, value) in memory::gauges(&self.0) {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         Ok(())
     }
+}
+
+/// What the survey of all objects found: name, help, value.
+fn survey_gauges(server: &ServerState) -> [(&'static str, &'static str, u64); 6] {
+    let found = server.survey.total();
+    [
+        (
+            "survey_rounds",
+            "How often all objects were looked at in the background",
+            server.survey.rounds(),
+        ),
+        (
+            "survey_objects",
+            "Objects in the stores, by the latest look at each",
+            found.objects,
+        ),
+        (
+            "survey_degraded_objects",
+            "Objects with fewer shares than they had, in stores that could be asked",
+            found.degraded,
+        ),
+        (
+            "survey_objects_without_redundancy",
+            "Objects with exactly k shares left",
+            found.without_redundancy,
+        ),
+        (
+            "survey_unreadable_objects",
+            "Objects with fewer than k shares left",
+            found.unreadable,
+        ),
+        (
+            "survey_too_large_objects",
+            "Objects that this server can't serve for lack of memory, pool buffers or share files",
+            found.too_large,
+        ),
+    ]
 }
 
 /// The families of the stores, with a sample per store.

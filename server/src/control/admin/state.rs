@@ -11,6 +11,7 @@ use crate::control::backend::Backends;
 use crate::control::worker::Order;
 use crate::memory::budget::Budget;
 use crate::memory::plan::MemoryPlan;
+use crate::objects::Survey;
 use crate::stats::CoreStats;
 use crate::stores::Stores;
 
@@ -30,6 +31,8 @@ pub struct ServerState {
     pub seats: Arc<Seats>,
     /// Where objects are read from.
     pub stores: Arc<Stores>,
+    /// What a look at all objects found so far.
+    pub survey: Arc<Survey>,
     /// When the server started.
     pub started: Instant,
     ready: AtomicBool,
@@ -52,6 +55,7 @@ impl ServerState {
             budget,
             seats,
             stores,
+            survey: Arc::default(),
             started: Instant::now(),
             ready: AtomicBool::new(false),
         }

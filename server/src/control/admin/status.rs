@@ -12,6 +12,7 @@ use super::state::ServerState;
 use super::stores::{self, StoreReport};
 use crate::connection::list::Listed;
 use crate::control::worker::Order;
+use crate::objects::survey::Found;
 use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};
 
 /// The answer of `/status`.
@@ -32,8 +33,19 @@ pub(super) struct StatusReport {
     responses: BTreeMap<u16, u64>,
     totals: BTreeMap<&'static str, u64>,
     stores: Vec<StoreReport>,
+    /// What a look at all objects in the background found.
+    survey: SurveyReport,
     /// Of each core, the connections that hold the most memory, and the slowest ones.
     largest_and_slowest: Vec<Listed>,
+}
+
+/// What the survey of all objects found.
+#[derive(Debug, Serialize)]
+struct SurveyReport {
+    /// How often all objects were looked at. In the first round the numbers are of a part of them.
+    rounds: u64,
+    #[serde(flatten)]
+    found: Found,
 }
 
 /// How long the cores may take to list their connections. They look for orders once a tick.
@@ -91,6 +103,10 @@ pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> 
             .map(|scalar| (scalar.name, sum(&|stats| (scalar.cell)(stats).get())))
             .collect(),
         stores: stores::reports(server),
+        survey: SurveyReport {
+            rounds: server.survey.rounds(),
+            found: server.survey.total(),
+        },
         largest_and_slowest,
     }
 }

@@ -31,5 +31,5 @@ pub(crate) use object::choose;
 pub use object::{OpenError, OpenObject, check_stores, open_object};
 pub use places::PassedOver;
 pub(crate) use places::{Place, Places, Tally};
-pub(crate) use scan::{Group, keys, open_share, scan, scan_dir};
+pub(crate) use scan::{Group, keys, look_in, open_share, scan, scan_dir};
 pub use scan::{Look, OpenShare, RejectReason, Rejected, Scan, fingerprint, look};

@@ -92,16 +92,16 @@ impl RejectReason {
 pub struct Look {
     store: usize,
     /// Shares with good headers.
-    shares: Vec<(Header, Kind, OpenShare)>,
+    pub(crate) shares: Vec<(Header, Kind, OpenShare)>,
     /// The newest tombstone.
-    tombstone: Option<Generation>,
+    pub(crate) tombstone: Option<Generation>,
     /// The newest generation in any file's name.
     newest_name: Option<Generation>,
     rejected: Vec<Rejected>,
     /// What an object's directory said just before.
     fingerprint: u64,
     /// Whether the store could be asked.
-    here: bool,
+    pub(crate) here: bool,
     /// What its marker says, if it was read: the fewest shares of any put.
     least_shares: Option<u16>,
 }
