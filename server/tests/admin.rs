@@ -281,7 +281,7 @@ fn the_survey_counts_objects_that_nobody_asked_for(io: Backend) {
     remove("2", 2);
     remove("3", 2);
     remove("4", 3);
-    let memory = ["--memory", "96MiB", "--max-connections", "1000"];
+    let memory = ["--memory", "64MiB", "--max-connections", "1000"];
     let survey = ["--survey-every", "100ms", "--cores", "1"];
     let server = Server::start(&stores, io, &[memory, survey].concat());
     let expected = [
@@ -318,6 +318,8 @@ fn the_survey_counts_objects_that_nobody_asked_for(io: Backend) {
     wait_for(&[("objects", 41), ("degraded", 4), ("without_redundancy", 1)]);
     // Told once for each thing found.
     let log = server.log();
-    let lines = log.lines().filter(|line| line.contains("all objects were looked at"));
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("all objects were looked at"));
     assert!((1..=4).contains(&lines.count()), "{log}");
 }

@@ -25,11 +25,14 @@ pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
     let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
     if arguments.json {
         // The status is a finding, also if nobody reads the rest.
-        let _ = json_document(&mut std::io::stdout().lock(), &Document {
-            plan,
-            refused,
-            warnings,
-        });
+        let _ = json_document(
+            &mut std::io::stdout().lock(),
+            &Document {
+                plan,
+                refused,
+                warnings,
+            },
+        );
         return Ok(());
     }
     say!("{plan}");

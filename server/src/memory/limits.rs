@@ -244,9 +244,9 @@ pub const SURVEY_EVERY_DEFAULT: Duration = Duration::from_secs(3600);
 pub const SURVEY_EVERY_MOST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The first begins so long after the start at most: clients that wait for a server come first.
 pub const SURVEY_BEGINS: Duration = Duration::from_secs(10);
-/// Names of objects' directories that the survey holds of each store: 300 KiB. A directory with more is listed several
-/// times.
-pub const SURVEY_NAMES_MAX: usize = 2048;
+/// Names of objects' directories that the survey holds of each store, twice while it puts them together. A directory with
+/// more is listed several times.
+pub const SURVEY_NAMES_MAX: usize = 512;
 /// A store is suspended if reads of so many different objects fail
 pub const STORE_ERRORS_MAX: usize = 3;
 /// within this time. One bad sector is no reason: it costs a share.
@@ -435,8 +435,10 @@ pub const FIXED_BYTES: u64 = 10 << 20;
 /// As many stores as this are part of the fixed bytes.
 pub(super) const STORES_FIXED: usize = 8;
 /// What the threads of each further one take: what they touch of their stacks and heaps, jobs that wait. Measured: 30 KiB a thread.
-pub(super) const STORE_BYTES: u64 =
-    (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u64 * (32 << 10);
+/// And the names that the survey holds of it.
+pub(super) const STORE_BYTES: u64 = (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u64
+    * (32 << 10)
+    + 2 * SURVEY_NAMES_MAX as u64 * 128;
 /// One core's ring: entries, completions, the runtime's records of operations.
 pub(super) const RING_BYTES: u64 =
     RING_ENTRIES as u64 * (64 + 8) + RING_COMPLETIONS as u64 * 16 + 64 * 1024 + ZERO_COPY_BYTES;

@@ -333,8 +333,7 @@ mod tests {
         let few = refused(&few.unwrap());
         let text = few[0].to_string();
         assert!(
-            text.contains("rs8 with 42 data shares or more")
-                && text.contains("--share-files 257"),
+            text.contains("rs8 with 42 data shares or more") && text.contains("--share-files 257"),
             "{text}"
         );
     }

@@ -20,9 +20,7 @@ use serde::Serialize;
 
 use super::servable::{Bounds, Shape};
 use crate::io::StoreThreads;
-use crate::memory::limits::{
-    SURVEY_BEGINS, SURVEY_NAMES_MAX, SURVEY_REST_MOST, SURVEY_REST_TIMES,
-};
+use crate::memory::limits::{SURVEY_BEGINS, SURVEY_NAMES_MAX, SURVEY_REST_MOST, SURVEY_REST_TIMES};
 use crate::stores::{Store, Stores};
 
 /// Directories right below `objects`.

@@ -72,10 +72,7 @@ pub fn glance(root: &Path, dir: &str) -> Glance {
     let look = look_in(0, root, dir, None);
     let mut puts: Vec<Shares> = Vec::new();
     for (header, kind, share) in look.shares {
-        let put = match puts
-            .iter_mut()
-            .find(|put| put.header.same_object(&header))
-        {
+        let put = match puts.iter_mut().find(|put| put.header.same_object(&header)) {
             Some(put) => put,
             None => {
                 puts.push(Shares {
