@@ -8,6 +8,7 @@ use std::path::Path;
 
 use decode_kernel::share::{Generation, Header};
 
+use crate::date::now;
 use crate::store::{Kind, Presence, is_object_dir, look_in, objects_dir, presence};
 
 /// Names of objects' directories under one `ab`, in their order.
@@ -102,7 +103,8 @@ pub struct Condition {
     pub shares: usize,
 }
 
-/// Puts together what the stores have of an object; `None` if it was removed, or no put of it is decided.
+/// Puts together what the stores have of an object; `None` if it was removed or has expired, or no put of it is
+/// decided.
 pub fn condition(glances: impl IntoIterator<Item = Glance>) -> Option<Condition> {
     let mut tombstone = None;
     let mut puts: Vec<Shares> = Vec::new();
@@ -127,6 +129,9 @@ pub fn condition(glances: impl IntoIterator<Item = Glance>) -> Option<Condition>
         .filter(|put| put.is_decided && tombstone.is_none_or(|t| put.header.generation > t));
     // Two of one generation differ in another field. The one with more shares is right.
     let newest = counts.max_by_key(|put| (put.header.generation, distinct(put)))?;
+    if newest.header.metadata.is_expired(now()) {
+        return None;
+    }
     Some(Condition {
         shares: distinct(newest),
         header: newest.header.clone(),
@@ -168,6 +173,8 @@ mod tests {
             min_shares: None,
             no_clobber: false,
             placement: Placement::Listed,
+            expires: None,
+            fields: Default::default(),
         };
         put(&mut &b"content"[..], &options, &Progress::hidden()).unwrap();
     }
