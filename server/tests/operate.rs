@@ -12,6 +12,7 @@ use common::{
     served, sha256, skip,
 };
 use penstock::io::{Resource, raise_resource_limit};
+use serde_json::Value;
 
 on_both_backends! {
     every_option_is_a_key_of_the_file
@@ -22,8 +23,13 @@ on_both_backends! {
     few_descriptors_suffice
 }
 
+/// The admin token of [`config`].
+const TOKEN: &str = "0123456789abcdef";
+
 /// A file of all options, each with a value that is not its default.
 fn config(stores: &Stores, io: Backend) -> String {
+    let token = stores.file("token");
+    fs::write(&token, TOKEN).unwrap();
     let paths: Vec<String> = stores
         .paths
         .iter()
@@ -40,6 +46,8 @@ fn config(stores: &Stores, io: Backend) -> String {
          tahoe_segment_max = \"2MiB\"\n\
          listen = \"127.0.0.1:0\"\n\
          admin = \"127.0.0.1:0\"\n\
+         admin_host = \"edge.example\"\n\
+         admin_token_file = {token:?}\n\
          cores = 1\n\
          io = \"{io}\"\n\
          pool_buffers = 5\n\
@@ -58,9 +66,17 @@ fn config(stores: &Stores, io: Backend) -> String {
          head_timeout = \"150ms\"\n\
          idle_timeout = \"7m\"\n\
          send_timeout = \"8m\"\n\
-         drain_timeout = \"9s\"\n",
+         drain_delay = \"1s\"\n\
+         drain_timeout = \"9s\"\n\
+         log = \"debug\"\n",
         paths.join(", ")
     )
+}
+
+fn status_with_token(server: &Server) -> Value {
+    let token = format!("Authorization: Bearer {TOKEN}");
+    let status = get(server.admin, "/status", &[&token]);
+    serde_json::from_slice(&status.body).expect("JSON")
 }
 
 fn every_option_is_a_key_of_the_file(io: Backend) {
@@ -90,7 +106,7 @@ fn every_option_is_a_key_of_the_file(io: Backend) {
     command.arg("serve").arg("--config").arg(&file);
     let server = Server::launch(command).unwrap();
     assert_eq!(get(server.objects, "/key", &[]).text(), "value");
-    let status = server.status();
+    let status = status_with_token(&server);
     assert_eq!(status["cores"], 1);
     assert_eq!(status["io_backend"], io.to_string());
     assert_eq!(status["memory"]["connections_max"], 77);
@@ -129,7 +145,7 @@ fn options_override_the_file(io: Backend) {
         "--cores",
         "2",
     ]);
-    let status = Server::launch(command).unwrap().status();
+    let status = status_with_token(&Server::launch(command).unwrap());
     assert_eq!(status["io_backend"], io.to_string());
     assert_eq!(status["cores"], 2);
     assert_eq!(status["memory"]["connections_max"], 78);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use decode_kernel::share::{Digest, Key};
 use penstock::config::address::Address;
-use penstock::config::{Options, Settings};
+use penstock::config::{ConfigError, Options, Settings};
 use penstock::control;
 use penstock_store::put::{self, Placement, PutOptions};
 use penstock_store::{NewStore, Progress};
@@ -54,8 +54,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()),
         ..Options::default()
     };
-    let settings = Settings::new(options, super::serve::cores())?;
-    control::serve(settings, |addresses| {
+    let load = || {
+        let settings = Settings::new(options.clone(), super::serve::cores());
+        settings.map_err(ConfigError::Option)
+    };
+    control::serve(load()?, load, |addresses| {
         let url = format!("http://{}/{OBJECT}", addresses.objects);
         say!();
         say!(

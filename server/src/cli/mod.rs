@@ -177,7 +177,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Repair(arguments) => return repair::run(arguments),
         Command::Rebalance(arguments) => return rebalance::run(arguments),
         Command::Inspect(arguments) => return inspect::run(&arguments),
-        Command::Serve(arguments) => serve::run(arguments)?,
+        Command::Serve(arguments) => serve::run(&arguments)?,
         Command::Sign(arguments) => sign::run(&arguments)?,
         Command::Plan(arguments) => plan::run(arguments)?,
         Command::Doctor(arguments) => return doctor::run(arguments),

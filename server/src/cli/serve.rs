@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use penstock::config::{self, Options, Settings};
-use penstock::control::{self, Addresses};
+use penstock::config::{self, ConfigError, Options, Settings};
+use penstock::control::{self, Addresses, AdminAt};
 
 /// The settings of a server, from flags and a file.
 #[derive(Debug, clap::Args)]
@@ -30,13 +30,13 @@ pub(super) struct Reported {
 
 impl Arguments {
     /// Reads the file, if there is one, and checks every value.
-    pub(super) fn settings(self) -> anyhow::Result<Settings> {
-        Ok(config::load(self.options, self.config.as_deref(), cores())?)
+    pub(super) fn settings(&self) -> Result<Settings, ConfigError> {
+        config::load(self.options.clone(), self.config.as_deref(), cores())
     }
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    control::serve(arguments.settings()?, announce)?;
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    control::serve(arguments.settings()?, || arguments.settings(), announce)?;
     Ok(())
 }
 
@@ -49,7 +49,14 @@ pub(super) fn cores() -> usize {
 pub(super) fn announce(addresses: Addresses) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "listening on http://{}", addresses.objects);
-    let _ = writeln!(out, "metrics on http://{}/metrics", addresses.admin);
-    let _ = writeln!(out, "live page on http://{}/", addresses.admin);
+    match addresses.admin {
+        AdminAt::Tcp(address) => {
+            let _ = writeln!(out, "metrics on http://{address}/metrics");
+            let _ = writeln!(out, "live page on http://{address}/");
+        }
+        AdminAt::Unix(path) => {
+            let _ = writeln!(out, "metrics on unix:{}", path.display());
+        }
+    }
     let _ = out.flush();
 }

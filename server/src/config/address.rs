@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
@@ -88,9 +89,79 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
+/// Where the admin listener is: an address, or a socket in the file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// An address, as for objects.
+    Tcp(Address),
+    /// `unix:/run/penstock/admin.sock`.
+    Unix(PathBuf),
+}
+
+/// A text that is no [`AdminAddress`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an address to listen on; the forms are unix:/path/of/a/socket, {FORMS}")]
+pub struct AdminAddressError;
+
+impl FromStr for AdminAddress {
+    type Err = AdminAddressError;
+
+    fn from_str(text: &str) -> Result<AdminAddress, AdminAddressError> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(AdminAddress::Unix(path.into())),
+            Some(_) => Err(AdminAddressError),
+            None => text
+                .parse()
+                .map(AdminAddress::Tcp)
+                .map_err(|_| AdminAddressError),
+        }
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminAddress::Tcp(address) => address.fmt(f),
+            AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for AdminAddress {
+    fn from(address: SocketAddr) -> AdminAddress {
+        AdminAddress::Tcp(address.into())
+    }
+}
+
+impl<'de> Deserialize<'de> for AdminAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AdminAddress, D::Error> {
+        let text = match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(port) => port.to_string(),
+            _ => return Err(serde::de::Error::custom(AdminAddressError)),
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_admin_listener_may_be_a_socket_file() {
+        let unix = AdminAddress::Unix("/run/a.sock".into());
+        assert_eq!("unix:/run/a.sock".parse(), Ok(unix.clone()));
+        assert_eq!(unix.to_string(), "unix:/run/a.sock");
+        assert_eq!(":9090".parse(), Ok(AdminAddress::Tcp(Address::All(9090))));
+        for text in ["unix:", "unix:a.sock", "/run/a.sock"] {
+            assert_eq!(
+                text.parse::<AdminAddress>(),
+                Err(AdminAddressError),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn the_forms() {

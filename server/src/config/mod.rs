@@ -3,11 +3,15 @@
 pub mod address;
 pub mod bounds;
 pub mod file;
+mod live;
 pub mod options;
 pub mod origin;
 pub mod settings;
+mod token;
 pub mod values;
 
 pub use file::{ConfigError, load};
+pub use live::Live;
 pub use options::Options;
 pub use settings::Settings;
+pub use token::Token;

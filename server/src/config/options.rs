@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use clap::Args as _;
 use serde::Deserialize;
 
-use super::address::Address;
+use super::address::{Address, AdminAddress};
 use super::origin::Origin;
 use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 
@@ -45,9 +45,19 @@ pub struct Options {
     /// [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Address>,
-    /// Address and port for metrics, health, status and the live page, as for --listen [default: 127.0.0.1:9090]
+    /// Address and port for metrics, health, status and the live page, as for --listen, or unix:/path/of/a/socket
+    /// [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
-    pub admin: Option<Address>,
+    pub admin: Option<AdminAddress>,
+    /// A name by which the admin listener may be asked, besides IP addresses, localhost and the name in --admin; repeat the
+    /// option for each. Requests by other names are refused: a web page could send them (DNS rebinding)
+    #[arg(long, value_name = "HOST")]
+    #[serde(deserialize_with = "values::words_key")]
+    pub admin_host: Vec<String>,
+    /// A file with a secret of one line. Every admin request but /healthz and /readyz then needs it, as `Authorization:
+    /// Bearer SECRET`, or as the password that a browser asks for
+    #[arg(long, value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
     /// Number of threads, each pinned to its own core [default: all cores]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "values::number_key")]
@@ -138,10 +148,19 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time_key")]
     pub send_timeout: Option<humantime::Duration>,
+    /// Time after SIGTERM in which /readyz fails and everything is served as before, so that load balancers notice
+    /// [default: 0s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "values::time_key")]
+    pub drain_delay: Option<humantime::Duration>,
     /// Time that responses in progress may take after SIGTERM before they are cut off [default: 30s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time_key")]
     pub drain_timeout: Option<humantime::Duration>,
+    /// What is logged: a level (error, warn, info, debug), or a filter such as info,penstock::stores=debug [default:
+    /// RUST_LOG, or info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
 }
 
 impl Options {
@@ -164,6 +183,14 @@ impl Options {
             tahoe_segment_max: self.tahoe_segment_max.or(file.tahoe_segment_max),
             listen: self.listen.or(file.listen),
             admin: self.admin.or(file.admin),
+            admin_host: if self.admin_host.is_empty() {
+                file.admin_host
+            } else {
+                self.admin_host
+            },
+            admin_token_file: self.admin_token_file.or(file.admin_token_file),
+            drain_delay: self.drain_delay.or(file.drain_delay),
+            log: self.log.or(file.log),
             cores: self.cores.or(file.cores),
             io: self.io.or(file.io),
             pool_buffers: self.pool_buffers.or(file.pool_buffers),
@@ -238,6 +265,9 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("ORIGIN", _) => "[\"https://example.org\"]",
         ("NAME", "index") => "\"index.html\"",
         ("ADDR", _) => "\"127.0.0.1:8080\"",
+        ("HOST", _) => "[\"edge.example.org\"]",
+        ("FILE", _) => "\"/etc/penstock/admin-token\"",
+        ("FILTER", _) => "\"info\"",
         ("TIME", _) => "\"30s\"",
         ("SIZE", "memory") => "\"512MiB\"",
         ("SIZE", _) => "\"1MiB\"",

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::address::Address;
+use super::address::{Address, AdminAddress};
 use super::bounds::{SettingsError, SizeBounds, bounded};
 use super::options::Options;
 use super::origin::Origin;
+use super::token::Token;
 use super::values::{BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 use crate::memory::limits;
 
@@ -31,7 +32,11 @@ pub struct Settings {
     /// Where objects are served.
     pub listen: Address,
     /// Where metrics, health and status are served.
-    pub admin: Address,
+    pub admin: AdminAddress,
+    /// Names by which the admin listener may be asked, in lower case.
+    pub admin_hosts: Vec<String>,
+    /// What admin requests need.
+    pub admin_token: Option<Token>,
     /// Threads, each pinned to a core.
     pub cores: usize,
     /// How the cores are to talk to the kernel.
@@ -74,8 +79,12 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Time without acknowledged bytes.
     pub send_timeout: Duration,
+    /// Time after SIGTERM before draining begins.
+    pub drain_delay: Duration,
     /// Time for bodies to finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// What is logged; `None` if the environment says.
+    pub log: Option<String>,
 }
 
 const fn sizes(least: u64, most: u64, step: u64) -> SizeBounds {
@@ -95,7 +104,7 @@ const SEND_BUFFER_SIZES: SizeBounds = sizes(
 impl Settings {
     /// Fills in the defaults and checks every value. `cores` is what the machine has.
     pub fn new(options: Options, cores: usize) -> Result<Settings, SettingsError> {
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into();
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let cores = bounded("cores", options.cores.unwrap_or(cores), 1, 1024)?;
         let size = options
             .pool_buffer_size
@@ -146,8 +155,19 @@ impl Settings {
                     .tahoe_segment_max
                     .unwrap_or(ByteSize(limits::TAHOE_SEGMENT_BYTES_MAX_DEFAULT)),
             )?,
-            listen: options.listen.unwrap_or_else(|| local(8080)),
-            admin: options.admin.unwrap_or_else(|| local(9090)),
+            listen: options.listen.unwrap_or_else(|| local(8080).into()),
+            admin: options.admin.unwrap_or_else(|| local(9090).into()),
+            admin_hosts: admin_hosts(options.admin_host)?,
+            admin_token: options
+                .admin_token_file
+                .map(|path| {
+                    Token::read(&path).map_err(|error| SettingsError {
+                        option: "admin-token-file",
+                        value: path.display().to_string(),
+                        reason: error.to_string(),
+                    })
+                })
+                .transpose()?,
             cores,
             io: options.io.unwrap_or_default(),
             pool_buffers: bounded(
@@ -197,11 +217,19 @@ impl Settings {
                 options.send_timeout,
                 limits::SEND_TIMEOUT_DEFAULT,
             )?,
+            drain_delay: bounded(
+                "drain-delay",
+                options.drain_delay.unwrap_or(Duration::ZERO.into()),
+                Duration::ZERO.into(),
+                Duration::from_secs(3600).into(),
+            )?
+            .into(),
             drain_timeout: time(
                 "drain-timeout",
                 options.drain_timeout,
                 limits::DRAIN_TIMEOUT_DEFAULT,
             )?,
+            log: options.log.map(log).transpose()?,
         })
     }
 }
@@ -216,6 +244,32 @@ fn index(name: String) -> Result<String, SettingsError> {
             value: name,
             reason: "it must be the name of a file without a directory, as in index.html"
                 .to_owned(),
+        }),
+    }
+}
+
+/// Names, of which the case does not matter.
+fn admin_hosts(names: Vec<String>) -> Result<Vec<String>, SettingsError> {
+    let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let name = |name: String| match !name.is_empty() && name.bytes().all(of_a_name) {
+        true => Ok(name.to_ascii_lowercase()),
+        false => Err(SettingsError {
+            option: "admin-host",
+            value: name,
+            reason: "it must be a host name, without a port".to_owned(),
+        }),
+    };
+    names.into_iter().map(name).collect()
+}
+
+/// A filter that can be used.
+fn log(filter: String) -> Result<String, SettingsError> {
+    match filter.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) => Ok(filter),
+        Err(error) => Err(SettingsError {
+            option: "log",
+            value: filter,
+            reason: format!("{error}; it may be error, warn, info or debug"),
         }),
     }
 }

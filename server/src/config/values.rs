@@ -150,6 +150,21 @@ pub(super) fn directories_key<'de, D: Deserializer<'de>>(
     paths.ok_or_else(|| Error::custom("not a directory, nor a list of directories"))
 }
 
+/// Reads a list of words, or one word.
+pub(super) fn words_key<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
+    let word = |value: Value| match value {
+        Value::String(word) => Some(word),
+        _ => None,
+    };
+    let words = match Value::deserialize(deserializer)? {
+        Value::Array(values) => values.into_iter().map(word).collect(),
+        value => word(value).map(|word| vec![word]),
+    };
+    words.ok_or_else(|| Error::custom("not a text, nor a list of texts"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

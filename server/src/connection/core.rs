@@ -2,7 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use slab::Slab;
 
@@ -10,6 +11,8 @@ use super::gate::Gate;
 use super::lending::Lender;
 use super::state::Connection;
 use crate::body::Sources;
+use crate::config::Live;
+use crate::http::cors::Cors;
 use crate::http::head::Context;
 use crate::http::site::Site;
 use crate::io::Io;
@@ -24,8 +27,8 @@ pub struct Core {
     pub gate: Gate,
     /// What connections borrow from.
     pub lender: Rc<Lender>,
-    /// How long the kernel may keep what a closed connection leaves in its queue.
-    pub send_timeout: Duration,
+    /// The settings that can change, as they are now.
+    pub live: RefCell<Arc<Live>>,
     /// Connections, for deadlines and sampling.
     pub connections: RefCell<Slab<Rc<Connection>>>,
     /// How many of them are only being told that there is no place for them.
@@ -40,24 +43,24 @@ pub struct Core {
 
 impl Core {
     /// A core without connections.
-    pub fn new(
-        sources: Sources,
-        gate: Gate,
-        lender: Rc<Lender>,
-        send_timeout: Duration,
-        site: Site,
-    ) -> Core {
+    pub fn new(sources: Sources, gate: Gate, lender: Rc<Lender>, live: Arc<Live>) -> Core {
         Core {
             sources,
             gate,
             lender,
-            send_timeout,
             connections: RefCell::new(Slab::new()),
             refusing: Cell::new(0),
             scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
-            site: RefCell::new(Rc::new(site)),
+            site: RefCell::new(site(&live)),
+            live: RefCell::new(live),
             draining: Cell::new(false),
         }
+    }
+
+    /// Goes on with other settings.
+    pub fn change(&self, live: Arc<Live>) {
+        self.site.replace(site(&live));
+        self.live.replace(live);
     }
 
     /// What responses depend on now, besides requests and objects.
@@ -78,4 +81,12 @@ impl Core {
     pub fn stats(&self) -> &CoreStats {
         &self.sources.engine.stats
     }
+}
+
+/// What the operator says of all objects.
+fn site(live: &Live) -> Rc<Site> {
+    Rc::new(Site {
+        cors: Cors::new(live.cors_origins.clone()),
+        index: live.index.clone(),
+    })
 }

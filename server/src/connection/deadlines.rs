@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::state::{CloseReason, Connection};
 use crate::body::ack_meter::{AckMeter, Interval, Reader};
+use crate::config::Live;
 use crate::memory::limits::LINGER_TIMEOUT;
 use crate::stats::Phase;
 
@@ -23,6 +24,17 @@ pub struct Timeouts {
     pub send: Duration,
     /// Bytes per second that a client must acknowledge, on average over `send`, while some wait.
     pub rate_min: u64,
+}
+
+impl From<&Live> for Timeouts {
+    fn from(live: &Live) -> Timeouts {
+        Timeouts {
+            head: live.head_timeout,
+            idle: live.idle_timeout,
+            send: live.send_timeout,
+            rate_min: live.rate_min,
+        }
+    }
 }
 
 impl Timeouts {

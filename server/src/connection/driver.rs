@@ -48,7 +48,10 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
             }
             Action::Send => send(&core, &connection, &mut protocol).await,
             Action::Linger => linger(&core, &connection, &mut protocol).await,
-            Action::Close => return connection.socket.set_close_timeout(core.send_timeout),
+            Action::Close => {
+                let timeout = core.live.borrow().send_timeout;
+                return connection.socket.set_close_timeout(timeout);
+            }
         };
         if let Err(error) = result {
             // The peer is gone, or a deadline ended the connection.

@@ -6,22 +6,21 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The seats of one server.
 #[derive(Debug)]
 pub struct Seats {
     taken: AtomicUsize,
     seats: usize,
-    /// Connections by address, kept only if there is a limit on them.
-    addresses: Option<Addresses>,
+    /// Connections that one address may have.
+    per_address: AtomicUsize,
+    /// Connections by address, counted only while there is a limit on them.
+    addresses: Mutex<HashMap<IpAddr, usize>>,
 }
 
-#[derive(Debug)]
-struct Addresses {
-    most: usize,
-    taken: Mutex<HashMap<IpAddr, usize>>,
-}
+/// No limit on the connections of an address.
+const UNLIMITED: usize = usize::MAX;
 
 /// Why there is no seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +41,25 @@ pub struct Seat {
 impl Seats {
     /// This many seats, and at most so many for one address.
     pub fn new(seats: usize, per_address: Option<usize>) -> Arc<Seats> {
-        let addresses = per_address.map(|most| Addresses {
-            most,
-            taken: Mutex::default(),
-        });
         Arc::new(Seats {
             taken: AtomicUsize::new(0),
             seats,
-            addresses,
+            per_address: AtomicUsize::new(per_address.unwrap_or(UNLIMITED)),
+            addresses: Mutex::default(),
         })
+    }
+
+    /// Sets how many connections one address may have from now on. Those that are open stay; if there was no limit
+    /// before they don't count.
+    pub fn limit_addresses(&self, per_address: Option<usize>) {
+        let most = per_address.unwrap_or(UNLIMITED);
+        self.per_address.store(most, Ordering::Relaxed);
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Seats in all.
@@ -85,17 +94,17 @@ impl Seats {
 impl Seat {
     /// Gives the seat to a client at `address`, if it may have another. Otherwise the seat is free again.
     pub fn assign(mut self, address: IpAddr) -> Result<Seat, Full> {
-        if let Some(addresses) = &self.seats.addresses {
+        let most = self.seats.per_address.load(Ordering::Relaxed);
+        if most != UNLIMITED {
             let network = network(address);
-            let mut taken = addresses
-                .taken
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let count = taken.entry(network).or_default();
-            if *count >= addresses.most {
+            let mut addresses = self.seats.addresses();
+            let count = addresses.entry(network).or_default();
+            if *count >= most {
+                drop(addresses);
                 return Err(Full::Address);
             }
             *count += 1;
+            drop(addresses);
             self.address = Some(network);
         }
         Ok(self)
@@ -114,15 +123,12 @@ fn network(address: IpAddr) -> IpAddr {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let (Some(address), Some(addresses)) = (self.address, &self.seats.addresses) {
-            let mut taken = addresses
-                .taken
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = taken.get_mut(&address) {
+        if let Some(address) = self.address {
+            let mut addresses = self.seats.addresses();
+            if let Some(count) = addresses.get_mut(&address) {
                 *count -= 1;
                 if *count == 0 {
-                    taken.remove(&address);
+                    addresses.remove(&address);
                 }
             }
         }
@@ -144,6 +150,23 @@ mod tests {
         drop(first);
         assert!(seats.take(address).is_ok());
         assert_eq!(seats.taken(), 1);
+    }
+
+    #[test]
+    fn the_limit_of_an_address_may_change() {
+        let seats = Seats::new(10, None);
+        let one = IpAddr::from([10, 0, 0, 1]);
+        let before = seats.take(one).unwrap();
+        seats.limit_addresses(Some(1));
+        let counted = seats.take(one).unwrap();
+        assert_eq!(seats.take(one).unwrap_err(), Full::Address);
+        drop(before);
+        assert_eq!(seats.take(one).unwrap_err(), Full::Address);
+        seats.limit_addresses(None);
+        let _third = seats.take(one).unwrap();
+        seats.limit_addresses(Some(1));
+        drop(counted);
+        assert!(seats.take(one).is_ok());
     }
 
     #[test]

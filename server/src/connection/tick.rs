@@ -14,28 +14,24 @@ use crate::stats::Phase;
 const SAMPLE_TICKS: usize = 8;
 
 /// The ticks of one core.
+#[derive(Default)]
 pub struct Ticks {
-    timeouts: Timeouts,
     /// Which part of the connections is sampled next.
     turn: usize,
 }
 
 impl Ticks {
-    /// Ticks that hold connections to these times.
-    pub fn new(timeouts: Timeouts) -> Ticks {
-        Ticks { timeouts, turn: 0 }
-    }
-
     /// Looks at every connection, and samples some.
     pub fn tick(&mut self, core: &Core) {
         let now = Instant::now();
+        let timeouts = Timeouts::from(&**core.live.borrow());
         let mut phases = [0u64; Phase::ALL.len()];
         let (mut held, mut sockets, mut queues) = (0, 0, 0);
         for (slot, connection) in core.connections.borrow().iter() {
             if slot % SAMPLE_TICKS == self.turn {
                 sample(connection, now);
             }
-            self.timeouts.enforce(core, connection, now);
+            timeouts.enforce(core, connection, now);
             phases[connection.phase.get() as usize] += 1;
             connection.readahead.reclaim(now);
             held += connection.held_bytes.get() as u64;

@@ -9,11 +9,9 @@ use crossbeam_channel::{Receiver, RecvError, after, bounded, never, select};
 use super::admin::ServerState;
 use super::error::ServeError;
 use super::preflight::send_buffer_max;
+use super::signals::Signal;
 use super::worker::{self, Order, Report};
 use crate::config::Settings;
-use crate::connection::deadlines::Timeouts;
-use crate::http::cors::Cors;
-use crate::http::site::Site;
 use crate::io::Listener;
 
 /// Orders that may wait for a core, which looks for them once a tick.
@@ -72,8 +70,7 @@ impl Cores {
                 go: may_go.clone(),
                 backend: state.backends.io,
                 listener,
-                stores: Arc::clone(&state.stores),
-                stale: settings.allow_stale,
+                stores: state.stores(),
                 share_files: state.plan.declared.share_files,
                 tahoe_segment_bytes_max: settings.tahoe_segment_bytes_max,
                 pool_buffers: settings.pool_buffers,
@@ -89,16 +86,7 @@ impl Cores {
                 readahead_buffers: state.plan.readahead_buffers(),
                 verify_age: settings.verify_age,
                 zero_copy: state.backends.zero_copy,
-                site: Site {
-                    cors: Cors::new(settings.cors_origins.clone()),
-                    index: settings.index.clone(),
-                },
-                timeouts: Timeouts {
-                    head: settings.head_timeout,
-                    idle: settings.idle_timeout,
-                    send: settings.send_timeout,
-                    rate_min: settings.rate_min,
-                },
+                live: state.live(),
                 stats: Arc::clone(&state.cores[number]),
             };
             let report = report.clone();
@@ -153,17 +141,29 @@ impl Cores {
     }
 
     fn order_drain(&self, deadline: Instant) {
-        for order in &self.state.orders {
-            // A core that is gone needs no order.
-            let _ = order.send_timeout(Order::Drain { deadline }, ORDER_PATIENCE);
-        }
+        // A core that is gone needs no order.
+        self.order(Order::Drain { deadline });
+    }
+
+    /// Tells all cores something. They do it at their next tick. Returns the numbers of those that don't listen.
+    pub(super) fn order(&self, order: Order) -> Vec<usize> {
+        let orders = self.state.orders.iter().enumerate();
+        let told = orders.map(|(core, orders)| {
+            (
+                core,
+                orders.send_timeout(order.clone(), ORDER_PATIENCE).is_ok(),
+            )
+        });
+        told.filter(|(_, told)| !told)
+            .map(|(core, _)| core)
+            .collect()
     }
 
     /// Stops the cores. Bodies may finish until `deadline`, or until a second signal cuts them off.
     pub(super) fn drain(
         self,
         deadline: Instant,
-        signals: &Receiver<i32>,
+        signals: &Receiver<Signal>,
     ) -> Result<(), ServeError> {
         self.order_drain(deadline);
         let mut cut_off = 0;
@@ -184,7 +184,10 @@ impl Cores {
                     Ok((_, Report::Begun | Report::Ready(_))) => {}
                     Err(_) => break,
                 },
-                recv(signals) -> _ => {
+                recv(signals) -> signal => {
+                    if !matches!(signal, Ok(Signal::Stop) | Err(_)) {
+                        continue;
+                    }
                     if patience.is_some() {
                         break;
                     }

@@ -1,6 +1,7 @@
 //! Why the server could not start or go on.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::memory_limit::MemoryRefusal;
 use crate::config::address::{Address, FORMS};
@@ -30,6 +31,16 @@ pub enum ServeError {
         what: &'static str,
         /// Its address.
         address: Address,
+        /// Why.
+        error: io::Error,
+    },
+    /// The server can't listen at a file.
+    #[error("cannot listen on unix:{} ({what}): {error}", path.display())]
+    SocketFile {
+        /// Which listener.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
         /// Why.
         error: io::Error,
     },

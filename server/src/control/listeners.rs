@@ -1,11 +1,76 @@
 //! The listeners: one per core for objects, and one for the admin thread.
 
+use std::fmt;
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::error::ServeError;
-use crate::config::address::Address;
+use crate::config::address::{Address, AdminAddress};
 use crate::io::{Listener, SocketOptions};
+use crate::memory::limits::{ADMIN_BACKLOG, ADMIN_SEND_BUFFER_BYTES, RECEIVE_BUFFER_BYTES};
+
+/// The admin thread's listener.
+pub(super) enum AdminListener {
+    /// At an address.
+    Tcp(TcpListener),
+    /// In the file system.
+    Unix(UnixListener),
+}
+
+impl AdminListener {
+    /// Another descriptor of the same socket.
+    pub(super) fn duplicate(&self) -> io::Result<Socket> {
+        match self {
+            AdminListener::Tcp(listener) => SockRef::from(listener).try_clone(),
+            AdminListener::Unix(listener) => SockRef::from(listener).try_clone(),
+        }
+    }
+}
+
+/// Where the admin listener is reached.
+#[derive(Clone, Debug)]
+pub enum AdminAt {
+    /// At this address.
+    Tcp(SocketAddr),
+    /// At this file.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for AdminAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminAt::Tcp(address) => address.fmt(f),
+            AdminAt::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A socket in the file system that is gone with this value, unless another process has put its own there.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.file.is_some() && file_id(&self.path) == self.file {
+            // Somebody may have removed it meanwhile.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
 
 /// Listens for requests of objects: one listener per core, all on the same address. Returns that address too.
 pub(super) fn objects(
@@ -29,13 +94,90 @@ pub(super) fn objects(
     })
 }
 
-/// Listens for the admin thread. Returns the address too.
-pub(super) fn admin(address: &Address) -> Result<(TcpListener, SocketAddr), ServeError> {
-    listen(address, "admin", |address| {
-        let listener = TcpListener::bind(address)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    })
+/// Listens for the admin thread. Returns the address too, and the file of the socket if it has one.
+pub(super) fn admin(
+    address: &AdminAddress,
+) -> Result<(AdminListener, AdminAt, Option<SocketFile>), ServeError> {
+    match address {
+        AdminAddress::Tcp(address) => listen(address, "admin", |address| {
+            let listener = admin_tcp(address)?;
+            let address = listener.local_addr()?;
+            Ok((AdminListener::Tcp(listener), AdminAt::Tcp(address), None))
+        }),
+        AdminAddress::Unix(path) => {
+            let (listener, file) = unix(path).map_err(|error| ServeError::SocketFile {
+                what: "admin",
+                path: path.clone(),
+                error,
+            })?;
+            let at = AdminAt::Unix(path.clone());
+            Ok((AdminListener::Unix(listener), at, Some(file)))
+        }
+    }
+}
+
+fn admin_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        // Whatever net.ipv6.bindv6only says: on [::] both families, as the object listener has it.
+        socket.set_only_v6(address.ip() != Ipv6Addr::UNSPECIFIED)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_send_buffer_size(ADMIN_SEND_BUFFER_BYTES as usize)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES as usize)?;
+    socket.bind(&address.into())?;
+    socket.listen(ADMIN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Listens at a file that only its owner may open. A socket that nobody listens at any more gives way, and no other file
+/// does.
+pub(super) fn unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file that is no socket",
+            ));
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        },
+    }
+    replace_unix(path)
+}
+
+/// Listens at a file that only its owner may open, whoever listened there before. The name changes its owner in one
+/// step, and nobody can connect before the permissions are set.
+pub(super) fn replace_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let mut name = path
+        .file_name()
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    let _ = fs::remove_file(&beside);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(&beside)?)?;
+    let named = fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))
+        .and_then(|()| socket.listen(ADMIN_BACKLOG))
+        .and_then(|()| fs::rename(&beside, path));
+    if let Err(error) = named {
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
+    socket.set_nonblocking(true)?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        file: file_id(path),
+    };
+    Ok((socket.into(), file))
 }
 
 /// Binds to the first of the address's socket addresses that this machine has.
@@ -92,6 +234,44 @@ fn socket_addresses(address: &Address) -> io::Result<Vec<SocketAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_file_is_for_its_owner_and_replaces_stale_ones_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let (listener, file) = unix(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(UnixStream::connect(&path).is_ok());
+        assert_eq!(unix(&path).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        // As after a crash: the file is there, and nobody listens.
+        drop(listener);
+        let (_listener, second) = unix(&path).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(file);
+        assert!(path.exists(), "it is another's by now");
+        drop(second);
+        assert!(!path.exists());
+        fs::write(&path, "mine").unwrap();
+        assert!(unix(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left"
+        );
+    }
+
+    /// With net.ipv6.bindv6only=1 the admin listener on `:9090` took IPv6 connections only.
+    #[test]
+    fn all_addresses_are_those_of_both_families() {
+        let Ok((AdminListener::Tcp(listener), ..)) = admin(&":0".parse().unwrap()) else {
+            panic!("it listens");
+        };
+        if listener.local_addr().unwrap().is_ipv6() {
+            assert!(!SockRef::from(&listener).only_v6().unwrap());
+        }
+    }
 
     /// What came of binding, if `bind` fails with these errors in turn, and how often it was tried.
     fn tried(address: &str, errors: &[i32]) -> (Result<SocketAddr, String>, usize) {

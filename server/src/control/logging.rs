@@ -12,8 +12,10 @@ use std::time::Instant;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Registry;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::log_fields::LogFields;
@@ -30,6 +32,39 @@ pub struct LogThread {
 static QUEUE: OnceLock<ErrorCounter> = OnceLock::new();
 /// Lines that standard error did not take.
 static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// How often log files were to be opened again.
+static REOPENED: AtomicU64 = AtomicU64::new(0);
+/// What is logged. The log is the process's, and so is this.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Has every writer of a log file open it again: it was renamed, and a new one is to be begun. A writer compares
+/// [`reopened`] before it writes with what it was when the file was opened.
+pub fn reopen() {
+    REOPENED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How often log files were to be opened again.
+pub fn reopened() -> u64 {
+    REOPENED.load(Ordering::Relaxed)
+}
+
+/// Logs what this filter lets through from now on; without one, what RUST_LOG says, or `info` and above.
+pub fn set_filter(filter: Option<&str>) {
+    let levels = match filter {
+        // It was checked with the other settings.
+        Some(filter) => EnvFilter::new(filter),
+        None => from_environment(),
+    };
+    if let Some(handle) = FILTER.get() {
+        // It fails only where there is no log any more.
+        let _ = handle.reload(levels);
+    }
+}
+
+fn from_environment() -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"))
+}
 
 /// Starts the log of a server, whose thread lives as long as the returned guard.
 pub fn start_server() -> LogThread {
@@ -53,7 +88,8 @@ fn start(
     writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
     limit: Option<LogLimit<fn() -> Instant>>,
 ) {
-    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let (levels, handle) = reload::Layer::new(from_environment());
+    let _ = FILTER.set(handle);
     let lines = tracing_subscriber::fmt::layer()
         .fmt_fields(LogFields)
         .with_ansi(wants_colours(

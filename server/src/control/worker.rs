@@ -16,17 +16,16 @@ use crate::body::readahead::Readahead;
 use crate::body::rebuilt::RebuiltBlocks;
 use crate::body::zero_copy::ZeroCopy;
 use crate::body::{Resources, Sources};
+use crate::config::Live;
 use crate::config::values::{OverLimit, ZeroCopyMode};
 use crate::connection::accept::accept;
 use crate::connection::core::Core;
-use crate::connection::deadlines::Timeouts;
 use crate::connection::gate::Gate;
 use crate::connection::lending::Lender;
 use crate::connection::list::{self, Listed};
 use crate::connection::seats::Seats;
 use crate::connection::tick::Ticks;
 use crate::engine::Engine;
-use crate::http::site::Site;
 use crate::io::Pool;
 use crate::io::{self as kernel, Backend, Io, Listener, Socket};
 use crate::memory::budget::{Allowance, Budget, Claim};
@@ -40,8 +39,15 @@ use crate::stores::Stores;
 use crate::tahoe::Gateway;
 
 /// What the control thread tells a core.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Order {
+    /// Go on with other settings.
+    Reload {
+        /// The settings.
+        live: Arc<Live>,
+        /// Where objects are read from now on.
+        stores: Arc<Stores>,
+    },
     /// Stop accepting; let bodies finish until the deadline, then close.
     Drain {
         /// When to stop waiting.
@@ -82,8 +88,6 @@ pub struct Plan {
     pub listener: Listener,
     /// Where objects and files are read from, shared by the cores.
     pub stores: Arc<Stores>,
-    /// Whether an older put is served where too few shares of the newest are left.
-    pub stale: bool,
     /// Share files that may be open.
     pub share_files: usize,
     /// The longest segment of a Tahoe-LAFS file.
@@ -114,10 +118,8 @@ pub struct Plan {
     pub verify_age: Option<Duration>,
     /// When pieces are sent zero-copy.
     pub zero_copy: ZeroCopyMode,
-    /// What the operator says of all objects.
-    pub site: Site,
-    /// What connections are held to.
-    pub timeouts: Timeouts,
+    /// The settings that can change, as they are at the start.
+    pub live: Arc<Live>,
     /// Where it counts.
     pub stats: Arc<CoreStats>,
 }
@@ -185,7 +187,13 @@ async fn serve(
     let sources = Sources {
         engine: Rc::new(engine),
         resources: Resources {
-            catalogue: Catalogue::new(plan.stores, plan.stale, pool.piece_capacity(), files, codes),
+            catalogue: Catalogue::new(
+                plan.stores,
+                plan.live.allow_stale,
+                pool.piece_capacity(),
+                files,
+                codes,
+            ),
             gateway,
         },
         hot: HotObjects::new(plan.hot_bytes, objects_max, plan.verify_age),
@@ -199,13 +207,7 @@ async fn serve(
         credit_bytes_min: limits::CREDIT_BYTES_MIN,
     };
     let lender = Lender::new(plan.budget, plan.send_buffer_floor, plan.send_buffer_max);
-    let core = Rc::new(Core::new(
-        sources,
-        gate,
-        lender,
-        plan.timeouts.send,
-        plan.site,
-    ));
+    let core = Rc::new(Core::new(sources, gate, lender, plan.live));
     let stats = &plan.stats;
     stats.pool_buffers.set(pool.buffers() as u64);
     stats
@@ -221,7 +223,7 @@ async fn serve(
     say(Report::Ready(unregistered));
 
     let mut deadline: Option<Instant> = None;
-    let mut look = Ticks::new(plan.timeouts);
+    let mut look = Ticks::default();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -232,6 +234,7 @@ async fn serve(
                 listener.stop_listening();
                 deadline = Some(until);
             }
+            Ok(Order::Reload { live, stores }) => reload(&core, live, &stores),
             Ok(Order::List { reply }) => {
                 // Nobody waits any more if the admin's patience is over.
                 let _ = reply.try_send(list::list(&core));
@@ -252,4 +255,14 @@ async fn serve(
             return Ok(());
         }
     }
+}
+
+/// Goes on with other settings. Bodies under way are not touched.
+fn reload(core: &Core, live: Arc<Live>, stores: &Arc<Stores>) {
+    let resources = &core.sources.resources;
+    resources.catalogue.change(stores, live.allow_stale);
+    if let Some(gateway) = &resources.gateway {
+        gateway.change(stores);
+    }
+    core.change(live);
 }

@@ -370,6 +370,28 @@ pub const TAHOE_VERIFICATIONS_MAX: usize = 4;
 /// after all of it was hashed, a gigabyte or two in a second.
 pub const TAHOE_SEGMENT_BYTES_MAX_DEFAULT: u64 = 256 << 20;
 
+/// Connections that the admin listener has at one time: some scrapers, some operators. For one more, the one that has
+/// waited longest for a request is closed.
+pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+/// Backlog of the admin listener.
+pub const ADMIN_BACKLOG: i32 = 16;
+/// One request head on the admin listener: the least that hyper can be set to.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Header fields in one.
+pub const ADMIN_FIELDS_MAX: usize = 64;
+/// Long replies of the admin listener that are in memory at one time. A client that is slow to take one gives way.
+pub const ADMIN_REPLIES_MAX: usize = 4;
+/// `SO_SNDBUF` of an admin connection.
+pub const ADMIN_SEND_BUFFER_BYTES: u32 = 8 * 1024;
+/// An admin connection is closed if no request arrives whole within this time. The live page asks once a second.
+pub const ADMIN_IDLE: Duration = Duration::from_secs(10);
+/// An admin client has this long to take a reply,
+pub const ADMIN_REPLY_WITHIN: Duration = Duration::from_secs(15);
+/// but gives way to others after this time.
+pub const ADMIN_REPLY_GRACE: Duration = Duration::from_secs(1);
+/// An admin connection is closed after this time, whatever it does.
+pub const ADMIN_LIFETIME: Duration = Duration::from_secs(600);
+
 /// Log lines that wait to be written. Beyond them lines are dropped and counted: no reader of the log may hold up a core.
 pub const LOG_LINES_MAX: usize = 256;
 /// Log lines a minute of one call in the source about things that fail, however many these are. A call that always logs
@@ -431,14 +453,33 @@ pub const MEMORY_DEFAULT: u64 = 512 << 20;
 
 /// The process before it serves: code, heap, the control and admin threads, the allocator's slack, and
 /// the threads of some stores. Measured: 6 MiB resident when idle.
-pub const FIXED_BYTES: u64 = 10 << 20;
+pub const FIXED_BYTES: u64 = 8600 << 10;
+/// User memory of one admin connection: hyper's buffers for reading (twice a head, and what is left of it while it is
+/// answered) and for a response head, fields, the task.
+const ADMIN_CONNECTION_USER_BYTES: u64 = 6 * ADMIN_HEAD_BYTES_MAX as u64;
+/// The longest reply of the admin listener: metrics of so many cores and stores, while the text grows. Measured: 26 KiB
+/// for 2 cores and 6 stores.
+const fn admin_reply_bytes(cores: usize, stores: usize) -> u64 {
+    (16 << 10) + cores as u64 * (16 << 10) + stores as u64 * (4 << 10)
+}
+/// The admin listener with all connections it may have.
+pub const fn admin_bytes(cores: usize, stores: usize) -> u64 {
+    let kernel = CONNECTION_KERNEL_BYTES + socket_bytes(ADMIN_SEND_BUFFER_BYTES);
+    let waiting = CONNECTION_KERNEL_BYTES + socket_bytes(0);
+    ADMIN_CONNECTIONS_MAX as u64 * (ADMIN_CONNECTION_USER_BYTES + kernel)
+        + ADMIN_BACKLOG as u64 * waiting
+        + ADMIN_REPLIES_MAX as u64 * admin_reply_bytes(cores, stores)
+}
 /// As many stores as this are part of the fixed bytes.
-pub(super) const STORES_FIXED: usize = 8;
+const STORES_FIXED: usize = 8;
 /// What the threads of each further one take: what they touch of their stacks and heaps, jobs that wait. Measured: 30 KiB a thread.
 /// And the names that the survey holds of it.
-pub(super) const STORE_BYTES: u64 = (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u64
-    * (32 << 10)
+const STORE_BYTES: u64 = (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u64 * (32 << 10)
     + 2 * SURVEY_NAMES_MAX as u64 * 128;
+/// What the threads of so many stores take, beside the fixed bytes.
+pub const fn stores_bytes(stores: usize) -> u64 {
+    stores.saturating_sub(STORES_FIXED) as u64 * STORE_BYTES
+}
 /// One core's ring: entries, completions, the runtime's records of operations.
 pub(super) const RING_BYTES: u64 =
     RING_ENTRIES as u64 * (64 + 8) + RING_COMPLETIONS as u64 * 16 + 64 * 1024 + ZERO_COPY_BYTES;
@@ -475,10 +516,10 @@ pub const fn connection_bytes(send_buffer_bytes: u32) -> u64 {
     CONNECTION_USER_BYTES + CONNECTION_KERNEL_BYTES + socket_bytes(send_buffer_bytes)
 }
 
-/// Descriptors that the server needs beside its connections': per core a listener, ring or epoll instance, the
-/// runtime's own, refusals being sent, share files, some of them twice.
+/// Descriptors that the server needs beside its connections': those of the admin listener, and per core a listener, ring
+/// or epoll instance, the runtime's own, refusals being sent, share files, some of them twice.
 pub fn descriptors_own(cores: usize, share_files: usize) -> usize {
-    64 + cores * (64 + REFUSALS_MAX + READAHEAD_FILES_MAX + share_files)
+    64 + ADMIN_CONNECTIONS_MAX + cores * (64 + REFUSALS_MAX + READAHEAD_FILES_MAX + share_files)
 }
 
 /// Share files per core when the operator does not say: fewer than usual where they would take more than half of the

@@ -7,8 +7,8 @@ use super::limits::{
     HOT_PART, LISTEN_BACKLOG, PAGE, READAHEAD_BUFFER_BYTES, READAHEAD_BUFFERS_MAX_DEFAULT,
     READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN, REBUILT_PART,
     RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
-    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, STORE_BYTES, STORES_FIXED, TABLE_CACHE_BYTES,
-    TAHOE_BYTES, VERIFIED_BYTES, connection_bytes, reserve_buffers, socket_bytes,
+    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
+    admin_bytes, connection_bytes, reserve_buffers, socket_bytes, stores_bytes,
 };
 
 /// What the plan starts from.
@@ -49,6 +49,8 @@ pub struct MemoryPlan {
     pub declared: Declared,
     /// Code, tables, heap, the admin thread.
     pub fixed_bytes: u64,
+    /// The admin listener's connections.
+    pub admin_bytes: u64,
     /// The threads of the stores.
     pub stores_bytes: u64,
     /// Per core: ring.
@@ -203,7 +205,8 @@ impl MemoryPlan {
         let mut plan = MemoryPlan {
             declared,
             fixed_bytes: FIXED_BYTES,
-            stores_bytes: declared.stores.saturating_sub(STORES_FIXED) as u64 * STORE_BYTES,
+            admin_bytes: admin_bytes(cores, declared.stores),
+            stores_bytes: stores_bytes(declared.stores),
             ring_bytes: RING_BYTES,
             pool_bytes: pool_buffers as u64 * pool_buffer_bytes as u64,
             decoder_bytes: DECODER_BYTES,
@@ -221,7 +224,10 @@ impl MemoryPlan {
             rebuilt_bytes: 0,
             credit_bytes: 0,
         };
-        let base = plan.fixed_bytes + plan.stores_bytes + cores as u64 * plan.core_bytes();
+        let base = plan.fixed_bytes
+            + plan.admin_bytes
+            + plan.stores_bytes
+            + cores as u64 * plan.core_bytes();
         // Memory for n connections at the least floor: n * connection = left * (1 - 1/CREDIT_PART).
         let memory_for = |n: usize| {
             base + (n as u64 * least_connection * CREDIT_PART).div_ceil(CREDIT_PART - 1)
@@ -369,6 +375,7 @@ impl std::fmt::Display for MemoryPlan {
         let cores = self.declared.cores as u64;
         let rows = [
             ("process", 1, self.fixed_bytes),
+            ("admin listener", 1, self.admin_bytes),
             ("stores: threads", 1, self.stores_bytes),
             ("core: pool buffers", cores, self.pool_bytes),
             ("core: ring", cores, self.ring_bytes),
@@ -626,6 +633,7 @@ mod tests {
             };
             if let Ok(plan) = MemoryPlan::new(declared) {
                 let sum = plan.fixed_bytes
+                    + plan.admin_bytes
                     + plan.stores_bytes
                     + cores as u64 * plan.core_bytes()
                     + plan.connections as u64 * plan.connection_bytes

@@ -43,9 +43,9 @@ impl Health {
 
 /// The objects that one core keeps open.
 pub struct Catalogue {
-    stores: Arc<Stores>,
+    stores: RefCell<Arc<Stores>>,
     /// Whether an older put is served where too few shares of the newest are left.
-    stale: bool,
+    stale: Cell<bool>,
     /// Bytes of a pool buffer that a piece may use, checked against what an object's geometry needs.
     piece_capacity: usize,
     objects: RefCell<LruCache<String, Rc<Object>>>,
@@ -66,14 +66,27 @@ impl Catalogue {
         codes: Rc<Codes>,
     ) -> Catalogue {
         Catalogue {
-            stores,
-            stale,
+            stores: RefCell::new(stores),
+            stale: Cell::new(stale),
             piece_capacity,
             objects: RefCell::new(LruCache::unbounded()),
             files,
             codes,
             lookups: Semaphore::new(LOOKUPS_MAX),
             next_id: Cell::new(ObjectId::FIRST),
+        }
+    }
+
+    fn stores(&self) -> Arc<Stores> {
+        Arc::clone(&self.stores.borrow())
+    }
+
+    /// Has it look in these stores from now on, and serve older puts or not. If they are others than before, what is open is
+    /// opened again when somebody asks for it; who takes it now takes it to its end.
+    pub fn change(&self, stores: &Arc<Stores>, stale: bool) {
+        self.stale.set(stale);
+        if !Arc::ptr_eq(&self.stores.replace(Arc::clone(stores)), stores) {
+            self.objects.borrow_mut().clear();
         }
     }
 
@@ -91,7 +104,7 @@ impl Catalogue {
             return Ok(object);
         }
         let key = Key::new(path).map_err(|_| LookupError::NotFound)?;
-        if self.stores.stores().is_empty() {
+        if self.stores().stores().is_empty() {
             // Only Tahoe-LAFS files are served.
             return Err(LookupError::NotFound);
         }
@@ -124,21 +137,26 @@ impl Catalogue {
 
     /// Whether an object is still what its stores have. Those that are suspended count as unchanged.
     async fn is_unchanged(&self, key: &Key, object: &Rc<Object>) -> bool {
-        if object.is_damaged() || object.changed.get() || object.returns != self.stores.returns() {
+        if object.is_damaged()
+            || object.changed.get()
+            || object.returns != self.stores.borrow().returns()
+        {
             return false;
         }
         let late = Rc::clone(object);
         let changed_late = move || late.changed.set(true);
         let checked = self
-            .stores
+            .stores()
             .recheck(key, &object.fingerprints, changed_late)
             .await;
         checked == Recheck::Same
     }
 
     async fn look_up(&self, key: Key) -> Result<Rc<Object>, LookupError> {
-        let returns = self.stores.returns();
-        let (opened, fingerprints) = match self.open_shares(&key).await {
+        // Other stores may take their place meanwhile.
+        let stores = self.stores();
+        let returns = stores.returns();
+        let (opened, fingerprints) = match self.open_shares(&stores, &key).await {
             Ok(opened) => opened,
             Err(error) => {
                 let temporary = error.is_temporary();
@@ -179,8 +197,8 @@ impl Catalogue {
         if let Some(object) = self.fresh(key.as_str()) {
             return Ok(object);
         }
-        self.stores.note_object(opened.header.geometry.k());
-        let object = Rc::new(self.object(&key, opened, fingerprints, returns)?);
+        stores.note_object(opened.header.geometry.k());
+        let object = Rc::new(self.object(&stores, &key, opened, fingerprints, returns)?);
         let known = Rc::clone(&object);
         self.objects
             .borrow_mut()
@@ -190,10 +208,14 @@ impl Catalogue {
 
     /// Opens the newest put of an object, with what each store said of it. Stores that are slow are asked where the
     /// others don't suffice.
-    async fn open_shares(&self, key: &Key) -> Result<(OpenObject, Vec<Option<u64>>), OpenError> {
-        match self.open_shares_in(key, false).await {
-            Err(error) if error.is_temporary() && self.stores.has_slow() => {
-                self.open_shares_in(key, true).await
+    async fn open_shares(
+        &self,
+        stores: &Stores,
+        key: &Key,
+    ) -> Result<(OpenObject, Vec<Option<u64>>), OpenError> {
+        match self.open_shares_in(stores, key, false).await {
+            Err(error) if error.is_temporary() && stores.has_slow() => {
+                self.open_shares_in(stores, key, true).await
             }
             result => result,
         }
@@ -201,19 +223,20 @@ impl Catalogue {
 
     async fn open_shares_in(
         &self,
+        stores: &Stores,
         key: &Key,
         also_slow: bool,
     ) -> Result<(OpenObject, Vec<Option<u64>>), OpenError> {
         let mut attempts = 0;
         loop {
-            let looks = self.stores.look(key, also_slow).await;
+            let looks = stores.look(key, also_slow).await;
             let here = looks.iter();
             let here = here.map(|look| look.is_here().then(|| look.fingerprint()));
             let fingerprints = here.collect();
             let scan = Scan::new(looks);
             attempts += 1;
             if scan.torn() && attempts < TORN_LOOKS_MAX {
-                self.close(scan.into_files());
+                close(stores, scan.into_files());
                 continue;
             }
             for problem in scan.problems() {
@@ -222,18 +245,9 @@ impl Catalogue {
                     tracing::warn!(key = %key, store = problem.store, "share not used: {problem}");
                 }
             }
-            let (opened, rest) = scan.open_with_rest(key, self.stale);
-            self.close(rest);
+            let (opened, rest) = scan.open_with_rest(key, self.stale.get());
+            close(stores, rest);
             return Ok((opened?, fingerprints));
-        }
-    }
-
-    /// Has files closed by the threads of their stores.
-    fn close(&self, files: Vec<OpenShare>) {
-        for share in files {
-            if let Some(store) = self.stores.stores().get(share.store) {
-                store.threads().close(share.file);
-            }
         }
     }
 
@@ -247,6 +261,7 @@ impl Catalogue {
     /// Makes an object of what a look-up found, in place of the one that was known by this key.
     fn object(
         &self,
+        stores: &Stores,
         key: &Key,
         opened: OpenObject,
         fingerprints: Vec<Option<u64>>,
@@ -273,7 +288,7 @@ impl Catalogue {
         };
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         for share in opened.shares {
-            let store = self.stores.stores().get(share.store);
+            let store = stores.stores().get(share.store);
             if let (Some(slot), Some(store)) = (shares.get_mut(usize::from(share.number)), store) {
                 let file = StoreFile::new(share.file, store.threads());
                 *slot = Some(Share::new(share.path.clone(), file, store));
@@ -298,6 +313,15 @@ impl Catalogue {
             number: object_number(key.as_str()),
             _files: files,
         })
+    }
+}
+
+/// Has files closed by the threads of their stores.
+fn close(stores: &Stores, files: Vec<OpenShare>) {
+    for share in files {
+        if let Some(store) = stores.stores().get(share.store) {
+            store.threads().close(share.file);
+        }
     }
 }
 

@@ -27,7 +27,6 @@ use crate::memory::limits::RECHECK_GRACE;
 pub struct Store {
     /// Read by every core for every piece. What many write lies elsewhere.
     use_: Use,
-    number: usize,
     path: PathBuf,
     is_node: bool,
     timeout: Duration,
@@ -55,6 +54,8 @@ struct Known {
     health: Health,
     last_error: Option<(SystemTime, String)>,
     id: Option<Id>,
+    /// Device and inode of its directory.
+    directory: Option<(u64, u64)>,
 }
 
 /// A store as the status shows it.
@@ -113,7 +114,6 @@ impl Store {
     ) -> Arc<Store> {
         Arc::new(Store {
             use_: Use(AtomicU8::new(ALL)),
-            number,
             path,
             is_node,
             timeout,
@@ -124,6 +124,7 @@ impl Store {
                 health: Health::new(Instant::now()),
                 last_error: None,
                 id: None,
+                directory: None,
             }),
             counts: Counts::default(),
         })
@@ -288,8 +289,17 @@ impl Store {
     }
 
     pub(super) fn set_found(&self, found: &Found) {
-        self.known().id = found.id;
+        let mut known = self.known();
+        known.id = found.id;
+        known.directory = Some(found.directory);
+        drop(known);
         self.threads.set_local(found.is_local);
+    }
+
+    /// Device and inode of its directory, and its id, as far as they are known.
+    pub(super) fn identity(&self) -> (Option<(u64, u64)>, Option<Id>) {
+        let known = self.known();
+        (known.directory, known.id)
     }
 
     fn state(&self) -> State {
@@ -416,6 +426,7 @@ pub struct Stores {
     stores: Box<[Arc<Store>]>,
     nodes: Box<[Arc<Store>]>,
     timeout: Duration,
+    disk: Arc<dyn Disk>,
     returns: Arc<AtomicU64>,
     /// The fewest shares that an object took which was opened; `u16::MAX` before.
     least_k: AtomicU16,
@@ -454,9 +465,44 @@ impl Stores {
             stores: all.into(),
             nodes,
             timeout,
+            disk: Arc::clone(disk),
             returns,
             least_k: AtomicU16::new(u16::MAX),
         }
+    }
+
+    /// Stores in other directories and nodes. Those that are here too are the same ones there, with all that is known of
+    /// them.
+    pub(super) fn in_place(&self, stores: &[PathBuf], nodes: &[PathBuf]) -> Stores {
+        let make = |(number, path): (usize, &PathBuf)| {
+            let is_node = number >= stores.len();
+            let known = if is_node { &self.nodes } else { &self.stores };
+            let known = known.iter().find(|store| store.path == *path);
+            known.map(Arc::clone).unwrap_or_else(|| {
+                let (disk, returns) = (&self.disk, &self.returns);
+                Store::new(number, path.clone(), is_node, self.timeout, disk, returns)
+            })
+        };
+        let mut all: Vec<Arc<Store>> = stores.iter().chain(nodes).enumerate().map(make).collect();
+        let nodes = all.split_off(stores.len()).into();
+        Stores {
+            stores: all.into(),
+            nodes,
+            timeout: self.timeout,
+            disk: Arc::clone(&self.disk),
+            returns: Arc::clone(&self.returns),
+            least_k: AtomicU16::new(self.least_k.load(Relaxed)),
+        }
+    }
+
+    /// Whatever was opened before counts as old, and is looked up again.
+    pub(super) fn note_change(&self) {
+        self.returns.fetch_add(1, Relaxed);
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn has(&self, store: &Arc<Store>) -> bool {
+        self.all().any(|known| Arc::ptr_eq(known, store))
     }
 
     /// The stores of objects, in the order in which they were given.
@@ -516,21 +562,20 @@ impl Stores {
 
     /// Looks for an object in all stores that serve. Each has its time; what is late is suspended.
     pub async fn look(&self, key: &Key, also_slow: bool) -> Vec<Look> {
-        let asked: Vec<_> = self
-            .stores
-            .iter()
-            .map(|store| {
+        let asked: Vec<_> = (0..)
+            .zip(&self.stores)
+            .map(|(number, store)| {
                 let key = key.clone();
                 store.ask(also_slow, LOOK_UP, move |store| {
-                    store.disk.look(store.number, &store.path, &key)
+                    store.disk.look(number, &store.path, &key)
                 })
             })
             .collect();
         let mut alarm = pin!(sleep(self.timeout));
         let object = object_number(key.as_str());
         let mut looks = Vec::with_capacity(asked.len());
-        for (store, asked) in self.stores.iter().zip(asked) {
-            let away = |why| Look::away(store.number, &store.path, why);
+        for ((number, store), asked) in self.stores.iter().enumerate().zip(asked) {
+            let away = |why| Look::away(number, &store.path, why);
             let look = match asked {
                 Err(why) => away(why),
                 Ok(asked) => match wait(asked, alarm.as_mut()).await {
@@ -593,12 +638,12 @@ impl Stores {
     ) -> Recheck {
         let start = Instant::now();
         let mut open: Vec<(usize, Asked<io::Result<u64>>)> = Vec::with_capacity(self.stores.len());
-        for store in &self.stores {
+        for (number, store) in self.stores.iter().enumerate() {
             let key = key.clone();
             let asked = store.ask(false, FINGERPRINT, move |store| {
                 store.disk.fingerprint(&store.path, &key)
             });
-            open.extend(asked.ok().map(|asked| (store.number, asked)));
+            open.extend(asked.ok().map(|asked| (number, asked)));
         }
         let (most, object) = (open.len() / 2 + 1, object_number(key.as_str()));
         let all = open.len();

@@ -169,34 +169,61 @@ impl Stores {
     /// # Errors
     /// If no store can be read, or two are the same one.
     pub fn start(self) -> std::result::Result<Arc<Stores>, StoresError> {
+        self.start_new(|_| true)
+    }
+
+    /// Starts stores in other directories and nodes in place of these. Those that are here too go on as they are; the others
+    /// are tried as at the start. These are no longer watched once nobody holds them.
+    ///
+    /// # Errors
+    /// As [`Stores::start`]. Then nothing has changed.
+    pub fn replace(
+        &self,
+        stores: &[PathBuf],
+        nodes: &[PathBuf],
+    ) -> std::result::Result<Arc<Stores>, StoresError> {
+        let new = self.in_place(stores, nodes);
+        let new = new.start_new(|store| !self.has(store))?;
+        self.note_change();
+        Ok(new)
+    }
+
+    fn start_new(
+        self,
+        is_new: impl Fn(&Arc<Store>) -> bool,
+    ) -> std::result::Result<Arc<Stores>, StoresError> {
         let mut watch = Watch::new(self.all().count());
-        let found = self.try_all(&mut watch);
+        let found = self.try_all(&mut watch, is_new);
         let mut directories: HashMap<(u64, u64), PathBuf> = HashMap::new();
         let mut ids = HashMap::new();
         for (store, found) in self.all().zip(&found) {
-            let (path, Ok(found)) = (store.path().to_owned(), found) else {
-                continue;
-            };
             if store.is_node() {
                 continue;
             }
-            if let Some(other) = directories.insert(found.directory, path.clone()) {
+            let path = store.path().to_owned();
+            let (directory, id) = match found {
+                Some(Ok(found)) => (Some(found.directory), found.id),
+                Some(Err(_)) => (None, None),
+                None => store.identity(),
+            };
+            if let Some(other) = directory.and_then(|at| directories.insert(at, path.clone())) {
                 return Err(StoresError::Same(other, path));
             }
-            if let Some(other) = found.id.and_then(|id| ids.insert(id, path.clone())) {
+            if let Some(other) = id.and_then(|id| ids.insert(id, path.clone())) {
                 return Err(StoresError::SameId(other, path));
             }
         }
         let mut first = None;
         for (store, found) in self.all().zip(found) {
             match found {
-                Ok(found) => {
+                None => {}
+                Some(Ok(found)) => {
                     store.set_found(&found);
                     if let Some(remark) = found.remark {
                         tracing::warn!("{remark}");
                     }
                 }
-                Err((cause, why)) => {
+                Some(Err((cause, why))) => {
                     first.get_or_insert_with(|| why.clone());
                     store.suspend(cause, &why);
                 }
@@ -217,33 +244,42 @@ impl Stores {
         Ok(stores)
     }
 
-    /// Tries all of them at one time, and waits for each as long as a call may take.
-    fn try_all(&self, watch: &mut Watch) -> Vec<Result<Found>> {
+    /// Tries all that are new at one time, and waits for each as long as a call may take. `None` is found of those that are
+    /// known.
+    fn try_all(
+        &self,
+        watch: &mut Watch,
+        is_new: impl Fn(&Arc<Store>) -> bool,
+    ) -> Vec<Option<Result<Found>>> {
         let now = Instant::now();
         let mut found: Vec<Option<Result<Found>>> = self.all().map(|_| None).collect();
+        let mut waiting = 0;
         for (at, store) in self.all().enumerate() {
-            watch.try_store(at, store, now);
+            if is_new(store) {
+                watch.try_store(at, store, now);
+                waiting += 1;
+            }
         }
-        while found.iter().any(Option::is_none) {
+        while waiting > 0 {
             let Ok((at, result)) = watch.results.recv_deadline(now + self.timeout()) else {
                 break;
             };
             watch.stores[at].trying = None;
             found[at] = Some(result);
+            waiting -= 1;
         }
         let timeout = humantime::format_duration(self.timeout());
-        let late = |((found, watched), store): ((Option<_>, &mut Watched), &Arc<Store>)| {
-            found.unwrap_or_else(|| {
-                if let Some((_, late)) = &mut watched.trying {
-                    *late = true;
-                }
+        for ((found, watched), store) in found.iter_mut().zip(&mut watch.stores).zip(self.all()) {
+            if let Some((_, late)) = &mut watched.trying {
+                *late = true;
+            }
+            if found.is_none() && is_new(store) {
                 let path = store.path().display();
                 let why = format!("{path}: the store did not answer within {timeout}");
-                Err((Cause::Hung, why))
-            })
-        };
-        let watched = found.into_iter().zip(&mut watch.stores);
-        watched.zip(self.all()).map(late).collect()
+                *found = Some(Err((Cause::Hung, why)));
+            }
+        }
+        found
     }
 
     /// What calls on the others take as a rule: the median; `None` if nothing is known of them.

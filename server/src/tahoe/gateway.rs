@@ -34,7 +34,7 @@ type Name = (StorageIndex, Hash, u16, u16, u64);
 
 /// The files that one core keeps at hand.
 pub struct Gateway {
-    stores: Arc<Stores>,
+    stores: RefCell<Arc<Stores>>,
     segment_bytes_max: u64,
     known: RefCell<LruCache<Name, Rc<File>>>,
     files: Rc<OpenFiles>,
@@ -57,7 +57,7 @@ impl Gateway {
         codes: Rc<Codes>,
     ) -> Gateway {
         Gateway {
-            stores,
+            stores: RefCell::new(stores),
             segment_bytes_max,
             known: RefCell::new(LruCache::unbounded()),
             files,
@@ -68,6 +68,13 @@ impl Gateway {
             lookups: Semaphore::new(LOOKUPS_MAX),
             verifications: Semaphore::new(TAHOE_VERIFICATIONS_MAX),
             next_id: Cell::new(ObjectId::FIRST),
+        }
+    }
+
+    /// Has it look in these nodes from now on, as [`Catalogue::change`](crate::objects::Catalogue::change) does.
+    pub fn change(&self, stores: &Arc<Stores>) {
+        if !Arc::ptr_eq(&self.stores.replace(Arc::clone(stores)), stores) {
+            self.known.borrow_mut().clear();
         }
     }
 
@@ -99,10 +106,12 @@ impl Gateway {
             segment_max: self.segment_bytes_max,
             files_max: TAHOE_SHARE_FILES_MAX,
         };
-        let returns = self.stores.returns();
-        let mut looks = self.stores.look_in_nodes(&cap, limits, false).await;
-        if self.stores.has_slow() && looks.iter().any(|look| !look.is_here()) {
-            looks = self.stores.look_in_nodes(&cap, limits, true).await;
+        // Other nodes may take their place meanwhile.
+        let stores = Arc::clone(&self.stores.borrow());
+        let returns = stores.returns();
+        let mut looks = stores.look_in_nodes(&cap, limits, false).await;
+        if stores.has_slow() && looks.iter().any(|look| !look.is_here()) {
+            looks = stores.look_in_nodes(&cap, limits, true).await;
         }
         let is_away = looks.iter().any(|look| !look.is_here());
         let storage_index = cap.storage_index();
@@ -130,7 +139,7 @@ impl Gateway {
             known.pop(&name);
             self.files.hold(opened.shares.len(), &mut known)?
         };
-        let file = Rc::new(self.file(engine, &cap, opened, files, returns)?);
+        let file = Rc::new(self.file(engine, &stores, &cap, opened, files, returns)?);
         self.known.borrow_mut().put(name, Rc::clone(&file));
         Ok(file)
     }
@@ -139,7 +148,7 @@ impl Gateway {
     fn fresh(&self, name: &Name) -> Option<Rc<File>> {
         let file = self.known.borrow_mut().get(name).cloned()?;
         // What comes back may have more of it.
-        let recheck = match file.is_damaged() || file.returns != self.stores.returns() {
+        let recheck = match file.is_damaged() || file.returns != self.stores.borrow().returns() {
             true => TAHOE_RECHECK_DAMAGED,
             false => TAHOE_RECHECK,
         };
@@ -150,6 +159,7 @@ impl Gateway {
     fn file(
         &self,
         engine: &Engine,
+        stores: &Stores,
         cap: &ChkCap,
         opened: tahoe::OpenFile,
         files: Held,
@@ -173,7 +183,7 @@ impl Gateway {
             );
             return Err(error);
         }
-        let nodes = self.stores.nodes();
+        let nodes = stores.nodes();
         let copies = opened.shares.into_iter().filter_map(|share| {
             let store = nodes.get(share.node)?;
             Some(Copy {

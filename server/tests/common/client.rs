@@ -147,7 +147,7 @@ impl Client {
 
     /// Sends a request; `fields` are whole lines without their end.
     pub fn ask(&mut self, method: &str, path: &str, fields: &[&str]) {
-        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
         for field in fields {
             text += field;
             text += "\r\n";

@@ -227,6 +227,9 @@ impl Server {
                     .strip_suffix("/metrics")
                     .expect("the path of the metrics");
                 admin = Some(address.parse().expect("an address"));
+            } else if line.starts_with("metrics on unix:") {
+                // Nobody listens there.
+                admin = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
             }
         }
         // Later output must not fill the pipe.

@@ -19,6 +19,11 @@ pub(super) fn gauges(server: &ServerState) -> Vec<(&'static str, &'static str, u
             plan.fixed_bytes,
         ),
         (
+            "memory_planned_admin_bytes",
+            "Memory planned for the admin listener",
+            plan.admin_bytes,
+        ),
+        (
             "memory_planned_cores_bytes",
             "Memory planned for all cores",
             cores * plan.core_bytes(),

@@ -13,9 +13,9 @@ use prometheus_client::registry::Registry;
 use super::super::logging;
 use super::memory;
 use super::state::ServerState;
-use super::stores;
+use super::stores as reports;
 use crate::stats::{CoreStats, Kind, Phase, SCALARS, STATUS_CODES};
-use crate::stores::State;
+use crate::stores::{State, Stores};
 
 /// The media type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -80,7 +80,8 @@ impl Collector for CoresCollector {
                     .collect()
             },
         )?;
-        encode_stores(&mut encoder, &self.0)?;
+        encode_stores(&mut encoder, &self.0.stores())?;
+        encode_reloads(&mut encoder, &self.0)?;
         let info = ConstGauge::new(1i64);
         let mut metric = encoder.encode_descriptor(
             "io_backend",
@@ -169,31 +170,31 @@ fn survey_gauges(server: &ServerState) -> [(&'static str, &'static str, u64); 6]
 }
 
 /// The families of the stores, with a sample per store.
-fn encode_stores(encoder: &mut DescriptorEncoder<'_>, server: &ServerState) -> fmt::Result {
+fn encode_stores(encoder: &mut DescriptorEncoder<'_>, stores: &Stores) -> fmt::Result {
     let mut metrics = encoder.encode_descriptor(
         "store_serving",
         "Whether a store serves (1) or is suspended (0), and what it does",
         None,
         MetricType::Gauge,
     )?;
-    for store in server.stores.all() {
-        let state = stores::state(store);
+    for store in stores.all() {
+        let state = reports::state(store);
         let labels = [
-            ("store", stores::name(store)),
+            ("store", reports::name(store)),
             ("state", state.name().to_owned()),
         ];
         let serving = ConstGauge::new(i64::from(state == State::Serving));
         serving.encode(metrics.encode_family(&labels)?)?;
     }
-    for number in stores::NUMBERS {
+    for number in reports::NUMBERS {
         let metric_type = match number.kind {
             Kind::Counter => MetricType::Counter,
             Kind::Gauge => MetricType::Gauge,
         };
         let mut metrics = encoder.encode_descriptor(number.name, number.help, None, metric_type)?;
-        for store in server.stores.all() {
+        for store in stores.all() {
             let value = (number.get)(store.counts());
-            let labels = [("store", stores::name(store))];
+            let labels = [("store", reports::name(store))];
             let metric = metrics.encode_family(&labels)?;
             match number.kind {
                 Kind::Counter => ConstCounter::new(value).encode(metric)?,
@@ -207,13 +208,13 @@ fn encode_stores(encoder: &mut DescriptorEncoder<'_>, server: &ServerState) -> f
         None,
         MetricType::Gauge,
     )?;
-    for store in server.stores.all() {
+    for store in stores.all() {
         for (name, percent) in [("0.5", 50), ("0.99", 99)] {
             let Some(time) = store.counts().percentile(percent) else {
                 continue;
             };
             let labels = [
-                ("store", stores::name(store)),
+                ("store", reports::name(store)),
                 ("quantile", name.to_owned()),
             ];
             let gauge = ConstGauge::new(time.as_secs_f64());
@@ -221,6 +222,35 @@ fn encode_stores(encoder: &mut DescriptorEncoder<'_>, server: &ServerState) -> f
         }
     }
     Ok(())
+}
+
+/// How reloads went.
+fn encode_reloads(encoder: &mut DescriptorEncoder<'_>, server: &ServerState) -> fmt::Result {
+    let (loaded, refused, good) = {
+        let reloads = server.reloads();
+        let good = reloads
+            .last
+            .as_ref()
+            .is_none_or(|last| last.error.is_none());
+        (reloads.loaded, reloads.refused, good)
+    };
+    let mut metrics = encoder.encode_descriptor(
+        "config_reloads",
+        "Times that the configuration was read again, by outcome",
+        None,
+        MetricType::Counter,
+    )?;
+    for (outcome, count) in [("loaded", loaded), ("refused", refused)] {
+        let counter = ConstCounter::new(count);
+        counter.encode(metrics.encode_family(&[("outcome", outcome)])?)?;
+    }
+    let gauge = ConstGauge::new(i64::from(good));
+    gauge.encode(encoder.encode_descriptor(
+        "config_last_reload_good",
+        "Whether the configuration could be used when it was read last (1) or not (0)",
+        None,
+        MetricType::Gauge,
+    )?)
 }
 
 type Label = Option<(&'static str, String)>;

@@ -1,13 +1,16 @@
 //! What the admin thread sees of the server.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
+use crate::config::Live;
+use crate::config::address::AdminAddress;
 use crate::connection::seats::Seats;
 use crate::control::backend::Backends;
+use crate::control::reload::Reloads;
 use crate::control::worker::Order;
 use crate::memory::budget::Budget;
 use crate::memory::plan::MemoryPlan;
@@ -29,12 +32,16 @@ pub struct ServerState {
     pub budget: Arc<Budget>,
     /// Seats for connections.
     pub seats: Arc<Seats>,
-    /// Where objects are read from.
-    pub stores: Arc<Stores>,
     /// What a look at all objects found so far.
     pub survey: Arc<Survey>,
     /// When the server started.
     pub started: Instant,
+    /// Where the admin listener is, as the operator said it.
+    pub admin: AdminAddress,
+    live: Mutex<Arc<Live>>,
+    /// Where objects are read from.
+    stores: Mutex<Arc<Stores>>,
+    reloads: Mutex<Reloads>,
     ready: AtomicBool,
 }
 
@@ -46,6 +53,8 @@ impl ServerState {
         budget: Arc<Budget>,
         seats: Arc<Seats>,
         stores: Arc<Stores>,
+        admin: AdminAddress,
+        live: Arc<Live>,
     ) -> ServerState {
         ServerState {
             backends,
@@ -54,11 +63,35 @@ impl ServerState {
             plan,
             budget,
             seats,
-            stores,
             survey: Arc::default(),
             started: Instant::now(),
+            admin,
+            live: Mutex::new(live),
+            stores: Mutex::new(stores),
+            reloads: Mutex::default(),
             ready: AtomicBool::new(false),
         }
+    }
+
+    /// The settings that can change, as they are now.
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&locked(&self.live))
+    }
+
+    /// Where objects are read from, as it is now.
+    pub fn stores(&self) -> Arc<Stores> {
+        Arc::clone(&locked(&self.stores))
+    }
+
+    /// Goes on with other settings and stores.
+    pub(in crate::control) fn change(&self, live: Arc<Live>, stores: Arc<Stores>) {
+        *locked(&self.live) = live;
+        *locked(&self.stores) = stores;
+    }
+
+    /// How reloads went.
+    pub(in crate::control) fn reloads(&self) -> MutexGuard<'_, Reloads> {
+        locked(&self.reloads)
     }
 
     /// Whether every core serves and none is stopping.
@@ -70,4 +103,8 @@ impl ServerState {
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ use super::memory;
 use super::state::ServerState;
 use super::stores::{self, StoreReport};
 use crate::connection::list::Listed;
+use crate::control::reload::LastReload;
 use crate::control::worker::Order;
 use crate::objects::survey::Found;
 use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};
@@ -28,6 +29,9 @@ pub(super) struct StatusReport {
     why_not_zero_copy: Option<String>,
     cores: usize,
     uptime_seconds: u64,
+    /// The last time that the configuration was read again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_reload: Option<LastReload>,
     memory: BTreeMap<&'static str, u64>,
     connections: BTreeMap<&'static str, u64>,
     responses: BTreeMap<u16, u64>,
@@ -83,6 +87,7 @@ pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> 
         why_not_zero_copy: server.backends.why_not_zero_copy.clone(),
         cores: server.cores.len(),
         uptime_seconds: server.started.elapsed().as_secs(),
+        last_reload: server.reloads().last.clone(),
         memory: memory::gauges(server)
             .into_iter()
             .map(|(name, _, value)| (name, value))

@@ -97,7 +97,7 @@ pub(super) fn state(store: &Store) -> State {
 
 /// All stores as `/status` shows them.
 pub(super) fn reports(server: &ServerState) -> Vec<StoreReport> {
-    server.stores.all().map(|store| report(store)).collect()
+    server.stores().all().map(|store| report(store)).collect()
 }
 
 fn report(store: &Store) -> StoreReport {

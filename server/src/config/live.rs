@@ -1,0 +1,106 @@
+//! What can change while the server runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::origin::Origin;
+use super::settings::Settings;
+use super::token::Token;
+
+/// The settings that a reload changes. Every core and the admin thread get the new ones in one piece.
+///
+/// To make another setting reloadable, add a field here, fill it in [`Settings::reloadable`], move its name to the second
+/// part of [`Settings::fixed`], and read it where it counts from the `Live` at hand instead of a copy.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Store directories.
+    pub stores: Vec<PathBuf>,
+    /// Directories of Tahoe-LAFS storage nodes.
+    pub tahoe_nodes: Vec<PathBuf>,
+    /// Whether an older put is served where too few shares of the newest are left.
+    pub allow_stale: bool,
+    /// Connections from one address.
+    pub connections_per_address_max: Option<usize>,
+    /// Bytes per second that a client must acknowledge.
+    pub rate_min: u64,
+    /// Origins whose pages may read responses.
+    pub cors_origins: Vec<Origin>,
+    /// The file that a path ending in `/` means.
+    pub index: Option<String>,
+    /// Time for a request head.
+    pub head_timeout: Duration,
+    /// Time without a request.
+    pub idle_timeout: Duration,
+    /// Time without acknowledged bytes.
+    pub send_timeout: Duration,
+    /// Time after SIGTERM before draining begins.
+    pub drain_delay: Duration,
+    /// Time for bodies to finish after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Names by which the admin listener may be asked.
+    pub admin_hosts: Vec<String>,
+    /// What admin requests need.
+    pub admin_token: Option<Token>,
+    /// What is logged; `None` if the environment says.
+    pub log: Option<String>,
+}
+
+impl Settings {
+    /// What of these settings can change while the server runs.
+    pub fn reloadable(&self) -> Arc<Live> {
+        Arc::new(Live {
+            stores: self.stores.clone(),
+            tahoe_nodes: self.tahoe_nodes.clone(),
+            allow_stale: self.allow_stale,
+            connections_per_address_max: self.connections_per_address_max,
+            rate_min: self.rate_min,
+            cors_origins: self.cors_origins.clone(),
+            index: self.index.clone(),
+            head_timeout: self.head_timeout,
+            idle_timeout: self.idle_timeout,
+            send_timeout: self.send_timeout,
+            drain_delay: self.drain_delay,
+            drain_timeout: self.drain_timeout,
+            admin_hosts: self.admin_hosts.clone(),
+            admin_token: self.admin_token.clone(),
+            log: self.log.clone(),
+        })
+    }
+
+    /// The options that can't change while the server runs, each with what it is set to. The compiler asks for every new
+    /// setting to be put into one of the two parts.
+    pub fn fixed(&self) -> Vec<(&'static str, String)> {
+        macro_rules! fixed {
+            ($($field:ident $option:literal,)* ; reloadable: $($live:ident,)*) => {{
+                let Settings { $($field,)* $($live: _,)* } = self;
+                vec![$(($option, format!("{:?}", $field)),)*]
+            }};
+        }
+        fixed! {
+            store_timeout "store-timeout",
+            tahoe_segment_bytes_max "tahoe-segment-max",
+            listen "listen",
+            admin "admin",
+            cores "cores",
+            io "io",
+            pool_buffers "pool-buffers",
+            pool_buffer_bytes "pool-buffer-size",
+            memory_bytes "memory",
+            hot_bytes "hot-objects",
+            readahead_bytes "read-ahead",
+            rebuilt_bytes "rebuilt-blocks",
+            share_files "share-files",
+            connections_max "max-connections",
+            over_limit "over-limit",
+            verify_age "verify-age",
+            zero_copy "zero-copy",
+            send_buffer_max "send-buffer-max",
+            survey_every "survey-every",
+            ;
+            reloadable:
+            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, cors_origins, index, head_timeout, idle_timeout,
+            send_timeout, drain_delay, drain_timeout, admin_hosts, admin_token, log,
+        }
+    }
+}
