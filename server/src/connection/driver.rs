@@ -96,7 +96,7 @@ async fn open(core: &Core, protocol: &mut BodyProtocol) {
     let Some(request) = protocol.request() else {
         return;
     };
-    match Box::pin(lookup::open(&core.sources, request, &core.context().site)).await {
+    match Box::pin(lookup::open(&core.sources, request, &core.context())).await {
         Ok((description, body)) => protocol.opened(&description, body, &core.context()),
         Err((status, reason)) => protocol.open_failed(status, reason, &core.context()),
     }

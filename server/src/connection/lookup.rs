@@ -1,14 +1,15 @@
 //! Opens what a request asks for, and describes it for the response's head.
 
+use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use super::answers::{self, Answer};
 use crate::body::{Body, Resource, Sources};
-use crate::http::head::Representation;
+use crate::http::head::{Context, Representation};
 use crate::http::parse::Request;
 use crate::http::route::{self, Route};
-use crate::http::site::Site;
 use crate::objects::Object;
+use crate::objects::lines::Lines;
 
 /// What a response's head says of a resource.
 pub enum Description {
@@ -30,19 +31,19 @@ pub enum Description {
 /// Fields of every response that shows what a cap stands for. The address is the secret that opens the
 /// file, so it goes nowhere else; the bytes never change.
 const CAP_FIELDS: &str = "Referrer-Policy: no-referrer\r\n\
-    Cache-Control: private, max-age=31536000, immutable\r\n\
-    X-Content-Type-Options: nosniff\r\n";
+    Cache-Control: private, max-age=31536000, immutable\r\n";
 
 /// Opens what a request asks for. The error is what it is answered with.
 pub async fn open(
     sources: &Sources,
     request: &Request,
-    site: &Site,
+    context: &Context,
 ) -> Result<(Description, Body), Answer> {
     let resources = &sources.resources;
-    let (text, name, save) = match route::route(request, resources.gateway.is_some(), site) {
+    let (text, name, save) = match route::route(request, resources.gateway.is_some(), &context.site)
+    {
         Route::Key(path) => {
-            let opened = resources.catalogue.open(&path).await;
+            let opened = resources.catalogue.open(&path, context.now).await;
             let object = opened.map_err(|error| answers::for_lookup(&error))?;
             let description = Description::Object(Rc::clone(&object));
             return Ok((description, Body::new(Resource::Object(object))));
@@ -96,6 +97,34 @@ impl Representation for Description {
         match self {
             Description::Object(_) => "",
             Description::Named { fields, .. } => fields,
+        }
+    }
+    fn content_fields(&self) -> &str {
+        self.lines().map_or("", Lines::fields)
+    }
+    fn digest(&self) -> &str {
+        self.lines().map_or("", Lines::digest)
+    }
+    fn checksum(&self) -> &str {
+        self.lines().map_or("", Lines::checksum)
+    }
+    fn cache_control(&self) -> Option<&str> {
+        self.lines().and_then(Lines::cache_control)
+    }
+    fn expires(&self) -> Option<u64> {
+        match self {
+            Description::Object(object) => object.header().metadata.expires.map(NonZeroU64::get),
+            Description::Named { .. } => None,
+        }
+    }
+}
+
+impl Description {
+    /// The lines of an object. Of what a cap stands for, no digest is known: its hashes are those of ciphertext.
+    fn lines(&self) -> Option<&Lines> {
+        match self {
+            Description::Object(object) => Some(object.lines()),
+            Description::Named { .. } => None,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::body::AckMeter;
 use crate::body::readahead::Slot;
 use crate::io::Socket;
 use crate::memory::budget::{Allowance, Claim};
-use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX};
+use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, RESPONSE_HEAD_BYTES_MAX};
 use crate::stats::Phase;
 
 /// Why the tick ended a connection's wait.
@@ -79,13 +79,16 @@ impl Connection {
         }
     }
 
-    /// Claims room for the longest head once a connection holds more than its state pays for; `false` if it
-    /// can't be had. All of it at once: if heads claimed as they grow, very many that begin together would
+    /// Claims room for the longest head once a connection holds more than its state pays for, and for the longest
+    /// response beside it if it holds still more; `false` if it can't be had. All of it at once: if heads claimed as they grow, very many that begin together would
     /// take all there is and none could be finished.
     pub fn claim_head(&self, held_bytes: usize) -> bool {
+        const LONG: usize = PENDING_BYTES_FREE + 1;
+        const BOTH_LONG: usize = REQUEST_HEAD_BYTES_MAX + 1;
         let bytes = match held_bytes {
-            0..=PENDING_BYTES_FREE => 0,
-            _ => REQUEST_HEAD_BYTES_MAX as u64,
+            0..LONG => 0,
+            LONG..BOTH_LONG => REQUEST_HEAD_BYTES_MAX as u64,
+            BOTH_LONG.. => (REQUEST_HEAD_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX) as u64,
         };
         self.head.borrow_mut().resize(bytes, Allowance::Eighth)
     }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use super::cache_control;
 use super::conditions::{Outcome, Validators};
 use super::cors;
 use super::multipart::Parts;
@@ -14,7 +15,7 @@ use super::parse::{METHODS, Method, Refusal, Request};
 use super::range::Selected;
 use super::site::Site;
 use super::status::Status;
-use crate::memory::limits::RESPONSE_HEAD_BYTES_MAX;
+use crate::memory::limits::RESPONSE_HEAD_BYTES_USUAL;
 
 /// What a response says about the object that it carries (RFC 9110 section 3.2).
 pub trait Representation {
@@ -29,6 +30,26 @@ pub trait Representation {
     /// More header fields: whole lines, each with its CRLF.
     fn fields(&self) -> &str {
         ""
+    }
+    /// More fields, of the content: 304 goes without them (RFC 9110 section 15.4.5). Whole lines.
+    fn content_fields(&self) -> &str {
+        ""
+    }
+    /// `Repr-Digest` of the whole object, as a whole line; empty if no digest is known.
+    fn digest(&self) -> &str {
+        ""
+    }
+    /// The checksum of the whole object as S3 says it, as whole lines; empty if it is not known.
+    fn checksum(&self) -> &str {
+        ""
+    }
+    /// What its put says to caches.
+    fn cache_control(&self) -> Option<&str> {
+        None
+    }
+    /// When it expires, in seconds since 1970.
+    fn expires(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -72,7 +93,7 @@ pub fn respond(request: &Request, object: &impl Representation, context: &Contex
         Outcome::Proceed => {}
         Outcome::NotModified => {
             let mut head = Head::new(Status::NotModified, context, Some(request));
-            head.describe(object, validators.modified);
+            head.describe(object, request, &validators);
             return head.finish(0..0, recipient);
         }
         Outcome::Failed => {
@@ -125,7 +146,12 @@ pub fn respond(request: &Request, object: &impl Representation, context: &Contex
         }
     };
     head.field("Accept-Ranges", "bytes");
-    head.describe(object, validators.modified);
+    head.describe(object, request, &validators);
+    head.put(object.content_fields());
+    // Clients check the body against it, so it goes with the whole alone.
+    if request.integrity.checksum && status == Status::Ok {
+        head.put(object.checksum());
+    }
     let body = match request.method {
         Method::Get => body,
         _ => 0..0,
@@ -251,7 +277,7 @@ impl Head {
     fn new(status: Status, context: &Context, request: Option<&Request>) -> Head {
         let mut head = Head {
             status,
-            bytes: Vec::with_capacity(RESPONSE_HEAD_BYTES_MAX / 2),
+            bytes: Vec::with_capacity(RESPONSE_HEAD_BYTES_USUAL),
         };
         match status {
             // The most frequent line does without formatting.
@@ -260,6 +286,8 @@ impl Head {
         }
         head.field("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
         head.date("Date", context.now);
+        // Whoever puts says what an object is, and no browser shall guess otherwise.
+        head.put("X-Content-Type-Options: nosniff\r\n");
         if context.site.cors.varies() {
             head.field("Vary", "Origin");
         }
@@ -297,11 +325,27 @@ impl Head {
         self.put_formatted(format_args!("{name}: {value}\r\n"));
     }
 
-    /// The fields that identify the object's bytes, and its own fields.
-    fn describe(&mut self, object: &impl Representation, modified: Option<SystemTime>) {
+    /// The fields that identify the object's bytes, those for caches, and its own.
+    fn describe(
+        &mut self,
+        object: &impl Representation,
+        request: &Request,
+        validators: &Validators<'_>,
+    ) {
         self.field("ETag", object.etag());
-        if let Some(modified) = modified {
+        if let Some(modified) = validators.modified {
             self.date("Last-Modified", modified);
+        }
+        if request.integrity.digest.wanted() {
+            self.put(object.digest());
+        }
+        match (object.cache_control(), object.expires()) {
+            (None, None) => {}
+            (Some(said), None) => self.field("Cache-Control", said),
+            (said, Some(expires)) => {
+                let left = expires.saturating_sub(seconds_of(validators.date));
+                self.field("Cache-Control", &cache_control::until(said, left));
+            }
         }
         self.put(object.fields());
     }
@@ -330,6 +374,10 @@ impl Head {
             self.field("Connection", "keep-alive");
         }
         self.put("\r\n");
+        if self.bytes.len() > RESPONSE_HEAD_BYTES_USUAL {
+            // What it grew by is not left over.
+            self.bytes.shrink_to_fit();
+        }
         Response {
             status: self.status,
             head: self.bytes,
@@ -344,6 +392,7 @@ impl Head {
 mod tests {
     use super::super::conditions::{Conditions, IfRange};
     use super::super::cors::{Cors, CrossOrigin};
+    use super::super::digest::Integrity;
     use super::super::range;
     use super::*;
 
@@ -371,6 +420,7 @@ mod tests {
             ranges: None,
             conditions: Conditions::default(),
             cross_origin: None,
+            integrity: Integrity::default(),
             keep_alive: true,
             http10: false,
         }
@@ -409,6 +459,88 @@ mod tests {
                 httpdate::fmt_http_date(at(seconds)).as_bytes()
             );
         }
+    }
+
+    /// An object of whose fields as many as possible are known.
+    struct Described;
+    impl Representation for Described {
+        fn size(&self) -> u64 {
+            1000
+        }
+        fn etag(&self) -> &str {
+            "\"abc\""
+        }
+        fn content_type(&self) -> &str {
+            "video/mp4"
+        }
+        fn modified(&self) -> Option<u64> {
+            Some(784_111_777)
+        }
+        fn content_fields(&self) -> &str {
+            "X-A: 1\r\n"
+        }
+        fn digest(&self) -> &str {
+            "Repr-Digest: d\r\n"
+        }
+        fn checksum(&self) -> &str {
+            "Checksum: c\r\n"
+        }
+        fn cache_control(&self) -> Option<&str> {
+            Some("max-age=60")
+        }
+        fn expires(&self) -> Option<u64> {
+            Some(NOW + 7)
+        }
+    }
+
+    #[test]
+    fn each_status_has_its_fields_of_the_object() {
+        let lines = |request: &Request| {
+            let response = respond(request, &Described, &context(NOW, Site::default()));
+            let text = String::from_utf8(response.head).unwrap();
+            let named = [
+                "Repr-Digest: d",
+                "Cache-Control: max-age=7",
+                "X-A: 1",
+                "Checksum: c",
+            ];
+            named.map(|line| text.matches(&format!("{line}\r\n")).count() == 1)
+        };
+        let all = Request {
+            integrity: Integrity {
+                checksum: true,
+                ..Integrity::default()
+            },
+            ..get()
+        };
+        assert_eq!(lines(&get()), [true, true, true, false]);
+        assert_eq!(lines(&all), [true, true, true, true]);
+        let method = Method::Head;
+        assert_eq!(
+            lines(&Request {
+                method,
+                ..all.clone()
+            }),
+            [true; 4]
+        );
+        let ranges = range::parse("bytes=0-1");
+        let part = Request {
+            ranges,
+            ..all.clone()
+        };
+        assert_eq!(lines(&part), [true, true, true, false]);
+        let conditions = Conditions {
+            if_none_match: Some("*".into()),
+            ..Conditions::default()
+        };
+        let same = Request {
+            conditions,
+            ..all.clone()
+        };
+        assert_eq!(lines(&same), [true, true, false, false]);
+        let mut none = all;
+        none.integrity.digest.take("sha-256=0");
+        assert_eq!(lines(&none), [false, true, true, true]);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! It knows neither sockets nor objects.
 
+pub mod cache_control;
 pub mod conditions;
 pub mod cors;
+pub mod digest;
 pub mod field;
 pub mod head;
 pub mod multipart;

@@ -8,6 +8,7 @@
 
 use super::conditions::{Conditions, IfRange};
 use super::cors::CrossOrigin;
+use super::digest::Integrity;
 use super::range::{self, Ranges};
 use super::status::Status;
 use super::{field, target};
@@ -42,6 +43,8 @@ pub struct Request {
     pub conditions: Conditions,
     /// What a page of another origin says of its request.
     pub cross_origin: Option<Box<CrossOrigin>>,
+    /// What is to be said of the whole object's bytes.
+    pub integrity: Integrity,
     /// Whether the connection may serve another request after this one.
     pub keep_alive: bool,
     /// Whether the peer speaks HTTP/1.0 and must be told about keep-alive.
@@ -256,6 +259,7 @@ fn request(head: &httparse::Request<'_, '_>) -> Result<Request, Fault> {
         ranges: None,
         conditions: Conditions::default(),
         cross_origin: None,
+        integrity: Integrity::default(),
         keep_alive: false,
         http10,
     };
@@ -344,6 +348,11 @@ impl Fields {
             cross_origin(request).preflight = request.method == Method::Options;
         } else if is("access-control-request-headers") {
             cross_origin(request).names = text.to_owned();
+        } else if is("want-repr-digest") {
+            request.integrity.digest.take(text);
+        } else if is("x-amz-checksum-mode") {
+            // As S3 has it (GetObject).
+            request.integrity.checksum = text == "ENABLED";
         } else if is("transfer-encoding") {
             // Chunks are a body. In another coding, its end can't be found.
             return Err(match text.eq_ignore_ascii_case("chunked") {

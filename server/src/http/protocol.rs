@@ -22,6 +22,7 @@ use super::head::{self, Context, Representation, Response};
 use super::multipart::Parts;
 use super::parse::{self, Method, Parsed, Refusal, Request};
 use super::status::Status;
+use crate::memory::limits::PENDING_BYTES_FREE;
 use crate::stats::Phase;
 
 /// What the driver must do next.
@@ -244,7 +245,8 @@ impl<O> Protocol<O> {
     }
 
     /// There is no memory for what this connection holds beyond its share. Pipelined requests are dropped first, and
-    /// the response under way becomes the connection's last. A request that is too large by itself gets 503.
+    /// the response under way becomes the connection's last. A request or a response head that is too large by itself
+    /// gets 503.
     pub fn memory_refused(&mut self, context: &Context) {
         let pending = std::mem::take(&mut self.pending);
         let head_only = match &mut self.state {
@@ -256,13 +258,19 @@ impl<O> Protocol<O> {
             State::Reading => parse::is_head(&pending),
             State::Sending(out) => {
                 out.keep_alive &= pending.is_empty();
-                return;
+                match &out.request {
+                    // No byte of it was sent, and it is too large by itself: an object has many fields.
+                    Some(request) if out.head.len() > PENDING_BYTES_FREE => {
+                        request.method == Method::Head
+                    }
+                    _ => return,
+                }
             }
             State::Lingering | State::Closed => return,
         };
         let refusal = Refusal {
             status: Status::Unavailable,
-            reason: "this server is short of memory for long requests",
+            reason: "this server is short of memory for long heads",
             head_only,
         };
         self.refuse(&refusal, context);
@@ -539,6 +547,47 @@ mod tests {
             take_all(&mut protocol, u64::MAX);
             assert_eq!(protocol.next(), Action::Linger);
         }
+    }
+
+    /// An object with so many fields that its head is more than a connection's state pays for.
+    struct ManyFields(String);
+    impl Representation for ManyFields {
+        fn size(&self) -> u64 {
+            10
+        }
+        fn etag(&self) -> &str {
+            "\"e\""
+        }
+        fn content_type(&self) -> &str {
+            "a/b"
+        }
+        fn modified(&self) -> Option<u64> {
+            None
+        }
+        fn content_fields(&self) -> &str {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn without_memory_a_long_response_head_becomes_an_error() {
+        let long = ManyFields(format!("X-A: {}\r\n", "v".repeat(2500)));
+        let mut protocol = received(GET);
+        protocol.opened(&long, Object(10), &context());
+        assert!(protocol.held_bytes() > 2500);
+        protocol.memory_refused(&context());
+        let head = protocol.outgoing().unwrap().head().clone();
+        assert!(head.starts_with(b"HTTP/1.1 503 "));
+        assert!(protocol.held_bytes() <= PENDING_BYTES_FREE);
+        take_all(&mut protocol, u64::MAX);
+        assert_eq!(protocol.next(), Action::Linger);
+        // Once a byte was sent it is too late for another answer.
+        let mut protocol = received(GET);
+        protocol.opened(&long, Object(10), &context());
+        protocol.sent(1, &context());
+        protocol.memory_refused(&context());
+        take_all(&mut protocol, u64::MAX);
+        assert_eq!(protocol.next(), Action::Receive);
     }
 
     #[test]

@@ -20,9 +20,12 @@ pub const TARGET_BYTES_MAX: usize = 4 * 1024;
 /// Header fields in one request; more are answered 431.
 pub const HEADER_FIELDS_MAX: usize = 64;
 
-/// A response head, all fields that we ever send: the longest parts are a content type (255 bytes)
-/// and a digest (64).
-pub const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
+/// What every response head has room for at once: most are shorter.
+pub const RESPONSE_HEAD_BYTES_USUAL: usize = 512;
+/// A response head, all fields that we ever send: an object's own (2680 bytes as they are stored, and some for their
+/// names), a content type (255), a digest in two fields (64 and 44) and what a page of another origin is told. What
+/// goes beyond [`PENDING_BYTES_FREE`] is claimed until it is sent.
+pub const RESPONSE_HEAD_BYTES_MAX: usize = 4 * 1024;
 
 /// Bytes of one pool buffer. It holds everything that one piece needs: the ranges read from each share, the rebuilt
 /// ones, and a page of leaf checksums. With the usual codes that is a whole segment and four blocks rebuilt of it (k
@@ -192,7 +195,7 @@ pub const SHARE_FILES_MIN: usize = 64;
 pub const OBJECT_FILES_EXTRA: usize = 2;
 /// What each of them is planned with: the kernel's side of the descriptor, its path and state, its part of what is noted
 /// of its object.
-pub(super) const SHARE_FILE_BYTES: u64 = 512;
+pub const SHARE_FILE_BYTES: u64 = 512;
 
 /// An open object is checked against its directories when a request comes this long after the last
 /// check, so that a new put or a repair is seen.

@@ -5,19 +5,22 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use decode_kernel::share::Key;
+use decode_kernel::share::{Fields, Key};
 use lru::LruCache;
 use penstock_store::{OpenError, OpenObject, OpenShare, RejectReason, Scan};
 use tokio::sync::Semaphore;
 
 use super::codes::Codes;
+use super::lines::Lines;
 use super::open_files::{OpenFiles, close_unused};
 use super::servable::Shape;
 use super::{Layout, LookupError, Object, Share};
 use crate::io::StoreFile;
-use crate::memory::limits::{LOOKUPS_MAX, OBJECT_RECHECK, TABLE_PAGE_BYTES, TORN_LOOKS_MAX};
+use crate::memory::limits::{
+    LOOKUPS_MAX, OBJECT_RECHECK, SHARE_FILE_BYTES, TABLE_PAGE_BYTES, TORN_LOOKS_MAX,
+};
 use crate::stores::{Recheck, Stores, object_number};
 use crate::units::ObjectId;
 
@@ -98,8 +101,16 @@ impl Catalogue {
         }
     }
 
-    /// The object with the key that a request's path is.
-    pub async fn open(&self, path: &str) -> Result<Rc<Object>, LookupError> {
+    /// The object with the key that a request's path is. One that has expired by now is as if it were not there.
+    pub async fn open(&self, path: &str, now: SystemTime) -> Result<Rc<Object>, LookupError> {
+        let object = self.find(path).await?;
+        match object.is_expired(now) {
+            true => Err(LookupError::NotFound),
+            false => Ok(object),
+        }
+    }
+
+    async fn find(&self, path: &str) -> Result<Rc<Object>, LookupError> {
         if let Some(object) = self.fresh(path) {
             return Ok(object);
         }
@@ -284,7 +295,8 @@ impl Catalogue {
             let mut objects = self.objects.borrow_mut();
             // What was known of this key is another put.
             objects.pop(key.as_str());
-            self.files.hold(opened.shares.len(), &mut objects)?
+            let files = opened.shares.len() + field_files(&header.metadata.fields);
+            self.files.hold(files, &mut objects)?
         };
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         for share in opened.shares {
@@ -299,6 +311,7 @@ impl Catalogue {
         Ok(Object {
             id,
             etag: format!("\"{}\"", header.digest),
+            lines: Lines::new(&header),
             layout: Layout::from(&geometry),
             header,
             code,
@@ -323,6 +336,12 @@ fn close(stores: &Stores, files: Vec<OpenShare>) {
             store.threads().close(share.file);
         }
     }
+}
+
+/// Header fields are held twice, in the object's header and as lines. What is planned for one object does not cover long
+/// ones, so they count as so many share files.
+fn field_files(fields: &Fields) -> usize {
+    (2 * fields.len()).div_ceil(SHARE_FILE_BYTES as usize)
 }
 
 /// An open object, unless so many of its stores were suspended that it can't be read to its end. What is in memory of it

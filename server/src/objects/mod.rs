@@ -7,6 +7,7 @@ pub mod checksums;
 pub mod codes;
 pub mod error;
 pub mod layout;
+pub mod lines;
 pub mod object;
 pub mod open_files;
 pub mod servable;

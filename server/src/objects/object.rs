@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use decode_kernel::code::Code;
 use decode_kernel::share::{Geometry, Header};
 use lru::LruCache;
 
+use super::lines::Lines;
 use super::open_files::Held;
 use super::{Layout, Share};
 use crate::memory::limits::BAD_LEAVES_MAX;
@@ -21,6 +22,7 @@ pub struct Object {
     pub(super) header: Header,
     pub(super) layout: Layout,
     pub(super) etag: String,
+    pub(super) lines: Lines,
     pub(super) code: Arc<Code>,
     /// By share number.
     pub(super) shares: Vec<Option<Share>>,
@@ -61,6 +63,18 @@ impl Object {
     /// Its entity tag, quotes included.
     pub fn etag(&self) -> &str {
         &self.etag
+    }
+
+    /// The header lines that are sent with it.
+    pub fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// Whether it has expired at this time.
+    pub fn is_expired(&self, now: SystemTime) -> bool {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.map_or(0, |since| since.as_secs());
+        self.header.metadata.is_expired(seconds)
     }
 
     /// The code that it is written in.

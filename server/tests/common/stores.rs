@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use decode_kernel::code::CodeKind;
-use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, object_dir};
+use decode_kernel::share::{BLOCKS_OFFSET, Fields, Header, Key, object_dir};
 use penstock_store::put::{Placement, PutOptions, put};
 use penstock_store::{NewStore, Progress, init};
 use sha2::{Digest, Sha256};
@@ -97,6 +98,24 @@ impl Stores {
         self.put_in(None, key, content, data, block)
     }
 
+    fn options(&self, key: &str, data: u16, block: u32) -> PutOptions {
+        PutOptions {
+            stores: self.paths.clone(),
+            data,
+            parity: self.paths.len() as u16 - data,
+            key: Key::new(key).unwrap(),
+            block_size: block,
+            code: None,
+            content_type: None,
+            expires: None,
+            fields: Fields::default(),
+            size_hint: None,
+            min_shares: None,
+            no_clobber: false,
+            placement: Placement::Listed,
+        }
+    }
+
     /// As [`Stores::put`], with this code.
     pub fn put_in(
         &self,
@@ -107,19 +126,26 @@ impl Stores {
         block: u32,
     ) -> Header {
         let options = PutOptions {
-            stores: self.paths.clone(),
-            data,
-            parity: self.paths.len() as u16 - data,
-            key: Key::new(key).unwrap(),
-            block_size: block,
             code,
-            content_type: None,
-            expires: None,
-            fields: Default::default(),
-            size_hint: None,
-            min_shares: None,
-            no_clobber: false,
-            placement: Placement::Listed,
+            ..self.options(key, data, block)
+        };
+        put(content, &options, &Progress::hidden())
+            .expect("put")
+            .header
+    }
+
+    /// As [`Stores::put`], 4+m, with an expiry (0 is none) and header fields.
+    pub fn put_said(
+        &self,
+        key: &str,
+        content: &mut impl Read,
+        expires: u64,
+        fields: &[(&str, &str)],
+    ) -> Header {
+        let options = PutOptions {
+            expires: NonZeroU64::new(expires),
+            fields: Fields::new(fields.iter().copied()).unwrap(),
+            ..self.options(key, 4, BLOCK)
         };
         put(content, &options, &Progress::hidden())
             .expect("put")
