@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::origin::Origin;
+use super::proxies::Proxies;
 use super::settings::Settings;
 use super::token::Token;
 
@@ -26,6 +27,8 @@ pub struct Live {
     pub rate_min: u64,
     /// Origins whose pages may read responses.
     pub cors_origins: Vec<Origin>,
+    /// The proxies in front.
+    pub proxies: Proxies,
     /// The file that a path ending in `/` means.
     pub index: Option<String>,
     /// Time for a request head.
@@ -56,6 +59,7 @@ impl Settings {
             connections_per_address_max: self.connections_per_address_max,
             rate_min: self.rate_min,
             cors_origins: self.cors_origins.clone(),
+            proxies: self.proxies.clone(),
             index: self.index.clone(),
             head_timeout: self.head_timeout,
             idle_timeout: self.idle_timeout,
@@ -99,7 +103,7 @@ impl Settings {
             survey_every "survey-every",
             ;
             reloadable:
-            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, cors_origins, index, head_timeout, idle_timeout,
+            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, cors_origins, proxies, index, head_timeout, idle_timeout,
             send_timeout, drain_delay, drain_timeout, admin_hosts, admin_token, log,
         }
     }

@@ -6,6 +6,7 @@ pub mod file;
 mod live;
 pub mod options;
 pub mod origin;
+pub mod proxies;
 pub mod settings;
 mod token;
 pub mod values;

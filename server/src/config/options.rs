@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::address::{Address, AdminAddress};
 use super::origin::Origin;
+use super::proxies::{ClientAddress, Network};
 use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 
 /// The options of `penstock serve`. Each is also a key of the TOML file, with `_` for `-`.
@@ -132,6 +133,16 @@ pub struct Options {
     /// Pages of this origin may read responses (CORS), as in https://example.org; `*` is any; repeat the option for each
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Vec<Origin>,
+    /// The address or network of a proxy in front, as in 10.0.0.0/8; repeat the option for each. Its connections don't count
+    /// for --max-connections-per-address, and its word about a client's address is taken
+    #[arg(long, value_name = "NETWORK")]
+    pub trusted_proxy: Vec<Network>,
+    /// The field in which trusted proxies tell a client's address [default: x-forwarded-for]
+    #[arg(long, value_name = "FIELD")]
+    pub client_address: Option<ClientAddress>,
+    /// Connections of trusted proxies begin with a header of the PROXY protocol, version 1 or 2
+    #[arg(long)]
+    pub proxy_protocol: bool,
     /// The file that a path ending in `/` means, as in index.html
     #[arg(long, value_name = "NAME")]
     pub index: Option<String>,
@@ -215,6 +226,13 @@ impl Options {
             } else {
                 self.cors_origin
             },
+            trusted_proxy: if self.trusted_proxy.is_empty() {
+                file.trusted_proxy
+            } else {
+                self.trusted_proxy
+            },
+            client_address: self.client_address.or(file.client_address),
+            proxy_protocol: self.proxy_protocol || file.proxy_protocol,
             index: self.index.or(file.index),
             head_timeout: self.head_timeout.or(file.head_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
@@ -263,6 +281,7 @@ pub(super) fn example(name: &str) -> Option<String> {
     let value = match (kind, name) {
         ("DIR", _) => "[\"/srv/disk0\", \"/srv/disk1\"]",
         ("ORIGIN", _) => "[\"https://example.org\"]",
+        ("NETWORK", _) => "[\"10.0.0.0/8\"]",
         ("NAME", "index") => "\"index.html\"",
         ("ADDR", _) => "\"127.0.0.1:8080\"",
         ("HOST", _) => "[\"edge.example.org\"]",

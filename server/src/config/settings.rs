@@ -10,6 +10,7 @@ use super::address::{Address, AdminAddress};
 use super::bounds::{SettingsError, SizeBounds, bounded};
 use super::options::Options;
 use super::origin::Origin;
+use super::proxies::Proxies;
 use super::token::Token;
 use super::values::{BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
 use crate::memory::limits;
@@ -71,6 +72,8 @@ pub struct Settings {
     pub rate_min: u64,
     /// Origins whose pages may read responses.
     pub cors_origins: Vec<Origin>,
+    /// The proxies in front.
+    pub proxies: Proxies,
     /// The file that a path ending in `/` means.
     pub index: Option<String>,
     /// Time for a request head.
@@ -201,6 +204,11 @@ impl Settings {
             )? as u32,
             rate_min: options.min_rate.unwrap_or_default().0,
             cors_origins: options.cors_origin,
+            proxies: proxies(Proxies {
+                trusted: options.trusted_proxy,
+                preamble: options.proxy_protocol,
+                told: options.client_address.unwrap_or_default(),
+            })?,
             index: options.index.map(index).transpose()?,
             head_timeout: time(
                 "head-timeout",
@@ -231,6 +239,18 @@ impl Settings {
             )?,
             log: options.log.map(log).transpose()?,
         })
+    }
+}
+
+/// Proxies whose place is known. A preamble from anybody else would be a way to take any address.
+fn proxies(proxies: Proxies) -> Result<Proxies, SettingsError> {
+    match proxies.preamble && proxies.trusted.is_empty() {
+        false => Ok(proxies),
+        true => Err(SettingsError {
+            option: "proxy-protocol",
+            value: "true".to_owned(),
+            reason: "say with --trusted-proxy where the proxies are".to_owned(),
+        }),
     }
 }
 

@@ -6,14 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::answers;
 use super::core::Core;
 use super::driver::drive;
 use super::seats::{Full, Seat, Seats};
 use super::state::Connection;
 use crate::config::values::OverLimit;
-use crate::http::head::{self, Response};
-use crate::http::parse::Refusal;
-use crate::http::status::Status;
 use crate::io::{Interest, Socket};
 use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
 
@@ -52,8 +50,8 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
             match listener.accept() {
                 Ok((socket, peer)) => {
                     let seat = match reserved {
-                        Some(seat) => seat.assign(peer.ip()),
-                        None => seats.take(peer.ip()),
+                        Some(seat) => Ok(seat),
+                        None => seats.reserve().ok_or(Full::Server),
                     };
                     admit(&core, socket, peer, seat);
                 }
@@ -75,6 +73,13 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
 /// Starts serving a connection, or refusing it. Those being refused have no seat: a crowd that keeps
 /// coming back doesn't keep others out.
 fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, Full>) {
+    let site = core.context().site;
+    let is_proxy = site.proxies.trusts(peer.ip());
+    // A proxy's connections are those of its clients.
+    let seat = match is_proxy {
+        true => seat,
+        false => seat.and_then(|seat| seat.assign(peer.ip())),
+    };
     let (seat, refusal) = match seat {
         Ok(seat) => {
             core.stats().accepted_connections.add(1);
@@ -86,12 +91,15 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
                 return;
             }
             core.refusing.set(core.refusing.get() + 1);
-            (None, Some(refusal(core, full)))
+            (None, Some(answers::no_seat(core, full)))
         }
     };
     tracing::debug!(%peer, refused = refusal.is_some(), "accepted");
     let refused = refusal.is_some();
     let connection = Rc::new(Connection::new(&core.lender, Rc::new(socket), peer, seat));
+    if is_proxy && site.proxies.preamble && !refused {
+        connection.expect_preamble();
+    }
     let slot = core.connections.borrow_mut().insert(Rc::clone(&connection));
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
@@ -100,17 +108,4 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
         core.refusing
             .set(core.refusing.get() - usize::from(refused));
     });
-}
-
-fn refusal(core: &Core, full: Full) -> Response {
-    let refusal = Refusal {
-        status: Status::Unavailable,
-        reason: match full {
-            Full::Server => "this server holds as many connections as it may",
-            Full::Address => "this client holds as many connections as one may",
-        },
-        // Nobody knows what the client would have asked.
-        head_only: false,
-    };
-    head::refuse(&refusal, &core.context())
 }

@@ -4,8 +4,12 @@
 //! the log. The operator finds there what to change. A mistake of this program is logged as one, and is 500 to the
 //! client.
 
+use super::core::Core;
+use super::seats::Full;
 use crate::body::resource::CapError;
 use crate::engine::PieceError;
+use crate::http::head::{self, Response};
+use crate::http::parse::Refusal;
 use crate::http::status::Status;
 use crate::objects::LookupError;
 
@@ -54,6 +58,20 @@ pub fn for_lookup(error: &LookupError) -> Answer {
         ),
         LookupError::Interrupted => (Status::Unavailable, "the look-up was interrupted"),
     }
+}
+
+/// A connection for which there is no place.
+pub fn no_seat(core: &Core, full: Full) -> Response {
+    let refusal = Refusal {
+        status: Status::Unavailable,
+        reason: match full {
+            Full::Server => "this server holds as many connections as it may",
+            Full::Address => "this client holds as many connections as one may",
+        },
+        // Nobody knows what the client would have asked.
+        head_only: false,
+    };
+    head::refuse(&refusal, &core.context())
 }
 
 /// A cap that can't be served.

@@ -88,5 +88,6 @@ fn site(live: &Live) -> Rc<Site> {
     Rc::new(Site {
         cors: Cors::new(live.cors_origins.clone()),
         index: live.index.clone(),
+        proxies: live.proxies.clone(),
     })
 }

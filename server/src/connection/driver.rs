@@ -13,7 +13,7 @@ use super::answers;
 use super::core::Core;
 use super::gate::Admission;
 use super::lookup;
-use super::state::{CloseReason, Connection};
+use super::state::{CloseReason, Connection, IntroductionError};
 use crate::body::source::SendError;
 use crate::body::{Body, Turn};
 use crate::engine::PieceError;
@@ -43,7 +43,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
         let result = match action {
             Action::Receive => receive(&core, &connection, &mut protocol).await,
             Action::Open => {
-                open(&core, &mut protocol).await;
+                open(&core, &connection, &mut protocol).await;
                 Ok(())
             }
             Action::Send => send(&core, &connection, &mut protocol).await,
@@ -85,18 +85,34 @@ async fn receive(
         // The rest of the last response is still queued and holds memory: the connection lingers until it is gone.
         Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => protocol.linger(),
         Ok(0) => protocol.peer_closed(),
-        Ok(count) => protocol.received(&scratch[..count], &core.context()),
+        Ok(count) => match connection.introduce(&scratch[..count]) {
+            Ok(bytes) if bytes.is_empty() => {}
+            Ok(bytes) => protocol.received(&bytes, &core.context()),
+            Err(IntroductionError::Full(full)) => {
+                core.stats().refused_connections.add(1);
+                *protocol = Protocol::refusing(answers::no_seat(core, full));
+            }
+            Err(IntroductionError::Malformed) => {
+                tracing::warn!(
+                    proxy = %connection.peer,
+                    "a connection of a trusted proxy doesn't begin with a header of the PROXY protocol: closed"
+                );
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        },
         Err(error) if is_transient(&error) => {}
         Err(error) => return Err(error),
     }
     Ok(())
 }
 
-async fn open(core: &Core, protocol: &mut BodyProtocol) {
+async fn open(core: &Core, connection: &Connection, protocol: &mut BodyProtocol) {
     let Some(request) = protocol.request() else {
         return;
     };
-    match Box::pin(lookup::open(&core.sources, request, &core.context())).await {
+    let context = core.context();
+    connection.attribute(request, &context.site.proxies);
+    match Box::pin(lookup::open(&core.sources, request, &context)).await {
         Ok((description, body)) => protocol.opened(&description, body, &core.context()),
         Err((status, reason)) => protocol.open_failed(status, reason, &core.context()),
     }

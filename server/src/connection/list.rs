@@ -1,7 +1,7 @@
 //! The connections that an operator may want to see: those that hold the most, and the slowest.
 
 use std::cmp::Reverse;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -15,6 +15,8 @@ use crate::stats::Phase;
 pub struct Listed {
     /// The peer's address.
     pub peer: SocketAddr,
+    /// The client's address: the peer's, or what a trusted proxy said.
+    pub client: IpAddr,
     /// What it is doing.
     pub phase: &'static str,
     /// For how long, in seconds.
@@ -52,6 +54,7 @@ pub fn list(core: &Core) -> Vec<Listed> {
 fn listed(connection: &Connection, now: Instant) -> Listed {
     Listed {
         peer: connection.peer,
+        client: connection.client(),
         phase: connection.phase.get().name(),
         seconds: now
             .saturating_duration_since(connection.since.get())

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod lending;
 pub mod list;
 pub mod lookup;
+pub mod preamble;
 pub mod proof;
 pub mod seats;
 pub mod send_window;

@@ -72,11 +72,6 @@ impl Seats {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Takes a seat for a client at `address`.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Full> {
-        self.reserve().ok_or(Full::Server)?.assign(address)
-    }
-
     /// Takes a seat for a client that is not known yet.
     pub fn reserve(self: &Arc<Self>) -> Option<Seat> {
         self.taken
@@ -140,15 +135,20 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    /// Takes a seat for a client at `address`.
+    fn take(seats: &Arc<Seats>, address: IpAddr) -> Result<Seat, Full> {
+        seats.reserve().ok_or(Full::Server)?.assign(address)
+    }
+
     #[test]
     fn seats_come_back() {
         let seats = Seats::new(2, None);
         let address = IpAddr::from([127, 0, 0, 1]);
-        let first = seats.take(address).unwrap();
-        let _second = seats.take(address).unwrap();
-        assert_eq!(seats.take(address).unwrap_err(), Full::Server);
+        let first = take(&seats, address).unwrap();
+        let _second = take(&seats, address).unwrap();
+        assert_eq!(take(&seats, address).unwrap_err(), Full::Server);
         drop(first);
-        assert!(seats.take(address).is_ok());
+        assert!(take(&seats, address).is_ok());
         assert_eq!(seats.taken(), 1);
     }
 
@@ -156,39 +156,39 @@ mod tests {
     fn the_limit_of_an_address_may_change() {
         let seats = Seats::new(10, None);
         let one = IpAddr::from([10, 0, 0, 1]);
-        let before = seats.take(one).unwrap();
+        let before = take(&seats, one).unwrap();
         seats.limit_addresses(Some(1));
-        let counted = seats.take(one).unwrap();
-        assert_eq!(seats.take(one).unwrap_err(), Full::Address);
+        let counted = take(&seats, one).unwrap();
+        assert_eq!(take(&seats, one).unwrap_err(), Full::Address);
         drop(before);
-        assert_eq!(seats.take(one).unwrap_err(), Full::Address);
+        assert_eq!(take(&seats, one).unwrap_err(), Full::Address);
         seats.limit_addresses(None);
-        let _third = seats.take(one).unwrap();
+        let _third = take(&seats, one).unwrap();
         seats.limit_addresses(Some(1));
         drop(counted);
-        assert!(seats.take(one).is_ok());
+        assert!(take(&seats, one).is_ok());
     }
 
     #[test]
     fn one_address_cannot_take_them_all() {
         let seats = Seats::new(10, Some(1));
         let one = IpAddr::from([10, 0, 0, 1]);
-        let seat = seats.take(one).unwrap();
-        assert_eq!(seats.take(one).unwrap_err(), Full::Address);
+        let seat = take(&seats, one).unwrap();
+        assert_eq!(take(&seats, one).unwrap_err(), Full::Address);
         assert_eq!(seats.taken(), 1, "a refusal takes no seat");
-        assert!(seats.take(IpAddr::from([10, 0, 0, 2])).is_ok());
+        assert!(take(&seats, IpAddr::from([10, 0, 0, 2])).is_ok());
         drop(seat);
-        let _seat = seats.take(one).unwrap();
+        let _seat = take(&seats, one).unwrap();
         // An IPv4 client on an IPv6 socket is the same client; one IPv6 network is one client.
         assert_eq!(
-            seats.take("::ffff:10.0.0.1".parse().unwrap()).unwrap_err(),
+            take(&seats, "::ffff:10.0.0.1".parse().unwrap()).unwrap_err(),
             Full::Address
         );
-        let _v6 = seats.take("2001:db8::1".parse().unwrap()).unwrap();
+        let _v6 = take(&seats, "2001:db8::1".parse().unwrap()).unwrap();
         assert_eq!(
-            seats.take("2001:db8::2".parse().unwrap()).unwrap_err(),
+            take(&seats, "2001:db8::2".parse().unwrap()).unwrap_err(),
             Full::Address
         );
-        assert!(seats.take("2001:db8:0:1::2".parse().unwrap()).is_ok());
+        assert!(take(&seats, "2001:db8:0:1::2".parse().unwrap()).is_ok());
     }
 }

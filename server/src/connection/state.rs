@@ -1,14 +1,18 @@
 //! What is known of one connection. Its task keeps it up to date; the tick reads it.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::lending::{Lender, SendBuffer};
-use super::seats::Seat;
+use super::preamble::{self, Said};
+use super::seats::{Full, Seat};
 use crate::body::AckMeter;
 use crate::body::readahead::Slot;
+use crate::config::proxies::Proxies;
+use crate::http::parse::Request;
 use crate::io::Socket;
 use crate::memory::budget::{Allowance, Claim};
 use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, RESPONSE_HEAD_BYTES_MAX};
@@ -23,12 +27,27 @@ pub enum CloseReason {
     Closed,
 }
 
+/// Why a proxy's connection isn't served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IntroductionError {
+    /// It begins with something else than a header of the PROXY protocol.
+    Malformed,
+    /// There is no seat for the client that it named.
+    Full(Full),
+}
+
 /// One connection.
 pub struct Connection {
     /// The socket.
     pub socket: Rc<Socket>,
     /// The peer's address.
     pub peer: SocketAddr,
+    /// The address that a proxy gave for the whole connection, or the peer's.
+    introduced: Cell<IpAddr>,
+    /// The address of the client of the present request.
+    client: Cell<IpAddr>,
+    /// What arrived of a proxy's preamble, as long as one is expected.
+    preamble: RefCell<Option<Vec<u8>>>,
     /// The state that it is in.
     pub phase: Cell<Phase>,
     /// When it entered that state.
@@ -50,7 +69,7 @@ pub struct Connection {
     /// Set by the tick before it wakes the task.
     pub close_reason: Cell<Option<CloseReason>>,
     /// Its seat; none for a connection that is refused.
-    _seat: Option<Seat>,
+    seat: RefCell<Option<Seat>>,
 }
 
 impl Connection {
@@ -65,6 +84,9 @@ impl Connection {
         Connection {
             socket,
             peer,
+            introduced: Cell::new(peer.ip()),
+            client: Cell::new(peer.ip()),
+            preamble: RefCell::new(None),
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
             held_bytes: Cell::new(0),
@@ -75,8 +97,62 @@ impl Connection {
             socket_bytes: Cell::new(0),
             send_queue_bytes: Cell::new(0),
             close_reason: Cell::new(None),
-            _seat: seat,
+            seat: RefCell::new(seat),
         }
+    }
+
+    /// From now on a proxy's preamble is expected.
+    pub fn expect_preamble(&self) {
+        *self.preamble.borrow_mut() = Some(Vec::new());
+    }
+
+    /// Takes bytes that were received. Those that belong to a proxy's preamble are left out of what is returned.
+    pub fn introduce<'a>(&self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, IntroductionError> {
+        let mut preamble = self.preamble.borrow_mut();
+        let Some(pending) = preamble.as_mut() else {
+            return Ok(Cow::Borrowed(bytes));
+        };
+        let before = pending.len();
+        pending.extend_from_slice(bytes);
+        match preamble::parse(pending) {
+            Said::NeedMore => Ok(Cow::Borrowed(&[])),
+            Said::Malformed => Err(IntroductionError::Malformed),
+            Said::Client(client, length) => {
+                *preamble = None;
+                let client = client.unwrap_or(self.peer.ip());
+                self.introduced.set(client);
+                self.client.set(client);
+                if client != self.peer.ip() {
+                    self.assign_seat(client)?;
+                }
+                Ok(Cow::Borrowed(&bytes[length - before..]))
+            }
+        }
+    }
+
+    /// Counts the connection as one of this client's.
+    fn assign_seat(&self, client: IpAddr) -> Result<(), IntroductionError> {
+        let mut place = self.seat.borrow_mut();
+        if let Some(seat) = place.take() {
+            *place = Some(seat.assign(client).map_err(IntroductionError::Full)?);
+        }
+        Ok(())
+    }
+
+    /// Notes whose request this is.
+    pub fn attribute(&self, request: &Request, proxies: &Proxies) {
+        let introduced = self.introduced.get();
+        let told = request
+            .forwarded
+            .as_ref()
+            .filter(|_| proxies.trusts(introduced))
+            .and_then(|told| told.client(proxies.told, |address| proxies.trusts(address)));
+        self.client.set(told.unwrap_or(introduced));
+    }
+
+    /// The address of the client: the peer's, or what trusted proxies said.
+    pub fn client(&self) -> IpAddr {
+        self.client.get()
     }
 
     /// Claims room for the longest head once a connection holds more than its state pays for, and for the longest

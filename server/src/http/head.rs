@@ -419,6 +419,7 @@ mod tests {
             query: String::new(),
             ranges: None,
             conditions: Conditions::default(),
+            forwarded: None,
             cross_origin: None,
             integrity: Integrity::default(),
             keep_alive: true,

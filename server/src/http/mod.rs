@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod cors;
 pub mod digest;
 pub mod field;
+pub mod forwarded;
 pub mod head;
 pub mod multipart;
 pub mod parse;

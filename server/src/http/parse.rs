@@ -9,6 +9,7 @@
 use super::conditions::{Conditions, IfRange};
 use super::cors::CrossOrigin;
 use super::digest::Integrity;
+use super::forwarded::Forwarded;
 use super::range::{self, Ranges};
 use super::status::Status;
 use super::{field, target};
@@ -41,6 +42,8 @@ pub struct Request {
     pub ranges: Option<Ranges>,
     /// The conditions under which the object, or that range of it, is wanted.
     pub conditions: Conditions,
+    /// What proxies say of the client's address.
+    pub forwarded: Option<Box<Forwarded>>,
     /// What a page of another origin says of its request.
     pub cross_origin: Option<Box<CrossOrigin>>,
     /// What is to be said of the whole object's bytes.
@@ -56,12 +59,14 @@ impl Request {
     pub fn held_bytes(&self) -> usize {
         let ranges = self.ranges.as_ref().map_or(0, Ranges::held_bytes);
         let cross_origin = self.cross_origin.as_ref().map_or(0, |it| it.held_bytes());
+        let forwarded = self.forwarded.as_ref().map_or(0, |it| it.held_bytes());
         size_of::<Request>()
             + self.path.capacity()
             + self.query.capacity()
             + self.conditions.held_bytes()
             + ranges
             + cross_origin
+            + forwarded
     }
 }
 
@@ -258,6 +263,7 @@ fn request(head: &httparse::Request<'_, '_>) -> Result<Request, Fault> {
         query: target.query,
         ranges: None,
         conditions: Conditions::default(),
+        forwarded: None,
         cross_origin: None,
         integrity: Integrity::default(),
         keep_alive: false,
@@ -342,6 +348,12 @@ impl Fields {
         } else if is("if-unmodified-since") {
             self.if_unmodified_sinces += 1;
             conditions.if_unmodified_since = httpdate::parse_http_date(text).ok();
+        } else if is("x-forwarded-for") {
+            let forwarded = request.forwarded.get_or_insert_default();
+            append(&mut forwarded.x_forwarded_for, text);
+        } else if is("forwarded") {
+            let forwarded = request.forwarded.get_or_insert_default();
+            append(&mut forwarded.forwarded, text);
         } else if is("origin") {
             cross_origin(request).origin = text.to_owned();
         } else if is("access-control-request-method") {

@@ -1,6 +1,7 @@
 //! What the operator says of the site as a whole.
 
 use super::cors::Cors;
+use crate::config::proxies::Proxies;
 
 /// Rules for all objects of the site.
 #[derive(Clone, Debug, Default)]
@@ -9,4 +10,6 @@ pub struct Site {
     pub cors: Cors,
     /// The file that a path ending in `/` means, if there is one.
     pub index: Option<String>,
+    /// The proxies in front.
+    pub proxies: Proxies,
 }

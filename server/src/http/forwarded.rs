@@ -1,0 +1,194 @@
+//! The client's address as proxies in front tell it: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//!
+//! A client can send such a field too, so only what trusted proxies added counts. Each appends the address that it was
+//! connected from: the list is read from its end, past trusted proxies, to the first address that is none.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::field;
+use crate::config::proxies::ClientAddress;
+
+/// The fields of one request, as they were sent; several of one name are one list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forwarded {
+    /// `X-Forwarded-For`.
+    pub x_forwarded_for: Option<String>,
+    /// `Forwarded`.
+    pub forwarded: Option<String>,
+}
+
+impl Forwarded {
+    /// The client's address, for a request of a peer that is a trusted proxy, as `told` in one field: a client could forge the
+    /// other. `None` if no field tells it: then the proxy
+    /// itself is the client.
+    pub fn client(
+        &self,
+        told: ClientAddress,
+        is_trusted: impl Fn(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
+        let nodes: Vec<Option<IpAddr>> = match told {
+            ClientAddress::XForwardedFor => {
+                let list = self.x_forwarded_for.as_deref()?;
+                field::list(list).map(node).collect()
+            }
+            ClientAddress::Forwarded => {
+                let list = self.forwarded.as_deref()?;
+                split(list, b',').map(for_node).collect()
+            }
+        };
+        let mut client = None;
+        for node in nodes.into_iter().rev() {
+            // A proxy that hides its peer (`unknown`, `_name`) ends what is known.
+            let address = node?;
+            client = Some(address);
+            if !is_trusted(address) {
+                break;
+            }
+        }
+        client
+    }
+
+    /// Bytes on the heap, and of this itself.
+    pub fn held_bytes(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::capacity);
+        size_of::<Forwarded>() + text(&self.x_forwarded_for) + text(&self.forwarded)
+    }
+}
+
+/// The node of the `for` pair of one element (RFC 7239 section 4).
+fn for_node(element: &str) -> Option<IpAddr> {
+    let mut pairs = split(element, b';').map(|pair| pair.split_once('='));
+    let value = pairs.find_map(|pair| {
+        let (name, value) = pair?;
+        name.eq_ignore_ascii_case("for").then_some(value)
+    })?;
+    // Addresses need no escapes, so a quoted string that has one is none.
+    let quoted = value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'));
+    node(quoted.unwrap_or(value))
+}
+
+/// An address, perhaps with a port; an IPv6 address with a port is in brackets (RFC 7239 section 6).
+fn node(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    let address: IpAddr = match bare.parse() {
+        Ok(address) => address,
+        Err(_) => text.parse::<SocketAddr>().ok()?.ip(),
+    };
+    Some(address.to_canonical())
+}
+
+/// The parts between separators that are in no quoted string, trimmed, without empty ones.
+fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    let next = move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (mut quoted, mut escaped) = (false, false);
+        let end = rest.bytes().position(|b| {
+            let ends = b == separator && !quoted;
+            match b {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                _ => {}
+            }
+            ends
+        });
+        let part = &rest[..end.unwrap_or(rest.len())];
+        rest = end.map_or("", |end| &rest[end + 1..]);
+        Some(field::trim(part))
+    };
+    std::iter::from_fn(next).filter(|part| !part.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_trusted(address: IpAddr) -> bool {
+        matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10)
+    }
+
+    fn by_list(list: &str) -> Option<String> {
+        let fields = Forwarded {
+            x_forwarded_for: Some(list.into()),
+            ..Forwarded::default()
+        };
+        let client = fields.client(ClientAddress::XForwardedFor, is_trusted);
+        assert_eq!(fields.client(ClientAddress::Forwarded, is_trusted), None);
+        client.map(|address| address.to_string())
+    }
+
+    fn by_pairs(list: &str) -> Option<String> {
+        let fields = Forwarded {
+            forwarded: Some(list.into()),
+            ..Forwarded::default()
+        };
+        let client = fields.client(ClientAddress::Forwarded, is_trusted);
+        assert_eq!(
+            fields.client(ClientAddress::XForwardedFor, is_trusted),
+            None
+        );
+        client.map(|address| address.to_string())
+    }
+
+    #[test]
+    fn the_last_that_is_no_proxy_of_ours_is_the_client() {
+        for (list, client) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            // What the client claims is before what the proxy saw.
+            ("1.1.1.1, 192.0.2.1", Some("192.0.2.1")),
+            ("1.1.1.1, 192.0.2.1, 10.0.0.1,10.0.0.2", Some("192.0.2.1")),
+            ("10.0.0.3, 10.0.0.1", Some("10.0.0.3")),
+            ("192.0.2.1:4711", Some("192.0.2.1")),
+            ("[2001:db8::1]:80", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("::ffff:192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.1, ,", Some("192.0.2.1")),
+            ("192.0.2.1, unknown", None),
+            ("192.0.2.1, unknown, 10.0.0.1", None),
+            ("", None),
+            ("192.0.2.1 10.0.0.1", None),
+        ] {
+            assert_eq!(by_list(list).as_deref(), client, "{list}");
+        }
+    }
+
+    #[test]
+    fn pairs() {
+        for (list, client) in [
+            ("for=192.0.2.1", Some("192.0.2.1")),
+            ("For=192.0.2.1;proto=http;by=10.0.0.9", Some("192.0.2.1")),
+            ("proto=http; FOR=\"192.0.2.1:80\"", Some("192.0.2.1")),
+            (
+                "for=\"[2001:db8:cafe::17]:4711\"",
+                Some("2001:db8:cafe::17"),
+            ),
+            (
+                "for=1.1.1.1, for=192.0.2.1, for=10.0.0.1",
+                Some("192.0.2.1"),
+            ),
+            // Commas and semicolons in quotes are no separators.
+            ("for=192.0.2.1;host=\"a,b;for=6.6.6.6\"", Some("192.0.2.1")),
+            (
+                "host=\"a\\\",for=6.6.6.6\";for=192.0.2.1",
+                Some("192.0.2.1"),
+            ),
+            ("for=_hidden", None),
+            ("for=unknown", None),
+            ("for=192.0.2.1, for=_hidden, for=10.0.0.1", None),
+            ("by=10.0.0.1", None),
+            ("for=\"", None),
+            ("for", None),
+        ] {
+            assert_eq!(by_pairs(list).as_deref(), client, "{list}");
+        }
+    }
+}
