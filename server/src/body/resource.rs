@@ -11,6 +11,7 @@ use decode_kernel::tahoe::Cap;
 use super::batch::Batch;
 use super::produce;
 use crate::engine::{Engine, Piece, PieceError};
+use crate::memory::budget::Claim;
 use crate::objects::{Catalogue, LookupError, Object};
 use crate::tahoe::{self, Gateway};
 use crate::units::ObjectOffset;
@@ -23,6 +24,8 @@ pub enum Resource {
     File(Rc<tahoe::file::File>),
     /// What a cap holds itself.
     Literal(Bytes),
+    /// A document that was made for one request, and the claim on its memory.
+    Document(Bytes, Claim),
 }
 
 /// What a cap stands for, as a response's head says it.
@@ -125,7 +128,7 @@ impl Resources {
                 tahoe::piece::produce(engine, gateway, file, wanted).await
             }
             (Resource::File(_), None) => Err(PieceError::Bug("a file without a gateway")),
-            (Resource::Literal(bytes), _) => {
+            (Resource::Literal(bytes) | Resource::Document(bytes, _), _) => {
                 let part = &bytes[wanted.start.0 as usize..wanted.end.0 as usize];
                 Piece::literal(engine, wanted.start, part).await
             }
@@ -140,6 +143,7 @@ impl Resource {
             Resource::Object(object) => object.header().key.as_str().to_owned(),
             Resource::File(file) => format!("storage index {}", file.storage_index),
             Resource::Literal(_) => "a literal file".to_owned(),
+            Resource::Document(..) => "a document".to_owned(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bucket::Bucket;
 use super::origin::Origin;
 use super::proxies::Proxies;
 use super::settings::Settings;
@@ -31,6 +32,14 @@ pub struct Live {
     pub proxies: Proxies,
     /// The file that a path ending in `/` means.
     pub index: Option<String>,
+    /// What S3 clients see.
+    pub s3_buckets: Vec<Bucket>,
+    /// The region that signatures must name.
+    pub s3_region: Option<String>,
+    /// The file of key pairs, which is read again too.
+    pub keys_file: Option<PathBuf>,
+    /// Whether only signed requests are answered.
+    pub require_signature: bool,
     /// Time for a request head.
     pub head_timeout: Duration,
     /// Time without a request.
@@ -61,6 +70,10 @@ impl Settings {
             cors_origins: self.cors_origins.clone(),
             proxies: self.proxies.clone(),
             index: self.index.clone(),
+            s3_buckets: self.s3_buckets.clone(),
+            s3_region: self.s3_region.clone(),
+            keys_file: self.keys_file.clone(),
+            require_signature: self.require_signature,
             head_timeout: self.head_timeout,
             idle_timeout: self.idle_timeout,
             send_timeout: self.send_timeout,
@@ -103,8 +116,8 @@ impl Settings {
             survey_every "survey-every",
             ;
             reloadable:
-            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, cors_origins, proxies, index, head_timeout, idle_timeout,
-            send_timeout, drain_delay, drain_timeout, admin_hosts, admin_token, log,
+            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, cors_origins, proxies, index, s3_buckets, s3_region,
+            keys_file, require_signature, head_timeout, idle_timeout, send_timeout, drain_delay, drain_timeout, admin_hosts, admin_token, log,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod bounds;
+pub mod bucket;
 pub mod file;
 mod live;
 pub mod options;

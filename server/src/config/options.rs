@@ -7,6 +7,7 @@ use clap::Args as _;
 use serde::Deserialize;
 
 use super::address::{Address, AdminAddress};
+use super::bucket::Bucket;
 use super::origin::Origin;
 use super::proxies::{ClientAddress, Network};
 use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
@@ -146,6 +147,22 @@ pub struct Options {
     /// The file that a path ending in `/` means, as in index.html
     #[arg(long, value_name = "NAME")]
     pub index: Option<String>,
+    /// Show S3 clients a bucket of the objects whose keys begin with PREFIX (`NAME/` if it is not given; `NAME=` is all), at
+    /// /NAME/ on the address for objects; repeat the option for each. Without --require-signature anybody may list it
+    #[arg(long, value_name = "NAME[=PREFIX]")]
+    #[serde(deserialize_with = "values::list_key")]
+    pub s3_bucket: Vec<Bucket>,
+    /// Only take signatures for this region [default: any]
+    #[arg(long, value_name = "NAME")]
+    pub s3_region: Option<String>,
+    /// The key pairs that links and S3 requests may be signed with: a TOML file of tables [[key]] with id and secret,
+    /// perhaps prefix and not_after, that only the server's user may read
+    #[arg(long, value_name = "FILE")]
+    pub keys_file: Option<PathBuf>,
+    /// Only answer requests that are signed: by a link (`penstock sign`) or as S3 clients do. Files of Tahoe-LAFS are
+    /// still served to whoever has their caps
+    #[arg(long)]
+    pub require_signature: bool,
     /// A request head that takes longer to arrive is answered 408 [default: 10s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time_key")]
@@ -234,6 +251,14 @@ impl Options {
             client_address: self.client_address.or(file.client_address),
             proxy_protocol: self.proxy_protocol || file.proxy_protocol,
             index: self.index.or(file.index),
+            s3_bucket: if self.s3_bucket.is_empty() {
+                file.s3_bucket
+            } else {
+                self.s3_bucket
+            },
+            s3_region: self.s3_region.or(file.s3_region),
+            keys_file: self.keys_file.or(file.keys_file),
+            require_signature: self.require_signature || file.require_signature,
             head_timeout: self.head_timeout.or(file.head_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
             send_timeout: self.send_timeout.or(file.send_timeout),
@@ -283,6 +308,9 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("ORIGIN", _) => "[\"https://example.org\"]",
         ("NETWORK", _) => "[\"10.0.0.0/8\"]",
         ("NAME", "index") => "\"index.html\"",
+        ("NAME", "s3_region") => "\"us-east-1\"",
+        ("NAME[=PREFIX]", _) => "[\"media\", \"logs=archive/logs/\"]",
+        ("FILE", "keys_file") => "\"/etc/penstock/keys.toml\"",
         ("ADDR", _) => "\"127.0.0.1:8080\"",
         ("HOST", _) => "[\"edge.example.org\"]",
         ("FILE", _) => "\"/etc/penstock/admin-token\"",

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 
 use super::address::{Address, AdminAddress};
 use super::bounds::{SettingsError, SizeBounds, bounded};
+use super::bucket::Bucket;
 use super::options::Options;
 use super::origin::Origin;
 use super::proxies::Proxies;
@@ -76,6 +77,14 @@ pub struct Settings {
     pub proxies: Proxies,
     /// The file that a path ending in `/` means.
     pub index: Option<String>,
+    /// What S3 clients see.
+    pub s3_buckets: Vec<Bucket>,
+    /// The region that signatures must name; `None` if any will do.
+    pub s3_region: Option<String>,
+    /// The file of key pairs.
+    pub keys_file: Option<PathBuf>,
+    /// Whether only signed requests are answered.
+    pub require_signature: bool,
     /// Time for a request head.
     pub head_timeout: Duration,
     /// Time without a request.
@@ -210,6 +219,10 @@ impl Settings {
                 told: options.client_address.unwrap_or_default(),
             })?,
             index: options.index.map(index).transpose()?,
+            s3_buckets: buckets(options.s3_bucket)?,
+            s3_region: options.s3_region.map(region).transpose()?,
+            require_signature: options.require_signature,
+            keys_file: options.keys_file,
             head_timeout: time(
                 "head-timeout",
                 options.head_timeout,
@@ -250,6 +263,37 @@ fn proxies(proxies: Proxies) -> Result<Proxies, SettingsError> {
             option: "proxy-protocol",
             value: "true".to_owned(),
             reason: "say with --trusted-proxy where the proxies are".to_owned(),
+        }),
+    }
+}
+
+/// Buckets with different names.
+fn buckets(buckets: Vec<Bucket>) -> Result<Vec<Bucket>, SettingsError> {
+    let wrong = |bucket: &Bucket, reason: &str| SettingsError {
+        option: "s3-bucket",
+        value: bucket.to_string(),
+        reason: reason.to_owned(),
+    };
+    for (at, bucket) in buckets.iter().enumerate() {
+        if at == limits::BUCKETS_MAX {
+            return Err(wrong(bucket, "there are more than 100 buckets"));
+        }
+        if buckets[..at].iter().any(|other| other.name == bucket.name) {
+            return Err(wrong(bucket, "there is another bucket with this name"));
+        }
+    }
+    Ok(buckets)
+}
+
+/// The name of a region.
+fn region(name: String) -> Result<String, SettingsError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    match (1..=63).contains(&name.len()) && name.bytes().all(plain) {
+        true => Ok(name),
+        false => Err(SettingsError {
+            option: "s3-region",
+            value: name,
+            reason: "it must be a name such as us-east-1".to_owned(),
         }),
     }
 }

@@ -135,6 +135,24 @@ pub(super) fn number_key<'de, D: Deserializer<'de>>(
         .ok_or_else(|| Error::custom("not a whole number"))
 }
 
+/// Reads a list of texts, or one text.
+pub(super) fn list_key<'de, D: Deserializer<'de>, T: std::str::FromStr>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error>
+where
+    T::Err: fmt::Display,
+{
+    let texts = match Value::deserialize(deserializer)? {
+        Value::Array(values) => values,
+        value => vec![value],
+    };
+    let text = |value: Value| match value {
+        Value::String(text) => text.parse().map_err(Error::custom),
+        _ => Err(Error::custom("not a text, nor a list of texts")),
+    };
+    texts.into_iter().map(text).collect()
+}
+
 /// Reads a list of directories, or one directory.
 pub(super) fn directories_key<'de, D: Deserializer<'de>>(
     deserializer: D,

@@ -70,6 +70,7 @@ pub fn no_seat(core: &Core, full: Full) -> Response {
         },
         // Nobody knows what the client would have asked.
         head_only: false,
+        path: None,
     };
     head::refuse(&refusal, &core.context())
 }

@@ -17,7 +17,18 @@ use crate::http::head::Context;
 use crate::http::site::Site;
 use crate::io::Io;
 use crate::memory::limits::REQUEST_HEAD_BYTES_MAX;
+use crate::s3::buckets::Buckets;
+use crate::s3::keys::KeyRing;
+use crate::s3::lister::Lister;
 use crate::stats::CoreStats;
+
+/// What signed requests and listings take, shared by the cores.
+pub struct Signing {
+    /// Who may sign requests.
+    pub keys: Arc<KeyRing>,
+    /// What makes listings.
+    pub lister: Arc<Lister>,
+}
 
 /// The state of one core, shared by its connections' tasks.
 pub struct Core {
@@ -37,13 +48,21 @@ pub struct Core {
     pub scratch: RefCell<Box<[u8; REQUEST_HEAD_BYTES_MAX]>>,
     /// What the operator says of all objects.
     pub site: RefCell<Rc<Site>>,
+    /// Who may sign requests, and what makes listings.
+    pub signing: Signing,
     /// Set when the server is stopping: responses end their connections.
     pub draining: Cell<bool>,
 }
 
 impl Core {
     /// A core without connections.
-    pub fn new(sources: Sources, gate: Gate, lender: Rc<Lender>, live: Arc<Live>) -> Core {
+    pub fn new(
+        sources: Sources,
+        gate: Gate,
+        lender: Rc<Lender>,
+        live: Arc<Live>,
+        signing: Signing,
+    ) -> Core {
         Core {
             sources,
             gate,
@@ -53,6 +72,7 @@ impl Core {
             scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
             site: RefCell::new(site(&live)),
             live: RefCell::new(live),
+            signing,
             draining: Cell::new(false),
         }
     }
@@ -89,5 +109,7 @@ fn site(live: &Live) -> Rc<Site> {
         cors: Cors::new(live.cors_origins.clone()),
         index: live.index.clone(),
         proxies: live.proxies.clone(),
+        buckets: Buckets::new(live.s3_buckets.clone(), live.s3_region.clone()),
+        require_signature: live.require_signature,
     })
 }

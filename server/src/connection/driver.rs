@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::answers;
 use super::core::Core;
 use super::gate::Admission;
-use super::lookup;
+use super::lookup::{self, Opened, Refused};
 use super::state::{CloseReason, Connection, IntroductionError};
 use crate::body::source::SendError;
 use crate::body::{Body, Turn};
@@ -112,9 +112,19 @@ async fn open(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
     };
     let context = core.context();
     connection.attribute(request, &context.site.proxies);
-    match Box::pin(lookup::open(&core.sources, request, &context)).await {
-        Ok((description, body)) => protocol.opened(&description, body, &core.context()),
-        Err((status, reason)) => protocol.open_failed(status, reason, &core.context()),
+    match Box::pin(lookup::open(core, request, &context)).await {
+        Ok(Opened::Object(description, body)) => {
+            protocol.opened(&description, body, &core.context());
+        }
+        Ok(Opened::Document {
+            length,
+            fields,
+            body,
+        }) => protocol.opened_document(length, &fields, body, &core.context()),
+        Err(Refused::Answer((status, reason))) => {
+            protocol.open_failed(status, reason, &core.context());
+        }
+        Err(Refused::S3(error)) => protocol.open_refused(&error, &core.context()),
     }
 }
 

@@ -3,13 +3,23 @@
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
+use bytes::Bytes;
+
+use super::access;
 use super::answers::{self, Answer};
+use super::core::Core;
 use crate::body::{Body, Resource, Sources};
 use crate::http::head::{Context, Representation};
-use crate::http::parse::Request;
+use crate::http::parse::{Method, Request};
 use crate::http::route::{self, Route};
+use crate::http::status::Status;
+use crate::memory::budget::{Allowance, Claim};
 use crate::objects::Object;
 use crate::objects::lines::Lines;
+use crate::s3;
+use crate::s3::buckets::Operation;
+use crate::s3::error::Code;
+use crate::s3::xml;
 
 /// What a response's head says of a resource.
 pub enum Description {
@@ -33,28 +43,149 @@ pub enum Description {
 const CAP_FIELDS: &str = "Referrer-Policy: no-referrer\r\n\
     Cache-Control: private, max-age=31536000, immutable\r\n";
 
+/// What a request asks for, open.
+pub enum Opened {
+    /// An object, or what a cap stands for.
+    Object(Description, Body),
+    /// A document that was made for the request.
+    Document {
+        /// Bytes.
+        length: u64,
+        /// Further fields of the head.
+        fields: String,
+        /// Where its bytes come from.
+        body: Body,
+    },
+}
+
+/// Why a request is refused.
+pub enum Refused {
+    /// By the state of what it asks for.
+    Answer(Answer),
+    /// By who asks, or as S3 has it.
+    S3(s3::error::Error),
+}
+
+impl From<Answer> for Refused {
+    fn from(answer: Answer) -> Refused {
+        Refused::Answer(answer)
+    }
+}
+
+impl From<s3::error::Error> for Refused {
+    fn from(error: s3::error::Error) -> Refused {
+        Refused::S3(error)
+    }
+}
+
 /// Opens what a request asks for. The error is what it is answered with.
-pub async fn open(
-    sources: &Sources,
-    request: &Request,
-    context: &Context,
-) -> Result<(Description, Body), Answer> {
-    let resources = &sources.resources;
-    let (text, name, save) = match route::route(request, resources.gateway.is_some(), &context.site)
-    {
-        Route::Key(path) => {
-            let opened = resources.catalogue.open(&path, context.now).await;
-            let object = opened.map_err(|error| answers::for_lookup(&error))?;
-            let description = Description::Object(Rc::clone(&object));
-            return Ok((description, Body::new(Resource::Object(object))));
+pub async fn open(core: &Core, request: &Request, context: &Context) -> Result<Opened, Refused> {
+    let site = &context.site;
+    if site.is_s3(request) {
+        return open_s3(core, request, context).await;
+    }
+    let resources = &core.sources.resources;
+    let route = route::route(request, resources.gateway.is_some(), site);
+    let grant = access::check(core, request, site, matches!(route, Route::Cap { .. }))?;
+    match route {
+        Route::Key(key) if !grant.opens(&key) => Err(access::NOT_OPENED.into()),
+        Route::Key(key) => match open_object(core, &key, context).await {
+            // Signed in its fields, it is a request of S3's, and whoever made it took this for a bucket.
+            Err(Refused::Answer((Status::NotFound, _)))
+                if grant.of_client && !site.buckets.all().is_empty() =>
+            {
+                let reason = "there is no bucket with this name, nor an object with this key";
+                Err(s3::error::Error::new(Code::NoSuchBucket, reason).into())
+            }
+            opened => opened,
+        },
+        Route::Cap { text, name, save } => {
+            let (description, body) = open_cap(&core.sources, &text, name.as_deref(), save).await?;
+            Ok(Opened::Object(description, body))
         }
-        Route::Cap { text, name, save } => (text, name, save),
+    }
+}
+
+async fn open_object(core: &Core, key: &str, context: &Context) -> Result<Opened, Refused> {
+    let opened = core
+        .sources
+        .resources
+        .catalogue
+        .open(key, context.now)
+        .await;
+    let object = opened.map_err(|error| answers::for_lookup(&error))?;
+    let description = Description::Object(Rc::clone(&object));
+    Ok(Opened::Object(
+        description,
+        Body::new(Resource::Object(object)),
+    ))
+}
+
+/// Opens what a request of S3 asks for.
+async fn open_s3(core: &Core, request: &Request, context: &Context) -> Result<Opened, Refused> {
+    let site = &context.site;
+    let grant = access::check(core, request, site, false)?;
+    let is_head = request.method == Method::Head;
+    let operation = site
+        .buckets
+        .operation(is_head, &request.path, &request.query);
+    let refused = || Refused::S3(access::NOT_OPENED);
+    let document = match operation.ok_or_else(refused)?? {
+        Operation::Object(key) if !grant.opens(&key) => return Err(refused()),
+        Operation::Object(key) => return open_object(core, &key, context).await,
+        Operation::ListBuckets => {
+            let all = site.buckets.all().iter();
+            xml::buckets(all.filter(|bucket| grant.opens_some(&bucket.prefix)))
+        }
+        Operation::Location(bucket) | Operation::HeadBucket(bucket)
+            if !grant.opens_some(&bucket.prefix) =>
+        {
+            return Err(refused());
+        }
+        Operation::Location(_) => xml::location(site.buckets.region()),
+        Operation::HeadBucket(_) => {
+            return Ok(Opened::Document {
+                length: 0,
+                fields: format!("x-amz-bucket-region: {}\r\n", site.buckets.region()),
+                body: Body::new(Resource::Literal(Bytes::new())),
+            });
+        }
+        Operation::List(bucket, query) => {
+            if !grant.opens(&format!("{}{}", bucket.prefix, query.prefix)) {
+                return Err(refused());
+            }
+            let (page, claim) = core.signing.lister.list(bucket, *query).await?;
+            return Ok(made(page, claim));
+        }
     };
-    let name = name.as_deref();
+    let mut claim = Claim::empty(core.lender.budget());
+    match claim.resize(document.capacity() as u64, Allowance::Eighth) {
+        true => Ok(made(document, claim)),
+        false => Err(Refused::S3(s3::error::Error::new(
+            Code::SlowDown,
+            "this server is short of memory",
+        ))),
+    }
+}
+
+fn made(document: Vec<u8>, claim: Claim) -> Opened {
+    Opened::Document {
+        length: document.len() as u64,
+        fields: String::new(),
+        body: Body::new(Resource::Document(document.into(), claim)),
+    }
+}
+
+async fn open_cap(
+    sources: &Sources,
+    text: &str,
+    name: Option<&str>,
+    save: bool,
+) -> Result<(Description, Body), Answer> {
     if name.is_some_and(|name| name.len() > route::NAME_BYTES_MAX) {
         return Err(answers::NAME_TOO_LONG);
     }
-    let opened = resources.open_cap(&sources.engine, &text).await;
+    let opened = sources.resources.open_cap(&sources.engine, text).await;
     let content = opened.map_err(|error| answers::for_cap(&error))?;
     let disposition = route::disposition(name, save).map_or(String::new(), |value| {
         format!("Content-Disposition: {value}\r\n")

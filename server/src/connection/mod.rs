@@ -4,6 +4,7 @@
 //! produce anything.
 
 pub mod accept;
+pub mod access;
 pub mod answers;
 
 pub mod core;

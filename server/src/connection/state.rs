@@ -161,10 +161,13 @@ impl Connection {
     pub fn claim_head(&self, held_bytes: usize) -> bool {
         const LONG: usize = PENDING_BYTES_FREE + 1;
         const BOTH_LONG: usize = REQUEST_HEAD_BYTES_MAX + 1;
+        const SIGNED: usize = REQUEST_HEAD_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX + 1;
         let bytes = match held_bytes {
             0..LONG => 0,
             LONG..BOTH_LONG => REQUEST_HEAD_BYTES_MAX as u64,
-            BOTH_LONG.. => (REQUEST_HEAD_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX) as u64,
+            BOTH_LONG..SIGNED => (REQUEST_HEAD_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX) as u64,
+            // What was signed, what it says, and what came behind it.
+            SIGNED.. => 3 * REQUEST_HEAD_BYTES_MAX as u64,
         };
         self.head.borrow_mut().resize(bytes, Allowance::Eighth)
     }

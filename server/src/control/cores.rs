@@ -12,6 +12,7 @@ use super::preflight::send_buffer_max;
 use super::signals::Signal;
 use super::worker::{self, Order, Report};
 use crate::config::Settings;
+use crate::connection::core::Signing;
 use crate::io::Listener;
 
 /// Orders that may wait for a core, which looks for them once a tick.
@@ -87,6 +88,10 @@ impl Cores {
                 verify_age: settings.verify_age,
                 zero_copy: state.backends.zero_copy,
                 live: state.live(),
+                signing: Signing {
+                    keys: Arc::clone(&state.keys),
+                    lister: Arc::clone(&state.lister),
+                },
                 stats: Arc::clone(&state.cores[number]),
             };
             let report = report.clone();

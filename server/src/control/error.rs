@@ -7,6 +7,7 @@ use super::memory_limit::MemoryRefusal;
 use crate::config::address::{Address, FORMS};
 use crate::io::ProbeError;
 use crate::memory::plan::PlanRefusal;
+use crate::s3::keys::KeysError;
 use crate::stores::StoresError;
 
 /// Why the server could not start or go on.
@@ -60,6 +61,9 @@ pub enum ServeError {
     /// The declared memory is too small for the settings.
     #[error(transparent)]
     Plan(#[from] PlanRefusal),
+    /// The key pairs can't be read, or there must be some.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The kernel that PENSTOCK_KERNEL names can't be used.
     #[error("PENSTOCK_KERNEL: {0}")]
     Kernel(String),

@@ -14,6 +14,7 @@ use crate::io::SocketOptions;
 use crate::memory::budget::Budget;
 use crate::memory::limits;
 use crate::objects::servable::{self, Bounds};
+use crate::s3::keys::Keys;
 
 pub mod admin;
 pub mod backend;
@@ -72,6 +73,7 @@ pub fn serve(
         send_buffer_bytes: plan.send_buffer_floor,
         receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
     };
+    let keys = Keys::of(settings.keys_file.as_deref(), settings.require_signature)?;
     let (listeners, objects) = listeners::objects(&settings.listen, settings.cores, &options)?;
     // The socket's file goes when this function ends.
     let (admin_listener, admin_at, _file) = listeners::admin(&settings.admin)?;
@@ -86,6 +88,8 @@ pub fn serve(
         settings.admin.clone(),
         settings.reloadable(),
     );
+    let state = state.map_err(ServeError::system("the thread for listings"))?;
+    state.keys.set(keys);
     let (cores, state) = Cores::start(&settings, state, listeners)?;
     let admin_socket = admin_listener
         .duplicate()

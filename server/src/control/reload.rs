@@ -13,6 +13,7 @@ use crate::config::{ConfigError, Settings};
 use crate::memory::budget::{Allowance, Claim};
 use crate::memory::limits::{admin_bytes, stores_bytes};
 use crate::objects::servable::Bounds;
+use crate::s3::keys::{Keys, KeysError};
 use crate::stores::{Store, StoresError};
 
 /// How reloads went since the start.
@@ -46,6 +47,8 @@ enum Refusal {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Stores(#[from] StoresError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     #[error("nothing to serve: give a --store or a --tahoe-node")]
     NoStores,
     #[error(
@@ -127,6 +130,7 @@ impl<L: Fn() -> Result<Settings, ConfigError>> Reloader<L> {
         if paths.is_empty() && nodes.is_empty() {
             return Err(Refusal::NoStores);
         }
+        let keys = Keys::of(live.keys_file.as_deref(), live.require_signature)?;
         let before = state.live();
         let mut stores = state.stores();
         if (paths, nodes) != (&before.stores, &before.tahoe_nodes) {
@@ -154,6 +158,7 @@ impl<L: Fn() -> Result<Settings, ConfigError>> Reloader<L> {
         state
             .seats
             .limit_addresses(live.connections_per_address_max);
+        state.keys.set(keys);
         logging::set_filter(live.log.as_deref());
         state.change(Arc::clone(&live), Arc::clone(&stores));
         for core in cores.order(Order::Reload { live, stores }) {

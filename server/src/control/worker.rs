@@ -19,7 +19,7 @@ use crate::body::{Resources, Sources};
 use crate::config::Live;
 use crate::config::values::{OverLimit, ZeroCopyMode};
 use crate::connection::accept::accept;
-use crate::connection::core::Core;
+use crate::connection::core::{Core, Signing};
 use crate::connection::gate::Gate;
 use crate::connection::lending::Lender;
 use crate::connection::list::{self, Listed};
@@ -120,6 +120,8 @@ pub struct Plan {
     pub zero_copy: ZeroCopyMode,
     /// The settings that can change, as they are at the start.
     pub live: Arc<Live>,
+    /// Who may sign requests, and what makes listings.
+    pub signing: Signing,
     /// Where it counts.
     pub stats: Arc<CoreStats>,
 }
@@ -207,7 +209,7 @@ async fn serve(
         credit_bytes_min: limits::CREDIT_BYTES_MIN,
     };
     let lender = Lender::new(plan.budget, plan.send_buffer_floor, plan.send_buffer_max);
-    let core = Rc::new(Core::new(sources, gate, lender, plan.live));
+    let core = Rc::new(Core::new(sources, gate, lender, plan.live, plan.signing));
     let stats = &plan.stats;
     stats.pool_buffers.set(pool.buffers() as u64);
     stats

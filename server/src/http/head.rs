@@ -16,6 +16,8 @@ use super::range::Selected;
 use super::site::Site;
 use super::status::Status;
 use crate::memory::limits::RESPONSE_HEAD_BYTES_USUAL;
+use crate::s3;
+use crate::s3::error::Code;
 
 /// What a response says about the object that it carries (RFC 9110 section 3.2).
 pub trait Representation {
@@ -113,7 +115,11 @@ pub fn respond(request: &Request, object: &impl Representation, context: &Contex
             let mut head = Head::new(Status::RangeNotSatisfiable, context, Some(request));
             head.formatted("Content-Range", format_args!("bytes */{size}"));
             let reason = "the range starts at or past the end of the object";
-            return head.text(reason, recipient);
+            return head.explain(
+                &about(Status::RangeNotSatisfiable, reason),
+                request,
+                context,
+            );
         }
     };
     let mut head = Head::new(status, context, Some(request));
@@ -200,10 +206,41 @@ pub fn options(request: &Request, context: &Context) -> Response {
 }
 
 /// An error with a short text as its body.
-pub fn error(status: Status, reason: &str, request: &Request, context: &Context) -> Response {
-    let mut head = Head::new(status, context, Some(request));
-    head.retry_after();
-    head.text(reason, Recipient::of(request, context))
+pub fn error(
+    status: Status,
+    reason: &'static str,
+    request: &Request,
+    context: &Context,
+) -> Response {
+    let head = Head::new(status, context, Some(request));
+    head.explain(&about(status, reason), request, context)
+}
+
+/// An error as S3 has it. Requests that are not S3's get its text alone.
+pub fn s3_error(error: &s3::error::Error, request: &Request, context: &Context) -> Response {
+    let head = Head::new(Status::of(error.code.status()), context, Some(request));
+    head.explain(error, request, context)
+}
+
+/// What S3 has for a status.
+fn about(status: Status, reason: &'static str) -> s3::error::Error {
+    s3::error::Error::new(Code::of_status(status.code()), reason)
+}
+
+/// The response with a document that was made for the request, of `length` bytes. It is no object: there are no ranges,
+/// and nothing to compare it with.
+pub fn document(length: u64, fields: &str, request: &Request, context: &Context) -> Response {
+    let mut head = Head::new(Status::Ok, context, Some(request));
+    if length > 0 {
+        head.field("Content-Type", s3::xml::MEDIA_TYPE);
+    }
+    head.formatted("Content-Length", length);
+    head.put(fields);
+    let body = match request.method {
+        Method::Get => 0..length,
+        _ => 0..0,
+    };
+    head.finish(body, Recipient::of(request, context))
 }
 
 /// The answer to a head that is refused. The connection then closes, since nobody knows where the next request starts.
@@ -212,13 +249,14 @@ pub fn refuse(refusal: &Refusal, context: &Context) -> Response {
     if refusal.status == Status::MethodNotAllowed {
         head.field("Allow", METHODS);
     }
-    head.retry_after();
     let recipient = Recipient {
         has_body: !refusal.head_only,
         keep_alive: false,
         http10: false,
     };
-    head.text(refusal.reason, recipient)
+    let path = refusal.path.as_deref();
+    let s3 = path.filter(|path| context.site.buckets.own(path));
+    head.text(&about(refusal.status, refusal.reason), s3, recipient)
 }
 
 /// What a response's end depends on.
@@ -356,13 +394,35 @@ impl Head {
         }
     }
 
-    fn text(mut self, reason: &str, recipient: Recipient) -> Response {
-        self.field("Content-Type", "text/plain; charset=utf-8");
-        let body = format!("{}: {reason}\n", self.status);
+    fn explain(self, error: &s3::error::Error, request: &Request, context: &Context) -> Response {
+        // A client of S3 may ask for a bucket that is none.
+        let is_s3 = context.site.is_s3(request) || error.code == Code::NoSuchBucket;
+        let path = is_s3.then_some(request.path.as_str());
+        self.text(error, path, Recipient::of(request, context))
+    }
+
+    /// Ends with the text of an error: S3's document, if the path is S3's.
+    fn text(
+        mut self,
+        error: &s3::error::Error,
+        s3: Option<&str>,
+        recipient: Recipient,
+    ) -> Response {
+        self.retry_after();
+        let body = match s3 {
+            Some(path) => {
+                self.field("Content-Type", s3::xml::MEDIA_TYPE);
+                s3::xml::error(error, &format!("/{path}"))
+            }
+            None => {
+                self.field("Content-Type", "text/plain; charset=utf-8");
+                format!("{}: {}\n", self.status, error.message).into_bytes()
+            }
+        };
         self.formatted("Content-Length", body.len());
         let mut response = self.finish(0..0, recipient);
         if recipient.has_body {
-            response.head.extend_from_slice(body.as_bytes());
+            response.head.extend_from_slice(&body);
         }
         response
     }
@@ -422,6 +482,7 @@ mod tests {
             forwarded: None,
             cross_origin: None,
             integrity: Integrity::default(),
+            signed: None,
             keep_alive: true,
             http10: false,
         }
@@ -668,6 +729,7 @@ mod tests {
     fn refusals_close_and_errors_keep_the_connection() {
         let context = context(NOW, Site::default());
         let refusal = |head_only| Refusal {
+            path: None,
             status: Status::BadRequest,
             reason: "no",
             head_only,

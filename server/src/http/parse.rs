@@ -14,6 +14,7 @@ use super::range::{self, Ranges};
 use super::status::Status;
 use super::{field, target};
 use crate::memory::limits::{HEADER_FIELDS_MAX, REQUEST_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
+use crate::s3::sigv4;
 
 /// The methods that are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Request {
     pub cross_origin: Option<Box<CrossOrigin>>,
     /// What is to be said of the whole object's bytes.
     pub integrity: Integrity,
+    /// The whole head, if it claims to be signed: what is signed is the bytes that came.
+    pub signed: Option<Box<[u8]>>,
     /// Whether the connection may serve another request after this one.
     pub keep_alive: bool,
     /// Whether the peer speaks HTTP/1.0 and must be told about keep-alive.
@@ -67,6 +70,7 @@ impl Request {
             + ranges
             + cross_origin
             + forwarded
+            + self.signed.as_ref().map_or(0, |head| head.len())
     }
 }
 
@@ -79,6 +83,8 @@ pub struct Refusal {
     pub reason: &'static str,
     /// Whether the method is HEAD, so that the response has no body.
     pub head_only: bool,
+    /// The path, if it can be told.
+    pub path: Option<String>,
 }
 
 /// The outcome of looking at the bytes received so far.
@@ -118,8 +124,20 @@ pub fn parse(bytes: &[u8]) -> Parsed {
             status,
             reason,
             head_only: is_head(bytes),
+            path: path(bytes),
         }),
     }
+}
+
+/// The path of a head that is complete or not, right or wrong, as [`Request::path`].
+pub fn path(bytes: &[u8]) -> Option<String> {
+    let line = bytes[leading_lines(bytes)..]
+        .split(|&b| b == b'\n')
+        .next()?;
+    let target = line.split(|&b| b == b' ').nth(1)?;
+    let target = str::from_utf8(target).ok()?;
+    let target = target.get(..TARGET_BYTES_MAX).unwrap_or(target);
+    target::parse(target).map(|target| target.path)
 }
 
 /// Whether a head that is complete or not, right or wrong, begins with the method HEAD.
@@ -157,7 +175,14 @@ fn understand(bytes: &[u8]) -> Result<Option<(Request, usize)>, Fault> {
     if has_bare_line_feed(&bytes[..length]) {
         return Err(BARE_LINE_FEED);
     }
-    request(&head).map(|request| Some((request, length)))
+    let mut request = request(&head)?;
+    let mut fields = head.headers.iter();
+    if sigv4::claims_signature(&request.query)
+        || fields.any(|field| sigv4::is_authorization(field.name, field.value))
+    {
+        request.signed = Some(bytes[..length].into());
+    }
+    Ok(Some((request, length)))
 }
 
 /// An incomplete head may already be too long, or wrong.
@@ -266,6 +291,7 @@ fn request(head: &httparse::Request<'_, '_>) -> Result<Request, Fault> {
         forwarded: None,
         cross_origin: None,
         integrity: Integrity::default(),
+        signed: None,
         keep_alive: false,
         http10,
     };

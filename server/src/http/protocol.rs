@@ -23,6 +23,7 @@ use super::multipart::Parts;
 use super::parse::{self, Method, Parsed, Refusal, Request};
 use super::status::Status;
 use crate::memory::limits::PENDING_BYTES_FREE;
+use crate::s3::error::Error;
 use crate::stats::Phase;
 
 /// What the driver must do next.
@@ -237,6 +238,7 @@ impl<O> Protocol<O> {
                 status: Status::RequestTimeout,
                 reason: "the request head did not arrive in time",
                 head_only: parse::is_head(&self.pending),
+                path: parse::path(&self.pending),
             };
             self.refuse(&refusal, context);
         } else {
@@ -249,19 +251,19 @@ impl<O> Protocol<O> {
     /// gets 503.
     pub fn memory_refused(&mut self, context: &Context) {
         let pending = std::mem::take(&mut self.pending);
-        let head_only = match &mut self.state {
+        let (head_only, path) = match &mut self.state {
             State::Opening(request) if !pending.is_empty() => {
                 request.keep_alive = false;
                 return;
             }
-            State::Opening(request) => request.method == Method::Head,
-            State::Reading => parse::is_head(&pending),
+            State::Opening(request) => (request.method == Method::Head, Some(request.path.clone())),
+            State::Reading => (parse::is_head(&pending), parse::path(&pending)),
             State::Sending(out) => {
                 out.keep_alive &= pending.is_empty();
                 match &out.request {
                     // No byte of it was sent, and it is too large by itself: an object has many fields.
                     Some(request) if out.head.len() > PENDING_BYTES_FREE => {
-                        request.method == Method::Head
+                        (request.method == Method::Head, Some(request.path.clone()))
                     }
                     _ => return,
                 }
@@ -272,6 +274,7 @@ impl<O> Protocol<O> {
             status: Status::Unavailable,
             reason: "this server is short of memory for long heads",
             head_only,
+            path,
         };
         self.refuse(&refusal, context);
     }
@@ -289,12 +292,28 @@ impl<O> Protocol<O> {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
             let response = head::respond(&request, described, context);
             let object = (!response.body.is_empty()).then_some(object);
-            self.send(response, object, Some(request));
+            self.send(response, object, Some(without_signature(request)));
+        }
+    }
+
+    /// What was asked for is a document of `length` bytes, made for this request.
+    pub fn opened_document(&mut self, length: u64, fields: &str, document: O, context: &Context) {
+        if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
+            let response = head::document(length, fields, &request, context);
+            let document = (!response.body.is_empty()).then_some(document);
+            self.send(response, document, Some(without_signature(request)));
+        }
+    }
+
+    /// The request is refused for a reason of S3's.
+    pub fn open_refused(&mut self, error: &Error, context: &Context) {
+        if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
+            self.send(head::s3_error(error, &request, context), None, None);
         }
     }
 
     /// The object can't be served.
-    pub fn open_failed(&mut self, status: Status, reason: &str, context: &Context) {
+    pub fn open_failed(&mut self, status: Status, reason: &'static str, context: &Context) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
             let response = head::error(status, reason, &request, context);
             self.send(response, None, None);
@@ -366,7 +385,7 @@ impl<O> Protocol<O> {
     /// The body can't be produced. Before the first byte that is an error; later only a reset tells the client that
     /// the body is incomplete. Returns whether the driver must reset the connection.
     #[must_use]
-    pub fn body_failed(&mut self, status: Status, reason: &str, context: &Context) -> bool {
+    pub fn body_failed(&mut self, status: Status, reason: &'static str, context: &Context) -> bool {
         let State::Sending(out) = &mut self.state else {
             return true;
         };
@@ -384,6 +403,12 @@ impl<O> Protocol<O> {
         self.pending = Vec::new();
         self.state = State::Closed;
     }
+}
+
+/// A request whose signature was judged: what it was made of is held no longer.
+fn without_signature(mut request: Box<Request>) -> Box<Request> {
+    request.signed = None;
+    request
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! What the operator says of the site as a whole.
 
 use super::cors::Cors;
+use super::parse::Request;
 use crate::config::proxies::Proxies;
+use crate::s3::buckets::Buckets;
 
 /// Rules for all objects of the site.
 #[derive(Clone, Debug, Default)]
@@ -12,4 +14,16 @@ pub struct Site {
     pub index: Option<String>,
     /// The proxies in front.
     pub proxies: Proxies,
+    /// What S3 clients see.
+    pub buckets: Buckets,
+    /// Whether only signed requests are answered.
+    pub require_signature: bool,
+}
+
+impl Site {
+    /// Whether a request is S3's. The list of all buckets gives way to the index of the site, unless it was signed for.
+    pub fn is_s3(&self, request: &Request) -> bool {
+        let has_index = self.index.is_some() && request.path.is_empty();
+        self.buckets.own(&request.path) && (!has_index || request.signed.is_some())
+    }
 }

@@ -13,7 +13,6 @@ macro_rules! statuses {
         }
 
         impl Status {
-            #[cfg(test)]
             const ALL: &[Status] = &[$(Status::$name,)*];
 
             /// The reason phrase of the status line.
@@ -32,6 +31,7 @@ statuses! {
     PartialContent = 206 "Partial Content",
     NotModified = 304 "Not Modified",
     BadRequest = 400 "Bad Request",
+    Forbidden = 403 "Forbidden",
     NotFound = 404 "Not Found",
     MethodNotAllowed = 405 "Method Not Allowed",
     RequestTimeout = 408 "Request Timeout",
@@ -51,6 +51,12 @@ impl Status {
     pub fn code(self) -> u16 {
         self as u16
     }
+
+    /// The status with this code; a mistake of this server if there is none.
+    pub fn of(code: u16) -> Status {
+        let known = Status::ALL.iter().find(|status| status.code() == code);
+        *known.unwrap_or(&Status::InternalError)
+    }
 }
 
 impl fmt::Display for Status {
@@ -69,5 +75,8 @@ mod tests {
         let codes: Vec<u16> = Status::ALL.iter().map(|status| status.code()).collect();
         assert_eq!(codes, STATUS_CODES);
         assert_eq!(Status::NotFound.to_string(), "404 Not Found");
+        for code in codes {
+            assert_eq!(Status::of(code).code(), code);
+        }
     }
 }

@@ -395,6 +395,23 @@ pub const ADMIN_REPLY_GRACE: Duration = Duration::from_secs(1);
 /// An admin connection is closed after this time, whatever it does.
 pub const ADMIN_LIFETIME: Duration = Duration::from_secs(600);
 
+/// Buckets that S3 clients may be shown.
+pub const BUCKETS_MAX: usize = 100;
+/// Objects that a listing looks at together: their headers are held, of every store.
+pub const LISTING_BATCH: usize = 16;
+/// The most memory that the keys of a listing take, claimed from the credit: some hundred thousand.
+pub const LISTING_WINDOW_BYTES_MOST: u64 = 32 << 20;
+/// With less there is no listing: some hundred of the longest keys.
+pub const LISTING_WINDOW_BYTES_LEAST: u64 = 256 << 10;
+/// The most memory of one page, claimed from the credit: a thousand keys of usual lengths.
+pub const LISTING_PAGE_BYTES: usize = 512 << 10;
+/// Listings that wait for a look at the stores.
+pub const LISTING_WAITING_MAX: usize = 64;
+/// How long one waits: clients take no answer within a minute for a fault.
+pub const LISTING_PATIENCE: Duration = Duration::from_secs(20);
+/// When nobody has listed anything for so long, the keys are forgotten.
+pub const LISTING_IDLE: Duration = Duration::from_secs(60);
+
 /// Log lines that wait to be written. Beyond them lines are dropped and counted: no reader of the log may hold up a core.
 pub const LOG_LINES_MAX: usize = 256;
 /// Log lines a minute of one call in the source about things that fail, however many these are. A call that always logs
@@ -476,9 +493,10 @@ pub const fn admin_bytes(cores: usize, stores: usize) -> u64 {
 /// As many stores as this are part of the fixed bytes.
 const STORES_FIXED: usize = 8;
 /// What the threads of each further one take: what they touch of their stacks and heaps, jobs that wait. Measured: 30 KiB a thread.
-/// And the names that the survey holds of it.
+/// And the names that the survey and a listing hold of it, and the headers that a listing does.
 const STORE_BYTES: u64 = (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u64 * (32 << 10)
-    + 2 * SURVEY_NAMES_MAX as u64 * 128;
+    + 4 * SURVEY_NAMES_MAX as u64 * 128
+    + LISTING_BATCH as u64 * 2048;
 /// What the threads of so many stores take, beside the fixed bytes.
 pub const fn stores_bytes(stores: usize) -> u64 {
     stores.saturating_sub(STORES_FIXED) as u64 * STORE_BYTES

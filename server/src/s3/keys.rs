@@ -77,6 +77,9 @@ pub struct Keys(Vec<Key>);
 /// Why there are no key pairs. Never shows what stands in the file, since that is secret.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
+    /// Signatures are required, and there are no key pairs.
+    #[error("--require-signature: nobody can sign without a --keys-file")]
+    Required,
     /// It can't be read.
     #[error("{}: {error}", path.display())]
     Read {
@@ -131,6 +134,18 @@ struct KeyForm {
 }
 
 impl Keys {
+    /// Reads the file of key pairs, if there is one; there must be if signatures are `required`.
+    ///
+    /// # Errors
+    /// As [`Keys::load`], or if there are none and some are needed.
+    pub fn of(path: Option<&Path>, required: bool) -> Result<Keys, KeysError> {
+        match path {
+            Some(path) => Keys::load(path),
+            None if required => Err(KeysError::Required),
+            None => Ok(Keys::default()),
+        }
+    }
+
     /// Reads a file of key pairs.
     ///
     /// # Errors

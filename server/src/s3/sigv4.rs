@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::error::{Code, Error};
+use crate::memory::limits::HEADER_FIELDS_MAX;
 
 /// The only algorithm.
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -79,15 +80,49 @@ impl<'a> Request<'a> {
 
     /// Whether its query or its fields claim to be signed in any way of S3's.
     pub fn is_signed(&self) -> bool {
-        claims_signature(self.query)
-            || self
-                .values("authorization")
-                .any(|value| value.starts_with(b"AWS"))
+        let mut fields = self.fields.iter();
+        claims_signature(self.query) || fields.any(|(name, value)| is_authorization(name, value))
     }
+}
+
+/// Reads a whole request head once more, and gives the request to `then`; `None` if it is none.
+pub fn with_head<T>(head: &[u8], then: impl FnOnce(&Request<'_>) -> T) -> Option<T> {
+    let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut fields);
+    parsed.parse(head).ok().filter(|it| it.is_complete())?;
+    let target = parsed.path?;
+    // In absolute form the host comes first. It is not signed there, but in its field.
+    let target = match target.starts_with('/') {
+        true => target,
+        false => {
+            let rest = target.split_once("://")?.1;
+            &rest[rest.find(['/', '?', '#']).unwrap_or(rest.len())..]
+        }
+    };
+    let target = target.split('#').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    Some(then(&Request {
+        method: parsed.method?,
+        path: if path.is_empty() { "/" } else { path },
+        query,
+        fields: parsed
+            .headers
+            .iter()
+            .map(|it| (it.name, it.value))
+            .collect(),
+    }))
+}
+
+/// Whether this is the field of a signature. Other ways to authorize are those of a proxy in front.
+pub fn is_authorization(name: &str, value: &[u8]) -> bool {
+    name.eq_ignore_ascii_case("authorization") && value.starts_with(b"AWS")
 }
 
 /// Whether a query claims to be signed.
 pub fn claims_signature(query: &str) -> bool {
+    if query.is_empty() {
+        return false;
+    }
     let names = query.split('&').map(|piece| {
         let name = piece.split_once('=').map_or(piece, |(name, _)| name);
         decode(name)
@@ -750,6 +785,20 @@ mod tests {
             expires: Duration::from_secs(86400),
         };
         assert_eq!(link.sign(SECRET), format!("/test.txt?{PRESIGNED}"));
+    }
+
+    #[test]
+    fn a_whole_head_is_read_once_more() {
+        let host = "Host: examplebucket.s3.amazonaws.com";
+        for start in ["/test.txt?", "http://other/test.txt?"] {
+            let head = format!("GET {start}{PRESIGNED} HTTP/1.1\r\n{host}\r\n\r\n");
+            let verified = with_head(head.as_bytes(), |request| {
+                assert!(request.is_signed());
+                verified(request, SECRET).map(drop)
+            });
+            assert_eq!(verified, Some(Ok(())));
+            assert_eq!(with_head(&head.as_bytes()[..head.len() - 1], |_| ()), None);
+        }
     }
 
     #[test]

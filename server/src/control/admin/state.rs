@@ -1,5 +1,6 @@
 //! What the admin thread sees of the server.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -15,6 +16,8 @@ use crate::control::worker::Order;
 use crate::memory::budget::Budget;
 use crate::memory::plan::MemoryPlan;
 use crate::objects::Survey;
+use crate::s3::keys::KeyRing;
+use crate::s3::lister::Lister;
 use crate::stats::CoreStats;
 use crate::stores::Stores;
 
@@ -34,6 +37,10 @@ pub struct ServerState {
     pub seats: Arc<Seats>,
     /// What a look at all objects found so far.
     pub survey: Arc<Survey>,
+    /// Who may sign requests.
+    pub keys: Arc<KeyRing>,
+    /// What makes listings.
+    pub lister: Arc<Lister>,
     /// When the server started.
     pub started: Instant,
     /// Where the admin listener is, as the operator said it.
@@ -47,6 +54,9 @@ pub struct ServerState {
 
 impl ServerState {
     /// A server that is not ready yet, with all counters of the plan's cores at zero.
+    ///
+    /// # Errors
+    /// If the thread for listings can't be started.
     pub fn new(
         backends: Backends,
         plan: MemoryPlan,
@@ -55,8 +65,9 @@ impl ServerState {
         stores: Arc<Stores>,
         admin: AdminAddress,
         live: Arc<Live>,
-    ) -> ServerState {
-        ServerState {
+    ) -> io::Result<ServerState> {
+        let lister = Lister::start(&stores, &budget)?;
+        Ok(ServerState {
             backends,
             cores: (0..plan.declared.cores).map(|_| Arc::default()).collect(),
             orders: Vec::new(),
@@ -64,13 +75,15 @@ impl ServerState {
             budget,
             seats,
             survey: Arc::default(),
+            keys: Arc::default(),
+            lister: Arc::new(lister),
             started: Instant::now(),
             admin,
             live: Mutex::new(live),
             stores: Mutex::new(stores),
             reloads: Mutex::default(),
             ready: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The settings that can change, as they are now.
@@ -85,6 +98,7 @@ impl ServerState {
 
     /// Goes on with other settings and stores.
     pub(in crate::control) fn change(&self, live: Arc<Live>, stores: Arc<Stores>) {
+        self.lister.follow(&stores);
         *locked(&self.live) = live;
         *locked(&self.stores) = stores;
     }

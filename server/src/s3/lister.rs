@@ -1,0 +1,299 @@
+//! Listings: cores ask, and a thread of its own answers with pages of the window that it holds.
+//!
+//! A listing never costs a core more than a question and an answer. What the window doesn't have is looked for by a
+//! [walk](super::walk) over all stores on another thread; questions wait for it meanwhile, so many at most and so long at
+//! most, and then are told to slow down. The walk goes on, so that who asks again finds what it found. The window's memory
+//! is claimed from the credit, and given back when nobody has asked for a while.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use tokio::sync::oneshot;
+
+use super::buckets::ListQuery;
+use super::error::{Code, Error};
+use super::page::{self, Outcome, PAGE_BYTES_LEAST};
+use super::walk::{self, WalkError};
+use super::window::Window;
+use crate::config::bucket::Bucket;
+use crate::memory::budget::{Allowance, Budget, Claim};
+use crate::memory::limits::{
+    LISTING_IDLE, LISTING_PAGE_BYTES, LISTING_PATIENCE, LISTING_WAITING_MAX,
+    LISTING_WINDOW_BYTES_LEAST, LISTING_WINDOW_BYTES_MOST,
+};
+use crate::stores::Stores;
+
+/// A listing that begins takes a window that is so many times as old as it took to be made, or younger: a small store is
+/// looked at for every listing, a large one once for many.
+const FRESH_TIMES: u32 = 10;
+/// One that goes on takes what it began with, or what has replaced it, for so long at least.
+const GOES_ON_FOR: Duration = Duration::from_secs(60);
+/// Walks that one question waits for. The first may find that not all keys fit a window; the second begins where they are
+/// wanted.
+const WALKS_MAX: u32 = 3;
+
+/// The stack of each thread. A limit on address space (RLIMIT_DATA) counts all of it, used or not.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// A question.
+struct Ask {
+    bucket: Bucket,
+    query: ListQuery,
+    bytes_max: usize,
+    arrived: Instant,
+    /// Where its first key was not found.
+    beyond: Option<String>,
+    walks: u32,
+    reply: oneshot::Sender<Result<Vec<u8>, Error>>,
+}
+
+/// What makes listings, for all cores.
+pub struct Lister {
+    asks: Sender<Ask>,
+    budget: Arc<Budget>,
+    stores: Arc<Mutex<Weak<Stores>>>,
+}
+
+const TOO_MUCH: &str = "too many listings at one time, or too many objects to look at: try again";
+
+fn slow_down() -> Error {
+    Error::new(Code::SlowDown, TOO_MUCH)
+}
+
+impl Lister {
+    /// Starts its thread, which ends when the last core has ended.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(stores: &Arc<Stores>, budget: &Arc<Budget>) -> io::Result<Lister> {
+        let (asks, questions) = bounded(LISTING_WAITING_MAX);
+        let (done, walked) = bounded(1);
+        let stores = Arc::new(Mutex::new(Arc::downgrade(stores)));
+        let answering = Answering {
+            stores: Arc::clone(&stores),
+            budget: Arc::clone(budget),
+            window: None,
+            waiting: Vec::new(),
+            walking: false,
+            is_large: false,
+            done,
+        };
+        thread::Builder::new()
+            .name("lister".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || answering.run(&questions, &walked))?;
+        Ok(Lister {
+            asks,
+            budget: Arc::clone(budget),
+            stores,
+        })
+    }
+
+    /// From now on listings are of these stores.
+    pub fn follow(&self, stores: &Arc<Stores>) {
+        *self.stores.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(stores);
+    }
+
+    /// A page of a bucket's objects, with the claim on its memory.
+    ///
+    /// # Errors
+    /// If there is no memory for it, no time, or too many stores are away.
+    pub async fn list(&self, bucket: &Bucket, query: ListQuery) -> Result<(Vec<u8>, Claim), Error> {
+        let mut claim = Claim::empty(&self.budget);
+        let mut bytes_max = LISTING_PAGE_BYTES;
+        while !claim.resize(bytes_max as u64, Allowance::Eighth) {
+            bytes_max /= 2;
+            if bytes_max < PAGE_BYTES_LEAST {
+                return Err(slow_down());
+            }
+        }
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask {
+            bucket: bucket.clone(),
+            query,
+            bytes_max,
+            arrived: Instant::now(),
+            beyond: None,
+            walks: 0,
+            reply,
+        };
+        self.asks.try_send(ask).map_err(|_| slow_down())?;
+        let answer = tokio::time::timeout(LISTING_PATIENCE, answer).await;
+        let page = answer.ok().and_then(Result::ok).ok_or_else(slow_down)??;
+        let _ = claim.resize(page.capacity() as u64, Allowance::Eighth);
+        Ok((page, claim))
+    }
+}
+
+/// A window, and the claim on its memory.
+struct Held {
+    window: Window,
+    claim: Claim,
+}
+
+/// The thread that answers.
+struct Answering {
+    stores: Arc<Mutex<Weak<Stores>>>,
+    budget: Arc<Budget>,
+    window: Option<Held>,
+    waiting: Vec<Ask>,
+    walking: bool,
+    /// Not all keys fit a window.
+    is_large: bool,
+    done: Sender<Result<Held, WalkError>>,
+}
+
+impl Answering {
+    fn run(mut self, questions: &Receiver<Ask>, walked: &Receiver<Result<Held, WalkError>>) {
+        loop {
+            select! {
+                recv(questions) -> ask => match ask {
+                    Ok(ask) => self.take(ask),
+                    Err(_) => return,
+                },
+                recv(walked) -> result => match result {
+                    Ok(result) => self.walked(result),
+                    Err(_) => return,
+                },
+                default(LISTING_IDLE) => self.window = None,
+            }
+        }
+    }
+
+    fn take(&mut self, ask: Ask) {
+        self.waiting.retain(|ask| !ask.reply.is_closed());
+        if let Some(ask) = self.answer(ask) {
+            if self.waiting.len() >= LISTING_WAITING_MAX {
+                // Who asked may have gone.
+                let _ = ask.reply.send(Err(slow_down()));
+                return;
+            }
+            self.waiting.push(ask);
+            self.walk();
+        }
+    }
+
+    /// Answers a question, or gives it back.
+    fn answer(&self, mut ask: Ask) -> Option<Ask> {
+        let Some(Held { window, .. }) = &self.window else {
+            return Some(ask);
+        };
+        let age = ask.arrived.saturating_duration_since(window.begun);
+        let fresh = FRESH_TIMES * window.took;
+        let most = match ask.query.after.is_empty() {
+            true => fresh,
+            false => fresh.max(GOES_ON_FOR),
+        };
+        if age > most {
+            return Some(ask);
+        }
+        match page::page(window, &ask.bucket, &ask.query, ask.bytes_max) {
+            Outcome::Page(page) => {
+                // Who asked may have gone.
+                let _ = ask.reply.send(Ok(page));
+                None
+            }
+            Outcome::Beyond(position) => {
+                ask.beyond = Some(position);
+                Some(ask)
+            }
+        }
+    }
+
+    /// Starts a walk for the question that has waited for longest, unless one is under way.
+    fn walk(&mut self) {
+        let Some(ask) = self.waiting.first().filter(|_| !self.walking) else {
+            return;
+        };
+        let from = match (&ask.beyond, self.is_large) {
+            (Some(position), _) => position.clone(),
+            (None, true) => page::position(&ask.bucket, &ask.query),
+            (None, false) => String::new(),
+        };
+        let Some(claim) = self.claim() else {
+            for ask in self.waiting.drain(..) {
+                let _ = ask.reply.send(Err(slow_down()));
+            }
+            return;
+        };
+        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stores, done) = (Weak::clone(&stores), self.done.clone());
+        let started = thread::Builder::new()
+            .name("lister-walk".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let mut held = Held {
+                    window: Window::new(from, claim.bytes() as usize, Instant::now()),
+                    claim,
+                };
+                let filled = walk::fill(&stores, &mut held.window);
+                let bytes = held.window.bytes() as u64;
+                let smaller = held.claim.resize(bytes, Allowance::Eighth);
+                debug_assert!(smaller, "a window fits its claim");
+                // The lister may have ended.
+                let _ = done.send(filled.map(|()| held));
+            });
+        match started {
+            Ok(_) => self.walking = true,
+            Err(error) => {
+                tracing::warn!(%error, "no thread can be started for a listing");
+                for ask in self.waiting.drain(..) {
+                    let _ = ask.reply.send(Err(slow_down()));
+                }
+            }
+        }
+    }
+
+    /// Claims memory for a window: the most that may be had. What the last one holds gives way if there is hardly any.
+    fn claim(&mut self) -> Option<Claim> {
+        for allowance in [Allowance::Eighth, Allowance::Half] {
+            let mut claim = Claim::empty(&self.budget);
+            let mut bytes = LISTING_WINDOW_BYTES_MOST;
+            while bytes >= LISTING_WINDOW_BYTES_LEAST {
+                if claim.resize(bytes, allowance) {
+                    return Some(claim);
+                }
+                bytes /= 2;
+            }
+            self.window = None;
+        }
+        None
+    }
+
+    fn walked(&mut self, result: Result<Held, WalkError>) {
+        self.walking = false;
+        match result {
+            Ok(held) => {
+                self.is_large = !held.window.is_whole();
+                self.window = Some(held);
+                for mut ask in std::mem::take(&mut self.waiting) {
+                    ask.walks += 1;
+                    match self.answer(ask) {
+                        Some(ask) if ask.walks >= WALKS_MAX => {
+                            let _ = ask.reply.send(Err(slow_down()));
+                        }
+                        Some(ask) => self.waiting.push(ask),
+                        None => {}
+                    }
+                }
+                self.waiting.retain(|ask| !ask.reply.is_closed());
+            }
+            Err(error) => {
+                let why = match error {
+                    WalkError::Over => "this server is stopping",
+                    WalkError::StoresAway => {
+                        "so many stores can't be reached now that objects may be lacking"
+                    }
+                };
+                for ask in self.waiting.drain(..) {
+                    let error = Error::new(Code::ServiceUnavailable, why);
+                    let _ = ask.reply.send(Err(error));
+                }
+            }
+        }
+        self.walk();
+    }
+}
