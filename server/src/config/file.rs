@@ -97,7 +97,17 @@ pub fn load(flags: Options, path: Option<&Path>, cores: usize) -> Result<Setting
         path: path.to_owned(),
         error,
     })?;
-    let file = File { path, text: &text };
+    parse(flags, path, &text, cores)
+}
+
+/// The settings of these flags and the text of a file at `path`, as for [`load`].
+pub fn parse(
+    flags: Options,
+    path: &Path,
+    text: &str,
+    cores: usize,
+) -> Result<Settings, ConfigError> {
+    let file = File { path, text };
     let options = file.options()?;
     Settings::new(flags.clone().or(options), cores).map_err(|error| {
         // Values are checked in one order. So if the flags alone fail at the same option, its value is theirs.
