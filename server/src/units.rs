@@ -45,6 +45,10 @@ impl fmt::Display for ShareNumber {
     }
 }
 
+/// Which copy of a share: 0 is the one that is read as a rule. Most shares have no other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CopyNumber(pub u8);
+
 /// What a range's bounds are counted in.
 pub trait Offset: Copy {
     /// Bytes from the start of its space.

@@ -6,6 +6,7 @@ mod common;
 use std::collections::HashSet;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 
 use common::client::End;
 use common::stores::{BLOCK, flip};
@@ -28,6 +29,8 @@ on_both_backends! {
     a_new_put_in_the_middle_of_a_download
     stores_that_come_back
     a_repair_is_noticed
+    further_copies_of_bad_shares
+    a_share_that_rots_while_a_copy_is_good
     random_damage
 }
 
@@ -256,6 +259,103 @@ fn served_by_one_core(io: Backend) -> (Stores, Server, Vec<u8>) {
     drop(server);
     let server = Server::start(&stores, io, &["--cores", "1"]);
     (stores, server, content)
+}
+
+/// Puts a copy of the share of one store into another.
+fn copy_share(stores: &Stores, from: usize, to: usize) -> PathBuf {
+    let share = stores.share(KEY, from);
+    let directory = stores.shares(KEY, to)[0].parent().unwrap().to_owned();
+    let copy = directory.join(format!("copy-of-{from}.share"));
+    fs::copy(share, &copy).unwrap();
+    copy
+}
+
+/// Story: with a share rebuilt onto another disk, and the old one still there, there are two copies of it. Where the first
+/// was bad and too few others were left, the server gave up, although `get` read the object: from the other copy, or leaf
+/// by leaf from both.
+fn further_copies_of_bad_shares(io: Backend) {
+    let stores = Stores::new(6);
+    let content = Noise::new(11).bytes(LARGE);
+    stores.put_bytes(&content);
+    // A copy of every data share, in the next store, and no parity.
+    let copies: Vec<PathBuf> = (0..4).map(|share| copy_share(&stores, share, share + 1)).collect();
+    for store in [4, 5] {
+        let paths = stores.shares(KEY, store);
+        let own = paths.iter().find(|path| !copies.contains(path));
+        fs::remove_file(own.unwrap()).unwrap();
+    }
+    let first: Vec<PathBuf> = (0..4)
+        .map(|store| {
+            let paths = stores.shares(KEY, store);
+            paths.into_iter().find(|path| !copies.contains(path)).unwrap()
+        })
+        .collect();
+    let server = Server::start(&stores, io, &[]);
+    let expect_whole = |what: &str| {
+        for _ in 0..3 {
+            let answer = get(server.objects, PATH, &[]);
+            assert_eq!(answer.status(), 200, "{what}");
+            assert_same(&answer.body, &content, what);
+        }
+    };
+    let client = begin(&server, &content);
+    expect_whole("all are good");
+    // Different leaves of both copies of a share, many of them: nowhere are both bad.
+    let leaves = (LARGE / 4 / 4096) as u64;
+    for leaf in (0..leaves).step_by(16) {
+        flip(&first[1], BLOCKS_OFFSET + leaf * 4096 + 7);
+        flip(&copies[1], BLOCKS_OFFSET + ((leaf + 5) % leaves) * 4096 + 8);
+    }
+    expect_whole("one has bad leaves in both copies");
+    // The first copy of another is cut short, and that of a third can't be read by its checksums.
+    let cut = fs::OpenOptions::new().write(true).open(&first[0]).unwrap();
+    cut.set_len(BLOCKS_OFFSET + 300_000).unwrap();
+    let end = fs::metadata(&first[2]).unwrap().len();
+    for back in (0..4096).step_by(64) {
+        flip(&first[2], end - 1 - back);
+    }
+    expect_whole("three are bad");
+    finish(&server, &content, client);
+    assert_eq!(server.total("reset_bodies"), 0);
+}
+
+/// What was verified of one copy says nothing of the other: both have been sent from the page cache when one rots, and
+/// then the other does while the first is well again.
+fn a_share_that_rots_while_a_copy_is_good(io: Backend) {
+    let stores = Stores::new(6);
+    let content = Noise::new(12).bytes(LARGE);
+    stores.put_bytes(&content);
+    for store in [4, 5] {
+        fs::remove_file(stores.share(KEY, store)).unwrap();
+    }
+    let first = stores.share(KEY, 0);
+    let second = copy_share(&stores, 0, 1);
+    let server = Server::start(&stores, io, &[]);
+    let places: Vec<u64> = (0..20).map(|at| BLOCKS_OFFSET + 1000 + at * 50_000).collect();
+    for bad in [&first, &second, &first, &second] {
+        for &place in &places {
+            flip(bad, place);
+        }
+        for _ in 0..4 {
+            let answer = get(server.objects, PATH, &[]);
+            assert_eq!(answer.status(), 200);
+            assert_same(&answer.body, &content, "the object");
+        }
+        for &place in &places {
+            flip(bad, place);
+        }
+        // It is looked up again, since its files changed, and what was bad is good.
+        wait_until(|| {
+            let answer = get(server.objects, PATH, &[]);
+            assert_same(&answer.body, &content, "the object");
+            let failed = server.total("failed_leaves");
+            get(server.objects, PATH, &[]);
+            match server.total("failed_leaves") {
+                same if same == failed => Ok(()),
+                more => Err(format!("{more} leaves failed, {failed} before")),
+            }
+        });
+    }
 }
 
 fn stores_that_come_back(io: Backend) {

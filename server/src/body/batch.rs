@@ -45,7 +45,7 @@ impl Batch {
         let held = self
             .reads
             .iter()
-            .find(|held| held.read.share == read.share)?;
+            .find(|held| (held.read.share, held.read.copy) == (read.share, read.copy))?;
         let (wanted, all) = (&read.window, &held.read.window);
         if wanted.start < all.start || wanted.end > all.end {
             return None;
@@ -69,9 +69,9 @@ mod tests {
         let lengths = [8000, 4000];
         let (windows, _) = pool.try_take().unwrap().carve(lengths.into_iter());
         let shares = [(1, 16 << 10, Some(7)), (4, 20 << 10, None)];
-        let read = |share, window: Range<u64>| Read {
-            share: ShareNumber(share),
-            window: ShareOffset(window.start)..ShareOffset(window.end),
+        let read = |share, window: Range<u64>| {
+            let window = ShareOffset(window.start)..ShareOffset(window.end);
+            Read::new(ShareNumber(share), window)
         };
         let reads = shares
             .iter()

@@ -31,7 +31,8 @@ pub async fn produce(
     let geometry = object.geometry();
     // Every failed attempt marks a share or a leaf, so this many suffice unless marks are forgotten
     // (the record of bad leaves is bounded).
-    let attempts = 2 * usize::from(geometry.n()) + 8;
+    let more_copies = object.share_files().saturating_sub(geometry.n().into());
+    let attempts = 2 * (usize::from(geometry.n()) + more_copies) + 8;
     for _ in 0..attempts {
         let room = engine.pool.room();
         let plan = plan_piece(object, wanted.clone(), room)?;
@@ -101,9 +102,14 @@ pub fn plan_piece(
     room: Room,
 ) -> Result<PiecePlan, PieceError> {
     let plan = |also_slow| {
-        plan::plan(object.layout(), wanted.clone(), room, |share, window| {
-            object.can_serve(share, window, also_slow)
-        })
+        let usable = |share, window: &_| object.usable_copy(share, window, also_slow);
+        let mut plan = plan::plan(object.layout(), wanted.clone(), room, |share, window| {
+            usable(share, window).is_some()
+        })?;
+        for read in &mut plan.reads {
+            read.copy = usable(read.share, &read.window).unwrap_or_default();
+        }
+        Ok(plan)
     };
     let failed = match plan(false) {
         Err(PieceError::TooFewShares { .. }) => match plan(true) {
@@ -130,8 +136,8 @@ pub fn versions(engine: &Engine, object: &Object, plan: &PiecePlan) -> Vec<Optio
     let reads = plan.reads.iter();
     reads
         .map(|read| {
-            let share = object.share(Some(read).filter(remembered)?.share)?;
-            share.version()
+            let read = Some(*read).filter(remembered)?;
+            object.share(read.share, read.copy)?.version()
         })
         .collect()
 }
@@ -148,7 +154,7 @@ async fn read(
     let missing =
         || iter::zip(reads, &found).filter_map(|(read, view)| view.is_none().then_some(read));
     let (windows, failures) = fill(object.number(), missing(), windows, |read, window| {
-        let share = object.share(read.share)?;
+        let share = object.share(read.share, read.copy)?;
         let offset = read.window.start.in_file();
         let reading = engine.io.start_read(&share.file, window, offset);
         Some((reading, share.store()))
@@ -160,9 +166,8 @@ async fn read(
         }
     }
     for (number, error) in &failures {
-        match reads.iter().find(|read| read.share == *number) {
-            Some(read) => engine.give_up_range(object, read, error),
-            None => engine.give_up(object, *number, error),
+        if let Some(read) = reads.iter().find(|read| read.share == *number) {
+            engine.give_up_range(object, read, error);
         }
     }
     let mut windows = windows.into_iter();
@@ -199,7 +204,7 @@ pub async fn read_direct(
     let pages = windows.split_off(reads.len());
     let pages = engine.start_pages(object, missing, pages);
     let filled = fill(object.number(), reads.iter(), windows, |read, window| {
-        let share = object.share(read.share)?;
+        let share = object.share(read.share, read.copy)?;
         let file = share.direct_file()?;
         let offset = read.window.start.in_file();
         let reading = engine.io.start_direct_read(&file, window, offset);
@@ -208,7 +213,9 @@ pub async fn read_direct(
     let (windows, failures) = filled.await.ok()?;
     engine.finish_pages(object, pages).await.ok()?;
     for (number, error) in &failures {
-        if let Some(share) = object.share(*number).filter(|_| !is_hung(error)) {
+        let read = reads.iter().find(|read| read.share == *number);
+        let share = read.and_then(|read| object.share(read.share, read.copy));
+        if let Some(share) = share.filter(|_| !is_hung(error)) {
             share.refuse_direct(error);
         }
     }

@@ -39,7 +39,7 @@ use crate::memory::limits::{
     READAHEAD_PROBE_BYTES, READAHEAD_READS_AT_ONCE, READAHEAD_TURN,
 };
 use crate::objects::{DirectFile, Object};
-use crate::units::{Length, ObjectOffset, ShareNumber, in_file};
+use crate::units::{CopyNumber, Length, ObjectOffset, ShareNumber, in_file};
 
 /// What one core reads ahead with.
 pub struct Readahead {
@@ -131,7 +131,7 @@ struct Stream {
     _place: OwnedSemaphorePermit,
     object: Rc<Object>,
     /// The share files that it reads, by number. They stay open from one batch to the next.
-    files: Vec<(ShareNumber, Rc<DirectFile>)>,
+    files: Vec<((ShareNumber, CopyNumber), Rc<DirectFile>)>,
     /// Whether its peer was found to be fast.
     is_fast: bool,
     /// Until then it has one short batch at a time, and none behind this position in the object.
@@ -301,7 +301,7 @@ impl Stream {
         let object = Rc::clone(&self.object);
         let (mut cached, mut known) = (true, true);
         for read in reads {
-            let Some(share) = object.share(read.share) else {
+            let Some(share) = object.share(read.share, read.copy) else {
                 return false;
             };
             if !read.window.start.0.is_multiple_of(DIRECT_ALIGN as u64) {
@@ -324,7 +324,7 @@ impl Stream {
             return false;
         }
         for read in reads {
-            if !self.open(&object, read.share).await {
+            if !self.open(&object, (read.share, read.copy)).await {
                 return false;
             }
         }
@@ -332,18 +332,18 @@ impl Stream {
     }
 
     /// Opens a share's file for direct reads, unless they are refused or too many are open.
-    async fn open(&mut self, object: &Object, number: ShareNumber) -> bool {
-        if self.files.iter().any(|(open, _)| *open == number) {
+    async fn open(&mut self, object: &Object, (number, copy): (ShareNumber, CopyNumber)) -> bool {
+        if self.files.iter().any(|(open, _)| *open == (number, copy)) {
             return true;
         }
         let places = &self.readahead.files;
-        let Some(share) = object.share(number) else {
+        let Some(share) = object.share(number, copy) else {
             return false;
         };
         let Some(file) = share.open_direct(places).await else {
             return false;
         };
-        self.files.push((number, file));
+        self.files.push(((number, copy), file));
         true
     }
 }

@@ -27,7 +27,7 @@ use crate::engine::plan::{self, Healthy, Read};
 use crate::io::{Segmentation, SplicePipe, is_cached, sent_or_zero};
 use crate::memory::limits::{SPLICE_BYTES_AT_ONCE, SPLICE_BYTES_MIN};
 use crate::objects::Object;
-use crate::units::{FileOffset, Length, ShareNumber, ShareOffset, in_file};
+use crate::units::{CopyNumber, FileOffset, Length, ShareNumber, ShareOffset, in_file};
 
 /// Splices what the socket takes of the turn's head and body, up to where something is not at hand; `None` if the
 /// body's beginning has to be produced. The count may be short: the socket is full then, or the next attempt meets what
@@ -70,6 +70,7 @@ enum Part<'a> {
     /// In a share's file.
     Filed {
         share: ShareNumber,
+        copy: CopyNumber,
         file: &'a File,
         offset: FileOffset,
         bytes: u64,
@@ -216,14 +217,16 @@ impl<'a> AtHand<'a> {
         let share = self.reads[at].share;
         let end = run.end.min(self.until(at));
         if end > run.start {
+            let copy = self.copy(at)?;
             return Some(Part::Filed {
                 share,
-                file: &self.object.share(share)?.file,
+                copy,
+                file: &self.object.share(share, copy)?.file,
                 offset: run.start.in_file(),
                 bytes: end - run.start,
             });
         }
-        if self.object.is_usable(share, run) {
+        if self.object.usable_copy(share, run, false).is_some() {
             return None;
         }
         let kept = self.rebuilt.find(self.object, share, run, self.now)?;
@@ -243,13 +246,17 @@ impl<'a> AtHand<'a> {
         until
     }
 
+    /// The copy that a read is of.
+    fn copy(&self, at: usize) -> Option<CopyNumber> {
+        let read = &self.reads[at];
+        self.object.usable_copy(read.share, &read.window, false)
+    }
+
     /// How many of its leaves, from the first on.
     fn leaves(&self, read: &Read) -> Option<u64> {
         let AtHand { engine, object, .. } = self;
-        if !object.is_usable(read.share, &read.window) {
-            return None;
-        }
-        let share = object.share(read.share)?;
+        let copy = object.usable_copy(read.share, &read.window, false)?;
+        let share = object.share(read.share, copy)?;
         // A file system that can't read without waiting may ask a server that is gone even for pages that it has.
         if !share.file.is_nowait() {
             return None;
@@ -278,6 +285,7 @@ fn fill_pipe(engine: &Engine, pipe: &SplicePipe, object: &Object, parts: &[Part<
     'parts: for part in parts {
         let &Part::Filed {
             share: number,
+            copy,
             file,
             offset,
             bytes,
@@ -290,7 +298,7 @@ fn fill_pipe(engine: &Engine, pipe: &SplicePipe, object: &Object, parts: &[Part<
             match pipe.splice_from(file, start, (end - start) as usize) {
                 Ok(0) => {
                     let error = io::Error::other("the file ends early");
-                    engine.give_up(object, number, &error);
+                    engine.give_up(object, number, copy, &error);
                     break 'parts;
                 }
                 Ok(count) => start += count as u64,
@@ -299,7 +307,7 @@ fn fill_pipe(engine: &Engine, pipe: &SplicePipe, object: &Object, parts: &[Part<
                 Err(error) => {
                     // What is known of this file is not enough: it is read again, and verified.
                     tracing::debug!(%error, share = %number, "a share can't be spliced");
-                    if let Some(share) = object.share(number) {
+                    if let Some(share) = object.share(number, copy) {
                         share.invalidate();
                     }
                     break 'parts;

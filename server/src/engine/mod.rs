@@ -18,7 +18,7 @@ use crate::objects::checksums::ChecksumCache;
 use crate::objects::verified::VerifiedLeaves;
 use crate::objects::{Object, Share};
 use crate::stats::CoreStats;
-use crate::units::ShareNumber;
+use crate::units::{CopyNumber, ShareNumber};
 
 pub mod error;
 pub mod piece;
@@ -89,31 +89,37 @@ impl Engine {
     /// A range of a share could not be read. If it may be a bad sector, other shares take its place for that range, and
     /// otherwise for all of it.
     pub fn give_up_range(&self, object: &Object, read: &plan::Read, error: &io::Error) {
-        let share = object.share(read.share);
+        let share = object.share(read.share, read.copy);
         let is_spot = error.raw_os_error() == Some(libc::EIO);
         if !is_spot || !share.is_some_and(Share::note_spot) {
-            return self.give_up(object, read.share, error);
+            return self.give_up(object, read.share, read.copy, error);
         }
         let mut news = false;
         for leaf in object.layout().leaves(&read.window) {
-            news |= object.mark_bad(read.share, leaf);
+            news |= object.mark_bad(read.share, read.copy, leaf);
         }
         if news {
             tracing::warn!(
                 key = %object.header().key, share = %read.share,
-                path = %object.share_path(read.share), offset = %read.window.start.in_file(),
+                path = %object.share_path(read.share, read.copy), offset = %read.window.start.in_file(),
                 "a spot can't be read: {error}"
             );
         }
     }
 
-    /// Gives a share of an object up, since it can't be read: from now on others take its place. One whose store hangs is
+    /// Gives a copy of a share of an object up, since it can't be read: from now on others take its place. One whose store hangs is
     /// left alone as long as the store is.
-    pub fn give_up(&self, object: &Object, number: ShareNumber, error: &io::Error) {
-        if !read::is_hung(error) && object.mark_lost(number) {
+    pub fn give_up(
+        &self,
+        object: &Object,
+        number: ShareNumber,
+        copy: CopyNumber,
+        error: &io::Error,
+    ) {
+        if !read::is_hung(error) && object.mark_lost(number, copy) {
             self.stats.failed_shares.add(1);
             tracing::warn!(
-                key = %object.header().key, share = %number, path = %object.share_path(number),
+                key = %object.header().key, share = %number, path = %object.share_path(number, copy),
                 live = object.live_shares(), "share given up: {error}"
             );
         }

@@ -11,18 +11,29 @@ use super::PieceError;
 use crate::io::Room;
 use crate::memory::limits::SLICES_MAX;
 use crate::objects::Layout;
-use crate::units::{Length, ObjectOffset, ShareNumber, ShareOffset};
+use crate::units::{CopyNumber, Length, ObjectOffset, ShareNumber, ShareOffset};
 
 /// One contiguous read of a share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// The share's number.
     pub share: ShareNumber,
+    /// Which copy of it: chosen once the window is known.
+    pub copy: CopyNumber,
     /// What to read: whole leaves.
     pub window: Range<ShareOffset>,
 }
 
 impl Read {
+    /// A read of the copy of a share that is read as a rule.
+    pub fn new(share: ShareNumber, window: Range<ShareOffset>) -> Read {
+        Read {
+            share,
+            copy: CopyNumber::default(),
+            window,
+        }
+    }
+
     /// How many bytes it brings.
     pub fn bytes(&self) -> usize {
         self.window.length() as usize
@@ -195,10 +206,7 @@ pub fn healthy(layout: &Layout, mut range: Range<ObjectOffset>) -> Healthy {
         let at = match needed.iter().position(|read| read.share == share) {
             Some(at) => at,
             None => {
-                needed.push(Read {
-                    share,
-                    window: start..start,
-                });
+                needed.push(Read::new(share, start..start));
                 needed.len() - 1
             }
         };
@@ -264,10 +272,7 @@ fn plan_exactly(
         let widened = hull(&read.window, &rebuilt_window);
         if sources.len() < k && usable(read.share, &widened) {
             sources.push(reads.len());
-            reads.push(Read {
-                share: read.share,
-                window: widened,
-            });
+            reads.push(Read::new(read.share, widened));
         } else {
             reads.push(read.clone());
         }
@@ -278,10 +283,7 @@ fn plan_exactly(
         }
         if !needed.iter().any(|read| read.share == share) && usable(share, &rebuilt_window) {
             sources.push(reads.len());
-            reads.push(Read {
-                share,
-                window: rebuilt_window.clone(),
-            });
+            reads.push(Read::new(share, rebuilt_window.clone()));
         }
     }
     if sources.len() < k {

@@ -11,11 +11,16 @@ use crate::io::{PendingRead, Window, join};
 use crate::memory::limits::{TABLE_PAGE_BYTES, TABLE_PAGES_AT_ONCE};
 use crate::objects::Object;
 use crate::objects::checksums::PageId;
-use crate::units::{FileOffset, ShareNumber};
+use crate::units::{CopyNumber, FileOffset, ShareNumber};
+
+/// A page of a share's checksum table, and the copy to read it from. It says the same in all copies.
+type Page = (PageId, CopyNumber);
 
 /// A page of a share's checksum table on its way.
 pub struct PageRead<'a> {
     id: PageId,
+    /// The copy of the share that it is read from.
+    copy: CopyNumber,
     reading: PendingRead<'a>,
 }
 
@@ -28,7 +33,7 @@ impl<'a> AsMut<PendingRead<'a>> for PageRead<'a> {
 impl Engine {
     /// The pages of checksums that verifying these reads takes and that are not at hand: no more than fit `room` bytes,
     /// and than are read together. Read one after the other, each page would cost a disk's latency.
-    pub fn missing_pages(&self, object: &Object, reads: &[Read], room: usize) -> Vec<PageId> {
+    pub fn missing_pages(&self, object: &Object, reads: &[Read], room: usize) -> Vec<Page> {
         let geometry = object.geometry();
         let page_of = |leaf| geometry.table_page_of(leaf).0;
         reads
@@ -36,9 +41,9 @@ impl Engine {
             .flat_map(|read| {
                 let leaves = object.layout().leaves(&read.window);
                 let pages = page_of(leaves.start)..=page_of(leaves.end - 1);
-                pages.map(|index| (object.id(), read.share, index))
+                pages.map(|index| ((object.id(), read.share, index), read.copy))
             })
-            .filter(|&id| !self.checksums.has(id))
+            .filter(|(id, _)| !self.checksums.has(*id))
             .take(TABLE_PAGES_AT_ONCE.min(room / TABLE_PAGE_BYTES))
             .collect()
     }
@@ -47,11 +52,11 @@ impl Engine {
     pub fn start_pages(
         &self,
         object: &Object,
-        ids: Vec<PageId>,
+        pages: Vec<Page>,
         windows: Vec<Window>,
     ) -> Vec<PageRead<'_>> {
-        iter::zip(ids, windows)
-            .filter_map(|(id, window)| self.start_page(object, id, window))
+        iter::zip(pages, windows)
+            .filter_map(|(page, window)| self.start_page(object, page, window))
             .collect()
     }
 
@@ -76,13 +81,14 @@ impl Engine {
     }
 
     /// Starts reading a page into `window`; `None` if its share is not open.
-    fn start_page(&self, object: &Object, id: PageId, window: Window) -> Option<PageRead<'_>> {
+    fn start_page(&self, object: &Object, page: Page, window: Window) -> Option<PageRead<'_>> {
+        let (id, copy) = page;
         let (_, number, index) = id;
-        let share = object.share(number)?;
+        let share = object.share(number, copy)?;
         let table = FileOffset(object.geometry().table_offset());
         let offset = table + index * TABLE_PAGE_BYTES as u64;
         let reading = self.io.start_read(&share.file, window, offset);
-        Some(PageRead { id, reading })
+        Some(PageRead { id, copy, reading })
     }
 
     /// Keeps a page that was waited for, if it is good. Returns whether it is, and the window unless its read hangs.
@@ -91,8 +97,8 @@ impl Engine {
         object: &Object,
         page: PageRead<'_>,
     ) -> Result<(bool, Option<Window>), PieceError> {
-        let (_, number, index) = page.id;
-        let Some(share) = object.share(number) else {
+        let ((_, number, index), copy) = (page.id, page.copy);
+        let Some(share) = object.share(number, copy) else {
             return Err(PieceError::Bug("a page of a share that is not open"));
         };
         let (result, window) = read::end(page.reading, share.store(), object.number())?;
@@ -100,7 +106,7 @@ impl Engine {
             (Ok(()), Some(window)) => window,
             (Ok(()), None) => return Ok((false, None)),
             (Err(error), window) => {
-                self.give_up(object, number, &error);
+                self.give_up(object, number, copy, &error);
                 return Ok((false, window));
             }
         };
@@ -108,7 +114,7 @@ impl Engine {
         let kept = self.checksums.insert(object, number, index, &window);
         if let Err(error) = &kept {
             tracing::warn!(
-                key = %object.header().key, share = %number, path = %object.share_path(number),
+                key = %object.header().key, share = %number, path = %object.share_path(number, copy),
                 "leaf checksums can't be used: {error}"
             );
         }
@@ -132,7 +138,7 @@ impl Engine {
         let geometry = object.geometry();
         let leaf_bytes = geometry.leaf_bytes() as usize;
         let checksum = object.header().leaf_checksum;
-        let number = read.share;
+        let (number, copy) = (read.share, read.copy);
         let mut leaf = object.layout().leaves(&read.window).start;
         let mut rest = bytes;
         let (mut matched, mut failed) = (0, 0);
@@ -148,7 +154,7 @@ impl Engine {
                     return Ok((false, None));
                 };
                 let mut reading = [self
-                    .start_page(object, id, window)
+                    .start_page(object, (id, copy), window)
                     .ok_or(PieceError::Bug("a plan names a share that is not open"))?];
                 join(&mut reading, self.timeout).await;
                 let [reading] = reading;
@@ -165,7 +171,7 @@ impl Engine {
                         matched += 1;
                     } else {
                         failed += 1;
-                        mark_bad_leaf(object, number, leaf + offset as u64);
+                        mark_bad_leaf(object, number, copy, leaf + offset as u64);
                     }
                 }
             });
@@ -179,11 +185,11 @@ impl Engine {
 }
 
 /// Marks a leaf that does not match its checksum.
-fn mark_bad_leaf(object: &Object, number: ShareNumber, leaf: u64) {
-    if object.mark_bad(number, leaf) {
+fn mark_bad_leaf(object: &Object, number: ShareNumber, copy: CopyNumber, leaf: u64) {
+    if object.mark_bad(number, copy, leaf) {
         let bad = object.layout().leaf_range(&(leaf..leaf + 1));
         tracing::warn!(
-            key = %object.header().key, share = %number, path = %object.share_path(number),
+            key = %object.header().key, share = %number, path = %object.share_path(number, copy),
             offset = %bad.start.in_file(),
             "bad leaf: its checksum does not match"
         );

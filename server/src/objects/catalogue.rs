@@ -22,7 +22,7 @@ use crate::memory::limits::{
     LOOKUPS_MAX, OBJECT_RECHECK, SHARE_FILE_BYTES, TABLE_PAGE_BYTES, TORN_LOOKS_MAX,
 };
 use crate::stores::{Recheck, Stores, object_number};
-use crate::units::ObjectId;
+use crate::units::{CopyNumber, ObjectId, ShareNumber};
 
 /// Health of the objects that a core has open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -291,19 +291,42 @@ impl Catalogue {
         let code = self
             .codes
             .get(header.code, geometry.k(), geometry.n(), key)?;
+        let OpenObject {
+            shares: opened,
+            mut copies,
+            ..
+        } = opened;
+        // As many again as it has shares, if so many may be open.
+        let own = opened.len() + field_files(&header.metadata.fields);
+        let room = self.files.most_for_one().saturating_sub(own);
+        let further = copies.len().min(opened.len()).min(room);
+        close(stores, copies.split_off(further));
         let files = {
             let mut objects = self.objects.borrow_mut();
             // What was known of this key is another put.
             objects.pop(key.as_str());
-            let files = opened.shares.len() + field_files(&header.metadata.fields);
-            self.files.hold(files, &mut objects)?
+            let fields = field_files(&header.metadata.fields);
+            self.files.hold(opened.len() + further + fields, &mut objects)?
         };
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
-        for share in opened.shares {
-            let store = stores.stores().get(share.store);
-            if let (Some(slot), Some(store)) = (shares.get_mut(usize::from(share.number)), store) {
-                let file = StoreFile::new(share.file, store.threads());
-                *slot = Some(Share::new(share.path.clone(), file, store));
+        let share = |share: OpenShare, copy| {
+            let store = stores.stores().get(share.store)?;
+            let file = StoreFile::new(share.file, store.threads());
+            // A copy of the path, too.
+            Some(Share::new(share.path.clone(), file, store, copy))
+        };
+        for opened in opened {
+            if let Some(slot) = shares.get_mut(usize::from(opened.number)) {
+                *slot = share(opened, CopyNumber::default());
+            }
+        }
+        let mut further: Vec<(ShareNumber, Share)> = Vec::with_capacity(copies.len());
+        for opened in copies {
+            let number = ShareNumber(opened.number);
+            let before = further.iter().filter(|(of, _)| *of == number).count();
+            let copy = u8::try_from(before + 1).ok().map(CopyNumber);
+            if let Some(share) = copy.and_then(|copy| share(opened, copy)) {
+                further.push((number, share));
             }
         }
         let id = self.next_id.get();
@@ -316,6 +339,7 @@ impl Catalogue {
             header,
             code,
             shares,
+            copies: further,
             // One made with room for all bad leaves would take it at once.
             bad_leaves: RefCell::new(LruCache::unbounded()),
             fingerprints,

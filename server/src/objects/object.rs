@@ -14,7 +14,7 @@ use super::lines::Lines;
 use super::open_files::Held;
 use super::{Layout, Share};
 use crate::memory::limits::BAD_LEAVES_MAX;
-use crate::units::{ObjectId, ShareNumber, ShareOffset};
+use crate::units::{CopyNumber, ObjectId, ShareNumber, ShareOffset};
 
 /// An object with at least k shares open. Its bytes never change: a new put is another object.
 pub struct Object {
@@ -26,9 +26,11 @@ pub struct Object {
     pub(super) code: Arc<Code>,
     /// By share number.
     pub(super) shares: Vec<Option<Share>>,
+    /// Further copies of shares, sorted by number.
+    pub(super) copies: Vec<(ShareNumber, Share)>,
     /// Leaves that did not match their checksum, so that they aren't read again for every client. Bounded where leaves
     /// are marked: what falls out is found again.
-    pub(super) bad_leaves: RefCell<LruCache<(ShareNumber, u64), ()>>,
+    pub(super) bad_leaves: RefCell<LruCache<(ShareNumber, CopyNumber, u64), ()>>,
     /// What the stores' directories said when it was looked up.
     pub(super) fingerprints: Vec<Option<u64>>,
     /// How often any store had come back by then: what comes back may have more of it.
@@ -87,15 +89,28 @@ impl Object {
         self.id
     }
 
-    /// A share by its number, if it is open.
-    pub fn share(&self, number: ShareNumber) -> Option<&Share> {
-        self.shares.get(number.index())?.as_ref()
+    /// A copy of a share, if it is open.
+    pub fn share(&self, number: ShareNumber, copy: CopyNumber) -> Option<&Share> {
+        self.copies(number).nth(copy.0.into())
+    }
+
+    /// All copies of a share that are open, in the order of their numbers.
+    fn copies(&self, number: ShareNumber) -> impl Iterator<Item = &Share> {
+        let first = self.shares.get(number.index());
+        let more = self.copies.iter().filter(move |(of, _)| *of == number);
+        let first = first.into_iter().flatten();
+        first.chain(more.map(|(_, share)| share))
+    }
+
+    /// The number of all share files that it has, open or given up.
+    pub fn share_files(&self) -> usize {
+        self.shares.iter().flatten().count() + self.copies.len()
     }
 
     /// The path of a share's file, for the log; empty if it is not open.
-    pub fn share_path(&self, number: ShareNumber) -> std::path::Display<'_> {
+    pub fn share_path(&self, number: ShareNumber, copy: CopyNumber) -> std::path::Display<'_> {
         let path = self
-            .share(number)
+            .share(number, copy)
             .map_or(Path::new(""), |share| &share.path);
         path.display()
     }
@@ -105,36 +120,28 @@ impl Object {
         self.number
     }
 
-    /// Whether a share can serve a range of its space, as far as is known.
-    pub fn is_usable(&self, number: ShareNumber, window: &Range<ShareOffset>) -> bool {
-        self.can_serve(number, window, false)
-    }
-
-    /// The same; with `also_slow` its store may be suspended as slow.
-    pub fn can_serve(
+    /// The copy of a share that can serve a range of its space, as far as is known; with `also_slow` its store may be
+    /// suspended as slow.
+    pub fn usable_copy(
         &self,
         number: ShareNumber,
         window: &Range<ShareOffset>,
         also_slow: bool,
-    ) -> bool {
-        if self
-            .share(number)
-            .is_none_or(|share| !share.is_usable(also_slow))
-        {
-            return false;
-        }
+    ) -> Option<CopyNumber> {
         let bad = self.bad_leaves.borrow();
-        if bad.is_empty() {
-            return true;
-        }
-        let mut leaves = self.layout.leaves(window);
-        !leaves.any(|leaf| bad.contains(&(number, leaf)))
+        let numbered = (0..=u8::MAX).map(CopyNumber).zip(self.copies(number));
+        let mut usable = numbered.filter(|(copy, share)| {
+            let mut leaves = self.layout.leaves(window);
+            share.is_usable(also_slow)
+                && (bad.is_empty() || !leaves.any(|leaf| bad.contains(&(number, *copy, leaf))))
+        });
+        usable.next().map(|(copy, _)| copy)
     }
 
     /// Marks a leaf that did not match its checksum. Returns whether that is news.
-    pub fn mark_bad(&self, number: ShareNumber, leaf: u64) -> bool {
+    pub fn mark_bad(&self, number: ShareNumber, copy: CopyNumber, leaf: u64) -> bool {
         let mut bad = self.bad_leaves.borrow_mut();
-        let news = bad.put((number, leaf), ()).is_none();
+        let news = bad.put((number, copy, leaf), ()).is_none();
         if bad.len() > BAD_LEAVES_MAX {
             bad.pop_lru();
         }
@@ -142,21 +149,29 @@ impl Object {
     }
 
     /// Marks a share that could not be read. Returns whether that is news.
-    pub fn mark_lost(&self, number: ShareNumber) -> bool {
-        self.share(number).is_some_and(Share::mark_lost)
+    pub fn mark_lost(&self, number: ShareNumber, copy: CopyNumber) -> bool {
+        self.share(number, copy).is_some_and(Share::mark_lost)
     }
 
-    /// Shares that are open and not given up, in stores that serve.
+    /// Share numbers of which a file is open and not given up, in a store that serves.
     pub fn live_shares(&self) -> usize {
-        let open = self.shares.iter().flatten();
-        open.filter(|share| share.is_usable(true)).count()
+        self.numbers().filter(|&number| self.is_live(number)).count()
     }
 
-    /// Stores that are suspended now and have shares of it that were not given up, and those that were away when it was
-    /// looked up.
+    fn numbers(&self) -> impl Iterator<Item = ShareNumber> {
+        (0..self.header.geometry.n()).map(ShareNumber)
+    }
+
+    fn is_live(&self, number: ShareNumber) -> bool {
+        self.copies(number).any(|share| share.is_usable(true))
+    }
+
+    /// Shares of it that were not given up, and can't be read since their stores are suspended now; and stores that were
+    /// away when it was looked up.
     pub fn stores_away(&self) -> usize {
-        let open = self.shares.iter().flatten();
-        let suspended = open.filter(|share| !share.is_lost() && !share.is_usable(true));
+        let suspended = self.numbers().filter(|&number| {
+            !self.is_live(number) && self.copies(number).any(|share| !share.is_lost())
+        });
         let away = self.fingerprints.iter().filter(|said| said.is_none());
         suspended.count() + away.count()
     }
@@ -164,6 +179,8 @@ impl Object {
     /// Whether it lost a share since it was opened. Opening it again may find it well, even if the file's name, inode
     /// and time are the same.
     pub(super) fn is_damaged(&self) -> bool {
-        self.shares.iter().flatten().any(Share::is_lost)
+        let further = self.copies.iter().map(|(_, share)| share);
+        let mut all = self.shares.iter().flatten().chain(further);
+        all.any(Share::is_lost)
     }
 }

@@ -79,6 +79,11 @@ impl OpenFiles {
         })
     }
 
+    /// The most share files of one object.
+    pub fn most_for_one(&self) -> usize {
+        self.most.saturating_sub(OBJECT_FILES_EXTRA)
+    }
+
     /// How many are counted.
     pub fn used(&self) -> usize {
         self.used.get()

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::io::{self as files, FileVersion, StoreFile};
 use crate::memory::limits::{FILE_SETTLES, REVALIDATE_AFTER, UNREADABLE_SPOTS_MAX};
 use crate::stores::{OpenHere, Store};
+use crate::units::CopyNumber;
 
 /// A share file.
 pub struct Share {
@@ -55,8 +56,8 @@ struct Validation {
 }
 
 impl Share {
-    /// A share whose file was just opened in a store.
-    pub fn new(path: PathBuf, file: StoreFile, store: &Arc<Store>) -> Share {
+    /// A share whose file was just opened in a store, and which copy of it that is.
+    pub fn new(path: PathBuf, file: StoreFile, store: &Arc<Store>, copy: CopyNumber) -> Share {
         files::advise_sequential(&file);
         Share {
             path,
@@ -65,7 +66,11 @@ impl Share {
             _open: store.open_here(),
             lost: Cell::new(false),
             spots: Cell::new(0),
-            validation: Cell::default(),
+            validation: Cell::new(Validation {
+                // No copy ever has the version of another: what was verified of one says nothing of the other.
+                version: u32::from(copy.0) << 24,
+                ..Validation::default()
+            }),
             direct: RefCell::default(),
             no_direct: Cell::new(false),
         }

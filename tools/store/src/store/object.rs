@@ -16,6 +16,8 @@ pub struct OpenObject {
     pub header: Header,
     /// At least k shares of distinct numbers, sorted by number.
     pub shares: Vec<OpenShare>,
+    /// Further copies of them, sorted by number: one may be good where another is bad.
+    pub copies: Vec<OpenShare>,
 }
 
 /// Why an object cannot be opened.
@@ -113,7 +115,7 @@ impl OpenError {
 /// # Errors
 /// If there is no such object, or too few of its shares.
 pub fn open_object(stores: &[PathBuf], key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
-    choose(stores, key, stale).map(|group| opened(group).0)
+    choose(stores, key, stale).map(opened)
 }
 
 impl Scan {
@@ -122,7 +124,7 @@ impl Scan {
     /// # Errors
     /// As [`open_object`].
     pub fn open(mut self, key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
-        pick(&mut self, key, stale).map(|group| opened(group).0)
+        pick(&mut self, key, stale).map(opened)
     }
 
     /// The same, with all files that were opened in vain: closing a file may block, so the caller says where that is
@@ -132,14 +134,8 @@ impl Scan {
         key: &Key,
         stale: bool,
     ) -> (Result<OpenObject, OpenError>, Vec<OpenShare>) {
-        let picked = pick(&mut self, key, stale);
-        let mut rest = self.into_files();
-        let object = picked.map(|group| {
-            let (object, copies) = opened(group);
-            rest.extend(copies);
-            object
-        });
-        (object, rest)
+        let object = pick(&mut self, key, stale).map(opened);
+        (object, self.into_files())
     }
 
     /// All files that it has open.
@@ -162,8 +158,7 @@ impl Scan {
     }
 }
 
-/// The object, and further copies of its shares.
-fn opened(group: Group) -> (OpenObject, Vec<OpenShare>) {
+fn opened(group: Group) -> OpenObject {
     let Group { mut header, .. } = group;
     let mut shares: Vec<OpenShare> = Vec::with_capacity(group.shares.len());
     let mut copies = Vec::new();
@@ -175,7 +170,11 @@ fn opened(group: Group) -> (OpenObject, Vec<OpenShare>) {
         }
     }
     header.number = shares[0].number;
-    (OpenObject { header, shares }, copies)
+    OpenObject {
+        header,
+        shares,
+        copies,
+    }
 }
 
 /// The group that [`open_object`] opens.
