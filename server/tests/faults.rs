@@ -261,9 +261,16 @@ fn served_by_one_core(io: Backend) -> (Stores, Server, Vec<u8>) {
     (stores, server, content)
 }
 
+/// The share file that a store has had from the start.
+fn own_share(stores: &Stores, store: usize) -> PathBuf {
+    let is_copy = |path: &PathBuf| path.to_string_lossy().contains("copy-of");
+    let paths = stores.shares(KEY, store);
+    paths.into_iter().find(|path| !is_copy(path)).unwrap()
+}
+
 /// Puts a copy of the share of one store into another.
 fn copy_share(stores: &Stores, from: usize, to: usize) -> PathBuf {
-    let share = stores.share(KEY, from);
+    let share = own_share(stores, from);
     let directory = stores.shares(KEY, to)[0].parent().unwrap().to_owned();
     let copy = directory.join(format!("copy-of-{from}.share"));
     fs::copy(share, &copy).unwrap();
@@ -280,16 +287,9 @@ fn further_copies_of_bad_shares(io: Backend) {
     // A copy of every data share, in the next store, and no parity.
     let copies: Vec<PathBuf> = (0..4).map(|share| copy_share(&stores, share, share + 1)).collect();
     for store in [4, 5] {
-        let paths = stores.shares(KEY, store);
-        let own = paths.iter().find(|path| !copies.contains(path));
-        fs::remove_file(own.unwrap()).unwrap();
+        fs::remove_file(own_share(&stores, store)).unwrap();
     }
-    let first: Vec<PathBuf> = (0..4)
-        .map(|store| {
-            let paths = stores.shares(KEY, store);
-            paths.into_iter().find(|path| !copies.contains(path)).unwrap()
-        })
-        .collect();
+    let first: Vec<PathBuf> = (0..4).map(|store| own_share(&stores, store)).collect();
     let server = Server::start(&stores, io, &[]);
     let expect_whole = |what: &str| {
         for _ in 0..3 {
@@ -328,7 +328,7 @@ fn a_share_that_rots_while_a_copy_is_good(io: Backend) {
     for store in [4, 5] {
         fs::remove_file(stores.share(KEY, store)).unwrap();
     }
-    let first = stores.share(KEY, 0);
+    let first = own_share(&stores, 0);
     let second = copy_share(&stores, 0, 1);
     let server = Server::start(&stores, io, &[]);
     let places: Vec<u64> = (0..20).map(|at| BLOCKS_OFFSET + 1000 + at * 50_000).collect();
