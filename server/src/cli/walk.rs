@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use penstock::io::idle_io_priority;
 use penstock_store::Walk;
 
 /// How share files are read.
@@ -14,8 +15,7 @@ pub(super) struct Arguments {
     /// Read at most so many bytes of share files per second, as 50MiB/s or 50MiB
     #[arg(long, value_name = "RATE", value_parser = rate)]
     rate: Option<u64>,
-    /// Run at the lowest priority: the least nice that the kernel has for the processor, and what follows from it for
-    /// the disk, the lowest best-effort level
+    /// Run at the lowest priority: the processor's and the disk's when nobody else wants them (nice 19, the idle I/O class)
     #[arg(long)]
     low_priority: bool,
     /// Keep in this file where the walk over all objects is: the next run goes on there, also after this one was killed
@@ -35,10 +35,13 @@ pub(super) struct Arguments {
 impl Arguments {
     /// The walk; lowers the priority of this thread and those it starts.
     pub(super) fn walk(&self) -> Walk {
-        if self.low_priority
-            && let Err(error) = rustix::process::nice(19)
-        {
-            tracing::warn!("cannot lower the priority: {error}");
+        if self.low_priority {
+            if let Err(error) = rustix::process::nice(19) {
+                tracing::warn!("cannot lower the priority: {error}");
+            }
+            if let Err(error) = idle_io_priority() {
+                tracing::warn!("cannot lower the priority on disks: {error}");
+            }
         }
         Walk {
             rate: self.rate,

@@ -34,8 +34,8 @@ pub use socket::{
 };
 pub use splice::SplicePipe;
 pub use sys::{
-    Resource, SocketMemory, cached_pages, may_lock_memory, raise_resource_limit, resource_limit,
-    socket_memory,
+    Resource, SocketMemory, cached_pages, idle_io_priority, may_lock_memory, raise_resource_limit,
+    resource_limit, socket_memory,
 };
 pub use threads::{Refused, StoreFile, StoreThreads, Threads, open_direct, start_open_direct};
 pub use zero_copy::{CompletedSend, ZeroCopyRing, probe_zero_copy};
