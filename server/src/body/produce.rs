@@ -136,7 +136,7 @@ pub fn versions(engine: &Engine, object: &Object, plan: &PiecePlan) -> Vec<Optio
     let reads = plan.reads.iter();
     reads
         .map(|read| {
-            let read = Some(*read).filter(remembered)?;
+            let read = Some(read).filter(remembered)?;
             object.share(read.share, read.copy)?.version()
         })
         .collect()

@@ -155,7 +155,9 @@ impl Object {
 
     /// Share numbers of which a file is open and not given up, in a store that serves.
     pub fn live_shares(&self) -> usize {
-        self.numbers().filter(|&number| self.is_live(number)).count()
+        self.numbers()
+            .filter(|&number| self.is_live(number))
+            .count()
     }
 
     fn numbers(&self) -> impl Iterator<Item = ShareNumber> {
