@@ -306,7 +306,8 @@ impl Catalogue {
             // What was known of this key is another put.
             objects.pop(key.as_str());
             let fields = field_files(&header.metadata.fields);
-            self.files.hold(opened.len() + further + fields, &mut objects)?
+            self.files
+                .hold(opened.len() + further + fields, &mut objects)?
         };
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         let share = |share: OpenShare, copy| {
