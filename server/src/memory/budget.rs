@@ -35,7 +35,7 @@ pub enum Allowance {
     Eighth,
     /// Half: for what a core needs once, not for each connection.
     Half,
-    /// An eighth, and an eighth of what the unproven together have left of one part in this many of the whole
+    /// An eighth, and a quarter of what the unproven together have left of one part in this many of the whole
     /// account. What is taken so is unproven until [`Claim::prove`].
     UnprovenPart(u64),
 }
@@ -77,7 +77,7 @@ impl Budget {
             .unproven
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |unproven| {
                 let left = limit.saturating_sub(unproven);
-                (bytes <= left / 8).then(|| unproven + bytes)
+                (bytes <= left / 4).then(|| unproven + bytes)
             });
         if noted.is_err() {
             return false;
@@ -294,13 +294,13 @@ mod model {
                     let budget = Arc::clone(&budget);
                     loom::thread::spawn(move || {
                         let mut claim = Claim::empty(&budget);
-                        // An eighth of half of it: one of the two is refused if the other came first.
-                        let lent = claim.resize(50, Allowance::UnprovenPart(2));
+                        // A quarter of half of it: one of the two is refused if the other came first.
+                        let lent = claim.resize(90, Allowance::UnprovenPart(2));
                         assert!(budget.unproven() <= 400 && budget.free() <= 800);
                         if core == 0 {
                             claim.prove();
                         }
-                        assert_eq!(claim.bytes(), if lent { 50 } else { 0 });
+                        assert_eq!(claim.bytes(), if lent { 90 } else { 0 });
                         lent
                     })
                 })
