@@ -96,7 +96,13 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     };
     tracing::debug!(%peer, refused = refusal.is_some(), "accepted");
     let refused = refusal.is_some();
-    let connection = Rc::new(Connection::new(&core.lender, Rc::new(socket), peer, seat));
+    let connection = Rc::new(Connection::new(
+        &core.lender,
+        &core.networks,
+        Rc::new(socket),
+        peer,
+        seat,
+    ));
     if is_proxy && site.proxies.preamble && !refused {
         connection.expect_preamble();
     }

@@ -9,6 +9,7 @@ use slab::Slab;
 
 use super::gate::Gate;
 use super::lending::Lender;
+use super::networks::Networks;
 use super::state::Connection;
 use crate::body::Sources;
 use crate::config::Live;
@@ -40,6 +41,8 @@ pub struct Core {
     pub lender: Rc<Lender>,
     /// The settings that can change, as they are now.
     pub live: RefCell<Arc<Live>>,
+    /// The networks that clients are in.
+    pub networks: Rc<Networks>,
     /// Connections, for deadlines and sampling.
     pub connections: RefCell<Slab<Rc<Connection>>>,
     /// How many of them are only being told that there is no place for them.
@@ -67,6 +70,7 @@ impl Core {
             sources,
             gate,
             lender,
+            networks: Networks::new(),
             connections: RefCell::new(Slab::new()),
             refusing: Cell::new(0),
             scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),

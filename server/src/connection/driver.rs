@@ -138,7 +138,15 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
             .send_buffer
             .start(&connection.socket, out.remaining())?;
     }
-    let admitted = wait_for_credit(core, connection, out.remaining()).await?;
+    let mut admitted = wait_for_credit(core, connection, out.remaining()).await?;
+    let charge = core
+        .networks
+        .turn(&connection.member, admitted as u64)
+        .await;
+    if charge.is_some() {
+        // There may be more room now.
+        admitted = wait_for_credit(core, connection, out.remaining()).await?;
+    }
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
     let body = ObjectOffset(body.start)..ObjectOffset(body.end);
@@ -156,6 +164,9 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
         .sources
         .send(&turn, out.object(), &connection.readahead)
         .await;
+    if let (Some(charge), Ok(bytes)) = (charge, &sent) {
+        charge.sent(*bytes as u64);
+    }
     match sent {
         Ok(bytes) => note_sent(core, connection, protocol, bytes),
         Err(SendError::Connection(error)) => return Err(error),

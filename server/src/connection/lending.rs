@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::networks::Member;
 use super::proof::Proof;
 use super::send_window::{self, Verdict};
 use crate::body::AckMeter;
@@ -54,6 +55,7 @@ impl Lender {
 /// One connection's send buffer.
 pub struct SendBuffer {
     lender: Rc<Lender>,
+    member: Rc<Member>,
     /// `SO_SNDBUF` now; set by `note` alone.
     bytes: Cell<u32>,
     /// Whether it has all that a low-latency connection is lent; asked again at the next sample.
@@ -66,8 +68,9 @@ pub struct SendBuffer {
 
 impl SendBuffer {
     /// That of a connection just accepted, whose socket has the floor.
-    pub fn new(lender: &Rc<Lender>) -> SendBuffer {
+    pub fn new(lender: &Rc<Lender>, member: &Rc<Member>) -> SendBuffer {
         SendBuffer {
+            member: Rc::clone(member),
             bytes: Cell::new(lender.floor),
             is_low_latency: Cell::new(false),
             proof: Cell::default(),
@@ -138,9 +141,12 @@ impl SendBuffer {
         let mut claim = self.claim.borrow_mut();
         // A claim that still covers bytes queued by a larger buffer is not shrunk here.
         let extra = extra.max(claim.bytes());
-        if !claim.resize(extra, allowance) {
+        let more = extra - claim.bytes();
+        let is_fair = more == 0 || self.member.may_borrow(more, self.lender.budget.free());
+        if !is_fair || !claim.resize(extra, allowance) {
             return Ok(false);
         }
+        self.member.set_lent(extra);
         socket.set_send_buffer(bytes)?;
         self.note(bytes);
         Ok(true)
@@ -173,6 +179,10 @@ impl SendBuffer {
             // There may be more fast connections than when it got its buffer.
             kept = kept.min(send_window::low_latency_max(self.lender.fast.get()));
         }
+        if !self.member.may_borrow(0, self.lender.budget.free()) {
+            // Other networks came: what its own has is more than is left for them.
+            kept = kept.min((present / 2).max(floor));
+        }
         if kept < present && socket.set_send_buffer(kept).is_ok() {
             self.note(kept);
         }
@@ -182,6 +192,7 @@ impl SendBuffer {
         if extra < claim.bytes() {
             let shrunk = claim.resize(extra, Allowance::Eighth);
             debug_assert!(shrunk, "shrinking a claim works always");
+            self.member.set_lent(extra);
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod gate;
 pub mod lending;
 pub mod list;
 pub mod lookup;
+pub mod networks;
 pub mod preamble;
 pub mod proof;
 pub mod seats;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::lending::{Lender, SendBuffer};
+use super::networks::{Member, Networks};
 use super::preamble::{self, Said};
 use super::seats::{Full, Seat};
 use crate::body::AckMeter;
@@ -48,6 +49,8 @@ pub struct Connection {
     client: Cell<IpAddr>,
     /// What arrived of a proxy's preamble, as long as one is expected.
     preamble: RefCell<Option<Vec<u8>>>,
+    /// The client's network.
+    pub member: Rc<Member>,
     /// The state that it is in.
     pub phase: Cell<Phase>,
     /// When it entered that state.
@@ -76,11 +79,13 @@ impl Connection {
     /// A connection just accepted. Without a seat it is one that is refused.
     pub fn new(
         lender: &Rc<Lender>,
+        networks: &Rc<Networks>,
         socket: Rc<Socket>,
         peer: SocketAddr,
         seat: Option<Seat>,
     ) -> Connection {
         let now = Instant::now();
+        let member = Rc::new(networks.join(peer.ip()));
         Connection {
             socket,
             peer,
@@ -91,7 +96,8 @@ impl Connection {
             since: Cell::new(now),
             held_bytes: Cell::new(0),
             meter: AckMeter::new(now),
-            send_buffer: SendBuffer::new(lender),
+            send_buffer: SendBuffer::new(lender, &member),
+            member,
             head: RefCell::new(Claim::empty(lender.budget())),
             readahead: Slot::default(),
             socket_bytes: Cell::new(0),
@@ -121,7 +127,7 @@ impl Connection {
                 *preamble = None;
                 let client = client.unwrap_or(self.peer.ip());
                 self.introduced.set(client);
-                self.client.set(client);
+                self.set_client(client);
                 if client != self.peer.ip() {
                     self.assign_seat(client)?;
                 }
@@ -147,12 +153,19 @@ impl Connection {
             .as_ref()
             .filter(|_| proxies.trusts(introduced))
             .and_then(|told| told.client(proxies.told, |address| proxies.trusts(address)));
-        self.client.set(told.unwrap_or(introduced));
+        self.set_client(told.unwrap_or(introduced));
     }
 
     /// The address of the client: the peer's, or what trusted proxies said.
     pub fn client(&self) -> IpAddr {
         self.client.get()
+    }
+
+    /// The client turns out to be at this address. It is in the middle of no response.
+    fn set_client(&self, address: IpAddr) {
+        if self.client.replace(address) != address {
+            self.member.move_to(address);
+        }
     }
 
     /// Claims room for the longest head once a connection holds more than its state pays for, and for the longest
@@ -176,6 +189,7 @@ impl Connection {
     pub fn enter(&self, phase: Phase, held_bytes: usize) {
         self.held_bytes.set(held_bytes);
         if self.phase.replace(phase) != phase {
+            self.member.set_sending(phase == Phase::Sending);
             self.since.set(Instant::now());
         }
     }

@@ -222,6 +222,8 @@ async fn serve(
         plan.seats,
         plan.over_limit,
     ));
+    let giver = Rc::clone(&core);
+    tokio::task::spawn_local(async move { giver.networks.give_turns(giver.io()).await });
     say(Report::Ready(unregistered));
 
     let mut deadline: Option<Instant> = None;

@@ -149,6 +149,10 @@ pub const PROOF_READ_BYTES: u64 = 8 << 20;
 pub const PROOF_WINDOW: Duration = Duration::from_secs(1);
 /// so many of them in a row. A kernel's buffer fills once, so that the second one stays empty.
 pub const PROOF_WINDOWS: u8 = 2;
+/// Networks of clients that a core tells apart. Beyond so many some count as one.
+pub const NETWORKS_MAX: usize = 512;
+/// What is noted of one of them.
+pub const NETWORK_BYTES: usize = 160;
 /// `SO_RCVBUF` of a connection: what a client can make the kernel hold by sending while we don't read.
 /// Longer heads arrive in several windows.
 pub const RECEIVE_BUFFER_BYTES: u32 = 2 * 1024;
@@ -184,7 +188,7 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// memory that no seat pays for, so it is small and part of the plan.
 pub const LISTEN_BACKLOG: i32 = 256;
 /// Refusals (503) being sent at once per core; beyond it connections wait in the backlog.
-pub const REFUSALS_MAX: usize = 64;
+pub const REFUSALS_MAX: usize = 60;
 
 /// Share files that one core may have open when the operator does not say and descriptors abound, including those
 /// that clients use.

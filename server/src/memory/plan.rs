@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::limits::{
     CONNECTION_KERNEL_BYTES, CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES,
-    HOT_PART, LISTEN_BACKLOG, PAGE, READAHEAD_BUFFER_BYTES, READAHEAD_BUFFERS_MAX_DEFAULT,
-    READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN, REBUILT_PART,
-    RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
+    HOT_PART, LISTEN_BACKLOG, NETWORK_BYTES, NETWORKS_MAX, PAGE, READAHEAD_BUFFER_BYTES,
+    READAHEAD_BUFFERS_MAX_DEFAULT, READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN,
+    REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
     SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
     admin_bytes, connection_bytes, reserve_buffers, socket_bytes, stores_bytes,
 };
@@ -63,6 +63,8 @@ pub struct MemoryPlan {
     pub cache_bytes: u64,
     /// Per core: which leaves were verified.
     pub verified_bytes: u64,
+    /// Per core: what is noted of clients' networks.
+    pub networks_bytes: u64,
     /// Per core: connections in the backlog, and those being refused.
     pub waiting_bytes: u64,
     /// Connections in all.
@@ -214,6 +216,7 @@ impl MemoryPlan {
                 + declared.share_files as u64 * SHARE_FILE_BYTES
                 + if declared.gateway { TAHOE_BYTES } else { 0 },
             verified_bytes: VERIFIED_BYTES,
+            networks_bytes: (NETWORKS_MAX * NETWORK_BYTES) as u64,
             waiting_bytes: LISTEN_BACKLOG as u64 * accepted_unseen
                 + REFUSALS_MAX as u64 * least_connection,
             connections: 0,
@@ -365,6 +368,7 @@ impl MemoryPlan {
             + self.hot_bytes
             + self.readahead_bytes
             + self.rebuilt_bytes
+            + self.networks_bytes
             + self.waiting_bytes
     }
 }
@@ -385,6 +389,7 @@ impl std::fmt::Display for MemoryPlan {
             ("core: hot objects", cores, self.hot_bytes),
             ("core: readahead", cores, self.readahead_bytes),
             ("core: rebuilt blocks", cores, self.rebuilt_bytes),
+            ("core: networks of clients", cores, self.networks_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
         ];

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::check::Check;
-use crate::connect::{Connection, Dial, source};
+use crate::connect::{Connection, Dial, source, source_in};
 use crate::plan::{ByteSpan, Class};
 use crate::rate_limit::RateLimit;
 use crate::reading::{Ended, wait_for};
@@ -152,7 +152,10 @@ impl<'a> Client<'a> {
         let begun = Instant::now();
         let dial = Dial {
             address: shared.target.address,
-            source: source(self.ordinal, shared.sources),
+            source: match self.member.prepared.group.network {
+                Some(network) => Some(source_in(network, self.ordinal)),
+                None => source(self.ordinal, shared.sources),
+            },
             receive_buffer: self.member.prepared.group.receive_buffer,
             timeout: shared.plan.timeout,
         };

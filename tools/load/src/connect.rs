@@ -107,6 +107,11 @@ pub(crate) fn source(ordinal: u64, sources: usize) -> Option<Ipv4Addr> {
     (sources > 1).then(|| Ipv4Addr::new(127, 0, 0, host))
 }
 
+/// The source address of client number `ordinal` in 127.0.`network`.0/24.
+pub(crate) fn source_in(network: u8, ordinal: u64) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, network, (ordinal % SOURCES_MAX as u64) as u8 + 1)
+}
+
 impl Dial {
     pub(crate) async fn connect(&self, counters: &Arc<Counters>) -> Result<Connection, Failure> {
         let socket = self.socket().map_err(connect_failure)?;

@@ -22,7 +22,8 @@ use signal_hook::flag;
 /// Clients come in groups, `COUNT[@RATE][,key=value...]`; an option can be given several times. Keys: name, start
 /// (a delay such as 5s), requests (at most, per client, failed ones included), path (instead of the URL's; {N} in it is a
 /// random number below N), range (LEN or MIN-MAX: random ranges), take (LEN or MIN-MAX: body bytes before stalling or
-/// aborting), keepalive (yes/no), rcvbuf (a size or auto), read (copy/discard), verify (a file), sha256.
+/// aborting), keepalive (yes/no), rcvbuf (a size or auto), read (copy/discard), network (N: from addresses in 127.0.N.0/24),
+/// verify (a file), sha256.
 ///
 /// Exit status: 0 if all is well; 1 if wrong bytes were received, the budget was exceeded, or no client of any group got
 /// what it came for; 2 if the run could not be made.

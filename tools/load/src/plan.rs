@@ -144,6 +144,8 @@ pub struct Group {
     pub keep_alive: bool,
     /// SO_RCVBUF (the kernel doubles it); `None`: the kernel sizes the buffer.
     pub receive_buffer: Option<usize>,
+    /// The network that its clients are in, one of loopback's: 127.0.N.0/24. `None`: the plan's source addresses.
+    pub network: Option<u8>,
     /// Body bytes to read before stalling or aborting.
     pub take: ByteSpan,
     /// How bytes are read.
@@ -180,6 +182,7 @@ impl Group {
             range: None,
             keep_alive: class != Class::Short,
             receive_buffer,
+            network: None,
             take,
             reading: Reading::Copy,
             verify: None,

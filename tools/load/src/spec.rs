@@ -1,8 +1,8 @@
 //! Parses groups from text: `COUNT[@RATE][,key=value...]`, as on the command line.
 //!
 //! Keys: `name`, `rate`, `start` (a duration), `requests`, `path`, `range` and `take` (`LEN` or
-//! `MIN-MAX`), `keepalive` (`yes`/`no`), `rcvbuf` (a size or `auto`), `read` (`copy`/`discard`),
-//! `verify` (a file), `sha256` (hex). Values cannot contain a comma.
+//! `MIN-MAX`), `keepalive` (`yes`/`no`), `rcvbuf` (a size or `auto`), `read` (`copy`/`discard`), `network`
+//! (0 to 255: from 127.0.N.1 and up), `verify` (a file), `sha256` (hex). Values cannot contain a comma.
 
 use std::str::FromStr;
 
@@ -58,9 +58,10 @@ fn set(group: &mut Group, key: &str, value: &str) -> Result<(), String> {
             group.receive_buffer = Some(bytes);
         }
         "read" => group.reading = if parse_choice(value, "copy", "discard")? { Reading::Copy } else { Reading::Discard },
+        "network" => group.network = Some(value.parse().map_err(|_| format!("{value:?} is not a number from 0 to 255"))?),
         "verify" => group.verify = Some(Verify::File(value.into())),
         "sha256" => group.verify = Some(Verify::Sha256(parse_sha256(value)?)),
-        _ => return Err("no such key; there are name, rate, start, requests, path, range, take, keepalive, rcvbuf, read, verify, sha256".into()),
+        _ => return Err("no such key; there are name, rate, start, requests, path, range, take, keepalive, rcvbuf, read, network, verify, sha256".into()),
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ struct Options {
     /// I/O backends. Can be repeated [default: uring, epoll].
     #[arg(long, value_name = "BACKEND")]
     io: Vec<String>,
-    /// Only these cases: 256, 96, 1024, stalled-first, attempts. Can be repeated.
+    /// Only these cases: 256, 96, 1024, stalled-first, networks, attempts. Can be repeated.
     #[arg(long, value_name = "CASE")]
     only: Vec<String>,
     /// Instead of the cases: random clients for this long, then memory at the end against memory after the warm-up.

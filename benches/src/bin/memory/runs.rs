@@ -25,16 +25,20 @@ pub(super) enum Case {
     /// 256 MiB: 10,000 with default receive buffers stall first, then 4 fast ones come: healthy and degraded, the server
     /// on one core and on all.
     StalledFirst,
+    /// One network with 500 fast connections beside ten with one each: healthy and degraded, the server on one core and
+    /// on all.
+    Networks,
     /// 50,000 attempts against 1,000 places.
     Attempts,
 }
 
 impl Case {
-    pub(super) const ALL: [Case; 5] = [
+    pub(super) const ALL: [Case; 6] = [
         Case::Large,
         Case::Small,
         Case::Huge,
         Case::StalledFirst,
+        Case::Networks,
         Case::Attempts,
     ];
 
@@ -44,6 +48,7 @@ impl Case {
             Case::Small => "96",
             Case::Huge => "1024",
             Case::StalledFirst => "stalled-first",
+            Case::Networks => "networks",
             Case::Attempts => "attempts",
         }
     }
@@ -180,6 +185,7 @@ impl Subject<'_> {
                 self.crowd(case.name(), 1024, stalled, &[])
             }
             Case::StalledFirst => self.stalled_first(),
+            Case::Networks => self.networks(),
             Case::Attempts => self.attempts(case.name()),
         }
     }
@@ -358,6 +364,73 @@ impl Subject<'_> {
                 &format!("{state}, {cores}: within {MIB} MiB, all are held"),
                 format!("{:.1} MiB, {held} held", most as f64 / f64::from(1 << 20)),
                 most <= MIB << 20 && held == clients as u64,
+            ));
+        }
+        Ok(verdicts)
+    }
+
+    /// One network with very many fast connections, and ten with one each.
+    fn networks(&self) -> anyhow::Result<Vec<Verdict>> {
+        const MANY: usize = 500;
+        const OTHERS: u8 = 10;
+        let mut verdicts = Vec::new();
+        let subjects = [("healthy", self.healthy), ("degraded", self.stores)];
+        for ((state, stores), core) in subjects
+            .into_iter()
+            .flat_map(|subject| [Some(0), None].map(|core| (subject, core)))
+        {
+            let server = self.serve_on(core, stores, &["--memory", "256MiB"])?;
+            self.fast(&server)?;
+            let group = |network: u8, clients| {
+                let mut group = Group::new(Class::Fast, clients);
+                group.name = format!("network-{network}");
+                group.network = Some(network);
+                group.reading = penstock_load::Reading::Discard;
+                group
+            };
+            let mut groups = vec![group(1, MANY / self.scale)];
+            groups.extend((0..OTHERS).map(|other| group(2 + other, 1)));
+            let mut plan = self.plan(&server, groups);
+            plan.watch = None;
+            plan.duration = self.stretch;
+            // Of each round the least of the ten, as a part of an eleventh.
+            let (mut least, mut median, mut all) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..self.rounds {
+                let report = penstock_load::run(&plan)?;
+                let bytes: Vec<f64> = report
+                    .groups
+                    .iter()
+                    .map(|group| group.body_bytes as f64)
+                    .collect();
+                let sum: f64 = bytes.iter().sum();
+                let parts: Vec<f64> = bytes[1..]
+                    .iter()
+                    .map(|bytes| bytes / sum * f64::from(OTHERS + 1))
+                    .collect();
+                let parts = Summary::of(&parts);
+                least.push(parts.min);
+                median.push(parts.median);
+                all.push(sum / self.stretch.as_secs_f64());
+            }
+            let cores = if core.is_some() {
+                "one core"
+            } else {
+                "all cores"
+            };
+            let [least, median, all] =
+                [least, median, all].map(|values| Summary::of(&values).median);
+            verdicts.push(verdict(
+                &format!(
+                    "{state}, {cores}: beside {} connections of one network each of ten others gets 80% of an eleventh",
+                    MANY / self.scale
+                ),
+                format!(
+                    "{:.0}% the least, {:.0}% half of them, of {:.0} MB/s in all",
+                    least * 100.0,
+                    median * 100.0,
+                    all / 1e6
+                ),
+                least >= 0.8,
             ));
         }
         Ok(verdicts)

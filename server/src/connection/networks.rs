@@ -1,0 +1,520 @@
+//! The networks that clients are in: which of them sends next on a core that is busy, and how much credit each holds.
+//!
+//! Turns go to networks first and then to connections, so that somebody with very many connections gets what a
+//! neighbour with one gets. Each network has a count of the bytes that were sent to it. Of those that have a connection
+//! with room to send, the one with the lowest count is next (start-time fair queueing). A network that was not waiting
+//! for a while is counted as if it had sent nearly as much as the others, so that nobody saves up turns.
+//!
+//! A core that sends to one network only, or that has nobody waiting, asks for nothing: a turn is had at once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::future::poll_fn;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::io::Io;
+use crate::memory::limits::{NETWORK_BYTES, NETWORKS_MAX, PIECE_BYTES_MAX};
+
+/// The network of a client: an IPv4 /24, or an IPv6 /48, which is what a site is given (RFC 6177). Its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network(u64);
+
+impl From<IpAddr> for Network {
+    fn from(address: IpAddr) -> Network {
+        /// Beyond the 48 bits of any IPv6 prefix.
+        const V4: u64 = 1 << 48;
+        Network(match address.to_canonical() {
+            IpAddr::V4(address) => V4 | u64::from(address.to_bits() >> 8),
+            IpAddr::V6(address) => (address.to_bits() >> 80) as u64,
+        })
+    }
+}
+
+/// How far a network may be behind the one that was served last: one piece, so that it is next, but not for long.
+const BEHIND_MAX: u64 = PIECE_BYTES_MAX as u64;
+
+/// The networks of one core's clients. Beyond so many, some share an entry.
+pub struct Networks {
+    table: RefCell<Table>,
+    /// Entries with connections in the middle of a response.
+    sending: Cell<usize>,
+    /// Wakes the task that gives turns.
+    dispatcher: Cell<Option<Waker>>,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: Vec<Entry>,
+    /// Those without members.
+    unused: Vec<EntryId>,
+    of: HashMap<Network, EntryId>,
+    /// Entries with connections that wait, by what was sent to them.
+    waiting: BTreeSet<(u64, EntryId)>,
+    /// The count of the entry that was served last.
+    now: u64,
+}
+
+/// The index of an entry.
+type EntryId = u32;
+
+struct Entry {
+    network: Network,
+    members: u32,
+    sending: u32,
+    /// Bytes of credit that its connections have borrowed.
+    lent: u64,
+    /// Bytes that were sent to it while others wanted to send too.
+    served: u64,
+    queue: VecDeque<Rc<Waiter>>,
+}
+
+// An entry; its slot in the map, which has 16/7 as many at most, with its tag; its place among those that wait, in nodes
+// that are half full; its number among the unused. Queues are of connections, which pay for them.
+const _: () = assert!(
+    size_of::<Entry>()
+        + (size_of::<(Network, EntryId)>() + 1) * 16 / 7
+        + 2 * size_of::<(u64, EntryId)>()
+        + 2 * size_of::<EntryId>()
+        <= NETWORK_BYTES
+);
+
+/// A connection that waits for its turn.
+#[derive(Default)]
+struct Waiter {
+    /// Bytes that it is to send.
+    bytes: Cell<u64>,
+    is_granted: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Networks {
+    /// None yet.
+    pub fn new() -> Rc<Networks> {
+        Rc::new(Networks {
+            table: RefCell::default(),
+            sending: Cell::new(0),
+            dispatcher: Cell::new(None),
+        })
+    }
+
+    /// Whether there is a choice at all.
+    fn are_several(&self) -> bool {
+        self.sending.get() > 1
+    }
+
+    /// Waits for the turn to send about so many bytes; `None` if there was nothing to wait for.
+    pub async fn turn<'a>(&'a self, member: &'a Member, bytes: u64) -> Option<Charge<'a>> {
+        if !self.are_several() {
+            return None;
+        }
+        let waiter = &member.waiter;
+        waiter.bytes.set(bytes);
+        waiter.is_granted.set(false);
+        let entry = member.entry.get();
+        self.table.borrow_mut().enqueue(entry, Rc::clone(waiter));
+        if let Some(dispatcher) = self.dispatcher.take() {
+            dispatcher.wake();
+        }
+        poll_fn(|context| match waiter.is_granted.get() {
+            true => Poll::Ready(()),
+            false => {
+                waiter.waker.set(Some(context.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await;
+        Some(Charge {
+            networks: self,
+            entry,
+            bytes,
+            sent: 0,
+        })
+    }
+
+    /// Gives turns for as long as the core runs: about a piece's worth, then whoever became ready meanwhile is heard.
+    pub async fn give_turns(&self, io: &Io) {
+        loop {
+            poll_fn(|context| match self.table.borrow().waiting.is_empty() {
+                false => Poll::Ready(()),
+                true => {
+                    self.dispatcher.set(Some(context.waker().clone()));
+                    Poll::Pending
+                }
+            })
+            .await;
+            let mut given = 0;
+            while given < PIECE_BYTES_MAX as u64 {
+                let Some(waiter) = self.table.borrow_mut().next() else {
+                    break;
+                };
+                given += waiter.bytes.get();
+                waiter.is_granted.set(true);
+                if let Some(waker) = waiter.waker.take() {
+                    waker.wake();
+                }
+            }
+            io.yield_now().await;
+        }
+    }
+
+    /// Joins a client to its network.
+    pub fn join(self: &Rc<Self>, address: IpAddr) -> Member {
+        Member {
+            entry: Cell::new(self.table.borrow_mut().join(address.into())),
+            networks: Rc::clone(self),
+            is_sending: Cell::new(false),
+            lent: Cell::new(0),
+            waiter: Rc::default(),
+        }
+    }
+
+    fn leave(&self, entry: EntryId) {
+        self.table.borrow_mut().leave(entry);
+    }
+
+    /// Notes that one of an entry's connections begins or ends a response.
+    fn note_sending(&self, entry: EntryId, begins: bool) {
+        let mut table = self.table.borrow_mut();
+        let sending = &mut table.entry(entry).sending;
+        let before = usize::from(*sending > 0);
+        *sending = if begins { *sending + 1 } else { *sending - 1 };
+        let after = usize::from(*sending > 0);
+        self.sending.set(self.sending.get() + after - before);
+    }
+}
+
+impl Table {
+    fn entry(&mut self, at: EntryId) -> &mut Entry {
+        &mut self.entries[at as usize]
+    }
+
+    fn join(&mut self, network: Network) -> EntryId {
+        if let Some(&at) = self.of.get(&network) {
+            self.entry(at).members += 1;
+            return at;
+        }
+        let entry = Entry {
+            network,
+            members: 1,
+            sending: 0,
+            lent: 0,
+            served: 0,
+            queue: VecDeque::new(),
+        };
+        let at = match self.unused.pop() {
+            Some(at) => {
+                *self.entry(at) = entry;
+                at
+            }
+            None if self.entries.len() < NETWORKS_MAX => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as EntryId
+            }
+            // Every entry is used: it shares one, which nobody can choose.
+            None => {
+                let at = (self.of.hasher().hash_one(network) % NETWORKS_MAX as u64) as EntryId;
+                self.entry(at).members += 1;
+                return at;
+            }
+        };
+        self.of.insert(network, at);
+        at
+    }
+
+    fn leave(&mut self, at: EntryId) {
+        let entry = &mut self.entries[at as usize];
+        entry.members -= 1;
+        if entry.members == 0 {
+            self.of.remove(&entry.network);
+            self.waiting.remove(&(entry.served, at));
+            entry.queue = VecDeque::new();
+            self.unused.push(at);
+        }
+    }
+
+    fn enqueue(&mut self, at: EntryId, waiter: Rc<Waiter>) {
+        let entry = &mut self.entries[at as usize];
+        if entry.queue.is_empty() {
+            entry.served = entry.served.max(self.now.saturating_sub(BEHIND_MAX));
+            self.waiting.insert((entry.served, at));
+        }
+        entry.queue.push_back(waiter);
+    }
+
+    /// Whose turn it is. Its network is charged with what it is to send.
+    fn next(&mut self) -> Option<Rc<Waiter>> {
+        let (served, at) = self.waiting.pop_first()?;
+        self.now = self.now.max(served);
+        let entry = &mut self.entries[at as usize];
+        let waiter = entry.queue.pop_front()?;
+        entry.served = served.saturating_add(waiter.bytes.get());
+        if !entry.queue.is_empty() {
+            self.waiting.insert((entry.served, at));
+        }
+        Some(waiter)
+    }
+
+    /// Charges an entry with what was sent in place of what was to be.
+    fn settle(&mut self, at: EntryId, charged: u64, sent: u64) {
+        let entry = &mut self.entries[at as usize];
+        let is_waiting = self.waiting.remove(&(entry.served, at));
+        entry.served = entry.served.saturating_sub(charged).saturating_add(sent);
+        if is_waiting {
+            self.waiting.insert((entry.served, at));
+        }
+    }
+}
+
+/// What a network was charged with for a turn. Dropped, it is what was sent.
+pub struct Charge<'a> {
+    networks: &'a Networks,
+    entry: EntryId,
+    bytes: u64,
+    sent: u64,
+}
+
+impl Charge<'_> {
+    /// So many bytes were sent.
+    pub fn sent(mut self, bytes: u64) {
+        self.sent = bytes;
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        let mut table = self.networks.table.borrow_mut();
+        table.settle(self.entry, self.bytes, self.sent);
+    }
+}
+
+/// A connection's membership in its network.
+pub struct Member {
+    networks: Rc<Networks>,
+    entry: Cell<EntryId>,
+    is_sending: Cell<bool>,
+    /// Bytes of credit that it has borrowed.
+    lent: Cell<u64>,
+    waiter: Rc<Waiter>,
+}
+
+impl Member {
+    /// The client turns out to be at another address. Not to be called while it waits for a turn.
+    pub fn move_to(&self, address: IpAddr) {
+        let (is_sending, lent) = (self.is_sending.get(), self.lent.get());
+        self.set_sending(false);
+        self.set_lent(0);
+        let before = self.entry.get();
+        let entry = self.networks.table.borrow_mut().join(address.into());
+        self.entry.set(entry);
+        self.networks.leave(before);
+        self.set_sending(is_sending);
+        self.set_lent(lent);
+    }
+
+    /// Notes whether the connection is in the middle of a response.
+    pub fn set_sending(&self, is_sending: bool) {
+        if self.is_sending.replace(is_sending) != is_sending {
+            self.networks.note_sending(self.entry.get(), is_sending);
+        }
+    }
+
+    /// Notes what the connection has borrowed.
+    pub fn set_lent(&self, bytes: u64) {
+        let before = self.lent.replace(bytes);
+        let mut table = self.networks.table.borrow_mut();
+        let entry = table.entry(self.entry.get());
+        entry.lent = entry.lent + bytes - before;
+    }
+
+    /// Whether the network's loans are within what is fair, with so many bytes `more` and so many `free` in all: where
+    /// other networks send too, none borrows more than it leaves for them.
+    pub fn may_borrow(&self, more: u64, free: u64) -> bool {
+        let lent = || self.networks.table.borrow().entries[self.entry.get() as usize].lent;
+        !self.networks.are_several() || lent().saturating_add(more) <= free.saturating_sub(more)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.set_sending(false);
+        self.set_lent(0);
+        self.networks.leave(self.entry.get());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+
+    fn address(network: u32, host: u32) -> IpAddr {
+        Ipv4Addr::from_bits(0x0a00_0000 | network << 8 | host).into()
+    }
+
+    #[test]
+    fn networks_are_24_and_48_bits() {
+        let same = |a: &str, b: &str| {
+            Network::from(a.parse::<IpAddr>().unwrap())
+                == Network::from(b.parse::<IpAddr>().unwrap())
+        };
+        assert!(same("192.0.2.1", "192.0.2.255") && !same("192.0.2.1", "192.0.3.1"));
+        assert!(same("::ffff:192.0.2.9", "192.0.2.1"));
+        assert!(same("2001:db8:1::1", "2001:db8:1:ffff::2"));
+        assert!(!same("2001:db8:1::1", "2001:db8:2::1"));
+    }
+
+    /// Sends pieces of these sizes for connections that are always ready, and says what each network got.
+    fn served(connections: &[usize], bytes: impl Fn(usize) -> u64, turns: usize) -> Vec<u64> {
+        let networks = Networks::new();
+        let mut sent = vec![0; connections.len()];
+        let members: Vec<Vec<Member>> = (0..connections.len())
+            .map(|network| {
+                (0..connections[network])
+                    .map(|host| networks.join(address(network as u32, host as u32 % 256)))
+                    .collect()
+            })
+            .collect();
+        let ready = |member: &Member, network| {
+            member.waiter.bytes.set(bytes(network));
+            let mut table = networks.table.borrow_mut();
+            table.enqueue(member.entry.get(), Rc::clone(&member.waiter));
+        };
+        for (network, members) in members.iter().enumerate() {
+            members.iter().for_each(|member| ready(member, network));
+        }
+        for _ in 0..turns {
+            let waiter = networks.table.borrow_mut().next().unwrap();
+            let network = members
+                .iter()
+                .position(|all| all.iter().any(|one| Rc::ptr_eq(&one.waiter, &waiter)))
+                .unwrap();
+            let member = members[network]
+                .iter()
+                .find(|one| Rc::ptr_eq(&one.waiter, &waiter))
+                .unwrap();
+            sent[network] += waiter.bytes.get();
+            ready(member, network);
+        }
+        sent
+    }
+
+    #[test]
+    fn five_hundred_connections_get_what_one_gets() {
+        let mut connections = [1; 11];
+        connections[0] = 500;
+        let sent = served(&connections, |_| 100_000, 11_000);
+        let fair = sent.iter().sum::<u64>() / 11;
+        assert!(
+            sent.iter().all(|&got| got.abs_diff(fair) <= 200_000),
+            "{sent:?}"
+        );
+        // With a small send buffer a network takes more turns.
+        let sent = served(
+            &connections,
+            |network| if network == 3 { 8_000 } else { 200_000 },
+            50_000,
+        );
+        let fair = sent.iter().sum::<u64>() / 11;
+        assert!(
+            sent.iter().all(|&got| got.abs_diff(fair) <= 400_000),
+            "{sent:?}"
+        );
+    }
+
+    #[test]
+    fn nobody_saves_up_turns() {
+        let networks = Networks::new();
+        let [busy, late] = [1, 2].map(|network| networks.join(address(network, 1)));
+        let ready = |member: &Member, bytes| {
+            member.waiter.bytes.set(bytes);
+            let mut table = networks.table.borrow_mut();
+            table.enqueue(member.entry.get(), Rc::clone(&member.waiter));
+        };
+        let next = || networks.table.borrow_mut().next().unwrap();
+        for _ in 0..1000 {
+            ready(&busy, BEHIND_MAX);
+            next();
+        }
+        // The late one comes first, for about one piece, and then in turn.
+        let mut turns = Vec::new();
+        ready(&busy, BEHIND_MAX);
+        ready(&late, BEHIND_MAX);
+        for _ in 0..20 {
+            let is_late = Rc::ptr_eq(&next(), &late.waiter);
+            turns.push(is_late);
+            ready(if is_late { &late } else { &busy }, BEHIND_MAX);
+        }
+        assert!(turns[0]);
+        let count = turns.iter().filter(|late| **late).count();
+        assert!((10..=12).contains(&count), "{turns:?}");
+    }
+
+    #[test]
+    fn what_was_not_sent_is_not_charged() {
+        let networks = Networks::new();
+        let member = networks.join(address(1, 1));
+        let mut table = networks.table.borrow_mut();
+        member.waiter.bytes.set(1000);
+        table.enqueue(0, Rc::clone(&member.waiter));
+        table.next().unwrap();
+        assert_eq!(table.entries[0].served, 1000);
+        table.enqueue(0, Rc::clone(&member.waiter));
+        table.settle(0, 1000, 300);
+        assert_eq!(table.entries[0].served, 300);
+        assert_eq!(table.waiting.first(), Some(&(300, 0)));
+    }
+
+    #[test]
+    fn a_network_borrows_no_more_than_it_leaves_for_others() {
+        let networks = Networks::new();
+        let [one, other] = [1, 2].map(|network| networks.join(address(network, 1)));
+        one.set_sending(true);
+        one.set_lent(600);
+        assert!(one.may_borrow(1000, 1000), "alone it has all");
+        other.set_sending(true);
+        assert!(!one.may_borrow(0, 500) && one.may_borrow(0, 600));
+        assert!(other.may_borrow(200, 400) && !other.may_borrow(201, 400));
+        other.move_to(address(1, 7));
+        assert!(one.may_borrow(1000, 1000), "the same network now");
+        other.move_to(address(3, 7));
+        assert!(!one.may_borrow(1000, 1000));
+        drop(other);
+        assert!(one.may_borrow(1000, 1000));
+    }
+
+    proptest! {
+        /// Whoever comes and goes: the table is bounded and its counts are right, and in the end nothing is left.
+        #[test]
+        fn members_come_and_go(
+            steps in prop::collection::vec((0u32..3 * NETWORKS_MAX as u32, 0usize..2000, any::<bool>()), 1..3000),
+        ) {
+            let networks = Networks::new();
+            let mut members = Vec::new();
+            for (network, leaves, sends) in steps {
+                if leaves < members.len() {
+                    drop(members.swap_remove(leaves));
+                }
+                let member = networks.join(address(network, 1));
+                member.set_sending(sends);
+                member.set_lent(u64::from(network));
+                members.push(member);
+            }
+            {
+                let table = networks.table.borrow();
+                prop_assert!(table.entries.len() <= NETWORKS_MAX);
+                let count: u32 = table.entries.iter().map(|entry| entry.members).sum();
+                prop_assert_eq!(count as usize, members.len());
+                let sending = table.entries.iter().filter(|entry| entry.sending > 0);
+                prop_assert_eq!(sending.count(), networks.sending.get());
+            }
+            drop(members);
+            let table = networks.table.borrow();
+            prop_assert!(table.of.is_empty() && networks.sending.get() == 0);
+            prop_assert_eq!(table.unused.len(), table.entries.len());
+        }
+    }
+}
