@@ -12,6 +12,7 @@ use common::{Backend, Client, Noise, Response, Server, Stores, get, penstock, pr
 use sha2::{Digest as _, Sha256};
 
 on_both_backends! {
+    keys_are_changed_without_a_restart
     a_link_opens_one_object_for_a_while
     without_a_signature_nothing_is_answered_if_one_is_required
     a_wrong_signature_is_refused_where_none_is_needed
@@ -495,6 +496,41 @@ fn what_is_not_reading_is_refused_in_the_form_of_s3(io: Backend) {
     );
 }
 
+fn keys_are_changed_without_a_restart(io: Backend) {
+    let stores = stores();
+    let server = serve(&stores, io, &["--require-signature"]);
+    let path = stores.file("keys.toml");
+    let get = |id: &str| get_signed(&server, id, SECRET, "/other", "").status();
+    assert_eq!((get(ID), get("LATER")), (200, 403));
+    let both = format!(
+        "[[key]]\nid = \"{ID}\"\nsecret = \"{SECRET}\"\n[[key]]\nid = \"LATER\"\nsecret = \"{SECRET}\"\n"
+    );
+    fs::write(&path, both).unwrap();
+    server.signal("HUP");
+    common::wait_until(|| match get("LATER") {
+        200 => Ok(()),
+        status => Err(format!("{status}")),
+    });
+    assert_eq!(get(ID), 200);
+    // What can't be read changes nothing.
+    fs::write(&path, "[[key]]\n").unwrap();
+    server.signal("HUP");
+    server.wait_for_log("the new configuration is not used");
+    assert_eq!((get(ID), get("LATER")), (200, 200));
+    fs::write(
+        &path,
+        format!("[[key]]\nid = \"LATER\"\nsecret = \"{SECRET}\"\n"),
+    )
+    .unwrap();
+    server.signal("HUP");
+    common::wait_until(|| match get(ID) {
+        403 => Ok(()),
+        status => Err(format!("{status}")),
+    });
+    assert_eq!(get("LATER"), 200);
+    assert!(!server.log().contains(SECRET), "{}", server.log());
+}
+
 /// A client of S3, with nothing of the machine's configuration of it.
 fn s3_client(name: &str, server: &Server) -> Option<Command> {
     let mut command = program(name)?;
@@ -519,6 +555,25 @@ fn s3_client(name: &str, server: &Server) -> Option<Command> {
     }
     Some(command)
 }
+
+/// Lists in pages, reads, is refused, and follows a link that it signed.
+const BOTO3: &str = r#"
+import os, urllib.request
+import boto3, botocore.exceptions
+from botocore.config import Config
+client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], config=Config(signature_version="s3v4"))
+pages = client.get_paginator("list_objects_v2").paginate(Bucket="media", Delimiter="/", Prefix="dir/", PaginationConfig={"PageSize": 2})
+count = sum(len(page.get("Contents", [])) + len(page.get("CommonPrefixes", [])) for page in pages)
+pages = client.get_paginator("list_objects").paginate(Bucket="media", Prefix="z")
+count += sum(len(page["Contents"]) for page in pages)
+text = client.get_object(Bucket="media", Key="dir/1")["Body"].read().decode()
+try:
+    client.head_object(Bucket="media", Key="nothing")
+except botocore.exceptions.ClientError as error:
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+link = client.generate_presigned_url("get_object", Params={"Bucket": "media", "Key": "z"}, ExpiresIn=600)
+print(count, text, status, urllib.request.build_opener(urllib.request.ProxyHandler({})).open(link).read().decode())
+"#;
 
 fn real_clients(io: Backend) {
     let stores = stores();
@@ -552,6 +607,21 @@ fn real_clients(io: Backend) {
             .args(["cp", "s3://media/*"])
             .arg(format!("{}/", dir.display())));
         check(&dir);
+    }
+    if let Some(mut python) = s3_client("python3", &server) {
+        let has = |module: &str| {
+            let import = Command::new("python3")
+                .args(["-c", &format!("import {module}")])
+                .output();
+            import.is_ok_and(|output| output.status.success())
+        };
+        match has("boto3") {
+            true => assert_eq!(
+                run(python.args(["-c", BOTO3])).trim(),
+                "5 media/dir/1 404 media/z"
+            ),
+            false => common::skip("boto3 is not installed"),
+        }
     }
     if let Some(mut curl) = program("curl") {
         let sign = [

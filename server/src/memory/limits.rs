@@ -405,6 +405,8 @@ pub const BUCKETS_MAX: usize = 100;
 pub const LISTING_BATCH: usize = 16;
 /// The most memory that the keys of a listing take, claimed from the credit: some hundred thousand.
 pub const LISTING_WINDOW_BYTES_MOST: u64 = 32 << 20;
+/// So much of it may be half of what is free: the keys of twenty thousand objects.
+pub const LISTING_WINDOW_BYTES_USUAL: u64 = 4 << 20;
 /// With less there is no listing: some hundred of the longest keys.
 pub const LISTING_WINDOW_BYTES_LEAST: u64 = 256 << 10;
 /// The most memory of one page, claimed from the credit: a thousand keys of usual lengths.

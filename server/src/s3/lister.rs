@@ -22,7 +22,7 @@ use crate::config::bucket::Bucket;
 use crate::memory::budget::{Allowance, Budget, Claim};
 use crate::memory::limits::{
     LISTING_IDLE, LISTING_PAGE_BYTES, LISTING_PATIENCE, LISTING_WAITING_MAX,
-    LISTING_WINDOW_BYTES_LEAST, LISTING_WINDOW_BYTES_MOST,
+    LISTING_WINDOW_BYTES_LEAST, LISTING_WINDOW_BYTES_MOST, LISTING_WINDOW_BYTES_USUAL,
 };
 use crate::stores::Stores;
 
@@ -249,18 +249,23 @@ impl Answering {
 
     /// Claims memory for a window: the most that may be had. What the last one holds gives way if there is hardly any.
     fn claim(&mut self) -> Option<Claim> {
-        for allowance in [Allowance::Eighth, Allowance::Half] {
-            let mut claim = Claim::empty(&self.budget);
-            let mut bytes = LISTING_WINDOW_BYTES_MOST;
-            while bytes >= LISTING_WINDOW_BYTES_LEAST {
-                if claim.resize(bytes, allowance) {
-                    return Some(claim);
-                }
-                bytes /= 2;
+        let mut bytes = LISTING_WINDOW_BYTES_MOST;
+        let mut claim = Claim::empty(&self.budget);
+        loop {
+            // A small one is worth much of what there is: with less, more walks are needed for the same keys.
+            let allowance = match bytes {
+                0..=LISTING_WINDOW_BYTES_USUAL => Allowance::Half,
+                _ => Allowance::Eighth,
+            };
+            if claim.resize(bytes, allowance) {
+                return Some(claim);
             }
-            self.window = None;
+            bytes = bytes / 4 * 3;
+            if bytes < LISTING_WINDOW_BYTES_LEAST {
+                self.window.take()?;
+                bytes = LISTING_WINDOW_BYTES_MOST;
+            }
         }
-        None
     }
 
     fn walked(&mut self, result: Result<Held, WalkError>) {

@@ -45,11 +45,12 @@ pub fn page(window: &Window, bucket: &Bucket, query: &ListQuery, bytes_max: usiz
     let start = start(bucket, query, &prefix);
     let mut items: Vec<Item<'_>> = Vec::new();
     let mut next = None;
+    let room_all = bytes_max.saturating_sub(DOCUMENT_BYTES + REPEATED_BYTES);
+    let mut room = room_all;
     if query.max_keys > 0 {
         if !window.covers(start.position()) {
             return Outcome::Beyond(start.position().to_owned());
         }
-        let mut room = bytes_max.saturating_sub(DOCUMENT_BYTES + REPEATED_BYTES);
         match collect(
             window, bucket, query, &prefix, &start, &mut room, &mut items,
         ) {
@@ -59,7 +60,9 @@ pub fn page(window: &Window, bucket: &Bucket, query: &ListQuery, bytes_max: usiz
             End::Cut => next = items.last().map(|item| item.name.clone().into_owned()),
         }
     }
-    Outcome::Page(document(bucket, query, &items, next.as_deref()))
+    // All of it at once: one that grows would take twice its length, and more while it does.
+    let bytes = bytes_max.saturating_sub(room_all) + (room_all - room);
+    Outcome::Page(document(bucket, query, &items, next.as_deref(), bytes))
 }
 
 /// The place behind which a page begins.
@@ -182,10 +185,16 @@ fn encoded(text: &str, url: bool) -> Cow<'_, str> {
     }
 }
 
-fn document(bucket: &Bucket, query: &ListQuery, items: &[Item<'_>], next: Option<&str>) -> Vec<u8> {
+fn document(
+    bucket: &Bucket,
+    query: &ListQuery,
+    items: &[Item<'_>],
+    next: Option<&str>,
+    bytes: usize,
+) -> Vec<u8> {
     const ROOT: &str = "ListBucketResult";
     let shown = |text: &str| encoded(text, query.url).into_owned();
-    let mut document = Document::new(ROOT, true);
+    let mut document = Document::new(ROOT, true, bytes);
     document.text("Name", &bucket.name);
     document.text("Prefix", &shown(&query.prefix));
     if query.v2 {
@@ -379,7 +388,7 @@ mod tests {
             else {
                 panic!()
             };
-            assert!(bytes.len() <= PAGE_BYTES_LEAST, "{}", bytes.len());
+            assert!(bytes.capacity() <= PAGE_BYTES_LEAST, "{}", bytes.capacity());
             let text = String::from_utf8(bytes).unwrap().replace("&amp;", "&");
             seen += values(&text, "Key").len();
             match values(&text, "NextMarker").pop() {

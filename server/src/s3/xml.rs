@@ -17,9 +17,9 @@ const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 pub(super) struct Document(Writer<Vec<u8>>);
 
 impl Document {
-    /// Begins a document with this root.
-    pub(super) fn new(root: &str, with_namespace: bool) -> Document {
-        let mut bytes = Vec::with_capacity(512);
+    /// Begins a document with this root, and room for so many bytes.
+    pub(super) fn new(root: &str, with_namespace: bool, bytes_expected: usize) -> Document {
+        let mut bytes = Vec::with_capacity(bytes_expected);
         let _ = writeln!(bytes, r#"<?xml version="1.0" encoding="UTF-8"?>"#);
         let mut writer = Writer::new(bytes);
         let mut start = BytesStart::new(root);
@@ -63,13 +63,15 @@ impl Document {
     /// Ends the document.
     pub(super) fn finish(mut self, root: &str) -> Vec<u8> {
         self.close(root);
-        self.0.into_inner()
+        let mut bytes = self.0.into_inner();
+        bytes.shrink_to_fit();
+        bytes
     }
 }
 
 /// The document of an error, about the resource with this path.
 pub fn error(error: &Error, resource: &str) -> Vec<u8> {
-    let mut document = Document::new("Error", false);
+    let mut document = Document::new("Error", false, 512);
     document.text("Code", error.code.name());
     document.text("Message", &error.message);
     if let Some(region) = &error.region {
@@ -82,7 +84,7 @@ pub fn error(error: &Error, resource: &str) -> Vec<u8> {
 /// The answer to ListBuckets. A bucket is a name that the operator gave, and was made at no time in particular.
 pub fn buckets<'a>(buckets: impl Iterator<Item = &'a Bucket>) -> Vec<u8> {
     const ROOT: &str = "ListAllMyBucketsResult";
-    let mut document = Document::new(ROOT, true);
+    let mut document = Document::new(ROOT, true, 4096);
     document.open("Owner").text("ID", "penstock");
     document.text("DisplayName", "penstock").close("Owner");
     document.open("Buckets");
@@ -98,7 +100,7 @@ pub fn buckets<'a>(buckets: impl Iterator<Item = &'a Bucket>) -> Vec<u8> {
 /// The answer to GetBucketLocation. The first of all regions has no name there.
 pub fn location(region: &str) -> Vec<u8> {
     const ROOT: &str = "LocationConstraint";
-    let mut document = Document::new(ROOT, true);
+    let mut document = Document::new(ROOT, true, 512);
     if region != super::buckets::REGION_DEFAULT {
         let _ = document.put(region);
     }
