@@ -467,6 +467,13 @@ fn objects_of_a_bucket(io: Backend) {
     expect_error(&behind, 416, "InvalidRange");
     let other = client.request("GET", "/old/big", &["If-Match: \"x\""]);
     expect_error(&other, 412, "PreconditionFailed");
+    // What a signed request says of its response, and only a signed one.
+    let query = "response-cache-control=no-store&response-content-type=a%2Fb";
+    let said = get_signed(&server, ID, SECRET, "/old/big", query);
+    assert_eq!(said.field("Content-Type"), Some("a/b"));
+    assert_eq!(said.field("Cache-Control"), Some("no-store"));
+    let unsigned = client.request("GET", &format!("/old/big?{query}"), &[]);
+    expect_error(&unsigned, 400, "InvalidRequest");
     // Outside of the buckets nothing has changed.
     let answer = client.request("GET", "/nothing", &[]);
     assert_eq!(answer.text(), "404 Not Found: no such object\n");

@@ -6,6 +6,7 @@ use super::core::Core;
 use crate::http::parse::Request;
 use crate::http::site::Site;
 use crate::s3::error::{Code, Error};
+use crate::s3::overrides::Overrides;
 use crate::s3::sigv4::{self, Signature};
 
 /// What a request may do.
@@ -30,6 +31,25 @@ impl Grant {
     pub fn opens_some(&self, begin: &str) -> bool {
         let prefix = self.prefix.as_deref();
         self.opens(begin) || prefix.is_some_and(|prefix| prefix.starts_with(begin))
+    }
+}
+
+/// What a signed request says of its response; only a signed one may.
+///
+/// # Errors
+/// If it is not as it should be.
+pub fn overrides(request: &Request, site: &Site) -> Result<Option<Overrides>, Error> {
+    match request.signed {
+        Some(_) => Overrides::read(&request.query),
+        // For others than S3's clients the parameters of a query mean nothing.
+        None if !site.is_s3(request) => Ok(None),
+        None => match Overrides::read(&request.query)? {
+            None => Ok(None),
+            Some(_) => Err(Error::new(
+                Code::InvalidRequest,
+                "response- parameters are for signed requests only",
+            )),
+        },
     }
 }
 

@@ -19,12 +19,22 @@ use crate::objects::lines::Lines;
 use crate::s3;
 use crate::s3::buckets::Operation;
 use crate::s3::error::Code;
+use crate::s3::overrides::Overrides;
 use crate::s3::xml;
 
 /// What a response's head says of a resource.
 pub enum Description {
     /// An object's own.
     Object(Rc<Object>),
+    /// An object's own, but for what the request says.
+    Overridden {
+        /// The object.
+        object: Rc<Object>,
+        /// What the request says.
+        overrides: Overrides,
+        /// The fields of the content.
+        content_fields: String,
+    },
     /// Of what a cap stands for, as this request names it.
     Named {
         /// Bytes.
@@ -89,7 +99,7 @@ pub async fn open(core: &Core, request: &Request, context: &Context) -> Result<O
     let grant = access::check(core, request, site, matches!(route, Route::Cap { .. }))?;
     match route {
         Route::Key(key) if !grant.opens(&key) => Err(access::NOT_OPENED.into()),
-        Route::Key(key) => match open_object(core, &key, context).await {
+        Route::Key(key) => match open_object(core, &key, request, context).await {
             // Signed in its fields, it is a request of S3's, and whoever made it took this for a bucket.
             Err(Refused::Answer((Status::NotFound, _)))
                 if grant.of_client && !site.buckets.all().is_empty() =>
@@ -106,7 +116,13 @@ pub async fn open(core: &Core, request: &Request, context: &Context) -> Result<O
     }
 }
 
-async fn open_object(core: &Core, key: &str, context: &Context) -> Result<Opened, Refused> {
+async fn open_object(
+    core: &Core,
+    key: &str,
+    request: &Request,
+    context: &Context,
+) -> Result<Opened, Refused> {
+    let overrides = access::overrides(request, &context.site)?;
     let opened = core
         .sources
         .resources
@@ -114,7 +130,14 @@ async fn open_object(core: &Core, key: &str, context: &Context) -> Result<Opened
         .open(key, context.now)
         .await;
     let object = opened.map_err(|error| answers::for_lookup(&error))?;
-    let description = Description::Object(Rc::clone(&object));
+    let description = match overrides {
+        None => Description::Object(Rc::clone(&object)),
+        Some(overrides) => Description::Overridden {
+            object: Rc::clone(&object),
+            content_fields: overrides.replace(object.lines().fields()),
+            overrides,
+        },
+    };
     Ok(Opened::Object(
         description,
         Body::new(Resource::Object(object)),
@@ -132,7 +155,7 @@ async fn open_s3(core: &Core, request: &Request, context: &Context) -> Result<Op
     let refused = || Refused::S3(access::NOT_OPENED);
     let document = match operation.ok_or_else(refused)?? {
         Operation::Object(key) if !grant.opens(&key) => return Err(refused()),
-        Operation::Object(key) => return open_object(core, &key, context).await,
+        Operation::Object(key) => return open_object(core, &key, request, context).await,
         Operation::ListBuckets => {
             let all = site.buckets.all().iter();
             xml::buckets(all.filter(|bucket| grant.opens_some(&bucket.prefix)))
@@ -202,36 +225,53 @@ async fn open_cap(
 impl Representation for Description {
     fn size(&self) -> u64 {
         match self {
-            Description::Object(object) => object.geometry().size(),
+            Description::Object(object) | Description::Overridden { object, .. } => {
+                object.geometry().size()
+            }
             Description::Named { size, .. } => *size,
         }
     }
     fn etag(&self) -> &str {
         match self {
-            Description::Object(object) => object.etag(),
+            Description::Object(object) | Description::Overridden { object, .. } => object.etag(),
             Description::Named { etag, .. } => etag,
         }
     }
     fn content_type(&self) -> &str {
         match self {
-            Description::Object(object) => &object.header().content_type,
+            Description::Overridden {
+                overrides:
+                    Overrides {
+                        content_type: Some(content_type),
+                        ..
+                    },
+                ..
+            } => content_type,
+            Description::Object(object) | Description::Overridden { object, .. } => {
+                &object.header().content_type
+            }
             Description::Named { content_type, .. } => content_type,
         }
     }
     fn modified(&self) -> Option<u64> {
         match self {
-            Description::Object(object) => Some(object.header().created),
+            Description::Object(object) | Description::Overridden { object, .. } => {
+                Some(object.header().created)
+            }
             Description::Named { .. } => None,
         }
     }
     fn fields(&self) -> &str {
         match self {
-            Description::Object(_) => "",
+            Description::Object(_) | Description::Overridden { .. } => "",
             Description::Named { fields, .. } => fields,
         }
     }
     fn content_fields(&self) -> &str {
-        self.lines().map_or("", Lines::fields)
+        match self {
+            Description::Overridden { content_fields, .. } => content_fields,
+            _ => self.lines().map_or("", Lines::fields),
+        }
     }
     fn digest(&self) -> &str {
         self.lines().map_or("", Lines::digest)
@@ -240,11 +280,17 @@ impl Representation for Description {
         self.lines().map_or("", Lines::checksum)
     }
     fn cache_control(&self) -> Option<&str> {
-        self.lines().and_then(Lines::cache_control)
+        let own = self.lines().and_then(Lines::cache_control);
+        match self {
+            Description::Overridden { overrides, .. } => overrides.cache_control.as_deref().or(own),
+            _ => own,
+        }
     }
     fn expires(&self) -> Option<u64> {
         match self {
-            Description::Object(object) => object.header().metadata.expires.map(NonZeroU64::get),
+            Description::Object(object) | Description::Overridden { object, .. } => {
+                object.header().metadata.expires.map(NonZeroU64::get)
+            }
             Description::Named { .. } => None,
         }
     }
@@ -254,7 +300,9 @@ impl Description {
     /// The lines of an object. Of what a cap stands for, no digest is known: its hashes are those of ciphertext.
     fn lines(&self) -> Option<&Lines> {
         match self {
-            Description::Object(object) => Some(object.lines()),
+            Description::Object(object) | Description::Overridden { object, .. } => {
+                Some(object.lines())
+            }
             Description::Named { .. } => None,
         }
     }

@@ -7,6 +7,7 @@ pub mod buckets;
 pub mod error;
 pub mod keys;
 pub mod lister;
+pub mod overrides;
 pub mod page;
 pub mod sigv4;
 mod walk;
