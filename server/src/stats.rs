@@ -98,6 +98,8 @@ macro_rules! scalars {
             pub connections: [Cell; Phase::ALL.len()],
             /// Finished responses, in the order of [`STATUS_CODES`].
             pub responses: [Cell; STATUS_CODES.len()],
+            /// Grows at every tick, which shows that the core lives.
+            pub heartbeat: Cell,
             $(#[doc = $help] pub $name: Cell,)*
         }
 

@@ -28,6 +28,8 @@ const TOKEN: &str = "0123456789abcdef";
 
 /// A file of all options, each with a value that is not its default.
 fn config(stores: &Stores, io: Backend) -> String {
+    // Nobody is there to take over from.
+    let hand_over = stores.file("hand-over");
     let token = stores.file("token");
     fs::write(&token, TOKEN).unwrap();
     let paths: Vec<String> = stores
@@ -68,6 +70,8 @@ fn config(stores: &Stores, io: Backend) -> String {
          send_timeout = \"8m\"\n\
          drain_delay = \"1s\"\n\
          drain_timeout = \"9s\"\n\
+         hand_over = {hand_over:?}\n\
+         take_over = {hand_over:?}\n\
          log = \"debug\"\n",
         paths.join(", ")
     )

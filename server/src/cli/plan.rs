@@ -36,6 +36,12 @@ pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
         return Ok(());
     }
     say!("{plan}");
+    if settings.hand_over.is_some() || settings.take_over.is_some() {
+        say!(
+            "during a hand-over the memory of both servers counts: {} MiB, if the other declares as much",
+            plan.declared.memory_bytes >> 19
+        );
+    }
     for line in refused {
         say!("{line}");
     }

@@ -336,7 +336,11 @@ mod tests {
         for key in options::keys() {
             let value = options::example(&key).unwrap_or_else(|| panic!("none of {key}"));
             let settings = read(&format!("{key} = {value}"));
-            assert!(settings.is_ok(), "{key} = {value}: {settings:?}");
+            // A file that is read at once need not be here.
+            let is_missing =
+                matches!(&settings, Err(error) if error.contains("No such file or directory"));
+            let can_be_used = settings.is_ok() || key.ends_with("_file") && is_missing;
+            assert!(can_be_used, "{key} = {value}: {settings:?}");
         }
     }
 }

@@ -114,6 +114,8 @@ impl Settings {
             zero_copy "zero-copy",
             send_buffer_max "send-buffer-max",
             survey_every "survey-every",
+            hand_over "hand-over",
+            take_over "take-over",
             ;
             reloadable:
             stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, cors_origins, proxies, index, s3_buckets, s3_region,

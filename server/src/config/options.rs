@@ -185,6 +185,13 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time_key")]
     pub drain_timeout: Option<humantime::Duration>,
+    /// A socket in the file system at which a new server gets the listeners of this one (see --take-over)
+    #[arg(long, value_name = "SOCKET")]
+    pub hand_over: Option<PathBuf>,
+    /// Take the listeners of the server whose --hand-over this is, which then ends what it has begun. Until it has ended the
+    /// memory of both counts. If no server is there, this one listens by itself
+    #[arg(long, value_name = "SOCKET")]
+    pub take_over: Option<PathBuf>,
     /// What is logged: a level (error, warn, info, debug), or a filter such as info,penstock::stores=debug [default:
     /// RUST_LOG, or info]
     #[arg(long, value_name = "FILTER")]
@@ -219,6 +226,8 @@ impl Options {
             admin_token_file: self.admin_token_file.or(file.admin_token_file),
             drain_delay: self.drain_delay.or(file.drain_delay),
             log: self.log.or(file.log),
+            hand_over: self.hand_over.or(file.hand_over),
+            take_over: self.take_over.or(file.take_over),
             cores: self.cores.or(file.cores),
             io: self.io.or(file.io),
             pool_buffers: self.pool_buffers.or(file.pool_buffers),
@@ -314,6 +323,7 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("ADDR", _) => "\"127.0.0.1:8080\"",
         ("HOST", _) => "[\"edge.example.org\"]",
         ("FILE", _) => "\"/etc/penstock/admin-token\"",
+        ("SOCKET", _) => "\"/run/penstock/hand-over\"",
         ("FILTER", _) => "\"info\"",
         ("TIME", _) => "\"30s\"",
         ("SIZE", "memory") => "\"512MiB\"",

@@ -95,6 +95,10 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// Time for bodies to finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// Where this server hands over.
+    pub hand_over: Option<PathBuf>,
+    /// Where it takes over.
+    pub take_over: Option<PathBuf>,
     /// What is logged; `None` if the environment says.
     pub log: Option<String>,
 }
@@ -250,6 +254,8 @@ impl Settings {
                 options.drain_timeout,
                 limits::DRAIN_TIMEOUT_DEFAULT,
             )?,
+            hand_over: options.hand_over,
+            take_over: options.take_over,
             log: options.log.map(log).transpose()?,
         })
     }

@@ -10,7 +10,7 @@ use super::core::Core;
 use super::state::{CloseReason, Connection};
 use crate::body::ack_meter::{AckMeter, Interval, Reader};
 use crate::config::Live;
-use crate::memory::limits::LINGER_TIMEOUT;
+use crate::memory::limits::{DRAIN_GRACE, LINGER_TIMEOUT};
 use crate::stats::Phase;
 
 /// What connections are held to.
@@ -76,7 +76,10 @@ impl Timeouts {
             }
             // Nothing is outstanding: what is waited for is a disk.
             Phase::Sending => {}
-            Phase::Idle if core.draining.get() => {
+            // One that has just come, as the last from a listener that was handed over, has its request answered.
+            Phase::Idle
+                if core.draining.get() && (connection.meter.sent() > 0 || since > DRAIN_GRACE) =>
+            {
                 connection.close_reason.set(Some(CloseReason::Closed));
                 connection.socket.shutdown_receive();
             }

@@ -42,6 +42,7 @@ impl Ticks {
         core.sources.resources.close_unused(now);
 
         let stats = core.stats();
+        stats.heartbeat.add(1);
         for (cell, count) in stats.connections.iter().zip(phases) {
             cell.set(count);
         }

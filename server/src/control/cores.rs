@@ -1,10 +1,11 @@
 //! The cores' threads, as the control thread sees them: started, waited for, drained.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvError, after, bounded, never, select};
+use crossbeam_channel::{Receiver, RecvError, Sender, after, bounded, never, select};
 
 use super::admin::ServerState;
 use super::error::ServeError;
@@ -29,12 +30,12 @@ pub(super) struct Cores {
     state: Arc<ServerState>,
     reports: Receiver<(usize, Report)>,
     threads: usize,
+    /// Dropped when connections are to be accepted.
+    accept: Option<Sender<Infallible>>,
 }
 
 /// A report of a core that works; otherwise why it doesn't.
-pub(super) fn working(
-    report: Result<(usize, Report), RecvError>,
-) -> Result<(usize, Report), ServeError> {
+fn working(report: Result<(usize, Report), RecvError>) -> Result<(usize, Report), ServeError> {
     match report {
         Ok((core, Report::Failed(error))) => Err(ServeError::Core { core, error }),
         Ok(report) => Ok(report),
@@ -45,8 +46,16 @@ pub(super) fn working(
     }
 }
 
+/// A core fails, or stops without being told to.
+pub(super) fn ended(report: Result<(usize, Report), RecvError>) -> ServeError {
+    match working(report) {
+        Err(error) => error,
+        Ok((core, _)) => stopped(core),
+    }
+}
+
 /// A core stopped that was not told to.
-pub(super) fn stopped(core: usize) -> ServeError {
+fn stopped(core: usize) -> ServeError {
     let error = io::Error::other("it stopped by itself");
     ServeError::Core { core, error }
 }
@@ -56,7 +65,7 @@ impl Cores {
     pub(super) fn start(
         settings: &Settings,
         mut state: ServerState,
-        listeners: Vec<Listener>,
+        listeners: Vec<Vec<Listener>>,
     ) -> Result<(Cores, Arc<ServerState>), ServeError> {
         let threads = listeners.len();
         let (orders, order_receivers): (Vec<_>, Vec<_>) =
@@ -65,12 +74,15 @@ impl Cores {
         let state = Arc::new(state);
         let (report, reports) = bounded(4 * threads);
         let (go, may_go) = bounded(0);
-        for (number, (listener, orders)) in listeners.into_iter().zip(order_receivers).enumerate() {
+        let (accept, may_accept) = bounded(0);
+        for (number, (listeners, orders)) in listeners.into_iter().zip(order_receivers).enumerate()
+        {
             let plan = worker::Plan {
                 number,
                 go: may_go.clone(),
+                accept: may_accept.clone(),
                 backend: state.backends.io,
-                listener,
+                listeners,
                 stores: state.stores(),
                 share_files: state.plan.declared.share_files,
                 tahoe_segment_bytes_max: settings.tahoe_segment_bytes_max,
@@ -104,6 +116,7 @@ impl Cores {
             state: Arc::clone(&state),
             reports,
             threads,
+            accept: Some(accept),
         };
         // Every core has its ring before any registers its pool: both count against RLIMIT_MEMLOCK, and a
         // pool can go unregistered where a ring can't.
@@ -136,6 +149,11 @@ impl Cores {
         Ok(())
     }
 
+    /// Has them accept connections.
+    pub(super) fn accept(&mut self) {
+        self.accept = None;
+    }
+
     /// What the cores report.
     pub(super) fn reports(&self) -> &Receiver<(usize, Report)> {
         &self.reports
@@ -145,9 +163,13 @@ impl Cores {
         working(self.reports.recv())
     }
 
-    fn order_drain(&self, deadline: Instant) {
+    /// Has them accept no more, and end what they have begun until `deadline`.
+    pub(super) fn order_drain(&self, deadline: Instant, keep_listening: bool) {
         // A core that is gone needs no order.
-        self.order(Order::Drain { deadline });
+        self.order(Order::Drain {
+            deadline,
+            keep_listening,
+        });
     }
 
     /// Tells all cores something. They do it at their next tick. Returns the numbers of those that don't listen.
@@ -164,18 +186,19 @@ impl Cores {
             .collect()
     }
 
-    /// Stops the cores. Bodies may finish until `deadline`, or until a second signal cuts them off.
-    pub(super) fn drain(
+    /// Waits for the cores, which were told to drain until `deadline`. With a `shorter` time a signal to stop sets them that;
+    /// without one it cuts off what is under way.
+    pub(super) fn drained(
         self,
         deadline: Instant,
+        mut shorter: Option<Duration>,
         signals: &Receiver<Signal>,
     ) -> Result<(), ServeError> {
-        self.order_drain(deadline);
         let mut cut_off = 0;
         let mut running = self.threads;
         // What hangs must not keep the server from ending.
         let left = deadline.saturating_duration_since(Instant::now());
-        let over = after(left.saturating_add(CUT_PATIENCE));
+        let mut over = after(left.saturating_add(CUT_PATIENCE));
         // Set by a second signal.
         let mut patience = None;
         while running > 0 {
@@ -193,12 +216,18 @@ impl Cores {
                     if !matches!(signal, Ok(Signal::Stop) | Err(_)) {
                         continue;
                     }
+                    if let Some(time) = shorter.take() {
+                        tracing::info!("stopping: bodies under way have {}", humantime::format_duration(time));
+                        self.order_drain(Instant::now() + time, true);
+                        over = after(time.saturating_add(CUT_PATIENCE));
+                        continue;
+                    }
                     if patience.is_some() {
                         break;
                     }
                     tracing::warn!("second signal: stopping now");
                     // Open bodies are reset: an exit alone would end them like complete ones.
-                    self.order_drain(Instant::now());
+                    self.order_drain(Instant::now(), true);
                     patience = Some(after(CUT_PATIENCE));
                 }
                 recv(over) -> _ => {

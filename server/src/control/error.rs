@@ -1,9 +1,10 @@
 //! Why the server could not start or go on.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::memory_limit::MemoryRefusal;
+use super::memory_limit::{BothMemoryRefusal, MemoryRefusal};
 use crate::config::address::{Address, FORMS};
 use crate::io::ProbeError;
 use crate::memory::plan::PlanRefusal;
@@ -55,6 +56,36 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// The listeners of another server can't be had.
+    #[error("--take-over {}: {error}", path.display())]
+    TakeOver {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The other server listens elsewhere.
+    #[error(
+        "--take-over: the server that hands over listens on {at}, --listen says {address}; a server can't change its \
+         address in this way: stop the old one, and start the new one"
+    )]
+    OtherAddress {
+        /// Where the old one listens.
+        at: SocketAddr,
+        /// What this one was told.
+        address: Address,
+    },
+    /// The service manager's listeners can't be used.
+    #[error("listener `{name}` of the service manager: {error}")]
+    Inherited {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The declared memory, with that of the server that hands over, is more than there is.
+    #[error(transparent)]
+    BothMemory(#[from] BothMemoryRefusal),
     /// The declared memory is more than there is.
     #[error(transparent)]
     Memory(#[from] MemoryRefusal),

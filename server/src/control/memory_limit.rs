@@ -44,6 +44,36 @@ pub struct MemoryRefusal {
     pub limit: MemoryLimit,
 }
 
+/// The memory of two servers, of which one takes over from the other, is more than there is.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--take-over: --memory {} and the {} of the server that hands over count together until that one has ended, and \
+     {} allows {}MiB; declare less, raise that limit, or stop the old server first",
+    crate::config::values::Exact(*declared_bytes), crate::config::values::Exact(*other_bytes), limit.source,
+    limit.bytes >> 20
+)]
+pub struct BothMemoryRefusal {
+    /// What this server declares.
+    pub declared_bytes: u64,
+    /// What the other one declares.
+    pub other_bytes: u64,
+    /// The limit.
+    pub limit: MemoryLimit,
+}
+
+/// Refuses to take over from a server if both together declare more than there is.
+pub fn check_both(declared_bytes: u64, other_bytes: u64) -> Result<(), BothMemoryRefusal> {
+    let sum = declared_bytes.saturating_add(other_bytes);
+    match memory_limit(Path::new("/")) {
+        Some(limit) if limit.bytes < sum => Err(BothMemoryRefusal {
+            declared_bytes,
+            other_bytes,
+            limit,
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn advice(limit: &MemoryLimit) -> &'static str {
     match limit.source {
         LimitSource::Machine => "declare less, and leave some for the rest of the machine",
@@ -294,6 +324,13 @@ mod tests {
         let limit = memory_limit(Path::new("/")).expect("Linux tells");
         assert!(limit.bytes > 16 << 20, "{limit:?}");
         assert!(check(limit.bytes).is_ok());
+        assert!(check_both(limit.bytes / 2, limit.bytes / 2).is_ok());
+        let error = check_both(limit.bytes / 2 + 1, limit.bytes / 2 + 1);
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("count together until that one has ended"),
+            "{error}"
+        );
         let error = check(10 << 40).unwrap_err().to_string();
         assert!(error.starts_with("--memory 10TiB: "), "{error}");
     }

@@ -93,6 +93,14 @@ pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
             sockets / 4096 * 2,
         ));
     }
+    if settings.hand_over.is_some()
+        && let Err(refusal) =
+            memory_limit::check_both(plan.declared.memory_bytes, plan.declared.memory_bytes)
+    {
+        warnings.push(format!(
+            "no hand-over to a server like this one is possible: {refusal}"
+        ));
+    }
     let wanted = settings.send_buffer_max;
     if send_buffer_max(wanted) < wanted {
         warnings.push(format!(

@@ -52,6 +52,8 @@ pub enum Order {
     Drain {
         /// When to stop waiting.
         deadline: Instant,
+        /// Whether another process goes on with the listeners. Otherwise they listen no more.
+        keep_listening: bool,
     },
     /// List the largest and the slowest connections, for the status.
     List {
@@ -80,12 +82,14 @@ pub enum Report {
 pub struct Plan {
     /// Disconnected when every core has begun.
     pub go: Receiver<std::convert::Infallible>,
+    /// Disconnected when all are ready, and it is to accept connections.
+    pub accept: Receiver<std::convert::Infallible>,
     /// Its number, from 0.
     pub number: usize,
     /// How it talks to the kernel.
     pub backend: Backend,
-    /// Its listener.
-    pub listener: Listener,
+    /// Its listeners.
+    pub listeners: Vec<Listener>,
     /// Where objects and files are read from, shared by the cores.
     pub stores: Arc<Stores>,
     /// Share files that may be open.
@@ -215,16 +219,21 @@ async fn serve(
     stats
         .readahead_buffers
         .set(readahead.map_or(0, |pool| pool.buffers() as u64));
-    let listener = Rc::new(Socket::from(plan.listener));
-    tokio::task::spawn_local(accept(
-        Rc::clone(&core),
-        Rc::clone(&listener),
-        plan.seats,
-        plan.over_limit,
-    ));
     let giver = Rc::clone(&core);
     tokio::task::spawn_local(async move { giver.networks.give_turns(giver.io()).await });
     say(Report::Ready(unregistered));
+    // Blocks the thread again. A server that does not become ready must not have accepted anything.
+    let _ = plan.accept.recv();
+    let listeners = plan.listeners.into_iter();
+    let listeners: Vec<Rc<Socket>> = listeners.map(|one| Rc::new(one.into())).collect();
+    for listener in &listeners {
+        tokio::task::spawn_local(accept(
+            Rc::clone(&core),
+            Rc::clone(listener),
+            Arc::clone(&plan.seats),
+            plan.over_limit,
+        ));
+    }
 
     let mut deadline: Option<Instant> = None;
     let mut look = Ticks::default();
@@ -233,9 +242,14 @@ async fn serve(
     loop {
         ticks.tick().await;
         match orders.try_recv() {
-            Ok(Order::Drain { deadline: until }) => {
+            Ok(Order::Drain {
+                deadline: until,
+                keep_listening,
+            }) => {
                 core.draining.set(true);
-                listener.stop_listening();
+                if !keep_listening {
+                    listeners.iter().for_each(|one| one.stop_listening());
+                }
                 deadline = Some(until);
             }
             Ok(Order::Reload { live, stores }) => reload(&core, live, &stores),

@@ -30,12 +30,13 @@ pub use poller::Interest;
 pub use pool::{Pool, PoolBuffer, Room, View, Window};
 pub use read::{GivenUp, PendingRead, ReadEnd, join};
 pub use socket::{
-    Listener, Segmentation, SendSpace, Socket, SocketOptions, is_transient, sent_or_zero,
+    Listener, Segmentation, SendSpace, Socket, SocketOptions, is_stream_listener, is_transient,
+    sent_or_zero,
 };
 pub use splice::SplicePipe;
 pub use sys::{
     Resource, SocketMemory, cached_pages, idle_io_priority, may_lock_memory, raise_resource_limit,
-    resource_limit, socket_memory,
+    resource_limit, socket_memory, take_inherited,
 };
 pub use threads::{Refused, StoreFile, StoreThreads, Threads, open_direct, start_open_direct};
 pub use zero_copy::{CompletedSend, ZeroCopyRing, probe_zero_copy};

@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell};
 use std::io::{self, Read as _};
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,7 +30,11 @@ pub struct SocketOptions {
 const UNPACED: &[u8] = b"reno";
 
 /// A bound listener, before its core turns it into a [`Socket`].
-pub struct Listener(socket2::Socket);
+pub struct Listener {
+    socket: socket2::Socket,
+    /// What the sockets that it accepts are set to, if they may not have inherited it.
+    accepted: Option<SocketOptions>,
+}
 
 impl Listener {
     /// Listens with `SO_REUSEPORT`, so that the kernel spreads connections over the cores' listeners.
@@ -48,27 +52,81 @@ impl Listener {
         }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
+        options.set_on_listener(&socket, address)?;
+        socket.bind(&address.into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        Ok(Listener {
+            socket,
+            accepted: None,
+        })
+    }
+
+    /// Takes a listener that another process made. Connections that it has already completed did not inherit what is set
+    /// here, so it is set on every one that is accepted.
+    ///
+    /// # Errors
+    /// If it is no listener for TCP, or the kernel's.
+    pub fn adopt(descriptor: OwnedFd, options: &SocketOptions) -> io::Result<Listener> {
+        let socket = socket2::Socket::from(descriptor);
+        let address = socket.local_addr()?.as_socket();
+        let (true, Some(address)) = (is_stream_listener(&socket)?, address) else {
+            let error = "not a socket that listens for TCP connections";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        };
+        options.set_on_listener(&socket, address)?;
+        // This sets its backlog.
+        socket.listen(LISTEN_BACKLOG)?;
+        Ok(Listener {
+            socket,
+            accepted: Some(*options),
+        })
+    }
+
+    /// Another descriptor of the same listener, for another core: each connection goes to one of them.
+    pub fn duplicate(&self) -> io::Result<Listener> {
+        Ok(Listener {
+            socket: self.socket.try_clone()?,
+            accepted: self.accepted,
+        })
+    }
+
+    /// Another descriptor of the same socket.
+    pub fn socket(&self) -> io::Result<socket2::Socket> {
+        self.socket.try_clone()
+    }
+
+    /// The address that the listener is bound to.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.socket
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Whether a socket accepts connections that are streams.
+pub fn is_stream_listener(socket: &socket2::Socket) -> io::Result<bool> {
+    Ok(socket.r#type()? == Type::STREAM && rustix::net::sockopt::socket_acceptconn(socket)?)
+}
+
+impl SocketOptions {
+    /// Sets what accepted sockets inherit.
+    fn set_on_listener(&self, socket: &socket2::Socket, address: SocketAddr) -> io::Result<()> {
         socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_recv_buffer_size(options.receive_buffer_bytes as usize)?;
-        set_send_buffer(&socket, options.send_buffer_bytes)?;
+        self.set(socket)?;
         if address.ip().to_canonical().is_loopback() {
             // Set here and inherited: on a connected socket it can't undo what another algorithm began.
             if let Err(error) = socket.set_tcp_congestion(UNPACED) {
                 tracing::debug!(%error, "sends on loopback may be paced");
             }
         }
-        socket.bind(&address.into())?;
-        socket.listen(LISTEN_BACKLOG)?;
-        Ok(Listener(socket))
+        Ok(())
     }
 
-    /// The address that the listener is bound to.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.0
-            .local_addr()?
-            .as_socket()
-            .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    fn set(&self, socket: &socket2::Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        socket.set_recv_buffer_size(self.receive_buffer_bytes as usize)?;
+        set_send_buffer(socket, self.send_buffer_bytes)
     }
 }
 
@@ -145,6 +203,8 @@ pub struct Socket {
     untried: Cell<bool>,
     /// Set once the socket had to wait.
     registration: OnceCell<Registration>,
+    /// What the sockets that it accepts are set to, if they may not have inherited it.
+    accepted: Option<SocketOptions>,
 }
 
 impl From<socket2::Socket> for Socket {
@@ -153,13 +213,17 @@ impl From<socket2::Socket> for Socket {
             socket,
             untried: Cell::new(true),
             registration: OnceCell::new(),
+            accepted: None,
         }
     }
 }
 
 impl From<Listener> for Socket {
     fn from(listener: Listener) -> Socket {
-        Socket::from(listener.0)
+        Socket {
+            accepted: listener.accepted,
+            ..Socket::from(listener.socket)
+        }
     }
 }
 
@@ -190,6 +254,11 @@ impl Socket {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let (socket, address) = self.note_would_block(self.socket.accept4(flags))?;
         let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        if let Some(options) = &self.accepted {
+            // One that can't be bounded is not served. It fails if the peer is gone.
+            let set = options.set(&socket);
+            set.map_err(|_| io::ErrorKind::ConnectionAborted)?;
+        }
         Ok((Socket::from(socket), address))
     }
 
@@ -395,8 +464,8 @@ mod tests {
             }
             let client = std::net::TcpStream::connect(to).unwrap();
             let system = socket2::SockRef::from(&client).tcp_congestion().unwrap();
-            listener.0.set_nonblocking(false).unwrap();
-            let (accepted, _) = listener.0.accept().unwrap();
+            listener.socket.set_nonblocking(false).unwrap();
+            let (accepted, _) = listener.socket.accept().unwrap();
             let name = |bytes: &[u8]| {
                 String::from_utf8_lossy(bytes)
                     .trim_end_matches('\0')

@@ -447,6 +447,8 @@ pub const LINGER_PAUSE_LEAST: Duration = Duration::from_millis(1);
 pub const LINGER_PAUSE_MOST: Duration = Duration::from_millis(250);
 /// Bytes of an unwanted request body read and thrown away while lingering.
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// While the server drains, a new connection has this long for its first request.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// Bodies under way may finish within this time after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 

@@ -71,8 +71,6 @@ impl Admin {
             })?;
         Ok(Admin { stop })
     }
-
-    #[expect(dead_code, reason = "hand-over")]
     /// Accepts no more connections: another process does. Those that are open are served on.
     pub(super) fn stop_accepting(&self) {
         self.stop.notify_one();

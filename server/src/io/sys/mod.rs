@@ -3,6 +3,7 @@
 mod check;
 mod epoll;
 mod files;
+mod inherited;
 mod limits;
 mod pipe;
 mod sockets;
@@ -10,6 +11,7 @@ mod sockets;
 pub(in crate::io) use epoll::{Epoll, Event};
 pub use files::{FileVersion, cached_pages};
 pub(in crate::io) use files::{file_version, read_cached_at};
+pub use inherited::take_inherited;
 pub use limits::{
     Resource, idle_io_priority, may_lock_memory, raise_resource_limit, resource_limit,
 };
