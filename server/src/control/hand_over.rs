@@ -30,6 +30,8 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
+use super::given::Activated;
+
 /// Listeners sent with one byte. The kernel takes up to 253 (SCM_MAX_FD).
 const LISTENERS_AT_ONCE: usize = 64;
 /// Listeners in all: as many as there may be cores, and that for admin.
@@ -52,8 +54,8 @@ struct Greeting {
     memory_bytes: u64,
     /// The file of its admin listener, if it has one.
     admin_file: Option<PathBuf>,
-    /// Whether a service manager made the listeners, and keeps them.
-    activated: bool,
+    /// Which listeners a service manager made, and keeps.
+    activated: Activated,
 }
 
 const PROTOCOL: u32 = 1;
@@ -68,8 +70,8 @@ pub(super) struct Offer {
     pub(super) admin_file: Option<PathBuf>,
     /// What this server declares.
     pub(super) memory_bytes: u64,
-    /// Whether a service manager made the listeners.
-    pub(super) activated: bool,
+    /// Which of them a service manager made.
+    pub(super) activated: Activated,
 }
 
 /// A new server is ready. It is told to go on when `stopped` is used.
@@ -217,8 +219,8 @@ pub(super) struct Taken {
     pub(super) admin_file: Option<PathBuf>,
     /// What the old server declares.
     pub(super) memory_bytes: u64,
-    /// Whether a service manager made the listeners.
-    pub(super) activated: bool,
+    /// Which of them a service manager made.
+    pub(super) activated: Activated,
 }
 
 /// Takes the listeners of the server that offers them at `path`. `None` if there is no server.
@@ -295,7 +297,7 @@ mod tests {
             admin: listener(),
             admin_file: Some("/run/admin.sock".into()),
             memory_bytes: 1 << 30,
-            activated: false,
+            activated: Activated::default(),
         }
     }
 

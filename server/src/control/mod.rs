@@ -22,6 +22,7 @@ pub mod admin;
 pub mod backend;
 mod cores;
 mod error;
+mod given;
 mod hand_over;
 mod listeners;
 mod log_fields;
@@ -32,6 +33,7 @@ pub mod preflight;
 mod reload;
 mod service;
 mod signals;
+mod socket_file;
 pub mod worker;
 
 pub use error::ServeError;
@@ -41,11 +43,12 @@ pub use listeners::AdminAt;
 use admin::{Admin, ServerState};
 use backend::Backends;
 use cores::Cores;
+use given::{Given, Listening};
 use hand_over::{Offer, Successor};
-use listeners::{Beside, Given, Listening, SocketFile};
 use reload::Reloader;
 use service::Watchdog;
 use signals::Signal;
+use socket_file::{Beside, SocketFile};
 
 /// What the service manager shows while all is well.
 const SERVING: &str = "serving";
@@ -200,9 +203,9 @@ pub fn serve(
     let Some(successor) = successor else {
         tracing::info!("stopping: bodies under way may finish");
         let deadline = Instant::now() + live.drain_timeout;
-        cores.order_drain(deadline, activated);
+        cores.order_drain(deadline, activated.objects);
         let drained = cores.drained(deadline, None, signals);
-        if !activated {
+        if !activated.admin {
             // The kernel may keep the process, and what it has open, for a call that hangs. Its address is free all the
             // same.
             let _ = admin_socket.shutdown(std::net::Shutdown::Both);
@@ -260,7 +263,7 @@ fn hand_over_socket(settings: &Settings, takes_over: bool) -> Result<Option<Besi
     };
     let socket = match takes_over && settings.take_over == settings.hand_over {
         true => Beside::new(path),
-        false => listeners::is_free(path).and_then(|()| Beside::new(path)),
+        false => socket_file::is_free(path).and_then(|()| Beside::new(path)),
     };
     socket.map(Some).map_err(|error| ServeError::SocketFile {
         what: "hand-over",

@@ -134,9 +134,13 @@ impl<L: Fn() -> Result<Settings, ConfigError>> Reloader<L> {
         let before = state.live();
         let mut stores = state.stores();
         if (paths, nodes) != (&before.stores, &before.tahoe_nodes) {
+            let paid = self.claim.bytes();
             self.pay_for(paths.len() + nodes.len(), state)?;
             let old = Arc::clone(&stores);
-            stores = old.replace(paths, nodes)?;
+            stores = old.replace(paths, nodes).inspect_err(|_| {
+                // Less than now, or what was granted before.
+                let _ = self.claim.resize(paid, Allowance::Half);
+            })?;
             let gone = old
                 .all()
                 .filter(|store| !stores.all().any(|new| Arc::ptr_eq(new, store)));
