@@ -27,6 +27,9 @@ pub(super) enum WalkError {
     StoresAway,
 }
 
+/// It rests after some objects for as long as they took, but no longer than this: a disk that works leaves the cores alone.
+const REST_MOST: Duration = Duration::from_millis(5);
+
 /// How long a job waits for its turn at a store with a full queue before it is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -56,7 +59,10 @@ pub(super) fn fill(stores: &Weak<Stores>, window: &mut Window) -> Result<(), Wal
                 .map(|name| format!("{first:02x}/{name}"))
                 .collect();
             for dirs in names.chunks(LISTING_BATCH) {
+                let begun = Instant::now();
                 walk.look(dirs, window)?;
+                // In memory all stores answer at once, on as many threads: the cores must have their turn.
+                thread::sleep(begun.elapsed().min(REST_MOST));
             }
             match end {
                 Some(end) => after = end,
