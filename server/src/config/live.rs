@@ -9,6 +9,7 @@ use super::origin::Origin;
 use super::proxies::Proxies;
 use super::settings::Settings;
 use super::token::Token;
+use super::values::{PerAddress, RateLimits};
 
 /// The settings that a reload changes. Every core and the admin thread get the new ones in one piece.
 ///
@@ -23,9 +24,11 @@ pub struct Live {
     /// Whether an older put is served where too few shares of the newest are left.
     pub allow_stale: bool,
     /// Connections from one address.
-    pub connections_per_address_max: Option<usize>,
+    pub connections_per_address_max: PerAddress,
     /// Bytes per second that a client must acknowledge.
     pub rate_min: u64,
+    /// Bytes per second that are sent at most, to connections that come from now on.
+    pub rates: RateLimits,
     /// Origins whose pages may read responses.
     pub cors_origins: Vec<Origin>,
     /// The proxies in front.
@@ -67,6 +70,7 @@ impl Settings {
             allow_stale: self.allow_stale,
             connections_per_address_max: self.connections_per_address_max,
             rate_min: self.rate_min,
+            rates: self.rates,
             cors_origins: self.cors_origins.clone(),
             proxies: self.proxies.clone(),
             index: self.index.clone(),
@@ -118,7 +122,7 @@ impl Settings {
             take_over "take-over",
             ;
             reloadable:
-            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, cors_origins, proxies, index, s3_buckets, s3_region,
+            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, rates, cors_origins, proxies, index, s3_buckets, s3_region,
             keys_file, require_signature, head_timeout, idle_timeout, send_timeout, drain_delay, drain_timeout, admin_hosts, admin_token, log,
         }
     }

@@ -10,7 +10,7 @@ use super::address::{Address, AdminAddress};
 use super::bucket::Bucket;
 use super::origin::Origin;
 use super::proxies::{ClientAddress, Network};
-use super::values::{self, BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
+use super::values::{self, BackendChoice, OverLimit, PerAddress, VerifyWhen, ZeroCopyMode};
 
 /// The options of `penstock serve`. Each is also a key of the TOML file, with `_` for `-`.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -104,10 +104,11 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "values::number_key")]
     pub max_connections: Option<usize>,
-    /// Connections at a time from one IPv4 address or one IPv6 /64 network [default: no limit]
-    #[arg(long, value_name = "N")]
-    #[serde(deserialize_with = "values::number_key")]
-    pub max_connections_per_address: Option<usize>,
+    /// Connections at a time from one IPv4 address or one IPv6 /64 network; 0 or `unlimited` is any number. A proxy in
+    /// front on another machine needs that, or --trusted-proxy [default: a quarter of all, 64 at least, and any number for
+    /// clients on this machine]
+    #[arg(long, value_name = "COUNT")]
+    pub max_connections_per_address: Option<PerAddress>,
     /// What happens to a connection beyond --max-connections [default: refuse]
     #[arg(long, value_name = "WHAT")]
     pub over_limit: Option<OverLimit>,
@@ -127,10 +128,22 @@ pub struct Options {
     #[serde(deserialize_with = "values::size_key")]
     pub send_buffer_max: Option<ByteSize>,
     /// Close a connection whose client acknowledges fewer bytes per second, on average over the send timeout; 0 is no
-    /// minimum [default: 0]
+    /// minimum [default: 100, which only the dead fall short of]
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
     pub min_rate: Option<ByteSize>,
+    /// Bytes per second that one connection is sent at most
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
+    pub rate_per_connection: Option<ByteSize>,
+    /// Bytes per second that the connections of one IPv4 address or one IPv6 /64 network are sent at most, all together
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
+    pub rate_per_address: Option<ByteSize>,
+    /// Bytes per second that the clients of one network, IPv4 /24 or IPv6 /48, are sent at most, all together
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
+    pub rate_per_network: Option<ByteSize>,
     /// Pages of this origin may read responses (CORS), as in https://example.org; `*` is any; repeat the option for each
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Vec<Origin>,
@@ -247,6 +260,9 @@ impl Options {
             zero_copy: self.zero_copy.or(file.zero_copy),
             send_buffer_max: self.send_buffer_max.or(file.send_buffer_max),
             min_rate: self.min_rate.or(file.min_rate),
+            rate_per_connection: self.rate_per_connection.or(file.rate_per_connection),
+            rate_per_address: self.rate_per_address.or(file.rate_per_address),
+            rate_per_network: self.rate_per_network.or(file.rate_per_network),
             cors_origin: if self.cors_origin.is_empty() {
                 file.cors_origin
             } else {
@@ -328,6 +344,7 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("TIME", _) => "\"30s\"",
         ("SIZE", "memory") => "\"512MiB\"",
         ("SIZE", _) => "\"1MiB\"",
+        ("COUNT", _) => "\"unlimited\"",
         ("N", "cores" | "pool_buffers") => "4",
         ("N", _) => "1000",
         _ => return None,

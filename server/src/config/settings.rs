@@ -13,7 +13,7 @@ use super::options::Options;
 use super::origin::Origin;
 use super::proxies::Proxies;
 use super::token::Token;
-use super::values::{BackendChoice, OverLimit, VerifyWhen, ZeroCopyMode};
+use super::values::{BackendChoice, OverLimit, PerAddress, RateLimits, VerifyWhen, ZeroCopyMode};
 use crate::memory::limits;
 
 /// Every setting with its value, checked.
@@ -60,7 +60,7 @@ pub struct Settings {
     /// Connections in all; `None` is as many as fit.
     pub connections_max: Option<usize>,
     /// Connections from one address.
-    pub connections_per_address_max: Option<usize>,
+    pub connections_per_address_max: PerAddress,
     /// What happens to a connection beyond the limit.
     pub over_limit: OverLimit,
     /// How long a leaf counts as verified; `None` if every read is verified.
@@ -71,6 +71,8 @@ pub struct Settings {
     pub send_buffer_max: u32,
     /// Bytes per second that a client must acknowledge.
     pub rate_min: u64,
+    /// Bytes per second that are sent at most.
+    pub rates: RateLimits,
     /// Origins whose pages may read responses.
     pub cors_origins: Vec<Origin>,
     /// The proxies in front.
@@ -111,6 +113,8 @@ const MEMORY_SIZES: SizeBounds = sizes(1 << 20, 64 << 40, 1);
 /// Direct reads go into pool buffers, so these are whole pages.
 const POOL_BUFFER_SIZES: SizeBounds = sizes(64 << 10, 1 << 30, 4096);
 const TAHOE_SEGMENT_SIZES: SizeBounds = sizes(1 << 10, 64 << 30, 1);
+/// Bytes per second.
+const RATES: SizeBounds = sizes(1 << 10, 1 << 40, 1);
 const SEND_BUFFER_SIZES: SizeBounds = sizes(
     limits::SEND_BUFFER_BYTES_MIN as u64,
     limits::SEND_BUFFER_BYTES_MAX as u64,
@@ -135,10 +139,19 @@ impl Settings {
             .max_connections
             .map(|connections| bounded("max-connections", connections, 1, 10_000_000))
             .transpose()?;
-        let per_address = options
-            .max_connections_per_address
-            .map(|most| bounded("max-connections-per-address", most, 1, 10_000_000))
-            .transpose()?;
+        let per_address = options.max_connections_per_address.unwrap_or_default();
+        if let PerAddress::Most(most) = per_address {
+            bounded("max-connections-per-address", most, 1, 10_000_000)?;
+        }
+        let rate = |option, rate: Option<ByteSize>| {
+            let rate = rate.map(|rate| RATES.check(option, rate));
+            rate.transpose()
+        };
+        let rates = RateLimits {
+            per_connection: rate("rate-per-connection", options.rate_per_connection)?,
+            per_address: rate("rate-per-address", options.rate_per_address)?,
+            per_network: rate("rate-per-network", options.rate_per_network)?,
+        };
         let verify_age = time("verify-age", options.verify_age, limits::VERIFY_AGE_DEFAULT)?;
         let memory = options.memory.unwrap_or(ByteSize(limits::MEMORY_DEFAULT));
         let store_timeout: humantime::Duration = options
@@ -215,7 +228,10 @@ impl Settings {
                     .send_buffer_max
                     .unwrap_or(ByteSize(u64::from(limits::SEND_BUFFER_BYTES_MAX_DEFAULT))),
             )? as u32,
-            rate_min: options.min_rate.unwrap_or_default().0,
+            rate_min: options
+                .min_rate
+                .map_or(limits::RATE_MIN_DEFAULT, |rate| rate.0),
+            rates,
             cors_origins: options.cors_origin,
             proxies: proxies(Proxies {
                 trusted: options.trusted_proxy,

@@ -22,6 +22,70 @@ pub enum BackendChoice {
     Epoll,
 }
 
+/// Bytes per second.
+pub type Rate = u64;
+
+/// What is limited; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Each connection (`--rate-per-connection`).
+    pub per_connection: Option<Rate>,
+    /// All connections of one IPv4 address, or of one IPv6 /64 (`--rate-per-address`).
+    pub per_address: Option<Rate>,
+    /// All connections of one network: IPv4 /24, IPv6 /48 (`--rate-per-network`).
+    pub per_network: Option<Rate>,
+}
+
+/// How many connections one address may have (`--max-connections-per-address`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub enum PerAddress {
+    /// A quarter of all, but 64 at least; any number for clients on this machine, where a proxy may be
+    #[default]
+    Usual,
+    /// Any number
+    Unlimited,
+    /// So many
+    Most(usize),
+}
+
+impl PerAddress {
+    fn number(most: usize) -> PerAddress {
+        match most {
+            0 => PerAddress::Unlimited,
+            most => PerAddress::Most(most),
+        }
+    }
+}
+
+impl std::str::FromStr for PerAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<PerAddress, &'static str> {
+        match text {
+            "unlimited" => Ok(PerAddress::Unlimited),
+            text => text
+                .parse()
+                .map(PerAddress::number)
+                .map_err(|_| "not a number of connections, nor `unlimited`"),
+        }
+    }
+}
+
+impl TryFrom<Value> for PerAddress {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<PerAddress, &'static str> {
+        match value {
+            Value::String(text) => text.parse(),
+            Value::Integer(number) => usize::try_from(number)
+                .map(PerAddress::number)
+                .map_err(|_| "not a number of connections"),
+            _ => Err("not a number of connections, nor \"unlimited\""),
+        }
+    }
+}
+
 /// What happens to a connection beyond the limit (`--over-limit`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]

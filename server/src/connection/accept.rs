@@ -99,6 +99,7 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     let connection = Rc::new(Connection::new(
         &core.lender,
         &core.networks,
+        &core.rates,
         Rc::new(socket),
         peer,
         seat,

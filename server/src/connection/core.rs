@@ -10,6 +10,7 @@ use slab::Slab;
 use super::gate::Gate;
 use super::lending::Lender;
 use super::networks::Networks;
+use super::rates::Rates;
 use super::state::Connection;
 use crate::body::Sources;
 use crate::config::Live;
@@ -41,6 +42,8 @@ pub struct Core {
     pub lender: Rc<Lender>,
     /// The settings that can change, as they are now.
     pub live: RefCell<Arc<Live>>,
+    /// How fast clients are sent to.
+    pub rates: Arc<Rates>,
     /// The networks that clients are in.
     pub networks: Rc<Networks>,
     /// Connections, for deadlines and sampling.
@@ -63,6 +66,7 @@ impl Core {
         sources: Sources,
         gate: Gate,
         lender: Rc<Lender>,
+        rates: Arc<Rates>,
         live: Arc<Live>,
         signing: Signing,
     ) -> Core {
@@ -70,6 +74,7 @@ impl Core {
             sources,
             gate,
             lender,
+            rates,
             networks: Networks::new(),
             connections: RefCell::new(Slab::new()),
             refusing: Cell::new(0),

@@ -13,7 +13,9 @@ use super::answers;
 use super::core::Core;
 use super::gate::Admission;
 use super::lookup::{self, Opened, Refused};
+use super::rates::Reservation;
 use super::state::{CloseReason, Connection, IntroductionError};
+use crate::body::ack_meter::Reader;
 use crate::body::source::SendError;
 use crate::body::{Body, Turn};
 use crate::engine::PieceError;
@@ -21,7 +23,7 @@ use crate::http::head::Response;
 use crate::http::protocol::{Action, Protocol};
 use crate::io::{Interest, is_transient};
 use crate::memory::limits::{
-    LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, REQUEST_HEAD_BYTES_MAX,
+    LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, RATE_WAIT_MAX, REQUEST_HEAD_BYTES_MAX,
 };
 use crate::units::{Length, ObjectOffset};
 
@@ -139,13 +141,21 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
             .start(&connection.socket, out.remaining())?;
     }
     let mut admitted = wait_for_credit(core, connection, out.remaining()).await?;
+    let mut reservation = keep_to_rate(connection, admitted as u64).await?;
+    if let Some(reservation) = &reservation {
+        admitted = reservation.bytes() as usize;
+    }
     let charge = core
         .networks
         .turn(&connection.member, admitted as u64)
         .await;
     if charge.is_some() {
         // There may be more room now.
-        admitted = wait_for_credit(core, connection, out.remaining()).await?;
+        let room = wait_for_credit(core, connection, out.remaining()).await?;
+        admitted = match &reservation {
+            Some(reservation) => room.min(reservation.bytes() as usize),
+            None => room,
+        };
     }
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
@@ -167,12 +177,43 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
     if let (Some(charge), Ok(bytes)) = (charge, &sent) {
         charge.sent(*bytes as u64);
     }
+    if let (Some(reservation), Ok(bytes)) = (&mut reservation, &sent) {
+        reservation.sent(*bytes as u64);
+    }
     match sent {
         Ok(bytes) => note_sent(core, connection, protocol, bytes),
         Err(SendError::Connection(error)) => return Err(error),
         Err(SendError::Piece(error)) => give_up(core, connection, protocol, &error),
     }
     Ok(())
+}
+
+/// Waits until the limits on rates let some of these bytes leave; `None` if there are no limits.
+async fn keep_to_rate(connection: &Connection, bytes: u64) -> io::Result<Option<Reservation>> {
+    let now = Instant::now();
+    let Some(reservation) = connection.limited.reserve(bytes, now) else {
+        return Ok(None);
+    };
+    if !reservation.wait().is_zero() {
+        Box::pin(wait_until(connection, now + reservation.wait())).await?;
+        // It is we who are slow.
+        connection.meter.restart(Reader::LeastRate, Instant::now());
+    }
+    Ok(Some(reservation))
+}
+
+/// Waits for a time to come, or for the connection to be ended by its deadline.
+async fn wait_until(connection: &Connection, until: Instant) -> io::Result<()> {
+    loop {
+        if connection.close_reason.get().is_some() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        tokio::time::sleep(left.min(RATE_WAIT_MAX)).await;
+    }
 }
 
 /// The kernel took `bytes` of the response.

@@ -17,6 +17,7 @@ pub mod lookup;
 pub mod networks;
 pub mod preamble;
 pub mod proof;
+pub mod rates;
 pub mod seats;
 pub mod send_window;
 pub mod state;

@@ -5,8 +5,11 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::config::values::PerAddress;
+use crate::memory::limits::{ADDRESS_CONNECTIONS_LEAST, ADDRESS_PART};
 
 /// The seats of one server.
 #[derive(Debug)]
@@ -15,6 +18,8 @@ pub struct Seats {
     seats: usize,
     /// Connections that one address may have.
     per_address: AtomicUsize,
+    /// Whether that holds for clients on this machine, too.
+    holds_here: AtomicBool,
     /// Connections by address, counted only while there is a limit on them.
     addresses: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -40,19 +45,28 @@ pub struct Seat {
 
 impl Seats {
     /// This many seats, and at most so many for one address.
-    pub fn new(seats: usize, per_address: Option<usize>) -> Arc<Seats> {
-        Arc::new(Seats {
+    pub fn new(seats: usize, per_address: PerAddress) -> Arc<Seats> {
+        let all = Seats {
             taken: AtomicUsize::new(0),
             seats,
-            per_address: AtomicUsize::new(per_address.unwrap_or(UNLIMITED)),
+            per_address: AtomicUsize::new(UNLIMITED),
+            holds_here: AtomicBool::new(true),
             addresses: Mutex::default(),
-        })
+        };
+        all.limit_addresses(per_address);
+        Arc::new(all)
     }
 
     /// Sets how many connections one address may have from now on. Those that are open stay; if there was no limit
     /// before they don't count.
-    pub fn limit_addresses(&self, per_address: Option<usize>) {
-        let most = per_address.unwrap_or(UNLIMITED);
+    pub fn limit_addresses(&self, per_address: PerAddress) {
+        let most = match per_address {
+            PerAddress::Usual => (self.seats / ADDRESS_PART).max(ADDRESS_CONNECTIONS_LEAST),
+            PerAddress::Unlimited => UNLIMITED,
+            PerAddress::Most(most) => most,
+        };
+        let holds_here = per_address != PerAddress::Usual;
+        self.holds_here.store(holds_here, Ordering::Relaxed);
         self.per_address.store(most, Ordering::Relaxed);
     }
 
@@ -90,8 +104,11 @@ impl Seat {
     /// Gives the seat to a client at `address`, if it may have another. Otherwise the seat is free again.
     pub fn assign(mut self, address: IpAddr) -> Result<Seat, Full> {
         let most = self.seats.per_address.load(Ordering::Relaxed);
-        if most != UNLIMITED {
-            let network = network(address);
+        let is_exempt = || {
+            address.to_canonical().is_loopback() && !self.seats.holds_here.load(Ordering::Relaxed)
+        };
+        if most != UNLIMITED && !is_exempt() {
+            let network = client_address(address);
             let mut addresses = self.seats.addresses();
             let count = addresses.entry(network).or_default();
             if *count >= most {
@@ -107,7 +124,7 @@ impl Seat {
 }
 
 /// One client: an IPv4 address, or an IPv6 network of 64 bits, of which a client has all addresses.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn client_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
@@ -141,8 +158,27 @@ mod tests {
     }
 
     #[test]
+    fn one_address_usually_has_a_quarter_of_the_seats() {
+        let count = |seats: &Arc<Seats>, address: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            let mut all = Vec::new();
+            while let Ok(seat) = take(seats, address) {
+                all.push(seat);
+            }
+            all.len()
+        };
+        let seats = Seats::new(1000, PerAddress::Usual);
+        assert_eq!(count(&seats, "192.0.2.1"), 250);
+        assert_eq!(count(&seats, "127.0.0.1"), 1000, "a proxy on this machine");
+        let few = Seats::new(100, PerAddress::Usual);
+        assert_eq!(count(&few, "2001:db8::1"), 64);
+        few.limit_addresses(PerAddress::Most(3));
+        assert_eq!(count(&few, "127.0.0.1"), 3);
+    }
+
+    #[test]
     fn seats_come_back() {
-        let seats = Seats::new(2, None);
+        let seats = Seats::new(2, PerAddress::Unlimited);
         let address = IpAddr::from([127, 0, 0, 1]);
         let first = take(&seats, address).unwrap();
         let _second = take(&seats, address).unwrap();
@@ -154,24 +190,24 @@ mod tests {
 
     #[test]
     fn the_limit_of_an_address_may_change() {
-        let seats = Seats::new(10, None);
+        let seats = Seats::new(10, PerAddress::Unlimited);
         let one = IpAddr::from([10, 0, 0, 1]);
         let before = take(&seats, one).unwrap();
-        seats.limit_addresses(Some(1));
+        seats.limit_addresses(PerAddress::Most(1));
         let counted = take(&seats, one).unwrap();
         assert_eq!(take(&seats, one).unwrap_err(), Full::Address);
         drop(before);
         assert_eq!(take(&seats, one).unwrap_err(), Full::Address);
-        seats.limit_addresses(None);
+        seats.limit_addresses(PerAddress::Unlimited);
         let _third = take(&seats, one).unwrap();
-        seats.limit_addresses(Some(1));
+        seats.limit_addresses(PerAddress::Most(1));
         drop(counted);
         assert!(take(&seats, one).is_ok());
     }
 
     #[test]
     fn one_address_cannot_take_them_all() {
-        let seats = Seats::new(10, Some(1));
+        let seats = Seats::new(10, PerAddress::Most(1));
         let one = IpAddr::from([10, 0, 0, 1]);
         let seat = take(&seats, one).unwrap();
         assert_eq!(take(&seats, one).unwrap_err(), Full::Address);

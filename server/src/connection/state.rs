@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::lending::{Lender, SendBuffer};
 use super::networks::{Member, Networks};
 use super::preamble::{self, Said};
+use super::rates::{Limited, Rates};
 use super::seats::{Full, Seat};
 use crate::body::AckMeter;
 use crate::body::readahead::Slot;
@@ -51,6 +53,8 @@ pub struct Connection {
     preamble: RefCell<Option<Vec<u8>>>,
     /// The client's network.
     pub member: Rc<Member>,
+    /// How fast it is sent to.
+    pub limited: Limited,
     /// The state that it is in.
     pub phase: Cell<Phase>,
     /// When it entered that state.
@@ -80,6 +84,7 @@ impl Connection {
     pub fn new(
         lender: &Rc<Lender>,
         networks: &Rc<Networks>,
+        rates: &Arc<Rates>,
         socket: Rc<Socket>,
         peer: SocketAddr,
         seat: Option<Seat>,
@@ -98,6 +103,7 @@ impl Connection {
             meter: AckMeter::new(now),
             send_buffer: SendBuffer::new(lender, &member),
             member,
+            limited: Limited::new(rates, peer.ip(), now),
             head: RefCell::new(Claim::empty(lender.budget())),
             readahead: Slot::default(),
             socket_bytes: Cell::new(0),
@@ -165,6 +171,7 @@ impl Connection {
     fn set_client(&self, address: IpAddr) {
         if self.client.replace(address) != address {
             self.member.move_to(address);
+            self.limited.move_to(address, Instant::now());
         }
     }
 

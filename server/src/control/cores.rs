@@ -91,6 +91,7 @@ impl Cores {
                 pool_buffer_bytes: settings.pool_buffer_bytes,
                 budget: Arc::clone(&state.budget),
                 seats: Arc::clone(&state.seats),
+                rates: Arc::clone(&state.rates),
                 over_limit: settings.over_limit,
                 send_buffer_floor: state.plan.send_buffer_floor,
                 send_buffer_max: send_buffer_max(settings.send_buffer_max),

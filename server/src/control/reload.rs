@@ -163,6 +163,7 @@ impl<L: Fn() -> Result<Settings, ConfigError>> Reloader<L> {
             .seats
             .limit_addresses(live.connections_per_address_max);
         state.keys.set(keys);
+        state.rates.change(live.rates);
         logging::set_filter(live.log.as_deref());
         state.change(Arc::clone(&live), Arc::clone(&stores));
         for core in cores.order(Order::Reload { live, stores }) {

@@ -23,6 +23,7 @@ use crate::connection::core::{Core, Signing};
 use crate::connection::gate::Gate;
 use crate::connection::lending::Lender;
 use crate::connection::list::{self, Listed};
+use crate::connection::rates::Rates;
 use crate::connection::seats::Seats;
 use crate::connection::tick::Ticks;
 use crate::engine::Engine;
@@ -106,6 +107,8 @@ pub struct Plan {
     pub budget: Arc<Budget>,
     /// Places for connections, shared by the cores.
     pub seats: Arc<Seats>,
+    /// How fast clients are sent to, shared by the cores.
+    pub rates: Arc<Rates>,
     /// What happens when there is no place.
     pub over_limit: OverLimit,
     /// `SO_SNDBUF` that every connection has.
@@ -213,7 +216,14 @@ async fn serve(
         credit_bytes_min: limits::CREDIT_BYTES_MIN,
     };
     let lender = Lender::new(plan.budget, plan.send_buffer_floor, plan.send_buffer_max);
-    let core = Rc::new(Core::new(sources, gate, lender, plan.live, plan.signing));
+    let core = Rc::new(Core::new(
+        sources,
+        gate,
+        lender,
+        plan.rates,
+        plan.live,
+        plan.signing,
+    ));
     let stats = &plan.stats;
     stats.pool_buffers.set(pool.buffers() as u64);
     stats

@@ -153,6 +153,22 @@ pub const PROOF_WINDOWS: u8 = 2;
 pub const NETWORKS_MAX: usize = 512;
 /// What is noted of one of them.
 pub const NETWORK_BYTES: usize = 160;
+/// Bytes per second that a client must acknowledge when the operator does not say, on average over the send timeout: 12 KB
+/// in two minutes. Who takes less is dead, or holds a place for its own sake. One that pauses (a video player stops
+/// reading, its window closes) acknowledges nothing and meets the send timeout itself; browsers come back with a Range.
+pub const RATE_MIN_DEFAULT: u64 = 100;
+/// A connection whose rate is limited is sent what takes this long at that rate with each turn,
+pub const RATE_STEP: Duration = Duration::from_millis(20);
+/// but so much at least, as a slow connection is.
+pub const RATE_BYTES_LEAST: u64 = 8 * 1024;
+/// How far what is sent may be ahead of a limited rate: as long as timers and busy cores may be late.
+pub const RATE_AHEAD: Duration = Duration::from_millis(50);
+/// The longest wait for a limited rate before a connection looks whether its deadline has ended it.
+pub const RATE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// One part in this many of all connections is what one address may have when the operator does not say,
+pub const ADDRESS_PART: usize = 4;
+/// but so many at least: many clients may have one address (NAT).
+pub const ADDRESS_CONNECTIONS_LEAST: usize = 64;
 /// `SO_RCVBUF` of a connection: what a client can make the kernel hold by sending while we don't read.
 /// Longer heads arrive in several windows.
 pub const RECEIVE_BUFFER_BYTES: u32 = 2 * 1024;

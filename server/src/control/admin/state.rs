@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 
 use crate::config::Live;
 use crate::config::address::AdminAddress;
+use crate::connection::rates::Rates;
 use crate::connection::seats::Seats;
 use crate::control::backend::Backends;
 use crate::control::reload::Reloads;
@@ -35,6 +36,8 @@ pub struct ServerState {
     pub budget: Arc<Budget>,
     /// Seats for connections.
     pub seats: Arc<Seats>,
+    /// How fast clients are sent to.
+    pub rates: Arc<Rates>,
     /// What a look at all objects found so far.
     pub survey: Arc<Survey>,
     /// Who may sign requests.
@@ -74,6 +77,7 @@ impl ServerState {
             plan,
             budget,
             seats,
+            rates: Rates::new(live.rates),
             survey: Arc::default(),
             keys: Arc::default(),
             lister: Arc::new(lister),
