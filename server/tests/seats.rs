@@ -19,6 +19,8 @@ use penstock_load::{Class, Group};
 on_both_backends! {
     a_crowd_is_refused_and_the_admitted_notice_nothing
     a_crowd_waits
+    the_longest_idle_gives_way
+    idle_connections_of_any_core_give_way
     one_address_has_so_many_seats
     a_client_that_is_too_slow_is_closed
     a_live_client_outlives_a_short_timeout
@@ -84,13 +86,13 @@ fn a_crowd_is_refused_and_the_admitted_notice_nothing(io: Backend) {
     assert!((1..=60).contains(&crowd.retry_after_most));
     assert_eq!((crowd.completed, crowd.body_bytes > 0), (0, true));
 
+    // They keep their seats as long as they have something to take.
+    assert_eq!(get(server.objects, PATH, &[]).status(), 503);
     for (number, client) in clients.iter_mut().enumerate() {
         let start = if number < SEATS / 2 { PART } else { 0 };
         let end = if number % 4 == 0 { SIZE } else { start + PART };
         assert_same(&client.body(end - start), &content[start..end], "the rest");
     }
-    // They keep their seats until they go.
-    assert_eq!(get(server.objects, PATH, &[]).status(), 503);
     clients.pop();
     wait_until(|| match get(server.objects, PATH, &[]) {
         answer if answer.status() == 200 => {
@@ -138,6 +140,72 @@ fn a_crowd_waits(io: Backend) {
     assert_eq!((short.refused, short.completed), (0, 240));
     nothing_is_left(&server);
     assert_eq!(server.total("refused_connections"), 0);
+}
+
+/// As many idle connections as there were seats kept everybody out until they were closed for idleness.
+fn the_longest_idle_gives_way(io: Backend) {
+    const SEATS: usize = 6;
+    let (stores, content) = prepared(11);
+    for over in ["refuse", "wait"] {
+        let options = [
+            "--cores",
+            "1",
+            "--max-connections",
+            "6",
+            "--over-limit",
+            over,
+        ];
+        let server = Server::start(&stores, io, &[&PATIENT[..], &options].concat());
+        let range = ["Range: bytes=0-999"];
+        // The first one is in the middle of a download, the others are idle.
+        let mut busy = admitted(&server, 1);
+        let mut idle: Vec<Client> = (1..SEATS)
+            .map(|_| {
+                let mut client = Client::connect(server.objects);
+                assert_eq!(client.request("GET", PATH, &range).status(), 206);
+                client
+            })
+            .collect();
+        // Not before they have been idle for a while.
+        wait_until(|| match get(server.objects, PATH, &range).status() {
+            206 => Ok(()),
+            status => Err(format!("{status} though others are idle")),
+        });
+        idle.remove(0).expect_close();
+        assert_eq!(server.total("gave_way_connections"), 1);
+        for client in &mut idle {
+            let part = client.request("GET", PATH, &range);
+            assert_same(
+                &part.body,
+                &content[..1000],
+                "of one that was idle for less",
+            );
+        }
+        assert_same(&busy[0].body(SIZE), &content, "the download");
+        assert_eq!(server.total("timed_out_connections"), 0);
+    }
+}
+
+fn idle_connections_of_any_core_give_way(io: Backend) {
+    let (stores, content) = prepared(12);
+    let options = ["--cores", "2", "--max-connections", "2"];
+    let server = Server::start(&stores, io, &[&PATIENT[..], &options].concat());
+    let _idle = [(); 2].map(|()| {
+        let mut client = Client::connect(server.objects);
+        assert_eq!(client.request("HEAD", PATH, &[]).status(), 200);
+        client
+    });
+    // Whichever cores the kernel gave them to, and gives the next ones.
+    wait_until(|| {
+        let response = get(server.objects, PATH, &["Range: bytes=0-999"]);
+        match response.status() {
+            206 => {
+                assert_same(&response.body, &content[..1000], "at last");
+                Ok(())
+            }
+            status => Err(format!("{status} though others are idle")),
+        }
+    });
 }
 
 fn one_address_has_so_many_seats(io: Backend) {

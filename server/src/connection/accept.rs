@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::answers;
 use super::core::Core;
 use super::driver::drive;
+use super::idle;
 use super::seats::{Full, Seat, Seats};
 use super::state::Connection;
 use crate::config::values::OverLimit;
@@ -32,7 +33,11 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
         for _ in 0..ACCEPTS_PER_TURN {
             let reserved = match over {
                 // Reserved first: between a look and the accept, another core could take the last seat.
-                OverLimit::Wait => seats.reserve(),
+                OverLimit::Wait => seats.reserve().or_else(|| {
+                    // Nobody gives way to nobody.
+                    let is_waiting = listener.is_readable_now();
+                    is_waiting.then(|| take_seat(&core, &seats)).flatten()
+                }),
                 // Not so here: a seat held for nobody would make another core refuse somebody.
                 OverLimit::Refuse => None,
             };
@@ -51,7 +56,7 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
                 Ok((socket, peer)) => {
                     let seat = match reserved {
                         Some(seat) => Ok(seat),
-                        None => seats.reserve().ok_or(Full::Server),
+                        None => take_seat(&core, &seats).ok_or(Full::Server),
                     };
                     admit(&core, socket, peer, seat);
                 }
@@ -68,6 +73,17 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
         // There may be more: the others have their turn first.
         core.io().yield_now().await;
     }
+}
+
+/// Takes a seat, perhaps that of an idle connection.
+fn take_seat(core: &Core, seats: &Arc<Seats>) -> Option<Seat> {
+    let seat = seats
+        .reserve()
+        .or_else(|| idle::make_room(core, Instant::now()));
+    if seat.is_none() {
+        seats.want_room();
+    }
+    seat
 }
 
 /// Starts serving a connection, or refusing it. Those being refused have no seat: a crowd that keeps

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use slab::Slab;
 
 use super::gate::Gate;
+use super::idle::Idle;
 use super::lending::Lender;
 use super::networks::Networks;
 use super::rates::Rates;
@@ -42,6 +43,8 @@ pub struct Core {
     pub lender: Rc<Lender>,
     /// The settings that can change, as they are now.
     pub live: RefCell<Arc<Live>>,
+    /// Who gives way when seats are short.
+    pub idle: Idle,
     /// How fast clients are sent to.
     pub rates: Arc<Rates>,
     /// The networks that clients are in.
@@ -74,6 +77,7 @@ impl Core {
             sources,
             gate,
             lender,
+            idle: Idle::default(),
             rates,
             networks: Networks::new(),
             connections: RefCell::new(Slab::new()),

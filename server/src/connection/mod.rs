@@ -11,6 +11,7 @@ pub mod core;
 pub mod deadlines;
 pub mod driver;
 pub mod gate;
+pub mod idle;
 pub mod lending;
 pub mod list;
 pub mod lookup;

@@ -20,6 +20,8 @@ pub struct Seats {
     per_address: AtomicUsize,
     /// Whether that holds for clients on this machine, too.
     holds_here: AtomicBool,
+    /// Whether a core found no seat for a client, nor anybody who gives way.
+    wanted: AtomicBool,
     /// Connections by address, counted only while there is a limit on them.
     addresses: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -51,6 +53,7 @@ impl Seats {
             seats,
             per_address: AtomicUsize::new(UNLIMITED),
             holds_here: AtomicBool::new(true),
+            wanted: AtomicBool::new(false),
             addresses: Mutex::default(),
         };
         all.limit_addresses(per_address);
@@ -86,6 +89,16 @@ impl Seats {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// Notes that a core found no seat for a client, nor anybody who gives way.
+    pub fn want_room(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether some core noted that. Then this one is to make room, and no other.
+    pub fn wants_room(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
+    }
+
     /// Takes a seat for a client that is not known yet.
     pub fn reserve(self: &Arc<Self>) -> Option<Seat> {
         self.taken
@@ -101,6 +114,25 @@ impl Seats {
 }
 
 impl Seat {
+    /// The seat, counted for no address any more.
+    pub fn vacated(mut self) -> Seat {
+        self.leave_address();
+        self
+    }
+
+    fn leave_address(&mut self) {
+        let Some(address) = self.address.take() else {
+            return;
+        };
+        let mut addresses = self.seats.addresses();
+        if let Some(count) = addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&address);
+            }
+        }
+    }
+
     /// Gives the seat to a client at `address`, if it may have another. Otherwise the seat is free again.
     pub fn assign(mut self, address: IpAddr) -> Result<Seat, Full> {
         let most = self.seats.per_address.load(Ordering::Relaxed);
@@ -135,15 +167,7 @@ pub(super) fn client_address(address: IpAddr) -> IpAddr {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(address) = self.address {
-            let mut addresses = self.seats.addresses();
-            if let Some(count) = addresses.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    addresses.remove(&address);
-                }
-            }
-        }
+        self.leave_address();
         self.seats.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }

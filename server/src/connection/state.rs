@@ -142,6 +142,11 @@ impl Connection {
         }
     }
 
+    /// Takes the seat of a connection that is about to be closed.
+    pub fn take_seat(&self) -> Option<Seat> {
+        self.seat.borrow_mut().take().map(Seat::vacated)
+    }
+
     /// Counts the connection as one of this client's.
     fn assign_seat(&self, client: IpAddr) -> Result<(), IntroductionError> {
         let mut place = self.seat.borrow_mut();

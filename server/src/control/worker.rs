@@ -21,6 +21,7 @@ use crate::config::values::{OverLimit, ZeroCopyMode};
 use crate::connection::accept::accept;
 use crate::connection::core::{Core, Signing};
 use crate::connection::gate::Gate;
+use crate::connection::idle;
 use crate::connection::lending::Lender;
 use crate::connection::list::{self, Listed};
 use crate::connection::rates::Rates;
@@ -272,6 +273,7 @@ async fn serve(
             Err(TryRecvError::Disconnected) => deadline = Some(Instant::now()),
         }
         look.tick(&core);
+        idle::make_room_for_others(&core, &plan.seats, Instant::now());
         let Some(deadline) = deadline else { continue };
         let left = core.connections.borrow().len();
         if left == 0 || Instant::now() >= deadline {

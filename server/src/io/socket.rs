@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Type};
 
 use super::message::io_slices;
@@ -247,6 +248,16 @@ impl Socket {
             }
         };
         registration.ready(self, interest).await
+    }
+
+    /// Whether there is something to receive, or a connection to accept.
+    pub fn is_readable_now(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Accepts one waiting connection, or fails with `WouldBlock`.

@@ -169,6 +169,13 @@ pub const RATE_WAIT_MAX: Duration = Duration::from_secs(1);
 pub const ADDRESS_PART: usize = 4;
 /// but so many at least: many clients may have one address (NAT).
 pub const ADDRESS_CONNECTIONS_LEAST: usize = 64;
+/// A connection gives way to a new one, when seats are short, if it was idle for so long: one that just came has had time
+/// to ask.
+pub const IDLE_GIVES_WAY: Duration = Duration::from_secs(1);
+/// How many idle connections one look at all of them notes, 24 bytes each.
+pub const IDLE_FOUND_MAX: usize = 64;
+/// How long nobody looks again after a look that found none: it costs some tens of microseconds.
+pub const IDLE_LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// `SO_RCVBUF` of a connection: what a client can make the kernel hold by sending while we don't read.
 /// Longer heads arrive in several windows.
 pub const RECEIVE_BUFFER_BYTES: u32 = 2 * 1024;
