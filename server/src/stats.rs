@@ -141,6 +141,7 @@ scalars! {
     Counter verified_leaves "Leaves whose checksum matched",
     Counter failed_leaves "Leaves whose checksum did not match",
     Counter failed_shares "Share files given up after a read error",
+    Counter reopened "Times that the share files of a client that had waited were opened again",
     Counter tahoe_read_bytes "Bytes read from blocks of Tahoe-LAFS shares",
     Counter verified_segments "Segments of Tahoe-LAFS files verified",
     Counter verified_segment_bytes "Bytes of the segments of Tahoe-LAFS files verified",

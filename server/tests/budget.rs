@@ -5,6 +5,7 @@ mod common;
 
 use std::process::Command;
 
+use common::client::End;
 use common::crowd::{Crowd, assert_within, degraded, memory, nothing_is_left};
 use common::{
     Backend, Client, Noise, PATH, Server, Stores, assert_same, get, number, penstock, run, together,
@@ -21,7 +22,8 @@ on_both_backends! {
     slow_heads_stay_within
     long_heads_are_claimed
     long_heads_without_credit_are_refused
-    clients_of_many_objects_hold_no_more_files_than_planned
+    stalled_clients_of_many_objects_keep_nobody_from_another
+    an_object_that_was_replaced_while_its_files_were_closed
 }
 
 /// A small declaration: the parts that every server has are 37 MiB on two cores.
@@ -439,49 +441,115 @@ fn long_heads_without_credit_are_refused(io: Backend) {
     nothing_is_left(&server);
 }
 
-/// Objects in the middle of a response stay open, and unused ones are closed to make room. When all are in use, one
-/// more is refused; later there is room again.
-fn clients_of_many_objects_hold_no_more_files_than_planned(io: Backend) {
-    const OBJECTS: usize = 40;
+/// Story: 513 stalled clients on as many objects had all share files of a core open that it may have, and every request for
+/// another object was answered 503. A client that waits needs no open files: they are closed for others, and opened again
+/// when it goes on.
+fn stalled_clients_of_many_objects_keep_nobody_from_another(io: Backend) {
+    const OBJECTS: usize = 200;
+    const BYTES: usize = 200_000;
     let stores = Stores::new(6);
-    let content = |object: usize| Noise::new(object as u64).bytes(200_000);
-    for object in 0..OBJECTS {
+    let content = |object: usize| Noise::new(object as u64).bytes(BYTES);
+    for object in 0..=OBJECTS {
         stores.put(&format!("o{object}"), &mut &content(object)[..], 4, 4096);
     }
     // Each object opens its six files and counts as two more: eight objects fit.
-    let options = ["--share-files", "64", "--cores", "1"];
+    let options = [
+        "--share-files",
+        "64",
+        "--cores",
+        "1",
+        "--send-timeout",
+        "10m",
+    ];
     let server = Server::start(&stores, io, &options);
-    for object in 0..OBJECTS {
+    let open_shares = || {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+        let links = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        let shares = links.filter(|path| path.to_string_lossy().contains(".share"));
+        shares.count()
+    };
+    for object in 0..20 {
         let answer = get(server.objects, &format!("/o{object}"), &[]);
         assert_same(&answer.body, &content(object), "one after another");
     }
-    let begin = |object: usize| {
-        let mut client = Client::connect_small(server.objects);
-        client.ask("GET", &format!("/o{object}"), &[]);
-        let status = client.head().status;
-        (client, status)
-    };
-    let mut clients: Vec<Client> = (0..8)
+    let mut clients: Vec<Client> = (0..OBJECTS)
         .map(|object| {
-            let (client, status) = begin(object);
+            let mut client = Client::connect_small(server.objects);
+            client.ask("GET", &format!("/o{object}"), &[]);
+            let status = client.head().status;
             assert_eq!(status, 200, "object {object}");
             client
         })
         .collect();
-    let (_, status) = begin(20);
-    assert_eq!(status, 503);
-    // An object that is open already takes no more descriptors.
-    assert_same(&get(server.objects, "/o3", &[]).body, &content(3), "again");
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
-    let shares = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-    let shares = shares.filter(|path| path.to_string_lossy().ends_with(".share"));
-    assert_eq!(shares.count(), 8 * 6);
-    for (object, client) in clients.iter_mut().enumerate() {
-        assert_same(&client.body(200_000), &content(object), "what goes on");
-    }
-    drop(clients);
-    common::wait_until(|| match begin(20).1 {
-        200 => Ok(()),
-        status => Err(format!("still {status}")),
+    let answer = get(server.objects, &format!("/o{OBJECTS}"), &[]);
+    assert_eq!(answer.status(), 200, "another object");
+    assert_same(&answer.body, &content(OBJECTS), "another object");
+    // What is closed is closed by a thread of its store.
+    common::wait_until(|| match open_shares() {
+        few if few <= 8 * 6 => Ok(()),
+        many => Err(format!("{many} share files are open")),
     });
+    assert_eq!(number(&server.status(), &["totals", "open_objects"]), 8);
+    // A store is gone by the time when they go on, all at once.
+    stores.remove_store(2);
+    let all = std::sync::Mutex::new(clients.iter_mut().enumerate());
+    together(50, |_| {
+        loop {
+            let next = all.lock().unwrap().next();
+            let Some((object, client)) = next else {
+                return;
+            };
+            let body = client.body(BYTES);
+            assert_same(&body, &content(object), &format!("object {object} goes on"));
+        }
+    });
+    for (object, client) in clients.iter_mut().enumerate().step_by(9) {
+        let answer = client.request("GET", &format!("/o{object}"), &[]);
+        assert_same(&answer.body, &content(object), "another response");
+    }
+    assert_eq!(server.total("reset_bodies"), 0);
+    assert!(server.total("reopened") >= OBJECTS as u64 - 8);
+    drop(clients);
+    nothing_is_left(&server);
+    let status = server.status();
+    assert_eq!(number(&status, &["memory", "memory_credit_lent_bytes"]), 0);
+}
+
+/// What is opened again is the same put, or the client is cut off: no byte of another put follows.
+fn an_object_that_was_replaced_while_its_files_were_closed(io: Backend) {
+    const BYTES: usize = 200_000;
+    let stores = Stores::new(6);
+    let content = |seed: usize| Noise::new(seed as u64).bytes(BYTES);
+    for object in 0..20 {
+        stores.put(&format!("o{object}"), &mut &content(object)[..], 4, 4096);
+    }
+    let options = ["--share-files", "64", "--cores", "1"];
+    let server = Server::start(&stores, io, &options);
+    let mut client = Client::connect_small(server.objects);
+    client.ask("GET", "/o0", &[]);
+    assert_eq!(client.head().status, 200);
+    for object in 1..20 {
+        let answer = get(server.objects, &format!("/o{object}"), &[]);
+        assert_same(&answer.body, &content(object), "others");
+    }
+    // They may have had room without it: others stall, until its files are closed.
+    let mut stalled = Vec::new();
+    for object in 1..=8 {
+        let mut other = Client::connect_small(server.objects);
+        other.ask("GET", &format!("/o{object}"), &[]);
+        assert_eq!(other.head().status, 200);
+        stalled.push(other);
+    }
+    stores.put("o0", &mut &content(100)[..], 4, 4096);
+    let (bytes, end) = client.until_end();
+    assert_eq!(end, End::Reset);
+    assert!(bytes.len() < BYTES);
+    assert_same(&bytes, &content(0)[..bytes.len()], "the beginning");
+    let answer = get(server.objects, "/o0", &[]);
+    assert_same(&answer.body, &content(100), "the new put");
+    // Those whose objects are as they were go on.
+    for (other, object) in stalled.iter_mut().zip(1..) {
+        assert_same(&other.body(BYTES), &content(object), "others go on");
+    }
+    assert_eq!(server.total("reset_bodies"), 1);
 }

@@ -12,20 +12,30 @@ use super::batch::Batch;
 use super::produce;
 use crate::engine::{Engine, Piece, PieceError};
 use crate::memory::budget::Claim;
-use crate::objects::{Catalogue, LookupError, Object};
-use crate::tahoe::{self, Gateway};
+use crate::objects::{Catalogue, LookupError, Object, ObjectHandle};
+use crate::tahoe::{self, FileHandle, Gateway};
 use crate::units::ObjectOffset;
 
-/// Where the bytes of a body come from.
+/// Where the bytes of a body come from. Share files may be closed while nobody works with it.
 pub enum Resource {
     /// An object of the stores.
-    Object(Rc<Object>),
+    Object(Rc<ObjectHandle>),
     /// A Tahoe-LAFS file.
-    File(Rc<tahoe::file::File>),
+    File(Rc<FileHandle>),
     /// What a cap holds itself.
     Literal(Bytes),
     /// A document that was made for one request, and the claim on its memory.
     Document(Bytes, Claim),
+}
+
+/// The same for one turn, with its share files open.
+pub enum OpenResource {
+    /// An object of the stores.
+    Object(Rc<Object>),
+    /// A Tahoe-LAFS file.
+    File(Rc<tahoe::file::File>),
+    /// Bytes that are in memory.
+    Literal(Bytes),
 }
 
 /// What a cap stands for, as a response's head says it.
@@ -80,11 +90,11 @@ impl Resources {
                 let gateway = self.gateway.as_ref().ok_or(LookupError::NotFound)?;
                 let tag = tahoe::tag(cap.ueb_hash());
                 let etag = format!("\"{}-{tag}\"", cap.storage_index());
-                let file = gateway.open(engine, cap).await?;
+                let (handle, file) = gateway.open(engine, cap).await?;
                 Ok(CapContent {
                     size: file.geometry.size(),
                     etag,
-                    resource: Resource::File(file),
+                    resource: Resource::File(handle),
                 })
             }
         }
@@ -98,15 +108,40 @@ impl Resources {
         }
     }
 
+    /// Opens the files of a resource again that were closed while its clients waited.
+    ///
+    /// # Errors
+    /// As for a request, or that it is not there any more.
+    pub async fn reopen(
+        &self,
+        engine: &Engine,
+        resource: &Resource,
+    ) -> Result<OpenResource, LookupError> {
+        match (resource, &self.gateway) {
+            (Resource::Object(handle), _) => {
+                let object = self.catalogue.reopen(handle).await?;
+                Ok(OpenResource::Object(object))
+            }
+            (Resource::File(handle), Some(gateway)) => {
+                let file = gateway.reopen(engine, handle).await?;
+                Ok(OpenResource::File(file))
+            }
+            (Resource::File(_), None) => Err(LookupError::NotFound),
+            (Resource::Literal(bytes) | Resource::Document(bytes, _), _) => {
+                Ok(OpenResource::Literal(bytes.clone()))
+            }
+        }
+    }
+
     /// Does what has to be done before a piece of a resource that begins at `start` can be produced, and may take long:
     /// the segment of a Tahoe-LAFS file is verified, or waited for while another request has that done.
     pub async fn prepare(
         &self,
         engine: &Engine,
-        resource: &Resource,
+        resource: &OpenResource,
         start: ObjectOffset,
     ) -> Result<(), PieceError> {
-        if let (Resource::File(file), Some(gateway)) = (resource, &self.gateway) {
+        if let (OpenResource::File(file), Some(gateway)) = (resource, &self.gateway) {
             let segment = file.geometry.segment_of(start.0);
             gateway.record(engine, file, segment).await?;
         }
@@ -118,17 +153,19 @@ impl Resources {
     pub async fn produce(
         &self,
         engine: &Engine,
-        resource: &Resource,
+        resource: &OpenResource,
         wanted: Range<ObjectOffset>,
         batch: Option<&Batch>,
     ) -> Result<Piece, PieceError> {
         match (resource, &self.gateway) {
-            (Resource::Object(object), _) => produce::produce(engine, object, wanted, batch).await,
-            (Resource::File(file), Some(gateway)) => {
+            (OpenResource::Object(object), _) => {
+                produce::produce(engine, object, wanted, batch).await
+            }
+            (OpenResource::File(file), Some(gateway)) => {
                 tahoe::piece::produce(engine, gateway, file, wanted).await
             }
-            (Resource::File(_), None) => Err(PieceError::Bug("a file without a gateway")),
-            (Resource::Literal(bytes) | Resource::Document(bytes, _), _) => {
+            (OpenResource::File(_), None) => Err(PieceError::Bug("a file without a gateway")),
+            (OpenResource::Literal(bytes), _) => {
                 let part = &bytes[wanted.start.0 as usize..wanted.end.0 as usize];
                 Piece::literal(engine, wanted.start, part).await
             }
@@ -137,11 +174,22 @@ impl Resources {
 }
 
 impl Resource {
+    /// What it stands for, if that is open.
+    pub fn open(&self) -> Option<OpenResource> {
+        Some(match self {
+            Resource::Object(handle) => OpenResource::Object(handle.open()?),
+            Resource::File(handle) => OpenResource::File(handle.open()?),
+            Resource::Literal(bytes) | Resource::Document(bytes, _) => {
+                OpenResource::Literal(bytes.clone())
+            }
+        })
+    }
+
     /// What it is called in a log, which quotes and escapes it as any text.
     pub fn name(&self) -> String {
         match self {
-            Resource::Object(object) => object.header().key.as_str().to_owned(),
-            Resource::File(file) => format!("storage index {}", file.storage_index),
+            Resource::Object(handle) => handle.name().key().to_owned(),
+            Resource::File(handle) => format!("storage index {}", handle.name().storage_index()),
             Resource::Literal(_) => "a literal file".to_owned(),
             Resource::Document(..) => "a document".to_owned(),
         }

@@ -20,12 +20,13 @@ use super::batch::Batch;
 use super::hot::HotObjects;
 use super::readahead::{Cursor, Readahead, Slot};
 use super::rebuilt::RebuiltBlocks;
-use super::resource::{Resource, Resources};
+use super::resource::{OpenResource, Resource, Resources};
 use super::splice;
 use super::turn::Turn;
 use super::zero_copy::ZeroCopy;
 use crate::engine::{Engine, PieceError};
 use crate::io::{Segmentation, sent_or_zero};
+use crate::objects::LookupError;
 
 /// One core's sources of bodies.
 pub struct Sources {
@@ -69,6 +70,8 @@ pub enum SendError {
     Connection(io::Error),
     /// The piece can't be produced.
     Piece(PieceError),
+    /// What is sent can't be opened again.
+    Reopen(LookupError),
 }
 
 impl From<io::Error> for SendError {
@@ -108,21 +111,33 @@ impl Sources {
             let segmentation = turn.segmentation(turn.head.len())?;
             return Ok(sent_or_zero(turn.socket.send(head, segmentation))?);
         };
+        let resource = match body.resource.open() {
+            Some(resource) => resource,
+            None => {
+                let reopened = Box::pin(self.resources.reopen(&self.engine, &body.resource)).await;
+                self.engine.stats.reopened.add(1);
+                reopened.map_err(SendError::Reopen)?
+            }
+        };
         let mut ready = Ready::default();
         loop {
-            if let Some(sent) = self.send_from_memory(turn, &body.resource)? {
+            if let Some(sent) = self.send_from_memory(turn, &resource)? {
                 return Ok(sent);
             }
             // Boxed, so that a connection that waits for credit doesn't hold room for a piece's state.
-            if Box::pin(self.get_ready(&mut ready, turn, body, slot)).await? {
-                return Box::pin(self.send_produced(ready, turn, &body.resource)).await;
+            if Box::pin(self.get_ready(&mut ready, turn, (body, &resource), slot)).await? {
+                return Box::pin(self.send_produced(ready, turn, &resource)).await;
             }
         }
     }
 
     /// Sends from the sources in memory; `None` if none of them has the start of the body.
-    fn send_from_memory(&self, turn: &Turn<'_>, resource: &Resource) -> io::Result<Option<usize>> {
-        let Resource::Object(object) = resource else {
+    fn send_from_memory(
+        &self,
+        turn: &Turn<'_>,
+        resource: &OpenResource,
+    ) -> io::Result<Option<usize>> {
+        let OpenResource::Object(object) = resource else {
             return Ok(None);
         };
         match self.hot.send(&self.engine, turn, object)? {
@@ -137,13 +152,12 @@ impl Sources {
         &'a self,
         ready: &mut Ready<'a>,
         turn: &Turn<'_>,
-        body: &Body,
+        (body, resource): (&Body, &OpenResource),
         slot: &Slot,
     ) -> Result<bool, SendError> {
-        let resource = &body.resource;
         // Clients that want the same rebuilt blocks: those behind find what is kept, and catch up.
         if !std::mem::replace(&mut ready.has_yielded, true)
-            && matches!(resource, Resource::Object(object) if self.rebuilt.is_shared(object.id()))
+            && matches!(resource, OpenResource::Object(object) if self.rebuilt.is_shared(object.id()))
         {
             self.engine.io.yield_now().await;
             return Ok(false);
@@ -152,7 +166,7 @@ impl Sources {
             self.resources
                 .prepare(&self.engine, resource, turn.body.start)
                 .await?;
-            if let (Resource::Object(object), Some(readahead)) = (resource, &self.readahead) {
+            if let (OpenResource::Object(object), Some(readahead)) = (resource, &self.readahead) {
                 ready.batch = readahead
                     .batch(&self.engine, turn, object, slot, &body.cursor)
                     .await?;
@@ -177,7 +191,7 @@ impl Sources {
         &self,
         ready: Ready<'_>,
         turn: &Turn<'_>,
-        resource: &Resource,
+        resource: &OpenResource,
     ) -> Result<usize, SendError> {
         let engine = &self.engine;
         let mut wanted = turn.wanted();
@@ -188,7 +202,7 @@ impl Sources {
             .resources
             .produce(engine, resource, wanted, ready.batch.as_deref())
             .await?;
-        if let Resource::Object(object) = resource {
+        if let OpenResource::Object(object) = resource {
             let now = Instant::now();
             self.rebuilt.keep(object, &piece, now);
             self.hot.keep(object, &piece, now);

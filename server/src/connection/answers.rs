@@ -56,6 +56,10 @@ pub fn for_lookup(error: &LookupError) -> Answer {
             Status::Unavailable,
             "too many different objects are being served",
         ),
+        LookupError::Replaced => (
+            Status::Unavailable,
+            "this object was replaced while it was sent",
+        ),
         LookupError::Interrupted => (Status::Unavailable, "the look-up was interrupted"),
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::answers;
+use super::answers::{self, Answer};
 use super::core::Core;
 use super::gate::Admission;
 use super::lookup::{self, Opened, Refused};
@@ -18,7 +18,6 @@ use super::state::{CloseReason, Connection, IntroductionError};
 use crate::body::ack_meter::Reader;
 use crate::body::source::SendError;
 use crate::body::{Body, Turn};
-use crate::engine::PieceError;
 use crate::http::head::Response;
 use crate::http::protocol::{Action, Protocol};
 use crate::io::{Interest, is_transient};
@@ -183,7 +182,14 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
     match sent {
         Ok(bytes) => note_sent(core, connection, protocol, bytes),
         Err(SendError::Connection(error)) => return Err(error),
-        Err(SendError::Piece(error)) => give_up(core, connection, protocol, &error),
+        Err(SendError::Piece(error)) => {
+            let answer = answers::for_piece(&error);
+            give_up(core, connection, protocol, &error, answer);
+        }
+        Err(SendError::Reopen(error)) => {
+            let answer = answers::for_lookup(&error);
+            give_up(core, connection, protocol, &error, answer);
+        }
     }
     Ok(())
 }
@@ -257,14 +263,19 @@ async fn wait_for_credit(
 
 /// The body can't go on: an error if nothing was sent yet, else a reset, so that no client takes a
 /// short body for a whole one.
-fn give_up(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, error: &PieceError) {
+fn give_up(
+    core: &Core,
+    connection: &Connection,
+    protocol: &mut BodyProtocol,
+    error: &dyn std::fmt::Display,
+    (status, reason): Answer,
+) {
     if let Some(body) = protocol.outgoing().and_then(|out| out.object()) {
         tracing::error!(
             name = body.resource.name(),
             "the object can't be read: {error}"
         );
     }
-    let (status, reason) = answers::for_piece(error);
     if protocol.body_failed(status, reason, &core.context()) {
         core.stats().reset_bodies.add(1);
         connection.socket.reset();

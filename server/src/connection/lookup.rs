@@ -129,7 +129,7 @@ async fn open_object(
         .catalogue
         .open(key, context.now)
         .await;
-    let object = opened.map_err(|error| answers::for_lookup(&error))?;
+    let (handle, object) = opened.map_err(|error| answers::for_lookup(&error))?;
     let description = match overrides {
         None => Description::Object(Rc::clone(&object)),
         Some(overrides) => Description::Overridden {
@@ -140,7 +140,7 @@ async fn open_object(
     };
     Ok(Opened::Object(
         description,
-        Body::new(Resource::Object(object)),
+        Body::new(Resource::Object(handle)),
     ))
 }
 

@@ -182,7 +182,7 @@ async fn serve(
     let verified = VerifiedLeaves::new(plan.verify_age);
     let (stats, timeout) = (Arc::clone(&plan.stats), plan.stores.timeout());
     let engine = Engine::new(io, pool.clone(), verified, stats, timeout);
-    let files = OpenFiles::new(plan.share_files);
+    let files = OpenFiles::new(plan.share_files, &plan.budget);
     let codes = Rc::new(Codes::new(pool.piece_capacity(), &plan.budget));
     let gateway = (!plan.stores.nodes().is_empty()).then(|| {
         Gateway::new(

@@ -224,6 +224,20 @@ pub const OBJECT_FILES_EXTRA: usize = 2;
 /// of its object.
 pub const SHARE_FILE_BYTES: u64 = 512;
 
+/// What stays of an object while its files are closed because its clients wait, beside its key: the handle, its place in
+/// the catalogue. It is claimed from the credit.
+pub const CLOSED_HANDLE_BYTES: usize = 384;
+/// Clients of an object wait for their sockets if none of them had a turn for so long.
+pub const WAITING_AFTER: Duration = Duration::from_millis(100);
+/// A request that finds as many share files in use as may be open waits for so long for one whose clients wait.
+pub const OPEN_PATIENCE: Duration = Duration::from_millis(300);
+/// A client that goes on and finds no room for its object's files tries again after this time,
+pub const REOPEN_PAUSE: Duration = Duration::from_millis(20);
+/// takes the place of one that is between two turns after this,
+pub const REOPEN_URGENT: Duration = Duration::from_secs(1);
+/// and gives up after this.
+pub const REOPEN_PATIENCE: Duration = Duration::from_secs(30);
+
 /// An open object is checked against its directories when a request comes this long after the last
 /// check, so that a new put or a repair is seen.
 pub const OBJECT_RECHECK: Duration = Duration::from_secs(1);

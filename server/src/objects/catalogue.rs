@@ -7,19 +7,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use decode_kernel::share::{Fields, Key};
+use decode_kernel::share::{Fields, Generation, Key};
 use lru::LruCache;
 use penstock_store::{OpenError, OpenObject, OpenShare, RejectReason, Scan};
 use tokio::sync::Semaphore;
 
 use super::codes::Codes;
+use super::handle::Handle;
 use super::lines::Lines;
-use super::open_files::{OpenFiles, close_unused};
+use super::open_files::{Known, Need, OpenFiles, close_unused, with_patience};
 use super::servable::Shape;
 use super::{Layout, LookupError, Object, Share};
 use crate::io::StoreFile;
 use crate::memory::limits::{
-    LOOKUPS_MAX, OBJECT_RECHECK, SHARE_FILE_BYTES, TABLE_PAGE_BYTES, TORN_LOOKS_MAX,
+    CLOSED_HANDLE_BYTES, LOOKUPS_MAX, OBJECT_RECHECK, OPEN_PATIENCE, REOPEN_PATIENCE,
+    SHARE_FILE_BYTES, TABLE_PAGE_BYTES, TORN_LOOKS_MAX,
 };
 use crate::stores::{Recheck, Stores, object_number};
 use crate::units::{CopyNumber, ObjectId, ShareNumber};
@@ -44,6 +46,25 @@ impl Health {
     }
 }
 
+/// What it takes to open an object again.
+pub struct Name {
+    key: Rc<str>,
+    generation: Generation,
+}
+
+impl Name {
+    /// The object's key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+/// What a client holds of an object.
+pub type ObjectHandle = Handle<Name, Object>;
+
+/// An object that was just opened or found open, and the handle on it.
+pub type Opened = (Rc<ObjectHandle>, Rc<Object>);
+
 /// The objects that one core keeps open.
 pub struct Catalogue {
     stores: RefCell<Arc<Stores>>,
@@ -51,7 +72,7 @@ pub struct Catalogue {
     stale: Cell<bool>,
     /// Bytes of a pool buffer that a piece may use, checked against what an object's geometry needs.
     piece_capacity: usize,
-    objects: RefCell<LruCache<String, Rc<Object>>>,
+    objects: RefCell<Known<Rc<str>, Name, Object>>,
     files: Rc<OpenFiles>,
     codes: Rc<Codes>,
     lookups: Semaphore,
@@ -95,55 +116,87 @@ impl Catalogue {
 
     /// Adds the objects that are held.
     pub fn survey(&self, health: &mut Health) {
-        for (_, object) in self.objects.borrow().iter() {
-            let geometry = object.geometry();
-            health.count(object.live_shares(), geometry.k(), geometry.n());
+        for (_, handle) in self.objects.borrow().iter() {
+            handle.peek(|object| {
+                let geometry = object.geometry();
+                health.count(object.live_shares(), geometry.k(), geometry.n());
+            });
         }
     }
 
     /// The object with the key that a request's path is. One that has expired by now is as if it were not there.
-    pub async fn open(&self, path: &str, now: SystemTime) -> Result<Rc<Object>, LookupError> {
-        let object = self.find(path).await?;
+    pub async fn open(&self, path: &str, now: SystemTime) -> Result<Opened, LookupError> {
+        let (handle, object) = self.find(path).await?;
         match object.is_expired(now) {
             true => Err(LookupError::NotFound),
-            false => Ok(object),
+            false => Ok((handle, object)),
         }
     }
 
-    async fn find(&self, path: &str) -> Result<Rc<Object>, LookupError> {
-        if let Some(object) = self.fresh(path) {
-            return Ok(object);
+    async fn find(&self, path: &str) -> Result<Opened, LookupError> {
+        if let Some(opened) = self.fresh(path) {
+            return Ok(opened);
         }
         let key = Key::new(path).map_err(|_| LookupError::NotFound)?;
         if self.stores().stores().is_empty() {
             // Only Tahoe-LAFS files are served.
             return Err(LookupError::NotFound);
         }
-        let _turn = self.lookups.acquire().await;
-        // Another request may have opened it while this one waited.
-        if let Some(object) = self.fresh(path) {
-            return Ok(object);
+        let opened = with_patience(OPEN_PATIENCE, async |need| {
+            let _turn = self.lookups.acquire().await;
+            // Another request may have opened it while this one waited.
+            if let Some(opened) = self.fresh(path) {
+                return Ok(opened);
+            }
+            if let Some((handle, object)) = self.known(path)
+                && self.is_unchanged(&key, &object).await
+            {
+                object.checked.set(Instant::now());
+                return can_be_read((handle, object));
+            }
+            self.look_up(key.clone(), None, need).await
+        });
+        let opened = opened.await;
+        if matches!(opened, Err(LookupError::NoOpenFiles)) {
+            self.files.tell_refusal();
         }
-        if let Some(object) = self.known(path)
-            && self.is_unchanged(&key, &object).await
-        {
-            object.checked.set(Instant::now());
-            return can_be_read(object);
-        }
-        self.look_up(key).await
+        opened
     }
 
-    fn known(&self, path: &str) -> Option<Rc<Object>> {
-        self.objects.borrow_mut().get(path).cloned()
+    /// The object that a client holds, opened again if its files were closed while the client waited.
+    ///
+    /// # Errors
+    /// As for a request; [`LookupError::Replaced`] if another put has taken its place.
+    pub async fn reopen(&self, handle: &Rc<ObjectHandle>) -> Result<Rc<Object>, LookupError> {
+        let key = Key::new(handle.name().key()).map_err(|_| LookupError::NotFound)?;
+        with_patience(REOPEN_PATIENCE, async |need| {
+            let _turn = self.lookups.acquire().await;
+            // Another client of it may have opened it.
+            if let Some(object) = handle.open() {
+                return Ok(object);
+            }
+            // There is no point in opening files that can't be kept.
+            self.files
+                .make_room(handle.files(), &mut self.objects.borrow_mut(), need)?;
+            let (_, object) = self.look_up(key.clone(), Some(handle), need).await?;
+            Ok(object)
+        })
+        .await
+    }
+
+    fn known(&self, path: &str) -> Option<Opened> {
+        let handle = self.objects.borrow_mut().get(path).cloned()?;
+        let object = handle.open()?;
+        Some((handle, object))
     }
 
     /// An open object whose stores were asked less than [`OBJECT_RECHECK`] ago.
-    fn fresh(&self, path: &str) -> Option<Rc<Object>> {
-        let object = self.known(path)?;
+    fn fresh(&self, path: &str) -> Option<Opened> {
+        let (handle, object) = self.known(path)?;
         let now = Instant::now();
-        object.used.set(now);
+        handle.ask(now);
         let age = now.saturating_duration_since(object.checked.get());
-        (age < OBJECT_RECHECK && !object.changed.get()).then_some(object)
+        (age < OBJECT_RECHECK && !object.changed.get()).then_some((handle, object))
     }
 
     /// Whether an object is still what its stores have. Those that are suspended count as unchanged.
@@ -163,7 +216,13 @@ impl Catalogue {
         checked == Recheck::Same
     }
 
-    async fn look_up(&self, key: Key) -> Result<Rc<Object>, LookupError> {
+    /// Looks an object up. One that is to be opened again for the clients of a handle must be the same put.
+    async fn look_up(
+        &self,
+        key: Key,
+        again: Option<&Rc<ObjectHandle>>,
+        need: Need,
+    ) -> Result<Opened, LookupError> {
         // Other stores may take their place meanwhile.
         let stores = self.stores();
         let returns = stores.returns();
@@ -173,21 +232,20 @@ impl Catalogue {
                 let temporary = error.is_temporary();
                 let known = self.objects.borrow_mut().pop(key.as_str());
                 // A newer put that can't be read now must not give way to it.
-                let known = known.filter(|object| match &error {
-                    OpenError::TooFew { generation, .. } => *generation == object.header.generation,
+                let known = known.filter(|handle| match &error {
+                    OpenError::TooFew { generation, .. } => *generation == handle.name().generation,
                     _ => true,
                 });
+                let known = known.and_then(|handle| Some((handle.open()?, handle)));
                 return match error {
                     OpenError::NotFound { .. } => Err(LookupError::NotFound),
                     // What is open is still what it was.
-                    _ if temporary && let Some(object) = known => {
+                    _ if temporary && let Some((object, handle)) = known => {
                         tracing::warn!(key = %key, "{error}");
                         object.checked.set(Instant::now());
-                        let again = Rc::clone(&object);
-                        self.objects
-                            .borrow_mut()
-                            .put(key.as_str().to_owned(), again);
-                        can_be_read(object)
+                        let (name, again) = (Rc::clone(&handle.name().key), Rc::clone(&handle));
+                        self.objects.borrow_mut().put(name, again);
+                        can_be_read((handle, object))
                     }
                     OpenError::TooManyOpenFiles { .. } => {
                         tracing::warn!(key = %key, "{error}");
@@ -205,16 +263,50 @@ impl Catalogue {
             }
         };
         // Of several look-ups at one time the first counts: what was verified is known by the object's id.
-        if let Some(object) = self.fresh(key.as_str()) {
-            return Ok(object);
+        if let Some((handle, object)) = self.fresh(key.as_str())
+            && again.is_none_or(|again| Rc::ptr_eq(again, &handle))
+        {
+            close(&stores, opened.shares);
+            close(&stores, opened.copies);
+            return Ok((handle, object));
+        }
+        let generation = opened.header.generation;
+        if again.is_some_and(|again| again.name().generation != generation) {
+            close(&stores, opened.shares);
+            close(&stores, opened.copies);
+            return Err(LookupError::Replaced);
         }
         stores.note_object(opened.header.geometry.k());
-        let object = Rc::new(self.object(&stores, &key, opened, fingerprints, returns)?);
-        let known = Rc::clone(&object);
-        self.objects
-            .borrow_mut()
-            .put(key.as_str().to_owned(), known);
-        Ok(object)
+        let known = self.objects.borrow_mut().pop(key.as_str());
+        // What was known of this key may be another put.
+        let known = known.filter(|handle| handle.name().generation == generation);
+        let known = again.cloned().or(known);
+        let object = Rc::new(self.object(&stores, &key, opened, fingerprints, returns, need)?);
+        let known = known.filter(|handle| {
+            // Clients of what is open go on with that if it has more shares, as those of a directory that was removed.
+            let live = handle.peek(Object::live_shares);
+            live.is_none_or(|live| live <= object.live_shares())
+        });
+        let files = object.share_files() + field_files(&object.header().metadata.fields);
+        let handle = match known {
+            Some(handle) => {
+                handle.set_open(Rc::clone(&object), files);
+                handle.ask(Instant::now());
+                handle
+            }
+            None => {
+                let name = Name {
+                    key: key.as_str().into(),
+                    generation,
+                };
+                let bytes = CLOSED_HANDLE_BYTES + name.key.len();
+                let budget = self.files.budget();
+                Handle::new(name, files, Rc::clone(&object), bytes, budget)
+            }
+        };
+        let name = Rc::clone(&handle.name().key);
+        self.objects.borrow_mut().put(name, Rc::clone(&handle));
+        Ok((handle, object))
     }
 
     /// Opens the newest put of an object, with what each store said of it. Stores that are slow are asked where the
@@ -238,12 +330,18 @@ impl Catalogue {
         key: &Key,
         also_slow: bool,
     ) -> Result<(OpenObject, Vec<Option<u64>>), OpenError> {
-        let mut attempts = 0;
+        let (mut attempts, mut asked_again) = (0, false);
         loop {
             let looks = stores.look(key, also_slow).await;
             let here = looks.iter();
             let here = here.map(|look| look.is_here().then(|| look.fingerprint()));
             let fingerprints = here.collect();
+            // Those that hang or are gone are suspended by now.
+            let serve = stores.stores().iter().map(|store| store.serves(also_slow));
+            let late = looks
+                .iter()
+                .zip(serve)
+                .any(|(look, serves)| serves && !look.is_here());
             let scan = Scan::new(looks);
             attempts += 1;
             if scan.torn() && attempts < TORN_LOOKS_MAX {
@@ -258,15 +356,18 @@ impl Catalogue {
             }
             let (opened, rest) = scan.open_with_rest(key, self.stale.get());
             close(stores, rest);
-            return Ok((opened?, fingerprints));
+            match opened {
+                Ok(opened) => return Ok((opened, fingerprints)),
+                // Too few others are left to do without stores that have much to do.
+                Err(error) if error.is_temporary() && late && !asked_again => asked_again = true,
+                Err(error) => return Err(error),
+            }
         }
     }
 
     /// Closes what nobody asked for in a while, so that a store can be unmounted.
     pub fn close_unused(&self, now: Instant) {
-        close_unused(&mut self.objects.borrow_mut(), |object| {
-            now.saturating_duration_since(object.used.get())
-        });
+        close_unused(&mut self.objects.borrow_mut(), now);
     }
 
     /// Makes an object of what a look-up found, in place of the one that was known by this key.
@@ -277,6 +378,7 @@ impl Catalogue {
         opened: OpenObject,
         fingerprints: Vec<Option<u64>>,
         returns: u64,
+        need: Need,
     ) -> Result<Object, LookupError> {
         // Copies of ours: what a helper thread allocated and we kept would hold all of that thread's heap.
         let header = opened.header.clone();
@@ -301,14 +403,9 @@ impl Catalogue {
         let room = self.files.most_for_one().saturating_sub(own);
         let further = copies.len().min(opened.len()).min(room);
         close(stores, copies.split_off(further));
-        let files = {
-            let mut objects = self.objects.borrow_mut();
-            // What was known of this key is another put.
-            objects.pop(key.as_str());
-            let fields = field_files(&header.metadata.fields);
-            self.files
-                .hold(opened.len() + further + fields, &mut objects)?
-        };
+        let files = self
+            .files
+            .hold(own + further, &mut self.objects.borrow_mut(), need)?;
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         let share = |share: OpenShare, copy| {
             let store = stores.stores().get(share.store)?;
@@ -347,7 +444,6 @@ impl Catalogue {
             returns,
             checked: Cell::new(Instant::now()),
             changed: Cell::new(false),
-            used: Cell::new(Instant::now()),
             number: object_number(key.as_str()),
             _files: files,
         })
@@ -371,9 +467,9 @@ fn field_files(fields: &Fields) -> usize {
 
 /// An open object, unless so many of its stores were suspended that it can't be read to its end. What is in memory of it
 /// would make a beginning, and then a reset.
-fn can_be_read(object: Rc<Object>) -> Result<Rc<Object>, LookupError> {
+fn can_be_read((handle, object): Opened) -> Result<Opened, LookupError> {
     match object.live_shares() >= usize::from(object.geometry().k()) || object.stores_away() == 0 {
-        true => Ok(object),
+        true => Ok((handle, object)),
         false => Err(LookupError::StoresAway),
     }
 }

@@ -38,9 +38,12 @@ pub enum LookupError {
         /// What it takes.
         needed: usize,
     },
-    /// Clients use as many share files as may be open.
-    #[error("clients use as many share files as may be open")]
+    /// As many share files as may be open are being read.
+    #[error("as many share files as may be open are being read")]
     NoOpenFiles,
+    /// Another put took its place while its files were closed, since its client waited.
+    #[error("another put has taken its place")]
+    Replaced,
     /// The helper thread ended before the look-up did.
     #[error("the look-up was interrupted")]
     Interrupted,

@@ -6,6 +6,7 @@ pub mod catalogue;
 pub mod checksums;
 pub mod codes;
 pub mod error;
+pub mod handle;
 pub mod layout;
 pub mod lines;
 pub mod object;
@@ -15,8 +16,9 @@ pub mod share;
 pub mod survey;
 pub mod verified;
 
-pub use catalogue::{Catalogue, Health};
+pub use catalogue::{Catalogue, Health, ObjectHandle};
 pub use error::LookupError;
+pub use handle::Handle;
 pub use layout::Layout;
 pub use object::Object;
 pub use share::{DirectFile, Share};

@@ -39,8 +39,6 @@ pub struct Object {
     pub(super) checked: Cell<Instant>,
     /// A store said late that it changed.
     pub(super) changed: Cell<bool>,
-    /// When it was asked for last.
-    pub(super) used: Cell<Instant>,
     /// Tells it apart for its stores.
     pub(super) number: u64,
     pub(super) _files: Held,

@@ -44,8 +44,6 @@ pub struct File {
     pub refused: RefCell<LruCache<u64, ()>>,
     /// When it was opened.
     pub opened: Instant,
-    /// When it was asked for last.
-    pub used: Cell<Instant>,
     /// How often any store had come back when it was looked up.
     pub returns: u64,
     /// Tells it apart for its nodes.

@@ -20,23 +20,30 @@ use super::verify;
 use crate::engine::{Engine, PieceError};
 use crate::io::StoreFile;
 use crate::memory::limits::{
-    LOOKUPS_MAX, TABLE_PAGE_BYTES, TAHOE_RECHECK, TAHOE_RECHECK_DAMAGED, TAHOE_RECORD_BYTES,
-    TAHOE_RECORDS_BYTES, TAHOE_SHARE_FILES_MAX, TAHOE_VERIFICATIONS_MAX,
+    CLOSED_HANDLE_BYTES, LOOKUPS_MAX, OPEN_PATIENCE, REOPEN_PATIENCE, TABLE_PAGE_BYTES,
+    TAHOE_RECHECK, TAHOE_RECHECK_DAMAGED, TAHOE_RECORD_BYTES, TAHOE_RECORDS_BYTES,
+    TAHOE_SHARE_FILES_MAX, TAHOE_VERIFICATIONS_MAX,
 };
 use crate::objects::codes::Codes;
-use crate::objects::open_files::{Held, OpenFiles, close_unused};
-use crate::objects::{Health, Layout, LookupError};
+use crate::objects::open_files::{Held, Known, Need, OpenFiles, close_unused, with_patience};
+use crate::objects::{Handle, Health, Layout, LookupError};
 use crate::stores::{Stores, object_number};
 use crate::units::{ObjectId, ShareNumber};
 
 /// What a file is known by without its key: caps that differ in any of these are different files.
 type Name = (StorageIndex, Hash, u16, u16, u64);
 
+/// What a client holds of a file.
+pub type FileHandle = Handle<ChkCap, File>;
+
+/// A file that was just opened or found open, and the handle on it.
+type Opened = (Rc<FileHandle>, Rc<File>);
+
 /// The files that one core keeps at hand.
 pub struct Gateway {
     stores: RefCell<Arc<Stores>>,
     segment_bytes_max: u64,
-    known: RefCell<LruCache<Name, Rc<File>>>,
+    known: RefCell<Known<Name, ChkCap, File>>,
     files: Rc<OpenFiles>,
     codes: Rc<Codes>,
     records: Records,
@@ -80,28 +87,67 @@ impl Gateway {
 
     /// Adds the files that are held.
     pub fn survey(&self, health: &mut Health) {
-        for (_, file) in self.known.borrow().iter() {
-            health.count(file.live_shares(), file.geometry.k(), file.geometry.n());
+        for (_, handle) in self.known.borrow().iter() {
+            handle.peek(|file| {
+                health.count(file.live_shares(), file.geometry.k(), file.geometry.n());
+            });
         }
     }
 
     /// The file that a cap stands for.
-    pub async fn open(&self, engine: &Engine, cap: ChkCap) -> Result<Rc<File>, LookupError> {
-        let name = (
-            cap.storage_index(),
-            *cap.ueb_hash(),
-            cap.k(),
-            cap.n(),
-            cap.size(),
-        );
-        if let Some(file) = self.fresh(&name) {
-            return Ok(file);
+    pub async fn open(&self, engine: &Engine, cap: ChkCap) -> Result<Opened, LookupError> {
+        let name = name(&cap);
+        if let Some(opened) = self.fresh(&name) {
+            return Ok(opened);
         }
-        let _turn = self.lookups.acquire().await;
-        // Another request may have opened it while this one waited.
-        if let Some(file) = self.fresh(&name) {
-            return Ok(file);
+        let opened = with_patience(OPEN_PATIENCE, async |need| {
+            let _turn = self.lookups.acquire().await;
+            // Another request may have opened it while this one waited.
+            if let Some(opened) = self.fresh(&name) {
+                return Ok(opened);
+            }
+            self.look_up(engine, &cap, None, need).await
+        });
+        let opened = opened.await;
+        if matches!(opened, Err(LookupError::NoOpenFiles)) {
+            self.files.tell_refusal();
         }
+        opened
+    }
+
+    /// The file that a client holds, opened again if that was closed while the client waited.
+    ///
+    /// # Errors
+    /// As for a request.
+    pub async fn reopen(
+        &self,
+        engine: &Engine,
+        handle: &Rc<FileHandle>,
+    ) -> Result<Rc<File>, LookupError> {
+        with_patience(REOPEN_PATIENCE, async |need| {
+            let _turn = self.lookups.acquire().await;
+            // Another client of it may have opened it.
+            if let Some(file) = handle.open() {
+                return Ok(file);
+            }
+            // There is no point in opening files that can't be kept.
+            self.files
+                .make_room(handle.files(), &mut self.known.borrow_mut(), need)?;
+            let opened = self.look_up(engine, handle.name(), Some(handle), need);
+            Ok(opened.await?.1)
+        })
+        .await
+    }
+
+    /// Looks a file up, perhaps to open it again for the clients of a handle.
+    async fn look_up(
+        &self,
+        engine: &Engine,
+        cap: &ChkCap,
+        again: Option<&Rc<FileHandle>>,
+        need: Need,
+    ) -> Result<Opened, LookupError> {
+        let name = name(cap);
         let limits = tahoe::Limits {
             segment_max: self.segment_bytes_max,
             files_max: TAHOE_SHARE_FILES_MAX,
@@ -109,13 +155,13 @@ impl Gateway {
         // Other nodes may take their place meanwhile.
         let stores = Arc::clone(&self.stores.borrow());
         let returns = stores.returns();
-        let mut looks = stores.look_in_nodes(&cap, limits, false).await;
+        let mut looks = stores.look_in_nodes(cap, limits, false).await;
         if stores.has_slow() && looks.iter().any(|look| !look.is_here()) {
-            looks = stores.look_in_nodes(&cap, limits, true).await;
+            looks = stores.look_in_nodes(cap, limits, true).await;
         }
         let is_away = looks.iter().any(|look| !look.is_here());
         let storage_index = cap.storage_index();
-        let opened = tahoe::assemble(looks, &cap, &limits, &|rejected| {
+        let opened = tahoe::assemble(looks, cap, &limits, &|rejected| {
             tracing::warn!(%storage_index, node = rejected.node, "share not used: {rejected}");
         });
         let opened = opened.map_err(|error| {
@@ -131,29 +177,51 @@ impl Gateway {
             }
         })?;
         // Of several look-ups at one time the first counts: what was verified is known by the file's id.
-        if let Some(file) = self.fresh(&name) {
-            return Ok(file);
+        if let Some((handle, file)) = self.fresh(&name)
+            && again.is_none_or(|again| Rc::ptr_eq(again, &handle))
+        {
+            return Ok((handle, file));
         }
-        let files = {
+        let (count, files, known) = {
             let mut known = self.known.borrow_mut();
-            known.pop(&name);
-            self.files.hold(opened.shares.len(), &mut known)?
+            let old = known.pop(&name);
+            let count = opened.shares.len();
+            let held = self.files.hold(count, &mut known, need)?;
+            (count, held, again.cloned().or(old))
         };
-        let file = Rc::new(self.file(engine, &stores, &cap, opened, files, returns)?);
-        self.known.borrow_mut().put(name, Rc::clone(&file));
-        Ok(file)
+        let file = Rc::new(self.file(engine, &stores, cap, opened, files, returns)?);
+        let known = known.filter(|handle| {
+            // Clients of what is open go on with that if it has more shares.
+            let live = handle.peek(File::live_shares);
+            live.is_none_or(|live| live <= file.live_shares())
+        });
+        let handle = match known {
+            Some(handle) => {
+                handle.set_open(Rc::clone(&file), count);
+                handle
+            }
+            None => {
+                let open = Rc::clone(&file);
+                let budget = self.files.budget();
+                Handle::new(cap.clone(), count, open, CLOSED_HANDLE_BYTES, budget)
+            }
+        };
+        handle.ask(Instant::now());
+        self.known.borrow_mut().put(name, Rc::clone(&handle));
+        Ok((handle, file))
     }
 
     /// An open file that need not be looked up again yet.
-    fn fresh(&self, name: &Name) -> Option<Rc<File>> {
-        let file = self.known.borrow_mut().get(name).cloned()?;
+    fn fresh(&self, name: &Name) -> Option<Opened> {
+        let handle = self.known.borrow_mut().get(name).cloned()?;
+        handle.ask(Instant::now());
+        let file = handle.open()?;
         // What comes back may have more of it.
         let recheck = match file.is_damaged() || file.returns != self.stores.borrow().returns() {
             true => TAHOE_RECHECK_DAMAGED,
             false => TAHOE_RECHECK,
         };
-        file.used.set(Instant::now());
-        (file.opened.elapsed() < recheck).then_some(file)
+        (file.opened.elapsed() < recheck).then_some((handle, file))
     }
 
     fn file(
@@ -219,7 +287,6 @@ impl Gateway {
             bad_blocks: RefCell::new(LruCache::unbounded()),
             refused: RefCell::new(LruCache::unbounded()),
             opened: Instant::now(),
-            used: Cell::new(Instant::now()),
             returns,
             number: object_number(&storage_index.to_string()),
             _files: files,
@@ -228,9 +295,7 @@ impl Gateway {
 
     /// Closes what nobody asked for in a while, so that a store can be unmounted.
     pub fn close_unused(&self, now: Instant) {
-        close_unused(&mut self.known.borrow_mut(), |file| {
-            now.saturating_duration_since(file.used.get())
-        });
+        close_unused(&mut self.known.borrow_mut(), now);
     }
 
     /// The record of a segment, verified now if it is not at hand. One request verifies, others that want
@@ -268,6 +333,11 @@ impl Gateway {
     pub fn forget(&self, file: &File, segment: u64) {
         self.records.remove(file.id, segment);
     }
+}
+
+fn name(cap: &ChkCap) -> Name {
+    let (index, hash) = (cap.storage_index(), *cap.ueb_hash());
+    (index, hash, cap.k(), cap.n(), cap.size())
 }
 
 /// The right to verify a segment; dropped, it wakes those that wait for the outcome.

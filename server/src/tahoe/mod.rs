@@ -14,7 +14,7 @@ pub mod record;
 pub mod trees;
 pub mod verify;
 
-pub use gateway::Gateway;
+pub use gateway::{FileHandle, Gateway};
 
 /// The part of an entity tag that stands for a hash: 80 bits of it.
 pub(crate) fn tag(hash: &decode_kernel::tahoe::Hash) -> String {
