@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::limits::{
     CONNECTION_KERNEL_BYTES, CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES,
-    HOT_PART, LISTEN_BACKLOG, NETWORK_BYTES, NETWORKS_MAX, PAGE, READAHEAD_BUFFER_BYTES,
+    HOT_PART, LISTEN_BACKLOG, NETWORK_BYTES, NETWORKS_MAX, OBJECT_FILES_EXTRA, PAGE, READAHEAD_BUFFER_BYTES,
     READAHEAD_BUFFERS_MAX_DEFAULT, READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN,
     REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
     SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
@@ -424,6 +424,14 @@ impl std::fmt::Display for MemoryPlan {
             f,
             "of the credit, up to {} KiB become pool buffers while reads hang on stores that don't answer",
             (cores * reserve) >> 10,
+        )?;
+        let files = self.declared.share_files;
+        writeln!(
+            f,
+            "{files} share files of each core may be open: {} objects of 4+2, {} of 10+4 are read at one time; clients \
+             that wait need none",
+            files / (6 + OBJECT_FILES_EXTRA),
+            files / (14 + OBJECT_FILES_EXTRA),
         )?;
         write!(f, "{}", self.summary())
     }
