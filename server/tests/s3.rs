@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{Backend, Client, Noise, Response, Server, Stores, get, penstock, program, run};
 use sha2::{Digest as _, Sha256};
@@ -16,6 +16,7 @@ on_both_backends! {
     a_link_opens_one_object_for_a_while
     without_a_signature_nothing_is_answered_if_one_is_required
     a_wrong_signature_is_refused_where_none_is_needed
+    a_link_may_be_slow
     a_key_opens_what_begins_with_its_prefix
     a_bucket_is_listed
     a_listing_sees_what_was_put_and_removed
@@ -217,6 +218,37 @@ fn a_link_opens_one_object_for_a_while(io: Backend) {
     let target = url.trim().strip_prefix("http://localhost").unwrap();
     assert_eq!(get(server.objects, target, &[]).text(), "other");
     assert!(!server.log().contains(SECRET), "{}", server.log());
+}
+
+/// However slow the machine is, it can only take longer.
+fn a_link_may_be_slow(io: Backend) {
+    let stores = stores();
+    let content = Noise::new(3).bytes(1 << 20);
+    stores.put("big", &mut &content[..], 4, common::BLOCK);
+    let server = serve(&stores, io, &["--require-signature"]);
+    let keys = stores.file("keys.toml").display().to_string();
+    let sign = |more: &[&str]| {
+        let arguments = ["sign", "big", "--keys-file", &keys, "--key-id", ID];
+        let url = run(penstock()
+            .args(arguments)
+            .args(["--url", "http://localhost"])
+            .args(more));
+        url.trim()
+            .strip_prefix("http://localhost")
+            .unwrap()
+            .to_owned()
+    };
+    let (slow, fast) = (sign(&["--rate", "512KiB"]), sign(&[]));
+    let mut client = Client::connect(server.objects);
+    let begun = Instant::now();
+    common::assert_same(&client.request("GET", &slow, &[]).body, &content, "slow");
+    assert!(
+        begun.elapsed() > Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    // The next request of the connection is another link's.
+    common::assert_same(&client.request("GET", &fast, &[]).body, &content, "fast");
 }
 
 fn without_a_signature_nothing_is_answered_if_one_is_required(io: Backend) {

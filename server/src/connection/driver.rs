@@ -113,15 +113,21 @@ async fn open(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
     };
     let context = core.context();
     connection.attribute(request, &context.site.proxies);
-    match Box::pin(lookup::open(core, request, &context)).await {
-        Ok(Opened::Object(description, body)) => {
+    let opened = Box::pin(lookup::open(core, request, &context)).await;
+    let rate = opened.as_ref().ok().and_then(|(_, rate)| *rate);
+    connection.limited.set_request(rate);
+    match opened {
+        Ok((Opened::Object(description, body), _)) => {
             protocol.opened(&description, body, &core.context());
         }
-        Ok(Opened::Document {
-            length,
-            fields,
-            body,
-        }) => protocol.opened_document(length, &fields, body, &core.context()),
+        Ok((
+            Opened::Document {
+                length,
+                fields,
+                body,
+            },
+            _,
+        )) => protocol.opened_document(length, &fields, body, &core.context()),
         Err(Refused::Answer((status, reason))) => {
             protocol.open_failed(status, reason, &core.context());
         }

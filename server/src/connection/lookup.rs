@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::access;
+use super::access::{self, Grant};
 use super::answers::{self, Answer};
 use super::core::Core;
 use crate::body::{Body, Resource, Sources};
@@ -88,32 +88,38 @@ impl From<s3::error::Error> for Refused {
     }
 }
 
-/// Opens what a request asks for. The error is what it is answered with.
-pub async fn open(core: &Core, request: &Request, context: &Context) -> Result<Opened, Refused> {
+/// Opens what a request asks for, and says how many bytes per second it may be sent at most, if its link limits them. The
+/// error is what it is answered with.
+pub async fn open(
+    core: &Core,
+    request: &Request,
+    context: &Context,
+) -> Result<(Opened, Option<u64>), Refused> {
     let site = &context.site;
     if site.is_s3(request) {
-        return open_s3(core, request, context).await;
+        let grant = access::check(core, request, site, false)?;
+        return Ok((open_s3(core, request, context, &grant).await?, grant.rate));
     }
-    let resources = &core.sources.resources;
-    let route = route::route(request, resources.gateway.is_some(), site);
+    let route = route::route(request, core.sources.resources.gateway.is_some(), site);
     let grant = access::check(core, request, site, matches!(route, Route::Cap { .. }))?;
-    match route {
-        Route::Key(key) if !grant.opens(&key) => Err(access::NOT_OPENED.into()),
+    let opened = match route {
+        Route::Key(key) if !grant.opens(&key) => return Err(access::NOT_OPENED.into()),
         Route::Key(key) => match open_object(core, &key, request, context).await {
             // Signed in its fields, it is a request of S3's, and whoever made it took this for a bucket.
             Err(Refused::Answer((Status::NotFound, _)))
                 if grant.of_client && !site.buckets.all().is_empty() =>
             {
                 let reason = "there is no bucket with this name, nor an object with this key";
-                Err(s3::error::Error::new(Code::NoSuchBucket, reason).into())
+                return Err(s3::error::Error::new(Code::NoSuchBucket, reason).into());
             }
-            opened => opened,
+            opened => opened?,
         },
         Route::Cap { text, name, save } => {
             let (description, body) = open_cap(&core.sources, &text, name.as_deref(), save).await?;
-            Ok(Opened::Object(description, body))
+            Opened::Object(description, body)
         }
-    }
+    };
+    Ok((opened, grant.rate))
 }
 
 async fn open_object(
@@ -145,9 +151,13 @@ async fn open_object(
 }
 
 /// Opens what a request of S3 asks for.
-async fn open_s3(core: &Core, request: &Request, context: &Context) -> Result<Opened, Refused> {
+async fn open_s3(
+    core: &Core,
+    request: &Request,
+    context: &Context,
+    grant: &Grant,
+) -> Result<Opened, Refused> {
     let site = &context.site;
-    let grant = access::check(core, request, site, false)?;
     let is_head = request.method == Method::Head;
     let operation = site
         .buckets
