@@ -25,6 +25,8 @@ pub(super) struct Guests {
     freed: Notify,
     /// Places for long replies.
     places: Arc<Semaphore>,
+    /// Who may ask the cores, which takes them up to a tick.
+    pub(super) asking: Semaphore,
 }
 
 /// One connection.
@@ -76,17 +78,20 @@ impl Guests {
             open: RefCell::default(),
             freed: Notify::new(),
             places: Arc::new(Semaphore::new(ADMIN_REPLIES_MAX)),
+            asking: Semaphore::new(ADMIN_REPLIES_MAX / 2),
         })
     }
 
     /// A place for a new connection. If all are taken the one that has waited longest for a request ends, or else the one
-    /// that has been slowest to take its reply. `None` if all have just asked for something.
+    /// that has been longest at taking a reply: who takes it at once has gone on by then, however many come. `None` if all
+    /// have just asked for something that is not made yet.
     pub(super) async fn seat(self: &Rc<Self>) -> Option<Seat> {
         while self.open.borrow().len() >= ADMIN_CONNECTIONS_MAX {
             let freed = self.freed.notified();
             let now = Instant::now();
             if !self.is_ending()
                 && !self.end_oldest(|doing| doing.state == State::Waits)
+                && !self.end_oldest(|doing| doing.state == State::Takes)
                 && !self.end_oldest(|doing| now - doing.since >= ADMIN_REPLY_GRACE)
             {
                 return None;
@@ -280,6 +285,11 @@ mod tests {
             }
             assert!(arrive(&guests).await.is_none());
             assert_eq!(guests.count(), ADMIN_CONNECTIONS_MAX);
+            // One of them begins to take a reply, and may have had time for it when another comes.
+            let place = guests.place(&new).await;
+            assert!(place.is_some());
+            assert!(arrive(&guests).await.is_some());
+            assert!(new.doing().state == State::Ends);
         });
     }
 

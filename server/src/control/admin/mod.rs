@@ -217,7 +217,11 @@ async fn answer(
                     (text.map_err(|e| e.to_string()), metrics::CONTENT_TYPE)
                 }
                 _ => {
-                    let listed = status::ask_cores(server).await;
+                    // While many ask, some are told all but the list, which would take them a tick.
+                    let listed = match guests.asking.try_acquire() {
+                        Ok(_turn) => status::ask_cores(server).await,
+                        Err(_) => Vec::new(),
+                    };
                     let text = serde_json::to_string(&status::status(server, listed));
                     (text.map_err(|e| e.to_string()), "application/json")
                 }
