@@ -26,6 +26,7 @@ on_both_backends! {
     too_few_good_shares_in_the_middle_reset_the_connection
     segments_over_the_limit_are_refused
     stalled_clients_of_one_segment_cost_one_verification
+    stalled_clients_of_many_files_keep_nobody_from_another
     literal_files
     names_types_and_conditions
     other_caps_and_texts_are_refused
@@ -353,6 +354,54 @@ fn stalled_clients_of_one_segment_cost_one_verification(io: Backend) {
     let mut first = clients.swap_remove(0);
     assert_same(&first.body((8 << 20) - 5000), &bytes[5000..], "the rest");
     assert_eq!(server.total("verified_segments"), 1);
+}
+
+/// As for objects: a client that waits needs no open files.
+fn stalled_clients_of_many_files_keep_nobody_from_another(io: Backend) {
+    const FILES: usize = 30;
+    const BYTES: usize = 300_000;
+    let root = tempfile::tempdir().unwrap();
+    let nodes: Vec<PathBuf> = (0..10).map(|i| root.path().join(i.to_string())).collect();
+    nodes.iter().for_each(|node| fs::create_dir(node).unwrap());
+    let files: Vec<(Vec<u8>, String)> = (0..=FILES)
+        .map(|file| {
+            let bytes = Noise::new(file as u64).bytes(BYTES);
+            let upload = Upload {
+                key: [file as u8; 16],
+                ..Upload::default()
+            };
+            let written = upload.write(BYTES as u64, &content(&bytes), &on_nodes(&nodes));
+            (bytes, format!("/uri/{}", written.unwrap().expose()))
+        })
+        .collect();
+    // Each file opens its ten shares and counts as two more: five files fit.
+    let server = gateway(
+        &nodes,
+        io,
+        &["--share-files", "64", "--send-timeout", "10m"],
+    );
+    let mut clients: Vec<Client> = files[..FILES]
+        .iter()
+        .map(|(_, path)| {
+            let mut client = Client::connect_small(server.objects);
+            client.ask("GET", path, &[]);
+            assert_eq!(client.head().status, 200);
+            client
+        })
+        .collect();
+    let (bytes, path) = &files[FILES];
+    let answer = get(server.objects, path, &[]);
+    assert_eq!(answer.status(), 200, "another file");
+    assert_same(&answer.body, bytes, "another file");
+    // Data shares are gone by the time when they go on.
+    for node in &nodes[..2] {
+        fs::remove_dir_all(node.join("shares")).unwrap();
+    }
+    for (client, (bytes, _)) in clients.iter_mut().zip(&files) {
+        assert_same(&client.body(BYTES), bytes, "it goes on");
+    }
+    assert_eq!(server.total("reset_bodies"), 0);
+    assert!(server.total("reopened") >= FILES as u64 - 5);
 }
 
 fn literal_files(io: Backend) {
