@@ -395,7 +395,7 @@ fn stalled_clients_of_many_files_keep_nobody_from_another(io: Backend) {
     assert_same(&answer.body, bytes, "another file");
     // Data shares are gone by the time when they go on.
     for node in &nodes[..2] {
-        fs::remove_dir_all(node.join("shares")).unwrap();
+        fs::remove_dir_all(node.join("storage/shares")).unwrap();
     }
     for (client, (bytes, _)) in clients.iter_mut().zip(&files) {
         assert_same(&client.body(BYTES), bytes, "it goes on");
