@@ -114,10 +114,10 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// These limits, and nobody yet.
-    pub fn new(limits: RateLimits) -> Arc<Rates> {
+    /// These limits, and nobody yet. No time before `now` is told from it.
+    pub fn new(limits: RateLimits, now: Instant) -> Arc<Rates> {
         Arc::new(Rates {
-            began: Instant::now(),
+            began: now,
             limits: Mutex::new(limits),
             addresses: Buckets::default(),
             networks: Buckets::default(),
@@ -315,18 +315,18 @@ mod tests {
         const SECONDS: u64 = 10;
         let (begun, time) = (Instant::now(), Duration::from_secs(SECONDS));
         for rate in [1 << 10, 100_000, 10_000_000, 1_000_000_000] {
-            let rates = Rates::new(limits(rate, 0, 0));
+            let rates = Rates::new(limits(rate, 0, 0), begun);
             let [one, other] = [1, 1].map(|last| Limited::new(&rates, address(last), begun));
             for sent in sent(&[&one, &other], begun, time) {
                 assert_near(sent, rate, SECONDS);
             }
             // Two addresses of one network.
-            let rates = Rates::new(limits(0, rate, 0));
+            let rates = Rates::new(limits(0, rate, 0), begun);
             let all = [1, 1, 1, 2].map(|last| Limited::new(&rates, address(last), begun));
             let sent_to = sent(&[&all[0], &all[1], &all[2], &all[3]], begun, time);
             assert_near(sent_to[..3].iter().sum(), rate, SECONDS);
             assert_near(sent_to[3], rate, SECONDS);
-            let rates = Rates::new(limits(0, 0, rate));
+            let rates = Rates::new(limits(0, 0, rate), begun);
             let all = [1, 1, 2].map(|last| Limited::new(&rates, address(last), begun));
             let sent_to = sent(&[&all[0], &all[1], &all[2]], begun, time);
             assert_near(sent_to.iter().sum(), rate, SECONDS);
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn the_lowest_of_several_limits_holds_and_connections_take_turns() {
         let (begun, time) = (Instant::now(), Duration::from_secs(10));
-        let rates = Rates::new(limits(500_000, 1_000_000, 0));
+        let rates = Rates::new(limits(500_000, 1_000_000, 0), begun);
         let all = [1, 1, 1, 1, 2].map(|last| Limited::new(&rates, address(last), begun));
         let sent_to = sent(&[&all[0], &all[1], &all[2], &all[3], &all[4]], begun, time);
         assert_near(sent_to[..4].iter().sum(), 1_000_000, 10);
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn without_limits_nothing_is_reserved() {
         let now = Instant::now();
-        let limited = Limited::new(&Rates::new(RateLimits::default()), address(1), now);
+        let limited = Limited::new(&Rates::new(RateLimits::default(), now), address(1), now);
         assert!(limited.reserve(PIECE, now).is_none());
         limited.set_request(Some(1));
         assert!(limited.reserve(PIECE, now).is_some());
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn what_did_not_leave_is_given_back() {
         let now = Instant::now();
-        let limited = Limited::new(&Rates::new(limits(1_000_000, 0, 0)), address(1), now);
+        let limited = Limited::new(&Rates::new(limits(1_000_000, 0, 0), now), address(1), now);
         for _ in 0..1000 {
             let reserved = limited.reserve(PIECE, now).unwrap();
             assert_eq!(reserved.wait(), Duration::ZERO);
@@ -375,8 +375,8 @@ mod tests {
 
     #[test]
     fn who_comes_again_has_the_same_bucket_until_it_is_empty() {
-        let rates = Rates::new(limits(0, 100_000, 0));
         let now = Instant::now();
+        let rates = Rates::new(limits(0, 100_000, 0), now);
         let come = |last, now| Limited::new(&rates, address(last), now);
         let mut waited = Duration::ZERO;
         for _ in 0..100 {
@@ -408,7 +408,7 @@ mod tests {
             steps in prop::collection::vec((0u64..2_000_000, 1u64..PIECE, 0u8..4), 1..200),
         ) {
             let begun = Instant::now();
-            let limited = Limited::new(&Rates::new(limits(rate, 0, 0)), address(1), begun);
+            let limited = Limited::new(&Rates::new(limits(rate, 0, 0), begun), address(1), begun);
             let (mut now, mut sent) = (begun, 0u64);
             for (micros, wanted, part) in steps {
                 now += Duration::from_micros(micros);

@@ -77,7 +77,7 @@ impl ServerState {
             plan,
             budget,
             seats,
-            rates: Rates::new(live.rates),
+            rates: Rates::new(live.rates, Instant::now()),
             survey: Arc::default(),
             keys: Arc::default(),
             lister: Arc::new(lister),
