@@ -119,6 +119,7 @@ scalars! {
     Counter accepted_connections "Connections accepted",
     Counter refused_connections "Connections refused at the limit",
     Counter timed_out_connections "Connections closed by a deadline",
+    Counter stalled_connections "Connections closed because they stalled with a loan while others asked for credit in vain",
     Counter gave_way_connections "Idle connections closed to make room for new ones",
     Counter reset_bodies "Bodies cut off because they could not be finished",
     Counter sent_bytes "Bytes the kernel took for clients",

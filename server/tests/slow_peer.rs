@@ -19,6 +19,7 @@ on_both_backends! {
     a_stalled_client_resumes
     a_client_that_vanishes_is_forgotten
     a_client_that_never_reads_again_is_closed
+    stalled_borrowers_make_room_if_the_operator_says_so
     slow_heads_end
     sigterm_lets_a_body_finish
     the_deadline_cuts_the_rest
@@ -225,6 +226,40 @@ fn a_client_that_never_reads_again_is_closed(io: Backend) {
     let (bytes, end) = client.until_end();
     assert_eq!(end, End::Reset);
     assert_same(&bytes, &content[..bytes.len()], "until then");
+}
+
+fn stalled_borrowers_make_room_if_the_operator_says_so(io: Backend) {
+    // So many that most of them ask for a larger buffer in vain.
+    const CLIENTS: usize = 150;
+    let memory = ["--cores", "1", "--memory", "56MiB"];
+    let closing = ["--stalled-loan-timeout", "500ms"];
+    let (_stores, server, _content) = served_large(io, &[&memory[..], &closing].concat());
+    let credit = |server: &Server| {
+        let status = server.status();
+        number(&status, &["memory", "memory_credit_lent_bytes"])
+    };
+    let (clients, _) = stall(&server, CLIENTS, PATH);
+    let lent = credit(&server);
+    assert!(lent > 0);
+    // Others come and ask, too, until nothing is left for them. Then those that have stalled for longest go.
+    let mut more = Vec::new();
+    wait_until(|| {
+        more.push(stalled(&server, PATH));
+        match server.total("stalled_connections") {
+            0 => Err("nobody made room".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    // Those that borrowed nothing stay.
+    assert!(server.connections() > 0);
+    drop((clients, more));
+    nobody_is_left(&server);
+    let (_stores, server, _content) = served_large(io, &memory);
+    let (_clients, _) = stall(&server, CLIENTS, PATH);
+    for _ in 0..3 {
+        drop(stalled(&server, PATH));
+    }
+    assert_eq!(server.total("stalled_connections"), 0);
 }
 
 fn slow_heads_end(io: Backend) {

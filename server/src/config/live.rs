@@ -27,6 +27,8 @@ pub struct Live {
     pub connections_per_address_max: PerAddress,
     /// Bytes per second that a client must acknowledge.
     pub rate_min: u64,
+    /// How long a client may stall with a loan while others ask for credit in vain.
+    pub stalled_loan_timeout: Option<Duration>,
     /// Bytes per second that are sent at most, to connections that come from now on.
     pub rates: RateLimits,
     /// Origins whose pages may read responses.
@@ -70,6 +72,7 @@ impl Settings {
             allow_stale: self.allow_stale,
             connections_per_address_max: self.connections_per_address_max,
             rate_min: self.rate_min,
+            stalled_loan_timeout: self.stalled_loan_timeout,
             rates: self.rates,
             cors_origins: self.cors_origins.clone(),
             proxies: self.proxies.clone(),
@@ -122,7 +125,7 @@ impl Settings {
             take_over "take-over",
             ;
             reloadable:
-            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, rates, cors_origins, proxies, index, s3_buckets, s3_region,
+            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, stalled_loan_timeout, rates, cors_origins, proxies, index, s3_buckets, s3_region,
             keys_file, require_signature, head_timeout, idle_timeout, send_timeout, drain_delay, drain_timeout, admin_hosts, admin_token, log,
         }
     }

@@ -132,6 +132,11 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
     pub min_rate: Option<ByteSize>,
+    /// While others ask for larger send buffers in vain, close connections that have one and whose client has acknowledged
+    /// nothing for this long, the longest stalled first [default: they are left to the send timeout]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "values::time_key")]
+    pub stalled_loan_timeout: Option<humantime::Duration>,
     /// Bytes per second that one connection is sent at most
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
@@ -260,6 +265,7 @@ impl Options {
             zero_copy: self.zero_copy.or(file.zero_copy),
             send_buffer_max: self.send_buffer_max.or(file.send_buffer_max),
             min_rate: self.min_rate.or(file.min_rate),
+            stalled_loan_timeout: self.stalled_loan_timeout.or(file.stalled_loan_timeout),
             rate_per_connection: self.rate_per_connection.or(file.rate_per_connection),
             rate_per_address: self.rate_per_address.or(file.rate_per_address),
             rate_per_network: self.rate_per_network.or(file.rate_per_network),

@@ -71,6 +71,8 @@ pub struct Settings {
     pub send_buffer_max: u32,
     /// Bytes per second that a client must acknowledge.
     pub rate_min: u64,
+    /// How long a client may stall with a loan while others ask for credit in vain; `None` is as long as any.
+    pub stalled_loan_timeout: Option<Duration>,
     /// Bytes per second that are sent at most.
     pub rates: RateLimits,
     /// Origins whose pages may read responses.
@@ -231,6 +233,10 @@ impl Settings {
             rate_min: options
                 .min_rate
                 .map_or(limits::RATE_MIN_DEFAULT, |rate| rate.0),
+            stalled_loan_timeout: options
+                .stalled_loan_timeout
+                .map(|most| time("stalled-loan-timeout", Some(most), Duration::ZERO))
+                .transpose()?,
             rates,
             cors_origins: options.cors_origin,
             proxies: proxies(Proxies {

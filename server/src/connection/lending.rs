@@ -28,6 +28,8 @@ pub struct Lender {
     most: u32,
     /// How many connections are fast.
     fast: Cell<usize>,
+    /// Whether a loan was refused since somebody asked.
+    refused: Cell<bool>,
 }
 
 impl Lender {
@@ -38,12 +40,18 @@ impl Lender {
             floor,
             most,
             fast: Cell::new(0),
+            refused: Cell::new(false),
         })
     }
 
     /// The account of what may be lent.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// Whether a loan was refused since this was asked last.
+    pub fn was_refused(&self) -> bool {
+        self.refused.replace(false)
     }
 
     /// How fast a connection must be to borrow, with the credit that is left.
@@ -77,6 +85,11 @@ impl SendBuffer {
             claim: RefCell::new(Claim::empty(&lender.budget)),
             lender: Rc::clone(lender),
         }
+    }
+
+    /// Whether something is borrowed for it.
+    pub fn is_lent(&self) -> bool {
+        self.claim.borrow().bytes() > 0
     }
 
     /// `SO_SNDBUF` now.
@@ -144,6 +157,7 @@ impl SendBuffer {
         let more = extra - claim.bytes();
         let is_fair = more == 0 || self.member.may_borrow(more, self.lender.budget.free());
         if !is_fair || !claim.resize(extra, allowance) {
+            self.lender.refused.set(true);
             return Ok(false);
         }
         self.member.set_lent(extra);

@@ -21,5 +21,6 @@ pub mod proof;
 pub mod rates;
 pub mod seats;
 pub mod send_window;
+pub mod stalled;
 pub mod state;
 pub mod tick;

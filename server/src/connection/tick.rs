@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::core::Core;
 use super::deadlines::Timeouts;
+use super::stalled;
 use super::state::Connection;
 use crate::objects::Health;
 use crate::stats::Phase;
@@ -39,6 +40,9 @@ impl Ticks {
             queues += connection.send_queue_bytes.get();
         }
         self.turn = (self.turn + 1) % SAMPLE_TICKS;
+        if let Some(most) = core.live.borrow().stalled_loan_timeout {
+            stalled::close(core, most, now);
+        }
         core.sources.resources.close_unused(now);
 
         let stats = core.stats();

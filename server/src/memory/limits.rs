@@ -176,6 +176,8 @@ pub const IDLE_GIVES_WAY: Duration = Duration::from_secs(1);
 pub const IDLE_FOUND_MAX: usize = 64;
 /// How long nobody looks again after a look that found none: it costs some tens of microseconds.
 pub const IDLE_LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// Stalled borrowers that one core closes at one tick at most, where they are closed at all.
+pub const STALLED_CLOSED_MAX: usize = 8;
 /// `SO_RCVBUF` of a connection: what a client can make the kernel hold by sending while we don't read.
 /// Longer heads arrive in several windows.
 pub const RECEIVE_BUFFER_BYTES: u32 = 2 * 1024;
