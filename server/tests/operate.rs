@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use common::{
@@ -32,6 +33,13 @@ fn config(stores: &Stores, io: Backend) -> String {
     let hand_over = stores.file("hand-over");
     let token = stores.file("token");
     fs::write(&token, TOKEN).unwrap();
+    let keys = stores.file("keys.toml");
+    fs::write(
+        &keys,
+        "[[key]]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n",
+    )
+    .unwrap();
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
     let paths: Vec<String> = stores
         .paths
         .iter()
@@ -68,6 +76,19 @@ fn config(stores: &Stores, io: Backend) -> String {
          head_timeout = \"150ms\"\n\
          idle_timeout = \"7m\"\n\
          send_timeout = \"8m\"\n\
+         stalled_loan_timeout = \"9m\"\n\
+         rate_per_connection = \"1GiB\"\n\
+         rate_per_address = \"2GiB\"\n\
+         rate_per_network = \"3GiB\"\n\
+         cors_origin = [\"https://example.org\"]\n\
+         trusted_proxy = [\"10.0.0.0/8\"]\n\
+         client_address = \"forwarded\"\n\
+         proxy_protocol = true\n\
+         index = \"index.html\"\n\
+         s3_bucket = [\"media\"]\n\
+         s3_region = \"eu-west-1\"\n\
+         keys_file = {keys:?}\n\
+         require_signature = false\n\
          drain_delay = \"1s\"\n\
          drain_timeout = \"9s\"\n\
          hand_over = {hand_over:?}\n\
