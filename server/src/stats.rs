@@ -4,6 +4,7 @@
 //! what is counted: the module imports no other.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// A counter or gauge written by one thread. Plain loads and stores: no locked instruction.
 #[derive(Debug, Default)]
@@ -67,6 +68,35 @@ pub const STATUS_CODES: [u16; 18] = [
     200, 204, 206, 304, 400, 403, 404, 405, 408, 410, 412, 414, 416, 431, 500, 501, 503, 505,
 ];
 
+/// The methods that are told apart, in the order of [`CoreStats::durations`]. The last is any other.
+pub const METHOD_NAMES: [&str; 4] = ["GET", "HEAD", "OPTIONS", "_OTHER"];
+
+/// The bounds of a histogram's buckets, in milliseconds: those that OpenTelemetry advises for HTTP, and longer ones for
+/// downloads.
+pub const BOUNDS_MS: [u64; 18] = [
+    5, 10, 25, 50, 75, 100, 250, 500, 750, 1_000, 2_500, 5_000, 7_500, 10_000, 30_000, 60_000,
+    300_000, 1_800_000,
+];
+
+/// How long something took, how often.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// How often it took no longer than each of [`BOUNDS_MS`] and longer than the one before; then longer than all.
+    pub buckets: [Cell; BOUNDS_MS.len() + 1],
+    /// All times together, in microseconds.
+    pub sum_us: Cell,
+}
+
+impl Histogram {
+    /// Counts one; only the owning core calls this.
+    pub fn record(&self, time: Duration) {
+        let place = BOUNDS_MS.partition_point(|bound| Duration::from_millis(*bound) < time);
+        self.buckets[place].add(1);
+        self.sum_us
+            .add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
 /// How a number changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -100,6 +130,10 @@ macro_rules! scalars {
             pub responses: [Cell; STATUS_CODES.len()],
             /// Grows at every tick, which shows that the core lives.
             pub heartbeat: Cell,
+            /// How long responses took, by method and status.
+            pub durations: [[Histogram; STATUS_CODES.len()]; METHOD_NAMES.len()],
+            /// How long it took until the kernel had the first byte of a response.
+            pub first_byte: Histogram,
             $(#[doc = $help] pub $name: Cell,)*
         }
 
@@ -122,6 +156,7 @@ scalars! {
     Counter stalled_connections "Connections closed because they stalled with a loan while others asked for credit in vain",
     Counter gave_way_connections "Idle connections closed to make room for new ones",
     Counter reset_bodies "Bodies cut off because they could not be finished",
+    Counter access_log_lines_dropped "Requests that are not in the access log, since too many waited to be written",
     Counter sent_bytes "Bytes the kernel took for clients",
     Counter spliced_bytes "Bytes of bodies sent by reference from the page cache (spliced)",
     Counter hot_sent_bytes "Bytes of bodies sent from hot objects in memory",
@@ -165,10 +200,27 @@ scalars! {
 }
 
 impl CoreStats {
-    /// Counts a finished response by its status code.
-    pub fn count_response(&self, code: u16) {
+    /// Counts a finished response by its method, a place in [`METHOD_NAMES`], and its status code.
+    pub fn count_response(&self, method: usize, code: u16, time: Duration) {
         if let Some(at) = STATUS_CODES.iter().position(|&counted| counted == code) {
             self.responses[at].add(1);
+            self.durations[method.min(METHOD_NAMES.len() - 1)][at].record(time);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_counted_in_its_bucket() {
+        let histogram = Histogram::default();
+        for (millis, place) in [(0, 0), (5, 0), (6, 1), (1_800_000, 17), (1_800_001, 18)] {
+            let before = histogram.buckets[place].get();
+            histogram.record(Duration::from_millis(millis));
+            assert_eq!(histogram.buckets[place].get(), before + 1, "{millis}");
+        }
+        assert_eq!(histogram.sum_us.get(), 3_600_012_000);
     }
 }

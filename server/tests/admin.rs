@@ -220,7 +220,7 @@ fn parse_metrics(text: &str) -> Metrics {
             match word {
                 "HELP" | "UNIT" => assert!(!rest.is_empty(), "{line}"),
                 "TYPE" => {
-                    assert!(["counter", "gauge"].contains(&rest), "{line}");
+                    assert!(["counter", "gauge", "histogram"].contains(&rest), "{line}");
                     assert_eq!(
                         kinds.insert(name, rest),
                         None,
@@ -241,8 +241,12 @@ fn parse_metrics(text: &str) -> Metrics {
         let family = name
             .strip_suffix("_total")
             .filter(|family| kinds.get(family) == Some(&"counter"));
+        let parts = ["_bucket", "_count", "_sum"];
+        let mut histograms = parts.iter().filter_map(|part| name.strip_suffix(part));
+        let histogram = histograms.find(|family| kinds.get(family) == Some(&"histogram"));
         let family = family.unwrap_or(name);
-        match kinds.get(family) {
+        match kinds.get(histogram.unwrap_or(family)) {
+            Some(&"histogram") => assert!(histogram.is_some() && value >= 0.0, "{line}"),
             Some(&"counter") => assert!(name.ends_with("_total") && value >= 0.0, "{line}"),
             Some(_) => {}
             None => panic!("a sample without a family: {line}"),

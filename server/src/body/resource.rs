@@ -185,6 +185,17 @@ impl Resource {
         })
     }
 
+    /// Whether shares of an object are missing, or given up. Of what a grid has, that is not known, and of an object that
+    /// was closed neither.
+    pub fn is_degraded(&self) -> bool {
+        match self {
+            Resource::Object(handle) => handle
+                .open()
+                .is_some_and(|object| object.live_shares() < object.geometry().n().into()),
+            Resource::File(_) | Resource::Literal(_) | Resource::Document(..) => false,
+        }
+    }
+
     /// What it is called in a log, which quotes and escapes it as any text.
     pub fn name(&self) -> String {
         match self {

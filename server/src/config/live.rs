@@ -123,6 +123,8 @@ impl Settings {
             survey_every "survey-every",
             hand_over "hand-over",
             take_over "take-over",
+            access_log "access-log",
+            access_log_format "access-log-format",
             ;
             reloadable:
             stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, stalled_loan_timeout, rates, cors_origins, proxies, index, s3_buckets, s3_region,

@@ -10,7 +10,9 @@ use super::address::{Address, AdminAddress};
 use super::bucket::Bucket;
 use super::origin::Origin;
 use super::proxies::{ClientAddress, Network};
-use super::values::{self, BackendChoice, OverLimit, PerAddress, VerifyWhen, ZeroCopyMode};
+use super::values::{
+    self, AccessLogFormat, BackendChoice, OverLimit, PerAddress, VerifyWhen, ZeroCopyMode,
+};
 
 /// The options of `penstock serve`. Each is also a key of the TOML file, with `_` for `-`.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -214,6 +216,13 @@ pub struct Options {
     /// RUST_LOG, or info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+    /// Write a line for each request to this file, or to standard output (`-`), and send X-Request-Id with each response.
+    /// SIGUSR1 has it opened again. What the disk is too slow for is dropped and counted
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+    /// How a line of the access log is written [default: combined]
+    #[arg(long, value_name = "FORMAT")]
+    pub access_log_format: Option<AccessLogFormat>,
 }
 
 impl Options {
@@ -246,6 +255,8 @@ impl Options {
             log: self.log.or(file.log),
             hand_over: self.hand_over.or(file.hand_over),
             take_over: self.take_over.or(file.take_over),
+            access_log: self.access_log.or(file.access_log),
+            access_log_format: self.access_log_format.or(file.access_log_format),
             cores: self.cores.or(file.cores),
             io: self.io.or(file.io),
             pool_buffers: self.pool_buffers.or(file.pool_buffers),
@@ -344,6 +355,7 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("FILE", "keys_file") => "\"/etc/penstock/keys.toml\"",
         ("ADDR", _) => "\"127.0.0.1:8080\"",
         ("HOST", _) => "[\"edge.example.org\"]",
+        ("FILE", "access_log") => "\"/var/log/penstock/access.log\"",
         ("FILE", _) => "\"/etc/penstock/admin-token\"",
         ("SOCKET", _) => "\"/run/penstock/hand-over\"",
         ("FILTER", _) => "\"info\"",

@@ -13,7 +13,9 @@ use super::options::Options;
 use super::origin::Origin;
 use super::proxies::Proxies;
 use super::token::Token;
-use super::values::{BackendChoice, OverLimit, PerAddress, RateLimits, VerifyWhen, ZeroCopyMode};
+use super::values::{
+    AccessLogFormat, BackendChoice, OverLimit, PerAddress, RateLimits, VerifyWhen, ZeroCopyMode,
+};
 use crate::memory::limits;
 
 /// Every setting with its value, checked.
@@ -105,6 +107,10 @@ pub struct Settings {
     pub take_over: Option<PathBuf>,
     /// What is logged; `None` if the environment says.
     pub log: Option<String>,
+    /// The file of the access log, `-` for standard output; `None` if requests are not logged.
+    pub access_log: Option<PathBuf>,
+    /// How its lines are written.
+    pub access_log_format: AccessLogFormat,
 }
 
 const fn sizes(least: u64, most: u64, step: u64) -> SizeBounds {
@@ -279,6 +285,8 @@ impl Settings {
             hand_over: options.hand_over,
             take_over: options.take_over,
             log: options.log.map(log).transpose()?,
+            access_log: options.access_log,
+            access_log_format: options.access_log_format.unwrap_or_default(),
         })
     }
 }

@@ -86,6 +86,17 @@ impl TryFrom<Value> for PerAddress {
     }
 }
 
+/// How a line of the access log is written (`--access-log-format`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogFormat {
+    /// As Apache and nginx have it, with request id, seconds, seconds to the first byte and notes behind
+    #[default]
+    Combined,
+    /// A JSON object per line
+    Json,
+}
+
 /// What happens to a connection beyond the limit (`--over-limit`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,7 @@
 //! One core's connections, and what serves them. Nothing here is shared with another core but the account of credit.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,6 +13,7 @@ use super::idle::Idle;
 use super::lending::Lender;
 use super::networks::Networks;
 use super::rates::Rates;
+use super::request_log::AccessLog;
 use super::state::Connection;
 use crate::body::Sources;
 use crate::config::Live;
@@ -61,6 +63,10 @@ pub struct Core {
     pub signing: Signing,
     /// Set when the server is stopping: responses end their connections.
     pub draining: Cell<bool>,
+    /// Where requests are logged, if they are.
+    pub access: Option<AccessLog>,
+    /// The id that the next request gets is made of this.
+    next_id: Cell<u64>,
 }
 
 impl Core {
@@ -72,6 +78,7 @@ impl Core {
         rates: Arc<Rates>,
         live: Arc<Live>,
         signing: Signing,
+        access: Option<AccessLog>,
     ) -> Core {
         Core {
             sources,
@@ -87,6 +94,9 @@ impl Core {
             live: RefCell::new(live),
             signing,
             draining: Cell::new(false),
+            access,
+            // A hasher of the standard library has random keys: ids of other cores and starts differ.
+            next_id: Cell::new(RandomState::new().hash_one(0)),
         }
     }
 
@@ -102,7 +112,17 @@ impl Core {
             now: SystemTime::now(),
             draining: self.draining.get(),
             site: Rc::clone(&self.site.borrow()),
+            request_id: self.access.as_ref().map(|_| self.request_id()),
         }
+    }
+
+    /// 64 bits that no other request has, as far as chance allows (SplitMix64).
+    fn request_id(&self) -> u64 {
+        let next = self.next_id.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.next_id.set(next);
+        let mixed = (next ^ (next >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
     }
 
     /// Its way to the kernel.

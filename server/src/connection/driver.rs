@@ -14,6 +14,7 @@ use super::core::Core;
 use super::gate::Admission;
 use super::lookup::{self, Opened, Refused};
 use super::rates::Reservation;
+use super::request_log;
 use super::state::{CloseReason, Connection, IntroductionError};
 use crate::body::ack_meter::Reader;
 use crate::body::source::SendError;
@@ -35,6 +36,9 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
         Some(answer) => BodyProtocol::refusing(answer),
     };
     loop {
+        if protocol.take_begun() {
+            connection.timing.begin(Instant::now());
+        }
         connection.enter(protocol.phase(), protocol.held_bytes());
         if !connection.claim_head(protocol.held_bytes()) {
             // Very many clients send long heads at once: there is no memory for this one.
@@ -58,6 +62,9 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
             // The peer is gone, or a deadline ended the connection.
             tracing::debug!(%error, phase = ?protocol.phase(), "connection ended");
             protocol.closed();
+        }
+        if let Some(cut) = protocol.take_cut() {
+            request_log::note_end(&core, &connection, cut, false);
         }
         if action == Action::Send && matches!(protocol.next(), Action::Send | Action::Open) {
             // Perhaps nothing was waited for: other connections get their turn by hand.
@@ -233,8 +240,15 @@ fn note_sent(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, 
     let bytes = bytes as u64;
     core.stats().sent_bytes.add(bytes);
     connection.meter.add_sent(bytes);
-    if let Some(status) = protocol.sent(bytes, &core.context()) {
-        core.stats().count_response(status.code());
+    // Asked at the beginning and at the end: shares get lost meanwhile.
+    let degraded = core.access.is_some()
+        && protocol.outgoing().is_some_and(|out| {
+            let asked = out.is_unsent() || bytes >= out.remaining();
+            asked && out.object().is_some_and(|body| body.resource.is_degraded())
+        });
+    request_log::note_sent(core, connection, bytes, degraded);
+    if let Some(finished) = protocol.sent(bytes, &core.context()) {
+        request_log::note_end(core, connection, finished, true);
     }
 }
 

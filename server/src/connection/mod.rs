@@ -19,6 +19,7 @@ pub mod networks;
 pub mod preamble;
 pub mod proof;
 pub mod rates;
+pub mod request_log;
 pub mod seats;
 pub mod send_window;
 pub mod stalled;

@@ -11,6 +11,7 @@ use super::lending::{Lender, SendBuffer};
 use super::networks::{Member, Networks};
 use super::preamble::{self, Said};
 use super::rates::{Limited, Rates};
+use super::request_log::Timing;
 use super::seats::{Full, Seat};
 use crate::body::AckMeter;
 use crate::body::readahead::Slot;
@@ -67,6 +68,8 @@ pub struct Connection {
     pub send_buffer: SendBuffer,
     /// What is borrowed for an incomplete request head.
     head: RefCell<Claim>,
+    /// How its request goes.
+    pub timing: Timing,
     /// What is read ahead for it.
     pub readahead: Slot,
     /// The kernel's memory for the socket, as of the last sample.
@@ -105,6 +108,7 @@ impl Connection {
             member,
             limited: Limited::new(rates, peer.ip(), now),
             head: RefCell::new(Claim::empty(lender.budget())),
+            timing: Timing::new(now),
             readahead: Slot::default(),
             socket_bytes: Cell::new(0),
             send_queue_bytes: Cell::new(0),

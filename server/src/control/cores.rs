@@ -14,6 +14,7 @@ use super::signals::Signal;
 use super::worker::{self, Order, Report};
 use crate::config::Settings;
 use crate::connection::core::Signing;
+use crate::connection::request_log::AccessLog;
 use crate::io::Listener;
 
 /// Orders that may wait for a core, which looks for them once a tick.
@@ -66,6 +67,7 @@ impl Cores {
         settings: &Settings,
         mut state: ServerState,
         listeners: Vec<Vec<Listener>>,
+        access: Option<AccessLog>,
     ) -> Result<(Cores, Arc<ServerState>), ServeError> {
         let threads = listeners.len();
         let (orders, order_receivers): (Vec<_>, Vec<_>) =
@@ -106,6 +108,7 @@ impl Cores {
                     lister: Arc::clone(&state.lister),
                 },
                 stats: Arc::clone(&state.cores[number]),
+                access: access.clone(),
             };
             let report = report.clone();
             std::thread::Builder::new()

@@ -56,6 +56,14 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// The access log can't be written.
+    #[error("--access-log {}: {error}", path.display())]
+    AccessLog {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// The listeners of another server can't be had.
     #[error("--take-over {}: {error}", path.display())]
     TakeOver {

@@ -18,6 +18,7 @@ use crate::memory::limits;
 use crate::objects::servable::{self, Bounds};
 use crate::s3::keys::Keys;
 
+mod access_log;
 pub mod admin;
 pub mod backend;
 mod cores;
@@ -119,10 +120,21 @@ pub fn serve(
     );
     let state = state.map_err(ServeError::system("the thread for listings"))?;
     state.keys.set(keys);
+    let (access, _access_thread) = match &settings.access_log {
+        None => (None, None),
+        Some(path) => {
+            let started = access_log::start(path, settings.access_log_format);
+            let (log, thread) = started.map_err(|error| ServeError::AccessLog {
+                path: path.clone(),
+                error,
+            })?;
+            (Some(log), Some(thread))
+        }
+    };
     let admin_socket = admin_listener
         .duplicate()
         .map_err(ServeError::system("the admin listener"))?;
-    let (mut cores, state) = Cores::start(&settings, state, core_listeners)?;
+    let (mut cores, state) = Cores::start(&settings, state, core_listeners, access)?;
     let admin = Admin::start(admin_listener, Arc::clone(&state))
         .map_err(ServeError::system("the admin thread"))?;
     cores.wait_until_ready()?;

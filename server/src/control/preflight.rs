@@ -43,6 +43,7 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         rebuilt_bytes: settings.rebuilt_bytes,
         share_files,
         gateway,
+        access_log: settings.access_log.is_some(),
         connections: settings.connections_max,
         descriptors_allow: descriptors.saturating_sub(own),
         descriptors_own: own,

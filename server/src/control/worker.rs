@@ -25,6 +25,7 @@ use crate::connection::idle;
 use crate::connection::lending::Lender;
 use crate::connection::list::{self, Listed};
 use crate::connection::rates::Rates;
+use crate::connection::request_log::AccessLog;
 use crate::connection::seats::Seats;
 use crate::connection::tick::Ticks;
 use crate::engine::Engine;
@@ -132,6 +133,8 @@ pub struct Plan {
     pub signing: Signing,
     /// Where it counts.
     pub stats: Arc<CoreStats>,
+    /// Where it logs requests, if they are logged.
+    pub access: Option<AccessLog>,
 }
 
 /// Runs a core on the calling thread until it is told to stop.
@@ -224,6 +227,7 @@ async fn serve(
         plan.rates,
         plan.live,
         plan.signing,
+        plan.access,
     ));
     let stats = &plan.stats;
     stats.pool_buffers.set(pool.buffers() as u64);

@@ -64,6 +64,8 @@ pub struct Context {
     pub draining: bool,
     /// What the operator says of all objects.
     pub site: Rc<Site>,
+    /// The id of a request that has none, if requests are logged.
+    pub request_id: Option<u64>,
 }
 
 /// A response: its head, with the short text of an error behind it, and what follows of the object.
@@ -326,6 +328,9 @@ impl Head {
         head.date("Date", context.now);
         // Whoever puts says what an object is, and no browser shall guess otherwise.
         head.put("X-Content-Type-Options: nosniff\r\n");
+        if let Some(id) = request.and_then(|request| request.id.as_deref()) {
+            head.field("X-Request-Id", id);
+        }
         if context.site.cors.varies() {
             head.field("Vary", "Origin");
         }
@@ -483,6 +488,8 @@ mod tests {
             cross_origin: None,
             integrity: Integrity::default(),
             signed: None,
+            id: None,
+            noted: Default::default(),
             keep_alive: true,
             http10: false,
         }
@@ -497,6 +504,7 @@ mod tests {
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(500),
             draining: false,
             site: Rc::new(site),
+            request_id: None,
         }
     }
 

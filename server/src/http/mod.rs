@@ -13,6 +13,7 @@ pub mod multipart;
 pub mod parse;
 pub mod protocol;
 pub mod range;
+pub mod record;
 pub mod route;
 pub mod site;
 pub mod status;

@@ -11,6 +11,7 @@ use super::cors::CrossOrigin;
 use super::digest::Integrity;
 use super::forwarded::Forwarded;
 use super::range::{self, Ranges};
+use super::record::{Noted, Span};
 use super::status::Status;
 use super::{field, target};
 use crate::memory::limits::{HEADER_FIELDS_MAX, REQUEST_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
@@ -51,6 +52,10 @@ pub struct Request {
     pub integrity: Integrity,
     /// The whole head, if it claims to be signed: what is signed is the bytes that came.
     pub signed: Option<Box<[u8]>>,
+    /// Its name in logs, which its response repeats; set once the head was understood.
+    pub id: Option<Box<str>>,
+    /// Where in the head that is which the access log wants.
+    pub noted: Noted,
     /// Whether the connection may serve another request after this one.
     pub keep_alive: bool,
     /// Whether the peer speaks HTTP/1.0 and must be told about keep-alive.
@@ -66,6 +71,7 @@ impl Request {
         size_of::<Request>()
             + self.path.capacity()
             + self.query.capacity()
+            + self.id.as_ref().map_or(0, |id| id.len())
             + self.conditions.held_bytes()
             + ranges
             + cross_origin
@@ -175,7 +181,7 @@ fn understand(bytes: &[u8]) -> Result<Option<(Request, usize)>, Fault> {
     if has_bare_line_feed(&bytes[..length]) {
         return Err(BARE_LINE_FEED);
     }
-    let mut request = request(&head)?;
+    let mut request = request(&head, bytes)?;
     let mut fields = head.headers.iter();
     if sigv4::claims_signature(&request.query)
         || fields.any(|field| sigv4::is_authorization(field.name, field.value))
@@ -266,7 +272,8 @@ fn method(name: &str) -> Result<Method, Fault> {
     }
 }
 
-fn request(head: &httparse::Request<'_, '_>) -> Result<Request, Fault> {
+/// `bytes` is what the head was read from.
+fn request(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Request, Fault> {
     let method = method(head.method.unwrap_or_default())?;
     let text = head.path.unwrap_or_default();
     if text.len() > TARGET_BYTES_MAX {
@@ -292,12 +299,18 @@ fn request(head: &httparse::Request<'_, '_>) -> Result<Request, Fault> {
         cross_origin: None,
         integrity: Integrity::default(),
         signed: None,
+        id: None,
+        noted: Noted {
+            target: Span::of(bytes, text.as_bytes()),
+            ..Noted::default()
+        },
         keep_alive: false,
         http10,
     };
     let mut fields = Fields::default();
     for line in head.headers.iter() {
         fields.take(line.name, line.value, &mut request)?;
+        request.noted.take(bytes, line.name, line.value);
     }
     if fields.hosts > 1 || (fields.hosts == 0 && !http10) {
         return Err((

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use super::head::{self, Context, Representation, Response};
 use super::multipart::Parts;
 use super::parse::{self, Method, Parsed, Refusal, Request};
+use super::record::{self, Noted, Record};
 use super::status::Status;
 use crate::memory::limits::PENDING_BYTES_FREE;
 use crate::s3::error::Error;
@@ -55,6 +56,7 @@ pub struct Outgoing<O> {
     keep_alive: bool,
     /// Kept until the first byte is sent: until then the response can still become an error.
     request: Option<Box<Request>>,
+    current: Current,
 }
 
 impl<O> Outgoing<O> {
@@ -104,12 +106,36 @@ enum State<O> {
     Closed,
 }
 
+/// What is known of a request until its response ends.
+#[derive(Debug, Default)]
+struct Current {
+    method: Option<Method>,
+    record: Option<Box<Record>>,
+}
+
+/// A response that ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its status.
+    pub status: Status,
+    /// The method of its request, if that could be understood.
+    pub method: Option<Method>,
+    /// What the access log says of the request, if requests are logged.
+    pub record: Option<Box<Record>>,
+}
+
 /// The HTTP/1.1 state of one connection, whose bodies come from objects `O`.
 #[derive(Debug)]
 pub struct Protocol<O> {
     state: State<O>,
     /// Received bytes that are not yet a whole head. Empty, and without an allocation, between requests.
     pending: Vec<u8>,
+    /// The request that is being looked up.
+    current: Current,
+    /// A request began.
+    begun: bool,
+    /// A response was cut off.
+    cut: Option<Finished>,
 }
 
 impl<O> Default for Protocol<O> {
@@ -117,6 +143,9 @@ impl<O> Default for Protocol<O> {
         Protocol {
             state: State::Reading,
             pending: Vec::new(),
+            current: Current::default(),
+            begun: false,
+            cut: None,
         }
     }
 }
@@ -124,7 +153,10 @@ impl<O> Default for Protocol<O> {
 impl<O> Protocol<O> {
     /// A connection that is refused: it gets this response and ends.
     pub fn refusing(response: Response) -> Protocol<O> {
-        let mut protocol = Protocol::default();
+        let mut protocol = Protocol {
+            begun: true,
+            ..Protocol::default()
+        };
         protocol.send(response, None, None);
         protocol
     }
@@ -198,7 +230,8 @@ impl<O> Protocol<O> {
     fn begin(&mut self, parsed: Parsed, bytes: &[u8], context: &Context) {
         match parsed {
             Parsed::NeedMore => {}
-            Parsed::Request(request, length) => {
+            Parsed::Request(mut request, length) => {
+                self.note(Some(&mut request), bytes, context);
                 // What follows is the next request of a pipeline, or a body that is never read.
                 self.pending = if request.keep_alive {
                     bytes[length..].to_vec()
@@ -210,7 +243,50 @@ impl<O> Protocol<O> {
                     Method::Options => self.send(head::options(&request, context), None, None),
                 }
             }
-            Parsed::Refused(refusal) => self.refuse(&refusal, context),
+            Parsed::Refused(refusal) => {
+                self.note(None, bytes, context);
+                self.refuse(&refusal, context);
+            }
+        }
+    }
+
+    /// Notes a request that begins, or a head in `bytes` that is none.
+    fn note(&mut self, request: Option<&mut Request>, bytes: &[u8], context: &Context) {
+        self.begun = true;
+        self.current = Current::default();
+        let noted = request.as_ref().map_or(Noted::default(), |it| it.noted);
+        let given = noted.id(bytes).map(Box::from);
+        let id = given.or_else(|| context.request_id.map(record::made_id));
+        let method = request.as_ref().map(|it| (it.method, it.http10));
+        self.current.method = method.map(|(method, _)| method);
+        if let (Some(_), Some(id)) = (context.request_id, &id) {
+            let record = Record::new(bytes, &noted, method, id, context.now);
+            self.current.record = Some(Box::new(record));
+        }
+        if let Some(request) = request {
+            request.id = id;
+        }
+    }
+
+    /// Whether a request began since this was asked last.
+    pub fn take_begun(&mut self) -> bool {
+        std::mem::take(&mut self.begun)
+    }
+
+    /// The response that was cut off since this was asked last.
+    pub fn take_cut(&mut self) -> Option<Finished> {
+        self.cut.take()
+    }
+
+    /// Notes that the response under way, if there is one, won't be finished.
+    fn cut(&mut self) {
+        if let State::Sending(out) = &mut self.state {
+            let Current { method, record } = std::mem::take(&mut out.current);
+            self.cut = Some(Finished {
+                status: out.status,
+                method,
+                record,
+            });
         }
     }
 
@@ -234,11 +310,13 @@ impl<O> Protocol<O> {
     /// The head did not arrive in time: 408 if it had begun, else just close (RFC 9110 section 15.5.9).
     pub fn head_timeout(&mut self, context: &Context) {
         if self.phase() == Phase::Head {
+            let pending = std::mem::take(&mut self.pending);
+            self.note(None, &pending, context);
             let refusal = Refusal {
                 status: Status::RequestTimeout,
                 reason: "the request head did not arrive in time",
-                head_only: parse::is_head(&self.pending),
-                path: parse::path(&self.pending),
+                head_only: parse::is_head(&pending),
+                path: parse::path(&pending),
             };
             self.refuse(&refusal, context);
         } else {
@@ -257,12 +335,18 @@ impl<O> Protocol<O> {
                 return;
             }
             State::Opening(request) => (request.method == Method::Head, Some(request.path.clone())),
-            State::Reading => (parse::is_head(&pending), parse::path(&pending)),
+            State::Reading => {
+                let said = (parse::is_head(&pending), parse::path(&pending));
+                self.note(None, &pending, context);
+                said
+            }
             State::Sending(out) => {
                 out.keep_alive &= pending.is_empty();
+                let current = &mut self.current;
                 match &out.request {
                     // No byte of it was sent, and it is too large by itself: an object has many fields.
                     Some(request) if out.head.len() > PENDING_BYTES_FREE => {
+                        *current = std::mem::take(&mut out.current);
                         (request.method == Method::Head, Some(request.path.clone()))
                     }
                     _ => return,
@@ -337,6 +421,7 @@ impl<O> Protocol<O> {
             object,
             keep_alive,
             request,
+            current: std::mem::take(&mut self.current),
         });
     }
 
@@ -348,9 +433,9 @@ impl<O> Protocol<O> {
         }
     }
 
-    /// The kernel took `bytes` of the response: of its head first, then of its body. Returns the
-    /// status when this finished the response.
-    pub fn sent(&mut self, bytes: u64, context: &Context) -> Option<Status> {
+    /// The kernel took `bytes` of the response: of its head first, then of its body. Returns what
+    /// is known of the response when this finished it.
+    pub fn sent(&mut self, bytes: u64, context: &Context) -> Option<Finished> {
         let State::Sending(out) = &mut self.state else {
             return None;
         };
@@ -368,7 +453,12 @@ impl<O> Protocol<O> {
         if out.remaining() > 0 {
             return None;
         }
-        let status = out.status;
+        let Current { method, record } = std::mem::take(&mut out.current);
+        let finished = Finished {
+            status: out.status,
+            method,
+            record,
+        };
         if out.keep_alive && !context.draining {
             self.state = State::Reading;
             if !self.pending.is_empty() {
@@ -379,7 +469,7 @@ impl<O> Protocol<O> {
             self.pending = Vec::new();
             self.state = State::Lingering;
         }
-        Some(status)
+        Some(finished)
     }
 
     /// The body can't be produced. Before the first byte that is an error; later only a reset tells the client that
@@ -390,9 +480,11 @@ impl<O> Protocol<O> {
             return true;
         };
         let Some(request) = out.request.take() else {
+            self.cut();
             self.state = State::Closed;
             return true;
         };
+        self.current = std::mem::take(&mut out.current);
         let response = head::error(status, reason, &request, context);
         self.send(response, None, None);
         false
@@ -400,6 +492,7 @@ impl<O> Protocol<O> {
 
     /// The connection is over: the peer is gone, a deadline passed, or lingering is done.
     pub fn closed(&mut self) {
+        self.cut();
         self.pending = Vec::new();
         self.state = State::Closed;
     }
@@ -440,6 +533,7 @@ mod tests {
             now: SystemTime::UNIX_EPOCH,
             draining: false,
             site: Rc::default(),
+            request_id: None,
         }
     }
     const GET: &[u8] = b"GET /k HTTP/1.1\r\nHost: h\r\n\r\n";

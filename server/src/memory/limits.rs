@@ -457,6 +457,23 @@ pub const LISTING_PATIENCE: Duration = Duration::from_secs(20);
 /// When nobody has listed anything for so long, the keys are forgotten.
 pub const LISTING_IDLE: Duration = Duration::from_secs(60);
 
+/// The longest request id that a client may give.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// What the access log says of a request target at most: longer ones are cut.
+pub const ACCESS_TARGET_BYTES_MAX: usize = 480;
+/// What it says of a `Referer` and of a `User-Agent` at most.
+pub const ACCESS_FIELD_BYTES_MAX: usize = 192;
+/// What is kept for it of one request, until its response ends: the texts, and what they are kept in.
+pub(super) const ACCESS_RECORD_BYTES: u64 = 1152;
+/// Requests that wait to be written to the access log. Beyond them they are dropped and counted: no disk may hold up a
+/// core.
+pub const ACCESS_QUEUE_MAX: usize = 2048;
+/// The lines that are written together.
+pub const ACCESS_WRITE_BYTES: usize = 64 << 10;
+/// What the access log takes beside connections: requests that wait, the thread that writes them, and its lines.
+pub(super) const ACCESS_LOG_BYTES: u64 = ACCESS_QUEUE_MAX as u64 * (ACCESS_RECORD_BYTES + 192)
+    + 2 * ACCESS_WRITE_BYTES as u64
+    + (128 << 10);
 /// Log lines that wait to be written. Beyond them lines are dropped and counted: no reader of the log may hold up a core.
 pub const LOG_LINES_MAX: usize = 256;
 /// Log lines a minute of one call in the source about things that fail, however many these are. A call that always logs
@@ -561,6 +578,8 @@ const ZERO_COPY_BYTES: u64 = POOL_BUFFERS_MAX as u64 / ZERO_COPY_POOL_PART as u6
 pub const RING_LOCKED_BYTES: u64 = 384 << 10;
 /// One core's cached pages of leaf checksums, with their places and an index.
 pub(super) const TABLE_CACHE_BYTES: u64 = TABLE_PAGES_MAX as u64 * (4096 + 192);
+/// One core's counters: a histogram for every method and status.
+pub(super) const COUNTERS_BYTES: u64 = 16 << 10;
 /// One core's memory of verified leaves.
 pub(super) const VERIFIED_BYTES: u64 = VERIFIED_PAGES_MAX as u64 * VERIFIED_PAGE_BYTES as u64;
 /// One core's files of a grid, where it is a gateway: records and proven paths.

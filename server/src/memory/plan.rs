@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::limits::{
-    CONNECTION_KERNEL_BYTES, CONNECTION_USER_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES,
-    HOT_PART, LISTEN_BACKLOG, NETWORK_BYTES, NETWORKS_MAX, OBJECT_FILES_EXTRA, PAGE,
-    READAHEAD_BUFFER_BYTES, READAHEAD_BUFFERS_MAX_DEFAULT, READAHEAD_PART,
-    REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN, REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX,
-    RING_BYTES, SEND_BUFFER_BYTES_MIN, SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES,
-    TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES, admin_bytes, connection_bytes, reserve_buffers,
-    socket_bytes, stores_bytes,
+    ACCESS_LOG_BYTES, ACCESS_RECORD_BYTES, CONNECTION_KERNEL_BYTES, CONNECTION_USER_BYTES,
+    COUNTERS_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES, HOT_PART, LISTEN_BACKLOG,
+    NETWORK_BYTES, NETWORKS_MAX, OBJECT_FILES_EXTRA, PAGE, READAHEAD_BUFFER_BYTES,
+    READAHEAD_BUFFERS_MAX_DEFAULT, READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN,
+    REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
+    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
+    admin_bytes, connection_bytes, reserve_buffers, socket_bytes, stores_bytes,
 };
 
 /// What the plan starts from.
@@ -35,6 +35,8 @@ pub struct Declared {
     pub share_files: usize,
     /// Whether files of a Tahoe-LAFS grid are served.
     pub gateway: bool,
+    /// Whether requests are logged.
+    pub access_log: bool,
     /// Connections asked for; `None` is as many as fit.
     pub connections: Option<usize>,
     /// Connections that the limit on descriptors allows.
@@ -54,6 +56,8 @@ pub struct MemoryPlan {
     pub admin_bytes: u64,
     /// The threads of the stores.
     pub stores_bytes: u64,
+    /// The access log: what waits to be written.
+    pub access_log_bytes: u64,
     /// Per core: ring.
     pub ring_bytes: u64,
     /// Per core: pool buffers.
@@ -202,6 +206,13 @@ impl MemoryPlan {
             pool_buffer_bytes,
             ..
         } = declared;
+        // What the log keeps of a request, for as long as its response takes.
+        let record = if declared.access_log {
+            ACCESS_RECORD_BYTES
+        } else {
+            0
+        };
+        let connection_bytes = |send_buffer| connection_bytes(send_buffer) + record;
         let least_connection = connection_bytes(SEND_BUFFER_BYTES_MIN);
         let accepted_unseen =
             CONNECTION_KERNEL_BYTES + (2 * u64::from(RECEIVE_BUFFER_BYTES)).next_multiple_of(PAGE);
@@ -210,10 +221,16 @@ impl MemoryPlan {
             fixed_bytes: FIXED_BYTES,
             admin_bytes: admin_bytes(cores, declared.stores),
             stores_bytes: stores_bytes(declared.stores),
+            access_log_bytes: if declared.access_log {
+                ACCESS_LOG_BYTES
+            } else {
+                0
+            },
             ring_bytes: RING_BYTES,
             pool_bytes: pool_buffers as u64 * pool_buffer_bytes as u64,
             decoder_bytes: DECODER_BYTES,
             cache_bytes: TABLE_CACHE_BYTES
+                + COUNTERS_BYTES
                 + declared.share_files as u64 * SHARE_FILE_BYTES
                 + if declared.gateway { TAHOE_BYTES } else { 0 },
             verified_bytes: VERIFIED_BYTES,
@@ -231,6 +248,7 @@ impl MemoryPlan {
         let base = plan.fixed_bytes
             + plan.admin_bytes
             + plan.stores_bytes
+            + plan.access_log_bytes
             + cores as u64 * plan.core_bytes();
         // Memory for n connections at the least floor: n * connection = left * (1 - 1/CREDIT_PART).
         let memory_for = |n: usize| {
@@ -382,6 +400,7 @@ impl std::fmt::Display for MemoryPlan {
             ("process", 1, self.fixed_bytes),
             ("admin listener", 1, self.admin_bytes),
             ("stores: threads", 1, self.stores_bytes),
+            ("access log", 1, self.access_log_bytes),
             ("core: pool buffers", cores, self.pool_bytes),
             ("core: ring", cores, self.ring_bytes),
             ("core: decoder", cores, self.decoder_bytes),
@@ -459,6 +478,7 @@ mod tests {
             readahead_bytes: None,
             share_files: SHARE_FILES_DEFAULT,
             gateway: false,
+            access_log: false,
             connections,
             descriptors_allow: usize::MAX,
             descriptors_own: 100,
@@ -641,6 +661,7 @@ mod tests {
                 rebuilt_bytes,
                 share_files: SHARE_FILES_DEFAULT,
                 gateway: cores % 2 == 0,
+                access_log: cores % 3 == 0,
                 connections,
                 descriptors_allow,
                 descriptors_own: 100,
@@ -649,13 +670,16 @@ mod tests {
                 let sum = plan.fixed_bytes
                     + plan.admin_bytes
                     + plan.stores_bytes
+                    + plan.access_log_bytes
                     + cores as u64 * plan.core_bytes()
                     + plan.connections as u64 * plan.connection_bytes
                     + plan.credit_bytes;
                 prop_assert_eq!(sum, memory);
                 prop_assert!(plan.connections <= descriptors_allow);
                 prop_assert_eq!(plan.readahead_bytes % READAHEAD_BUFFER_BYTES as u64, 0);
-                prop_assert_eq!(plan.connection_bytes, connection_bytes(plan.send_buffer_floor));
+                let record = if declared.access_log { ACCESS_RECORD_BYTES } else { 0 };
+                let each = connection_bytes(plan.send_buffer_floor) + record;
+                prop_assert_eq!(plan.connection_bytes, each);
             }
         }
     }

@@ -279,6 +279,7 @@ mod tests {
             readahead_bytes: None,
             share_files: 4096,
             gateway: false,
+            access_log: false,
             connections: Some(1000),
             descriptors_allow: usize::MAX,
             descriptors_own: 100,

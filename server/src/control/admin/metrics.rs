@@ -4,17 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
-use super::super::logging;
+use super::super::{access_log, logging};
 use super::memory;
 use super::state::ServerState;
 use super::stores as reports;
-use crate::stats::{CoreStats, Kind, Phase, SCALARS, STATUS_CODES};
+use crate::stats::{
+    BOUNDS_MS, CoreStats, Histogram, Kind, METHOD_NAMES, Phase, SCALARS, STATUS_CODES,
+};
 use crate::stores::{State, Stores};
 
 /// The media type of the text.
@@ -22,11 +26,100 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 
 /// All metrics as text.
 pub(super) fn encode(server: Arc<ServerState>) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("penstock");
-    registry.register_collector(Box::new(CoresCollector(server)));
+    let mut registry = Registry::default();
+    registry
+        .sub_registry_with_prefix("penstock")
+        .register_collector(Box::new(CoresCollector(Arc::clone(&server))));
+    registry.register_collector(Box::new(RequestsCollector(server)));
     let mut output = String::new();
     text::encode(&mut output, &registry)?;
     Ok(output)
+}
+
+/// What OpenTelemetry has a name for, of all cores together.
+struct RequestsCollector(Arc<ServerState>);
+
+impl fmt::Debug for RequestsCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestsCollector").finish_non_exhaustive()
+    }
+}
+
+impl Collector for RequestsCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let cores = &self.0.cores;
+        let mut metrics = encoder.encode_descriptor(
+            "http_server_request_duration",
+            "From the arrival of a request's head until the kernel had all of the response",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (method, method_name) in METHOD_NAMES.iter().enumerate() {
+            for (at, code) in STATUS_CODES.iter().enumerate() {
+                let sum = Summed::of(cores, |stats| &stats.durations[method][at]);
+                // Most of them never occur.
+                if sum.count > 0 {
+                    let labels = [
+                        ("http_request_method", (*method_name).to_owned()),
+                        ("http_response_status_code", code.to_string()),
+                    ];
+                    sum.encode(metrics.encode_family(&labels)?)?;
+                }
+            }
+        }
+        let metric = encoder.encode_descriptor(
+            "http_server_time_to_first_byte",
+            "From the arrival of a request's head until the kernel had the first byte of the response",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        Summed::of(cores, |stats| &stats.first_byte).encode(metric)?;
+        let active = [Phase::Opening, Phase::Sending];
+        let active: u64 = (cores.iter())
+            .flat_map(|stats| Phase::ALL.iter().zip(&stats.connections))
+            .filter(|(phase, _)| active.contains(phase))
+            .map(|(_, cell)| cell.get())
+            .sum();
+        let gauge = ConstGauge::new(active as i64);
+        gauge.encode(encoder.encode_descriptor(
+            "http_server_active_requests",
+            "Requests whose head has arrived and whose response is not all sent",
+            None,
+            MetricType::Gauge,
+        )?)
+    }
+}
+
+/// A histogram of all cores.
+struct Summed {
+    /// Upper bounds in seconds, and how many lie in each bucket.
+    buckets: Vec<(f64, u64)>,
+    count: u64,
+    seconds: f64,
+}
+
+impl Summed {
+    fn of(cores: &[Arc<CoreStats>], of: impl Fn(&CoreStats) -> &Histogram) -> Summed {
+        let bounds = BOUNDS_MS.iter().map(|bound| *bound as f64 / 1e3);
+        let mut buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).map(|b| (b, 0)).collect();
+        let mut micros = 0;
+        for stats in cores {
+            let histogram = of(stats);
+            for ((_, count), cell) in buckets.iter_mut().zip(&histogram.buckets) {
+                *count += cell.get();
+            }
+            micros += histogram.sum_us.get();
+        }
+        Summed {
+            count: buckets.iter().map(|(_, count)| count).sum(),
+            buckets,
+            seconds: micros as f64 / 1e6,
+        }
+    }
+
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        encoder.encode_histogram::<NoLabelSet>(self.seconds, self.count, &self.buckets, None)
+    }
 }
 
 struct CoresCollector(Arc<ServerState>);
@@ -114,6 +207,11 @@ impl Collector for CoresCollector {
                 "log_lines_left_out",
                 "Log lines left out because the same thing, or very many, failed within a minute",
                 logging::left_out_lines(),
+            ),
+            (
+                "access_log_lines_unwritten",
+                "Lines of the access log that its file did not take",
+                access_log::unwritten_lines(),
             ),
         ];
         for (name, help, count) in lines {
