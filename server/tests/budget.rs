@@ -63,7 +63,11 @@ fn plan_and_serve_print_the_same_plan(io: Backend) {
         &["--memory", "100000001", "--max-connections", "77"],
         &["--memory", "1GiB", "--max-connections", "1000"],
     ] {
-        let text = plan(options);
+        // Stores are part of the plan.
+        let stores = Stores::new(1);
+        let flags = stores.flags();
+        let flags = flags.iter().map(String::as_str);
+        let text = plan(&flags.chain(options.iter().copied()).collect::<Vec<_>>());
         let mut sum = 0;
         let mut declared = None;
         for line in text.lines().skip(1).take_while(|line| !line.is_empty()) {
@@ -85,7 +89,6 @@ fn plan_and_serve_print_the_same_plan(io: Backend) {
         let summary = lines.find(|line| line.contains(" declared: ")).unwrap();
         // What can't be served is said by both, too.
         let refused: Vec<&str> = lines.filter(|line| line.starts_with("no object")).collect();
-        let stores = Stores::new(1);
         let server = Server::start(&stores, io, options);
         let log = server.log();
         assert!(log.contains(summary), "{summary}\n{log}");
