@@ -45,6 +45,7 @@ fn config(stores: &Stores, io: Backend) -> String {
         .iter()
         .map(|path| format!("{path:?}"))
         .collect();
+    let access_log = stores.file("access.log");
     format!(
         "store = [{}]\n\
          store_timeout = \"4s\"\n\
@@ -93,7 +94,9 @@ fn config(stores: &Stores, io: Backend) -> String {
          drain_timeout = \"9s\"\n\
          hand_over = {hand_over:?}\n\
          take_over = {hand_over:?}\n\
-         log = \"debug\"\n",
+         log = \"debug\"\n\
+         access_log = {access_log:?}\n\
+         access_log_format = \"json\"\n",
         paths.join(", ")
     )
 }
