@@ -104,6 +104,8 @@ fn cases() -> Vec<Case> {
         case("9112 3.2.3 authority form", &[405], false, Stricter(READS_ONLY), &["CONNECT h:80 HTTP/1.1", "Host: h"]),
         case("9112 3.2.4 asterisk form", &[204], true, Agrees, &["OPTIONS * HTTP/1.1", "Host: h"]),
         case("9112 3.2.4 asterisk form of GET", &[400], false, Stricter("OPTIONS only"), &["GET * HTTP/1.1", "Host: h"]),
+        case("9112 3.2 a fragment", &[400], false, Stricter("what judges the path before us may read on"), &["GET /dir/object.bin#x HTTP/1.1", "Host: h"]),
+        case("3986 2.2 a dot segment behind an escaped slash", &[400], false, Stricter("what judges the path before us sees no dots"), &["GET /x/..%2fdir/object.bin HTTP/1.1", "Host: h"]),
         case("3986 2.1 an escape that is no UTF-8", &[400], false, Stricter("keys are UTF-8"), &["GET /dir/%ff HTTP/1.1", "Host: h"]),
         case("3986 2.1 a broken escape is a key", &[404], true, Agrees, &["GET /dir/%zz HTTP/1.1", "Host: h"]),
         // Host.

@@ -57,12 +57,21 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Network, NetworkError> {
         let network = match text.parse::<IpAddr>() {
             Ok(address) => Ok(IpNet::from(address.to_canonical())),
-            Err(_) => text.parse::<IpNet>(),
+            Err(_) => text.parse::<IpNet>().map(canonical),
         };
         network
             .map(|network| Network(network.trunc()))
             .map_err(|_| NetworkError(text.to_owned()))
     }
+}
+
+/// A network of IPv4 addresses in IPv6, as the network of those.
+fn canonical(network: IpNet) -> IpNet {
+    let bits = network.prefix_len().checked_sub(96);
+    let address = network.addr().to_canonical();
+    let v4 = bits.filter(|_| address.is_ipv4() && network.addr().is_ipv6());
+    v4.and_then(|bits| IpNet::new(address, bits).ok())
+        .unwrap_or(network)
 }
 
 impl<'de> Deserialize<'de> for Network {
@@ -85,6 +94,8 @@ mod tests {
         assert!(contains("10.0.0.7", "10.0.0.7") && !contains("10.0.0.7", "10.0.0.8"));
         assert!(contains("10.1.2.3/8", "10.9.9.9"));
         assert!(contains("10.0.0.0/8", "::ffff:10.0.0.1"));
+        assert!(contains("::ffff:10.0.0.0/104", "10.9.9.9"));
+        assert!(!contains("::ffff:10.0.0.0/104", "11.0.0.1"));
         assert!(contains("fd00::/8", "fd12::1") && !contains("fd00::/8", "10.0.0.1"));
         for bad in [
             "",

@@ -94,7 +94,7 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     // A proxy's connections are those of its clients.
     let seat = match is_proxy {
         true => seat,
-        false => seat.and_then(|seat| seat.assign(peer.ip())),
+        false => seat.and_then(|mut seat| seat.assign(peer.ip()).map(|()| seat)),
     };
     let (seat, refusal) = match seat {
         Ok(seat) => {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use super::core::Core;
 use crate::http::parse::Request;
 use crate::http::site::Site;
+use crate::http::target;
 use crate::s3::error::{Code, Error};
 use crate::s3::overrides::Overrides;
 use crate::s3::sigv4::{self, Signature};
@@ -86,6 +87,14 @@ pub fn check(core: &Core, request: &Request, site: &Site, has_cap: bool) -> Resu
                 "the signature can't be read",
             ));
         };
+        // Keys of S3 are literal, so signers sign dots as they stand. Removed afterwards, they would make another key of it.
+        let path = percent_encoding::percent_decode_str(signed.path).decode_utf8_lossy();
+        if target::has_dot_segments(&path) {
+            return Err(Error::new(
+                Code::InvalidURI,
+                "a path that is signed has no segments `.` and `..`",
+            ));
+        }
         check_region(&signature, site)?;
         let now = SystemTime::now();
         signature.check_time(now)?;

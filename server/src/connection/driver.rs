@@ -39,11 +39,11 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
         if protocol.take_begun() {
             connection.timing.begin(Instant::now());
         }
+        // Where very many clients send long heads at once, there is no memory for this one.
+        while !connection.claim_head(protocol.held_bytes())
+            && protocol.memory_refused(&core.context())
+        {}
         connection.enter(protocol.phase(), protocol.held_bytes());
-        if !connection.claim_head(protocol.held_bytes()) {
-            // Very many clients send long heads at once: there is no memory for this one.
-            protocol.memory_refused(&core.context());
-        }
         let action = protocol.next();
         let result = match action {
             Action::Receive => receive(&core, &connection, &mut protocol).await,

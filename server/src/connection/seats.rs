@@ -133,8 +133,8 @@ impl Seat {
         }
     }
 
-    /// Gives the seat to a client at `address`, if it may have another. Otherwise the seat is free again.
-    pub fn assign(mut self, address: IpAddr) -> Result<Seat, Full> {
+    /// Gives the seat to a client at `address`, if it may have another. Otherwise it is nobody's still.
+    pub fn assign(&mut self, address: IpAddr) -> Result<(), Full> {
         let most = self.seats.per_address.load(Ordering::Relaxed);
         let is_exempt = || {
             address.to_canonical().is_loopback() && !self.seats.holds_here.load(Ordering::Relaxed)
@@ -151,7 +151,7 @@ impl Seat {
             drop(addresses);
             self.address = Some(network);
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -178,7 +178,8 @@ mod tests {
 
     /// Takes a seat for a client at `address`.
     fn take(seats: &Arc<Seats>, address: IpAddr) -> Result<Seat, Full> {
-        seats.reserve().ok_or(Full::Server)?.assign(address)
+        let mut seat = seats.reserve().ok_or(Full::Server)?;
+        seat.assign(address).map(|()| seat)
     }
 
     #[test]

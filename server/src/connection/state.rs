@@ -19,7 +19,7 @@ use crate::config::proxies::Proxies;
 use crate::http::parse::Request;
 use crate::io::Socket;
 use crate::memory::budget::{Allowance, Claim};
-use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, RESPONSE_HEAD_BYTES_MAX};
+use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX};
 use crate::stats::Phase;
 
 /// Why the tick ended a connection's wait.
@@ -151,13 +151,12 @@ impl Connection {
         self.seat.borrow_mut().take().map(Seat::vacated)
     }
 
-    /// Counts the connection as one of this client's.
+    /// Counts the connection as one of this client's. If it has too many, this one keeps its seat until it was told so.
     fn assign_seat(&self, client: IpAddr) -> Result<(), IntroductionError> {
-        let mut place = self.seat.borrow_mut();
-        if let Some(seat) = place.take() {
-            *place = Some(seat.assign(client).map_err(IntroductionError::Full)?);
+        match self.seat.borrow_mut().as_mut() {
+            Some(seat) => seat.assign(client).map_err(IntroductionError::Full),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Notes whose request this is.
@@ -184,21 +183,17 @@ impl Connection {
         }
     }
 
-    /// Claims room for the longest head once a connection holds more than its state pays for, and for the longest
-    /// response beside it if it holds still more; `false` if it can't be had. All of it at once: if heads claimed as they grow, very many that begin together would
-    /// take all there is and none could be finished.
+    /// Claims room for what a connection holds of heads, once that is more than its state pays for; `false` if it can't be
+    /// had. In steps of the longest head: if heads claimed as they grow, very many that begin together would take all
+    /// there is and none could be finished.
     pub fn claim_head(&self, held_bytes: usize) -> bool {
-        const LONG: usize = PENDING_BYTES_FREE + 1;
-        const BOTH_LONG: usize = REQUEST_HEAD_BYTES_MAX + 1;
-        const SIGNED: usize = REQUEST_HEAD_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX + 1;
         let bytes = match held_bytes {
-            0..LONG => 0,
-            LONG..BOTH_LONG => REQUEST_HEAD_BYTES_MAX as u64,
-            BOTH_LONG..SIGNED => (REQUEST_HEAD_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX) as u64,
-            // What was signed, what it says, and what came behind it.
-            SIGNED.. => 3 * REQUEST_HEAD_BYTES_MAX as u64,
+            0..=PENDING_BYTES_FREE => 0,
+            _ => held_bytes.next_multiple_of(REQUEST_HEAD_BYTES_MAX),
         };
-        self.head.borrow_mut().resize(bytes, Allowance::Eighth)
+        self.head
+            .borrow_mut()
+            .resize(bytes as u64, Allowance::Eighth)
     }
 
     /// Notes the state that the connection is in.

@@ -100,6 +100,16 @@ impl Conditions {
         }
     }
 
+    /// Gives back what the lists have room for beyond what they hold.
+    pub fn shrink(&mut self) {
+        for list in [&mut self.if_match, &mut self.if_none_match]
+            .into_iter()
+            .flatten()
+        {
+            list.shrink_to_fit();
+        }
+    }
+
     /// Bytes on the heap.
     pub fn held_bytes(&self) -> usize {
         let list = |list: &Option<String>| list.as_ref().map_or(0, String::capacity);

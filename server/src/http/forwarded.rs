@@ -48,6 +48,14 @@ impl Forwarded {
         client
     }
 
+    /// Gives back what the lists have room for beyond what they hold.
+    pub fn shrink(&mut self) {
+        let lists = [&mut self.x_forwarded_for, &mut self.forwarded];
+        for list in lists.into_iter().flatten() {
+            list.shrink_to_fit();
+        }
+    }
+
     /// Bytes on the heap, and of this itself.
     pub fn held_bytes(&self) -> usize {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::capacity);

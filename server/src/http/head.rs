@@ -79,6 +79,8 @@ pub struct Response {
     pub body: Range<u64>,
     /// What follows, if several ranges were asked for.
     pub parts: Option<Box<Parts>>,
+    /// Whether the request was HEAD: no response to it has a body.
+    pub head_only: bool,
     /// Whether the connection serves another request after this response.
     pub keep_alive: bool,
 }
@@ -448,6 +450,7 @@ impl Head {
             head: self.bytes,
             body,
             parts: None,
+            head_only: !recipient.has_body,
             keep_alive: recipient.keep_alive,
         }
     }

@@ -142,7 +142,7 @@ pub fn path(bytes: &[u8]) -> Option<String> {
         .next()?;
     let target = line.split(|&b| b == b' ').nth(1)?;
     let target = str::from_utf8(target).ok()?;
-    let target = target.get(..TARGET_BYTES_MAX).unwrap_or(target);
+    let target = &target[..target.floor_char_boundary(TARGET_BYTES_MAX)];
     target::parse(target).map(|target| target.path)
 }
 
@@ -329,6 +329,10 @@ fn request(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Request, Fa
     if fields.if_unmodified_sinces > 1 {
         request.conditions.if_unmodified_since = None;
     }
+    request.conditions.shrink();
+    if let Some(forwarded) = &mut request.forwarded {
+        forwarded.shrink();
+    }
     if let Some(cross_origin) = &request.cross_origin
         && cross_origin.origin.is_empty()
     {
@@ -355,18 +359,19 @@ impl Fields {
     fn take(&mut self, name: &str, value: &[u8], request: &mut Request) -> Result<(), Fault> {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         let conditions = &mut request.conditions;
-        // A byte that is no text makes no number, date, tag or token.
-        let text = String::from_utf8_lossy(value);
-        let text = field::trim(&text);
+        // What is no text is as if it were empty, which is no number, date, tag or token either.
+        let text = field::trim(str::from_utf8(value).unwrap_or_default());
         if is("host") {
             self.hosts += 1;
-            if !target::is_host(text.as_bytes()) {
+            if !target::is_host(value.trim_ascii()) {
                 return Err((
                     Status::BadRequest,
                     "Host is not a host with or without a port",
                 ));
             }
         } else if is("connection") {
+            // An option that is no text may be `close` to somebody else.
+            self.close |= text.is_empty() && !value.is_empty();
             for option in field::list(text) {
                 self.close |= option.eq_ignore_ascii_case("close");
                 self.keep_alive |= option.eq_ignore_ascii_case("keep-alive");

@@ -23,7 +23,7 @@ use super::multipart::Parts;
 use super::parse::{self, Method, Parsed, Refusal, Request};
 use super::record::{self, Noted, Record};
 use super::status::Status;
-use crate::memory::limits::PENDING_BYTES_FREE;
+use crate::memory::limits::RESPONSE_HEAD_BYTES_USUAL;
 use crate::s3::error::Error;
 use crate::stats::Phase;
 
@@ -48,11 +48,17 @@ pub struct Outgoing<O> {
     status: Status,
     /// The unsent rest of the head (and of an error's text), or of the lines before a range.
     head: Bytes,
+    /// The memory that it lies in, which is freed with the last byte of it.
+    head_held_bytes: usize,
     /// The unsent bytes of the object that follow it.
     body: Range<u64>,
     /// What follows those, if several ranges were asked for.
     parts: Option<Box<Parts>>,
     object: Option<O>,
+    /// Whether a byte was sent.
+    begun: bool,
+    /// Whether it may have no body.
+    head_only: bool,
     keep_alive: bool,
     /// Kept until the first byte is sent: until then the response can still become an error.
     request: Option<Box<Request>>,
@@ -91,6 +97,7 @@ impl<O> Outgoing<O> {
             return;
         }
         if let Some(part) = self.parts.as_mut().and_then(|parts| parts.next()) {
+            self.head_held_bytes = part.lines.capacity();
             self.head = Bytes::from(part.lines);
             self.body = part.range;
         }
@@ -195,7 +202,7 @@ impl<O> Protocol<O> {
             State::Sending(out) => {
                 let request = out.request.as_ref().map_or(0, |it| it.held_bytes());
                 let parts = out.parts.as_ref().map_or(0, |it| it.held_bytes());
-                out.head.len() + request + parts
+                out.head_held_bytes + request + parts
             }
             _ => 0,
         };
@@ -324,43 +331,41 @@ impl<O> Protocol<O> {
         }
     }
 
-    /// There is no memory for what this connection holds beyond its share. Pipelined requests are dropped first, and
-    /// the response under way becomes the connection's last. A request or a response head that is too large by itself
-    /// gets 503.
-    pub fn memory_refused(&mut self, context: &Context) {
+    /// There is no memory for what this connection holds beyond its share. It lets go of something: of pipelined requests
+    /// first, and the response under way becomes the connection's last; then of a request or a response that is
+    /// too large by itself, for a short 503. Returns whether it holds less now.
+    pub fn memory_refused(&mut self, context: &Context) -> bool {
         let pending = std::mem::take(&mut self.pending);
-        let (head_only, path) = match &mut self.state {
-            State::Opening(request) if !pending.is_empty() => {
+        let is_pipelined = !pending.is_empty();
+        let head_only = match &mut self.state {
+            State::Opening(request) if is_pipelined => {
                 request.keep_alive = false;
-                return;
+                return true;
             }
-            State::Opening(request) => (request.method == Method::Head, Some(request.path.clone())),
+            State::Sending(out) if is_pipelined => {
+                out.keep_alive = false;
+                return true;
+            }
+            State::Opening(request) => request.method == Method::Head,
             State::Reading => {
-                let said = (parse::is_head(&pending), parse::path(&pending));
                 self.note(None, &pending, context);
-                said
+                parse::is_head(&pending)
             }
-            State::Sending(out) => {
-                out.keep_alive &= pending.is_empty();
-                let current = &mut self.current;
-                match &out.request {
-                    // No byte of it was sent, and it is too large by itself: an object has many fields.
-                    Some(request) if out.head.len() > PENDING_BYTES_FREE => {
-                        *current = std::mem::take(&mut out.current);
-                        (request.method == Method::Head, Some(request.path.clone()))
-                    }
-                    _ => return,
-                }
+            State::Sending(out) if !out.begun => {
+                self.current = std::mem::take(&mut out.current);
+                out.head_only
             }
-            State::Lingering | State::Closed => return,
+            State::Sending(_) | State::Lingering | State::Closed => return false,
         };
         let refusal = Refusal {
             status: Status::Unavailable,
             reason: "this server is short of memory for long heads",
             head_only,
-            path,
+            // As short as can be, whoever asked.
+            path: None,
         };
         self.refuse(&refusal, context);
+        true
     }
 
     /// The request whose object is being looked up.
@@ -410,15 +415,22 @@ impl<O> Protocol<O> {
             head,
             body,
             parts,
+            head_only,
             keep_alive,
         } = response;
-        let head = Bytes::from(head);
+        let mut head = head;
+        if head.len() > RESPONSE_HEAD_BYTES_USUAL {
+            head.shrink_to_fit();
+        }
         self.state = State::Sending(Outgoing {
             status,
-            head,
+            head_held_bytes: head.capacity(),
+            head: Bytes::from(head),
             body,
             parts,
             object,
+            begun: false,
+            head_only,
             keep_alive,
             request,
             current: std::mem::take(&mut self.current),
@@ -442,11 +454,13 @@ impl<O> Protocol<O> {
         debug_assert!(bytes <= out.unsent_bytes(), "more was sent than there was");
         if bytes > 0 {
             out.request = None;
+            out.begun = true;
         }
         let of_head = bytes.min(out.head.len() as u64);
         let _ = out.head.split_to(of_head as usize);
         if out.head.is_empty() {
             out.head = Bytes::new();
+            out.head_held_bytes = 0;
         }
         out.body.start = (out.body.start + (bytes - of_head)).min(out.body.end);
         out.advance();
@@ -510,6 +524,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::memory::limits::PENDING_BYTES_FREE;
 
     #[derive(Debug)]
     struct Object(u64);

@@ -96,10 +96,9 @@ pub fn with_head<T>(head: &[u8], then: impl FnOnce(&Request<'_>) -> T) -> Option
         true => target,
         false => {
             let rest = target.split_once("://")?.1;
-            &rest[rest.find(['/', '?', '#']).unwrap_or(rest.len())..]
+            &rest[rest.find(['/', '?']).unwrap_or(rest.len())..]
         }
     };
-    let target = target.split('#').next().unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Some(then(&Request {
         method: parsed.method?,

@@ -69,6 +69,9 @@ impl Document {
     }
 }
 
+/// The most of a path that an error repeats. Escaped, a byte takes six.
+const RESOURCE_BYTES_MAX: usize = 256;
+
 /// The document of an error, about the resource with this path.
 pub fn error(error: &Error, resource: &str) -> Vec<u8> {
     let mut document = Document::new("Error", false, 512);
@@ -77,7 +80,10 @@ pub fn error(error: &Error, resource: &str) -> Vec<u8> {
     if let Some(region) = &error.region {
         document.text("Region", region);
     }
-    document.text("Resource", resource);
+    document.text(
+        "Resource",
+        &resource[..resource.floor_char_boundary(RESOURCE_BYTES_MAX)],
+    );
     document.finish("Error")
 }
 
