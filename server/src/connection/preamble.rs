@@ -23,6 +23,10 @@ pub enum Said {
 
 /// Reads the header that `bytes` begin with.
 pub fn parse(bytes: &[u8]) -> Said {
+    // The parser takes any byte for the blank behind `PROXY`.
+    if !is_begun(bytes) {
+        return Said::Malformed;
+    }
     // What goes into its checksum isn't needed here: nobody but a trusted proxy sends it.
     match ProxyHeader::parse(bytes, ParseConfig::default()) {
         Ok((_, length)) if length > PREAMBLE_BYTES_MAX => Said::Malformed,
@@ -33,9 +37,7 @@ pub fn parse(bytes: &[u8]) -> Said {
                 length,
             )
         }
-        Err(Error::BufferTooShort) if bytes.len() < PREAMBLE_BYTES_MAX && is_begun(bytes) => {
-            Said::NeedMore
-        }
+        Err(Error::BufferTooShort) if bytes.len() < PREAMBLE_BYTES_MAX => Said::NeedMore,
         Err(_) => Said::Malformed,
     }
 }
@@ -90,6 +92,7 @@ mod tests {
             &b"GET / HTTP/1.1\r\n"[..],
             b"G",
             b"PROXY TCP4 a b 1 2\r\n",
+            b"PROXY\xa0UNKNOWN\r\n",
             b"PROXY TCP4 192.0.2.1 10.0.0.1 99999 80\r\n",
             b"PROXY UDP4 192.0.2.1 10.0.0.1 1 80\r\n",
             b"\r\n\r\n\0\r\nQUIT\n\x31\x11\x00\x0c\xc0\x00\x02\x01\x0a\x00\x00\x01\x12\x34\x00\x50",
