@@ -142,7 +142,7 @@ pub fn path(bytes: &[u8]) -> Option<String> {
         .next()?;
     let target = line.split(|&b| b == b' ').nth(1)?;
     let target = str::from_utf8(target).ok()?;
-    let target = &target[..target.floor_char_boundary(TARGET_BYTES_MAX)];
+    let target = target.get(..target.len().min(TARGET_BYTES_MAX))?;
     target::parse(target).map(|target| target.path)
 }
 

@@ -69,8 +69,8 @@ impl Document {
     }
 }
 
-/// The most of a path that an error repeats. Escaped, a byte takes six.
-const RESOURCE_BYTES_MAX: usize = 256;
+/// Characters of a path that an error repeats at most: escaped, one may take six bytes.
+const RESOURCE_CHARS_MAX: usize = 256;
 
 /// The document of an error, about the resource with this path.
 pub fn error(error: &Error, resource: &str) -> Vec<u8> {
@@ -80,10 +80,8 @@ pub fn error(error: &Error, resource: &str) -> Vec<u8> {
     if let Some(region) = &error.region {
         document.text("Region", region);
     }
-    document.text(
-        "Resource",
-        &resource[..resource.floor_char_boundary(RESOURCE_BYTES_MAX)],
-    );
+    let shown: String = resource.chars().take(RESOURCE_CHARS_MAX).collect();
+    document.text("Resource", &shown);
     document.finish("Error")
 }
 
