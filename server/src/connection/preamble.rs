@@ -10,6 +10,9 @@ use proxy_header::{Error, ParseConfig, ProxyHeader};
 /// The longest header: 536 bytes is what the protocol wants receivers to take at least, with what goes beyond addresses.
 pub const PREAMBLE_BYTES_MAX: usize = 536;
 
+/// The longest header of version 1, its end of line included.
+const LINE_BYTES_MAX: usize = 107;
+
 /// What a proxy said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
@@ -27,9 +30,13 @@ pub fn parse(bytes: &[u8]) -> Said {
     if !is_begun(bytes) {
         return Said::Malformed;
     }
+    let most = match bytes.first() {
+        Some(b'P') => LINE_BYTES_MAX,
+        _ => PREAMBLE_BYTES_MAX,
+    };
     // What goes into its checksum isn't needed here: nobody but a trusted proxy sends it.
     match ProxyHeader::parse(bytes, ParseConfig::default()) {
-        Ok((_, length)) if length > PREAMBLE_BYTES_MAX => Said::Malformed,
+        Ok((_, length)) if length > most => Said::Malformed,
         Ok((header, length)) => {
             let client = header.proxied_address();
             Said::Client(
@@ -37,7 +44,7 @@ pub fn parse(bytes: &[u8]) -> Said {
                 length,
             )
         }
-        Err(Error::BufferTooShort) if bytes.len() < PREAMBLE_BYTES_MAX => Said::NeedMore,
+        Err(Error::BufferTooShort) if bytes.len() < most => Said::NeedMore,
         Err(_) => Said::Malformed,
     }
 }
@@ -85,6 +92,7 @@ mod tests {
     #[test]
     fn anything_else() {
         let long = [b"PROXY TCP4 ", &[b'1'; 600][..]].concat();
+        let long_line = [b"PROXY UNKNOWN ", &[b'x'; 100][..], b"\r\n"].concat();
         let mut many_more = V2_TCP4.to_vec();
         many_more[14..16].copy_from_slice(&u16::to_be_bytes(2000));
         many_more.resize(600, 0);
@@ -97,6 +105,7 @@ mod tests {
             b"PROXY UDP4 192.0.2.1 10.0.0.1 1 80\r\n",
             b"\r\n\r\n\0\r\nQUIT\n\x31\x11\x00\x0c\xc0\x00\x02\x01\x0a\x00\x00\x01\x12\x34\x00\x50",
             &long,
+            &long_line,
             &many_more,
         ] {
             let shown = String::from_utf8_lossy(bytes);

@@ -1,5 +1,6 @@
 //! SIGHUP: the configuration is read again, and what can change does, without touching a download.
 
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -135,8 +136,11 @@ impl<L: Fn() -> Result<Settings, ConfigError>> Reloader<L> {
         let mut stores = state.stores();
         if (paths, nodes) != (&before.stores, &before.tahoe_nodes) {
             let paid = self.claim.bytes();
-            self.pay_for(paths.len() + nodes.len(), state)?;
+            // Those that go count as long as downloads read from them.
             let old = Arc::clone(&stores);
+            let stays = |store: &Path| paths.iter().chain(nodes).any(|path| path == store);
+            let going = old.all().filter(|store| !stays(store.path())).count();
+            self.pay_for(paths.len() + nodes.len() + going, state)?;
             stores = old.replace(paths, nodes).inspect_err(|_| {
                 // Less than now, or what was granted before.
                 let _ = self.claim.resize(paid, Allowance::Half);

@@ -128,9 +128,10 @@ impl Lister {
     }
 }
 
-/// A window, and the claim on its memory.
+/// A window, the stores that it shows, and the claim on its memory.
 struct Held {
     window: Window,
+    stores: Weak<Stores>,
     claim: Claim,
 }
 
@@ -178,9 +179,13 @@ impl Answering {
 
     /// Answers a question, or gives it back.
     fn answer(&self, mut ask: Ask) -> Option<Ask> {
-        let Some(Held { window, .. }) = &self.window else {
+        let Some(Held { window, stores, .. }) = &self.window else {
             return Some(ask);
         };
+        // After a reload there may be others, and no longer all of these.
+        if !stores.ptr_eq(&self.stores()) {
+            return Some(ask);
+        }
         let age = ask.arrived.saturating_duration_since(window.begun);
         let fresh = FRESH_TIMES * window.took;
         let most = match ask.query.after.is_empty() {
@@ -219,14 +224,14 @@ impl Answering {
             }
             return;
         };
-        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stores, done) = (Weak::clone(&stores), self.done.clone());
+        let (stores, done) = (self.stores(), self.done.clone());
         let started = thread::Builder::new()
             .name("lister-walk".into())
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 let mut held = Held {
                     window: Window::new(from, claim.bytes() as usize, Instant::now()),
+                    stores: Weak::clone(&stores),
                     claim,
                 };
                 let filled = walk::fill(&stores, &mut held.window);
@@ -245,6 +250,11 @@ impl Answering {
                 }
             }
         }
+    }
+
+    /// The stores that listings are of now.
+    fn stores(&self) -> Weak<Stores> {
+        Weak::clone(&self.stores.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Claims memory for a window: the most that may be had. What the last one holds gives way if there is hardly any.
