@@ -23,7 +23,9 @@ use super::multipart::Parts;
 use super::parse::{self, Method, Parsed, Refusal, Request};
 use super::record::{self, Noted, Record};
 use super::status::Status;
-use crate::memory::limits::RESPONSE_HEAD_BYTES_USUAL;
+use crate::memory::limits::{
+    PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, RESPONSE_HEAD_BYTES_USUAL,
+};
 use crate::s3::error::Error;
 use crate::stats::Phase;
 
@@ -217,12 +219,12 @@ impl<O> Protocol<O> {
         if self.pending.is_empty() {
             // The usual case: a whole head at once, parsed where it lies.
             match parse::parse(bytes) {
-                Parsed::NeedMore => self.pending = bytes.to_vec(),
+                Parsed::NeedMore => keep(&mut self.pending, bytes),
                 parsed => self.begin(parsed, bytes, context),
             }
         } else {
             let mut pending = std::mem::take(&mut self.pending);
-            pending.extend_from_slice(bytes);
+            keep(&mut pending, bytes);
             self.parse_pending(pending, context);
         }
     }
@@ -518,13 +520,26 @@ fn without_signature(mut request: Box<Request>) -> Box<Request> {
     request
 }
 
+/// Keeps bytes of an incomplete head. There is room for what a connection's state pays for, and then for the longest head,
+/// which is what is claimed: not whatever doubling comes to.
+fn keep(pending: &mut Vec<u8>, bytes: &[u8]) {
+    let length = pending.len() + bytes.len();
+    if length > pending.capacity() {
+        let room = match length {
+            0..=PENDING_BYTES_FREE => PENDING_BYTES_FREE,
+            _ => length.max(REQUEST_HEAD_BYTES_MAX),
+        };
+        pending.reserve_exact(room - pending.len());
+    }
+    pending.extend_from_slice(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
     use std::time::SystemTime;
 
     use super::*;
-    use crate::memory::limits::PENDING_BYTES_FREE;
 
     #[derive(Debug)]
     struct Object(u64);
