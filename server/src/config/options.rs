@@ -151,7 +151,7 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
     pub rate_per_network: Option<ByteSize>,
-    /// Pages of this origin may read responses (CORS), as in https://example.org; `*` is any; repeat the option for each
+    /// Pages of this origin may read responses (CORS), as in `https://example.org`; `*` is any; repeat the option for each
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Vec<Origin>,
     /// The address or network of a proxy in front, as in 10.0.0.0/8; repeat the option for each. Its connections don't count
@@ -175,7 +175,7 @@ pub struct Options {
     /// Only take signatures for this region [default: any]
     #[arg(long, value_name = "NAME")]
     pub s3_region: Option<String>,
-    /// The key pairs that links and S3 requests may be signed with: a TOML file of tables [[key]] with id and secret,
+    /// The key pairs that links and S3 requests may be signed with: a TOML file of tables `[[key]]` with id and secret,
     /// perhaps prefix and not_after, that only the server's user may read
     #[arg(long, value_name = "FILE")]
     pub keys_file: Option<PathBuf>,

@@ -46,6 +46,10 @@ pub fn parse(target: &str) -> Option<Target> {
 /// with it no dot segment may come up that was none before.
 fn decode(path: &str) -> Option<String> {
     let path = path.strip_prefix('/').unwrap_or(path);
+    // The usual case: nothing to decode, and no segment that begins with a dot.
+    if !path.starts_with('.') && !path.contains('%') && !path.contains("/.") {
+        return Some(path.to_owned());
+    }
     let mut kept: Vec<Cow<'_, str>> = Vec::new();
     let mut segments = path.split('/').peekable();
     while let Some(segment) = segments.next() {

@@ -1,7 +1,7 @@
 //! Listings: cores ask, and a thread of its own answers with pages of the window that it holds.
 //!
 //! A listing never costs a core more than a question and an answer. What the window doesn't have is looked for by a
-//! [walk](super::walk) over all stores on another thread; questions wait for it meanwhile, so many at most and so long at
+//! walk over all stores on another thread; questions wait for it meanwhile, so many at most and so long at
 //! most, and then are told to slow down. The walk goes on, so that who asks again finds what it found. The window's memory
 //! is claimed from the credit, and given back when nobody has asked for a while.
 
