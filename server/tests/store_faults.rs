@@ -147,7 +147,7 @@ impl Scene {
     fn expect_small(&self, number: u64) {
         let asked = Instant::now();
         let answer = get(self.server.objects, &format!("/{number}"), &[]);
-        assert_eq!(answer.status(), 200, "object {number}");
+        assert_eq!(answer.status(), 200, "object {number}: {}", answer.text());
         assert_same(&answer.body, small(number), "a small object");
         assert!(asked.elapsed() < SOON, "after {:?}", asked.elapsed());
     }

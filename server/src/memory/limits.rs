@@ -244,6 +244,9 @@ pub const REOPEN_PATIENCE: Duration = Duration::from_secs(30);
 /// An open object is checked against its directories when a request comes this long after the last
 /// check, so that a new put or a repair is seen.
 pub const OBJECT_RECHECK: Duration = Duration::from_secs(1);
+/// One of which too few shares can be read is looked up again this long after the last time, since a store that was not
+/// asked then may help.
+pub const UNREADABLE_RECHECK: Duration = Duration::from_millis(100);
 /// An object that nobody asked for in this time is closed, so that its stores can be unmounted.
 pub const OBJECT_UNUSED: Duration = Duration::from_secs(60);
 /// How often an object is looked up again because a put seems to replace it right now.
@@ -266,7 +269,8 @@ pub const STORE_TIMEOUT_LEAST: Duration = Duration::from_millis(50);
 pub const STORE_TIMEOUT_MOST: Duration = Duration::from_secs(60);
 /// A read that seems too late is waited for so much longer, so that the core sees what ended while it was busy.
 pub const STORE_LAST_LOOK: Duration = Duration::from_millis(2);
-/// How many times as long as a call may take a read is waited for while its store ends others that took long.
+/// How many times as long as a call may take a read is waited for while its store ends others that took long, and how
+/// often a store is asked for an object that can't be opened without it while it is only late.
 pub const STORE_PATIENCE: u32 = 4;
 /// A suspended store is tried again after this pause,
 pub const STORE_PAUSE_LEAST: Duration = Duration::from_secs(1);

@@ -21,7 +21,7 @@ use super::{Layout, LookupError, Object, Share};
 use crate::io::StoreFile;
 use crate::memory::limits::{
     CLOSED_HANDLE_BYTES, LOOKUPS_MAX, OBJECT_RECHECK, OPEN_PATIENCE, REOPEN_PATIENCE,
-    SHARE_FILE_BYTES, TABLE_PAGE_BYTES, TORN_LOOKS_MAX,
+    SHARE_FILE_BYTES, STORE_PATIENCE, TABLE_PAGE_BYTES, TORN_LOOKS_MAX, UNREADABLE_RECHECK,
 };
 use crate::stores::{Recheck, Stores, object_number};
 use crate::units::{CopyNumber, ObjectId, ShareNumber};
@@ -150,9 +150,11 @@ impl Catalogue {
             }
             if let Some((handle, object)) = self.known(path)
                 && self.is_unchanged(&key, &object).await
+                // Stores that were not asked when it was opened, as slow ones, may have what is missing now.
+                && can_be_read(&object)
             {
                 object.checked.set(Instant::now());
-                return can_be_read((handle, object));
+                return Ok((handle, object));
             }
             self.look_up(key.clone(), None, need).await
         });
@@ -196,7 +198,11 @@ impl Catalogue {
         let now = Instant::now();
         handle.ask(now);
         let age = now.saturating_duration_since(object.checked.get());
-        (age < OBJECT_RECHECK && !object.changed.get()).then_some((handle, object))
+        let most = match can_be_read(&object) {
+            true => OBJECT_RECHECK,
+            false => UNREADABLE_RECHECK,
+        };
+        (age < most && !object.changed.get()).then_some((handle, object))
     }
 
     /// Whether an object is still what its stores have. Those that are suspended count as unchanged.
@@ -245,7 +251,10 @@ impl Catalogue {
                         object.checked.set(Instant::now());
                         let (name, again) = (Rc::clone(&handle.name().key), Rc::clone(&handle));
                         self.objects.borrow_mut().put(name, again);
-                        can_be_read((handle, object))
+                        match can_be_read(&object) {
+                            true => Ok((handle, object)),
+                            false => Err(LookupError::StoresAway),
+                        }
                     }
                     OpenError::TooManyOpenFiles { .. } => {
                         tracing::warn!(key = %key, "{error}");
@@ -330,9 +339,10 @@ impl Catalogue {
         key: &Key,
         also_slow: bool,
     ) -> Result<(OpenObject, Vec<Option<u64>>), OpenError> {
-        let (mut attempts, mut asked_again) = (0, false);
+        let (mut attempts, mut asked) = (0, 0);
         loop {
             let looks = stores.look(key, also_slow).await;
+            asked += 1;
             let here = looks.iter();
             let here = here.map(|look| look.is_here().then(|| look.fingerprint()));
             let fingerprints = here.collect();
@@ -359,7 +369,7 @@ impl Catalogue {
             match opened {
                 Ok(opened) => return Ok((opened, fingerprints)),
                 // Too few others are left to do without stores that have much to do.
-                Err(error) if error.is_temporary() && late && !asked_again => asked_again = true,
+                Err(error) if error.is_temporary() && late && asked < STORE_PATIENCE => {}
                 Err(error) => return Err(error),
             }
         }
@@ -465,11 +475,8 @@ fn field_files(fields: &Fields) -> usize {
     (2 * fields.len()).div_ceil(SHARE_FILE_BYTES as usize)
 }
 
-/// An open object, unless so many of its stores were suspended that it can't be read to its end. What is in memory of it
-/// would make a beginning, and then a reset.
-fn can_be_read((handle, object): Opened) -> Result<Opened, LookupError> {
-    match object.live_shares() >= usize::from(object.geometry().k()) || object.stores_away() == 0 {
-        true => Ok((handle, object)),
-        false => Err(LookupError::StoresAway),
-    }
+/// Whether an open object can be read to its end. If so many of its stores were suspended that it can't, what is in
+/// memory of it would make a beginning, and then a reset.
+fn can_be_read(object: &Object) -> bool {
+    object.live_shares() >= usize::from(object.geometry().k()) || object.stores_away() == 0
 }

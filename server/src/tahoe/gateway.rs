@@ -20,9 +20,9 @@ use super::verify;
 use crate::engine::{Engine, PieceError};
 use crate::io::StoreFile;
 use crate::memory::limits::{
-    CLOSED_HANDLE_BYTES, LOOKUPS_MAX, OPEN_PATIENCE, REOPEN_PATIENCE, TABLE_PAGE_BYTES,
-    TAHOE_RECHECK, TAHOE_RECHECK_DAMAGED, TAHOE_RECORD_BYTES, TAHOE_RECORDS_BYTES,
-    TAHOE_SHARE_FILES_MAX, TAHOE_VERIFICATIONS_MAX,
+    CLOSED_HANDLE_BYTES, LOOKUPS_MAX, OPEN_PATIENCE, REOPEN_PATIENCE, STORE_PATIENCE,
+    TABLE_PAGE_BYTES, TAHOE_RECHECK, TAHOE_RECHECK_DAMAGED, TAHOE_RECORD_BYTES,
+    TAHOE_RECORDS_BYTES, TAHOE_SHARE_FILES_MAX, TAHOE_VERIFICATIONS_MAX,
 };
 use crate::objects::codes::Codes;
 use crate::objects::open_files::{Held, Known, Need, OpenFiles, close_unused, with_patience};
@@ -155,15 +155,28 @@ impl Gateway {
         // Other nodes may take their place meanwhile.
         let stores = Arc::clone(&self.stores.borrow());
         let returns = stores.returns();
-        let mut looks = stores.look_in_nodes(cap, limits, false).await;
-        if stores.has_slow() && looks.iter().any(|look| !look.is_here()) {
-            looks = stores.look_in_nodes(cap, limits, true).await;
-        }
-        let is_away = looks.iter().any(|look| !look.is_here());
         let storage_index = cap.storage_index();
-        let opened = tahoe::assemble(looks, cap, &limits, &|rejected| {
-            tracing::warn!(%storage_index, node = rejected.node, "share not used: {rejected}");
-        });
+        let mut asked = 0;
+        let (opened, is_away) = loop {
+            let mut looks = stores.look_in_nodes(cap, limits, false).await;
+            if stores.has_slow() && looks.iter().any(|look| !look.is_here()) {
+                looks = stores.look_in_nodes(cap, limits, true).await;
+            }
+            asked += 1;
+            let is_away = looks.iter().any(|look| !look.is_here());
+            // Those that hang or are gone are suspended by now.
+            let mut nodes = looks.iter().zip(stores.nodes());
+            let is_late = nodes.any(|(look, node)| !look.is_here() && node.serves(true));
+            let opened = tahoe::assemble(looks, cap, &limits, &|rejected| {
+                tracing::warn!(%storage_index, node = rejected.node, "share not used: {rejected}");
+            });
+            match opened {
+                // Too few others are left to do without nodes that have much to do.
+                Err(OpenError::NotFound { .. } | OpenError::TooFew { .. })
+                    if is_late && asked < STORE_PATIENCE => {}
+                opened => break (opened, is_away),
+            }
+        };
         let opened = opened.map_err(|error| {
             self.known.borrow_mut().pop(&name);
             tracing::warn!("{error}");
