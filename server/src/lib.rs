@@ -26,6 +26,8 @@ pub mod config;
 
 pub mod io;
 
+pub mod tls;
+
 pub mod memory;
 
 pub mod stats;

@@ -17,7 +17,6 @@ use lru::LruCache;
 use super::ring::Ring;
 use super::turn::Turn;
 use crate::engine::{Engine, Piece};
-use crate::io::sent_or_zero;
 use crate::memory::limits::{HOT_OBJECT_BYTES_MAX, HOT_RECORD_BYTES};
 use crate::objects::Object;
 use crate::units::{Length, ObjectId};
@@ -158,8 +157,7 @@ impl HotObjects {
             return Ok(None);
         };
         let (head, bytes) = (&turn.head[..], ring.read(bytes));
-        let segmentation = turn.segmentation(head.len() + bytes.len())?;
-        let sent = sent_or_zero(turn.socket.send([head, bytes].into_iter(), segmentation))?;
+        let sent = turn.send([head, bytes].into_iter())?;
         let of_body = sent.saturating_sub(head.len());
         engine.stats.hot_sent_bytes.add(of_body as u64);
         Ok(Some(sent))

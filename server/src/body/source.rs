@@ -10,11 +10,12 @@
 //! has often put the bytes there. A further source is a further rung: one in memory belongs in
 //! `Sources::send_from_memory`, one that has to fetch in [`Resources::prepare`].
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use super::batch::Batch;
 use super::hot::HotObjects;
@@ -22,7 +23,7 @@ use super::readahead::{Cursor, Readahead, Slot};
 use super::rebuilt::RebuiltBlocks;
 use super::resource::{OpenResource, Resource, Resources};
 use super::splice;
-use super::turn::Turn;
+use super::turn::{Turn, Way};
 use super::zero_copy::ZeroCopy;
 use crate::engine::{Engine, PieceError};
 use crate::io::{Segmentation, sent_or_zero};
@@ -44,6 +45,10 @@ pub struct Sources {
     pub zero_copy: Rc<ZeroCopy>,
     /// Permits to produce a piece: as many as there are pool buffers.
     pub permits: Semaphore,
+    /// Where TLS records are made.
+    pub records: RefCell<Box<[u8]>>,
+    /// Where the content of a TLS record is collected that is made again.
+    pub record: Mutex<RefCell<Vec<u8>>>,
 }
 
 /// The body of one response.
@@ -106,10 +111,63 @@ impl Sources {
         body: Option<&Body>,
         slot: &Slot,
     ) -> Result<usize, SendError> {
+        let unfinished = match turn.way {
+            Way::Sealed(session) => session.borrow().unfinished(),
+            Way::Plain | Way::Collected(_) => None,
+        };
+        match unfinished {
+            None => self.send_once(turn, body, slot).await,
+            Some(bytes) => Box::pin(self.send_again(turn, bytes, body, slot)).await,
+        }
+    }
+
+    /// Makes the content of a TLS record again, of which a part has left: all of it, which may take several pieces. Then
+    /// sends the record's rest, or what the socket takes of it.
+    async fn send_again(
+        &self,
+        turn: &Turn<'_>,
+        bytes: usize,
+        body: Option<&Body>,
+        slot: &Slot,
+    ) -> Result<usize, SendError> {
+        // One record at a time: its place is part of the plan.
+        let mut record = self.record.lock().await;
+        record.get_mut().clear();
+        loop {
+            let done = record.borrow().len();
+            if done >= bytes {
+                break;
+            }
+            let head = turn
+                .head
+                .slice(done.min(turn.head.len())..bytes.min(turn.head.len()));
+            let start = turn.body.start + done.saturating_sub(turn.head.len()) as u64;
+            let part = Turn {
+                way: Way::Collected(&record),
+                admitted: (bytes - done - head.len()) as u64,
+                head,
+                body: start..turn.body.end,
+                remaining: turn.remaining - done as u64,
+                ..turn.clone()
+            };
+            if self.send_once(&part, body, slot).await? == 0 {
+                return Err(PieceError::Bug("nothing was produced again").into());
+            }
+        }
+        self.engine.stats.tls_records_again.add(1);
+        let record = record.borrow();
+        Ok(turn.send([&record[..bytes]].into_iter())?)
+    }
+
+    /// Sends what the socket takes, where nothing is to be made again.
+    async fn send_once(
+        &self,
+        turn: &Turn<'_>,
+        body: Option<&Body>,
+        slot: &Slot,
+    ) -> Result<usize, SendError> {
         let Some(body) = body.filter(|_| turn.admitted > 0) else {
-            let head = [&turn.head[..]].into_iter();
-            let segmentation = turn.segmentation(turn.head.len())?;
-            return Ok(sent_or_zero(turn.socket.send(head, segmentation))?);
+            return Ok(turn.send([&turn.head[..]].into_iter())?);
         };
         let resource = match body.resource.open() {
             Some(resource) => resource,
@@ -210,22 +268,18 @@ impl Sources {
         let head_bytes = turn.head.len();
         let message = piece.into_message(turn.head.clone());
         let offered = message.bytes();
-        let segmentation = turn.segmentation(offered)?;
-        let by_reference = match segmentation {
+        let by_reference = match turn.segmentation(offered)? {
             // What was read ahead is of another pool, and no peer may pin anything of that.
-            Segmentation::ByKernel if message.is_owned() => {
+            Segmentation::ByKernel if message.is_owned() && turn.is_plain() => {
                 self.zero_copy.send(engine, turn, message)
             }
             _ => Err(message),
         };
         let (counter, result) = match by_reference {
-            Ok(result) => (&engine.stats.zero_copy_bytes, result),
-            Err(message) => {
-                let result = turn.socket.send(message.parts(), segmentation);
-                (&engine.stats.copied_bytes, result)
-            }
+            Ok(result) => (&engine.stats.zero_copy_bytes, sent_or_zero(result)),
+            Err(message) => (&engine.stats.copied_bytes, turn.send(message.parts())),
         };
-        let sent = sent_or_zero(result)?;
+        let sent = result?;
         counter.add(sent.saturating_sub(head_bytes) as u64);
         engine.stats.discarded_bytes.add((offered - sent) as u64);
         Ok(sent)

@@ -1,4 +1,5 @@
-//! Splices a piece: from the page cache to the socket by reference, no byte in user space.
+//! Splices a piece: from the page cache to the socket by reference, no byte in user space. What goes into TLS records is
+//! copied from the page cache instead, by the same rules.
 //!
 //! Only for pieces that need neither reading nor checking: every leaf was verified before
 //! ([`VerifiedLeaves`](crate::objects::verified::VerifiedLeaves)), no file changed since, and all of it is in the page
@@ -24,9 +25,10 @@ use super::rebuilt::RebuiltBlocks;
 use super::turn::Turn;
 use crate::engine::Engine;
 use crate::engine::plan::{self, Healthy, Read};
-use crate::io::{Segmentation, SplicePipe, is_cached, sent_or_zero};
+use crate::io::{Segmentation, SplicePipe, is_cached, read_cached, sent_or_zero};
 use crate::memory::limits::{SPLICE_BYTES_AT_ONCE, SPLICE_BYTES_MIN};
 use crate::objects::Object;
+use crate::tls::session::{Content, WriteError};
 use crate::units::{CopyNumber, FileOffset, Length, ShareNumber, ShareOffset, in_file};
 
 /// Splices what the socket takes of the turn's head and body, up to where something is not at hand; `None` if the
@@ -41,13 +43,10 @@ pub fn send(
     turn: &Turn<'_>,
     object: &Object,
 ) -> io::Result<Option<usize>> {
-    let Some(pipe) = engine
-        .io
-        .splice_pipe()
-        .filter(|_| engine.verified.is_kept())
-    else {
+    let pipe = engine.io.splice_pipe();
+    if !engine.verified.is_kept() || turn.is_plain() && pipe.is_none() {
         return Ok(None);
-    };
+    }
     if !object.layout().is_splice_worthwhile(turn.body.start) {
         return Ok(None);
     }
@@ -62,11 +61,96 @@ pub fn send(
         part => part,
     };
     truncate(&mut parts, limit);
-    send_parts(engine, turn, pipe, object, &parts)
+    match pipe.filter(|_| turn.is_plain()) {
+        Some(pipe) => send_parts(engine, turn, pipe, object, &parts),
+        None => send_copied(engine, turn, object, &parts),
+    }
+}
+
+/// Sends the head and these parts in order, copied; `None` if a part isn't to be had.
+fn send_copied(
+    engine: &Engine,
+    turn: &Turn<'_>,
+    object: &Object,
+    parts: &[Part<'_>],
+) -> io::Result<Option<usize>> {
+    let head = Some(Part::Head(&turn.head)).filter(|_| !turn.head.is_empty());
+    let mut copied = Copied {
+        left: turn.head.len() + parts.iter().map(Part::bytes).sum::<u64>() as usize,
+        parts: head.iter().chain(parts),
+        part: None,
+        missing: None,
+    };
+    match turn.send_content(&mut copied) {
+        Ok(sent) => {
+            let of_body = sent.saturating_sub(turn.head.len()) as u64;
+            engine.stats.copied_bytes.add(of_body);
+            Ok(Some(sent))
+        }
+        Err(WriteError::Content(error)) => {
+            // What is known of this file is not enough: it is read again, and verified.
+            tracing::debug!(%error, "a share can't be read from the page cache");
+            if let Some(share) = copied
+                .missing
+                .and_then(|(share, copy)| object.share(share, copy))
+            {
+                share.invalidate();
+            }
+            Ok(None)
+        }
+        Err(WriteError::Connection(error)) => Err(error),
+    }
+}
+
+/// Parts as content of TLS records.
+struct Copied<'a, I> {
+    left: usize,
+    parts: I,
+    /// The part at hand, and how much of it was filled in.
+    part: Option<(&'a Part<'a>, usize)>,
+    /// What can't be read.
+    missing: Option<(ShareNumber, CopyNumber)>,
+}
+
+impl<'a, I: Iterator<Item = &'a Part<'a>>> Content for Copied<'a, I> {
+    fn bytes(&self) -> usize {
+        self.left
+    }
+
+    fn fill(&mut self, mut into: &mut [u8]) -> io::Result<()> {
+        while !into.is_empty() {
+            let (part, done) = match self.part.take() {
+                Some(part) => part,
+                None => (self.parts.next().ok_or(io::ErrorKind::UnexpectedEof)?, 0),
+            };
+            let now = (part.bytes() as usize - done).min(into.len());
+            let (start, rest) = into.split_at_mut(now);
+            match part {
+                Part::Head(bytes) => start.copy_from_slice(&bytes[done..done + now]),
+                Part::Kept(bytes) => start.copy_from_slice(&bytes[done..done + now]),
+                Part::Filed {
+                    share,
+                    copy,
+                    file,
+                    offset,
+                    ..
+                } => read_cached(file, start, *offset + done as u64)
+                    .inspect_err(|_| self.missing = Some((*share, *copy)))?,
+            }
+            self.left -= now;
+            into = rest;
+            if done + now < part.bytes() as usize {
+                self.part = Some((part, done + now));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Bytes of a piece that are at hand.
 enum Part<'a> {
+    /// Of a response's head, before a piece that is copied.
+    Head(&'a [u8]),
     /// In a share's file.
     Filed {
         share: ShareNumber,
@@ -84,6 +168,7 @@ impl Part<'_> {
         match self {
             Part::Filed { bytes, .. } => *bytes,
             Part::Kept(bytes) => bytes.len() as u64,
+            Part::Head(bytes) => bytes.len() as u64,
         }
     }
 
@@ -131,6 +216,7 @@ fn truncate(parts: &mut Vec<Part<'_>>, limit: u64) {
             Part::Kept(bytes) => {
                 *bytes = Ref::map(Ref::clone(bytes), |bytes| &bytes[..length as usize]);
             }
+            Part::Head(bytes) => *bytes = &bytes[..length as usize],
         }
         left -= length;
         length > 0
@@ -158,7 +244,7 @@ fn send_parts(
             let before = head.take();
             let kept = group.iter().filter_map(|part| match part {
                 Part::Kept(bytes) => Some(&bytes[..]),
-                Part::Filed { .. } => None,
+                Part::Filed { .. } | Part::Head(_) => None,
             });
             let all = before.into_iter().chain(kept);
             let accepted = sent_or_zero(match segmentation {

@@ -49,6 +49,9 @@ pub(super) fn cores() -> usize {
 pub(super) fn announce(addresses: Addresses) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "listening on http://{}", addresses.objects);
+    if let Some(address) = addresses.tls {
+        let _ = writeln!(out, "listening on https://{address}");
+    }
     match addresses.admin {
         AdminAt::Tcp(address) => {
             let _ = writeln!(out, "metrics on http://{address}/metrics");

@@ -10,6 +10,7 @@ use super::proxies::Proxies;
 use super::settings::Settings;
 use super::token::Token;
 use super::values::{PerAddress, RateLimits};
+use crate::tls::certificates::CertificateFiles;
 
 /// The settings that a reload changes. Every core and the admin thread get the new ones in one piece.
 ///
@@ -31,6 +32,10 @@ pub struct Live {
     pub stalled_loan_timeout: Option<Duration>,
     /// Bytes per second that are sent at most, to connections that come from now on.
     pub rates: RateLimits,
+    /// The certificates of the TLS listener.
+    pub tls_certificates: Vec<CertificateFiles>,
+    /// The port to which requests without TLS are redirected; 0 is that of the listener.
+    pub redirect_http: Option<u16>,
     /// Origins whose pages may read responses.
     pub cors_origins: Vec<Origin>,
     /// The proxies in front.
@@ -74,6 +79,8 @@ impl Settings {
             rate_min: self.rate_min,
             stalled_loan_timeout: self.stalled_loan_timeout,
             rates: self.rates,
+            tls_certificates: self.tls_certificates.clone(),
+            redirect_http: self.redirect_http,
             cors_origins: self.cors_origins.clone(),
             proxies: self.proxies.clone(),
             index: self.index.clone(),
@@ -105,6 +112,7 @@ impl Settings {
             store_timeout "store-timeout",
             tahoe_segment_bytes_max "tahoe-segment-max",
             listen "listen",
+            tls_listen "tls-listen",
             admin "admin",
             cores "cores",
             io "io",
@@ -127,7 +135,7 @@ impl Settings {
             access_log_format "access-log-format",
             ;
             reloadable:
-            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, stalled_loan_timeout, rates, cors_origins, proxies, index, s3_buckets, s3_region,
+            stores, tahoe_nodes, allow_stale, connections_per_address_max, rate_min, stalled_loan_timeout, rates, tls_certificates, redirect_http, cors_origins, proxies, index, s3_buckets, s3_region,
             keys_file, require_signature, head_timeout, idle_timeout, send_timeout, drain_delay, drain_timeout, admin_hosts, admin_token, log,
         }
     }

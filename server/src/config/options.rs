@@ -49,6 +49,27 @@ pub struct Options {
     /// [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Address>,
+    /// Address and port for objects by TLS (HTTPS), besides those at --listen
+    #[arg(long, value_name = "ADDR")]
+    pub tls_listen: Option<Address>,
+    /// A certificate and those that lead to its root, as PEM; repeat the option, each with a --tls-key, for several names.
+    /// Clients get the one that is for the name they ask for, or the first if they ask for none
+    #[arg(long, value_name = "FILE")]
+    #[serde(deserialize_with = "values::files_key")]
+    pub tls_cert: Vec<PathBuf>,
+    /// The private key of the certificate at the same place in the list, as PEM
+    #[arg(long, value_name = "FILE")]
+    #[serde(deserialize_with = "values::files_key")]
+    pub tls_key: Vec<PathBuf>,
+    /// An OCSP response, as DER, for the certificate at the same place in the list: one for each, or none at all
+    #[arg(long, value_name = "FILE")]
+    #[serde(deserialize_with = "values::files_key")]
+    pub tls_ocsp: Vec<PathBuf>,
+    /// Answer every request at --listen with a redirect (308) to the same with https, at this port [default port: that of
+    /// --tls-listen]
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0")]
+    #[serde(deserialize_with = "values::port_key")]
+    pub redirect_http: Option<u16>,
     /// Address and port for metrics, health, status and the live page, as for --listen, or unix:/path/of/a/socket
     /// [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
@@ -244,6 +265,23 @@ impl Options {
             },
             tahoe_segment_max: self.tahoe_segment_max.or(file.tahoe_segment_max),
             listen: self.listen.or(file.listen),
+            tls_listen: self.tls_listen.or(file.tls_listen),
+            tls_cert: if self.tls_cert.is_empty() {
+                file.tls_cert
+            } else {
+                self.tls_cert
+            },
+            tls_key: if self.tls_key.is_empty() {
+                file.tls_key
+            } else {
+                self.tls_key
+            },
+            tls_ocsp: if self.tls_ocsp.is_empty() {
+                file.tls_ocsp
+            } else {
+                self.tls_ocsp
+            },
+            redirect_http: self.redirect_http.or(file.redirect_http),
             admin: self.admin.or(file.admin),
             admin_host: if self.admin_host.is_empty() {
                 file.admin_host

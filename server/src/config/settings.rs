@@ -17,6 +17,7 @@ use super::values::{
     AccessLogFormat, BackendChoice, OverLimit, PerAddress, RateLimits, VerifyWhen, ZeroCopyMode,
 };
 use crate::memory::limits;
+use crate::tls::certificates::CertificateFiles;
 
 /// Every setting with its value, checked.
 #[derive(Clone, Debug)]
@@ -35,6 +36,12 @@ pub struct Settings {
     pub tahoe_segment_bytes_max: u64,
     /// Where objects are served.
     pub listen: Address,
+    /// Where they are served by TLS.
+    pub tls_listen: Option<Address>,
+    /// The certificates for that.
+    pub tls_certificates: Vec<CertificateFiles>,
+    /// The port to which requests without TLS are redirected; 0 is that of the listener.
+    pub redirect_http: Option<u16>,
     /// Where metrics, health and status are served.
     pub admin: AdminAddress,
     /// Names by which the admin listener may be asked, in lower case.
@@ -193,6 +200,14 @@ impl Settings {
                     .unwrap_or(ByteSize(limits::TAHOE_SEGMENT_BYTES_MAX_DEFAULT)),
             )?,
             listen: options.listen.unwrap_or_else(|| local(8080).into()),
+            tls_certificates: certificates(
+                options.tls_listen.as_ref(),
+                options.tls_cert,
+                options.tls_key,
+                options.tls_ocsp,
+            )?,
+            redirect_http: redirect(options.redirect_http, options.tls_listen.as_ref())?,
+            tls_listen: options.tls_listen,
             admin: options.admin.unwrap_or_else(|| local(9090).into()),
             admin_hosts: admin_hosts(options.admin_host)?,
             admin_token: options
@@ -288,6 +303,65 @@ impl Settings {
             access_log: options.access_log,
             access_log_format: options.access_log_format.unwrap_or_default(),
         })
+    }
+}
+
+/// Each certificate with its key.
+fn certificates(
+    listen: Option<&Address>,
+    certificates: Vec<PathBuf>,
+    keys: Vec<PathBuf>,
+    ocsp: Vec<PathBuf>,
+) -> Result<Vec<CertificateFiles>, SettingsError> {
+    let wrong = |option: &'static str, values: &[PathBuf], reason: &str| SettingsError {
+        option,
+        value: values
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect::<Vec<_>>()
+            .join(" "),
+        reason: reason.to_owned(),
+    };
+    if listen.is_some() && certificates.is_empty() {
+        let reason = "it takes a certificate and its key: --tls-cert FILE --tls-key FILE";
+        return Err(SettingsError {
+            option: "tls-listen",
+            value: listen.map(Address::to_string).unwrap_or_default(),
+            reason: reason.to_owned(),
+        });
+    }
+    if listen.is_none() && !certificates.is_empty() {
+        let reason = "say with --tls-listen ADDR where it is for";
+        return Err(wrong("tls-cert", &certificates, reason));
+    }
+    if keys.len() != certificates.len() {
+        let reason = "there must be one for each --tls-cert, in the same order";
+        return Err(wrong("tls-key", &keys, reason));
+    }
+    if !ocsp.is_empty() && ocsp.len() != certificates.len() {
+        let reason = "there must be one for each --tls-cert, in the same order, or none";
+        return Err(wrong("tls-ocsp", &ocsp, reason));
+    }
+    let mut ocsp = ocsp.into_iter();
+    let pairs = certificates.into_iter().zip(keys);
+    Ok(pairs
+        .map(|(certificate, key)| CertificateFiles {
+            certificate,
+            key,
+            ocsp: ocsp.next(),
+        })
+        .collect())
+}
+
+/// Where requests without TLS are redirected: only where there is TLS.
+fn redirect(port: Option<u16>, listen: Option<&Address>) -> Result<Option<u16>, SettingsError> {
+    match port {
+        Some(port) if listen.is_none() => Err(SettingsError {
+            option: "redirect-http",
+            value: port.to_string(),
+            reason: "there is no --tls-listen to redirect to".to_owned(),
+        }),
+        port => Ok(port),
     }
 }
 

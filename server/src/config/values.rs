@@ -243,6 +243,27 @@ pub(super) fn directories_key<'de, D: Deserializer<'de>>(
     paths.ok_or_else(|| Error::custom("not a directory, nor a list of directories"))
 }
 
+/// Reads a list of files, or one file.
+pub(super) fn files_key<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<PathBuf>, D::Error> {
+    directories_key(deserializer).map_err(|_| Error::custom("not a file, nor a list of files"))
+}
+
+/// Reads a port, or that there is one.
+pub(super) fn port_key<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u16>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Boolean(is_wanted) => Ok(is_wanted.then_some(0)),
+        Value::Integer(port) => match u16::try_from(port) {
+            Ok(port) => Ok(Some(port)),
+            Err(_) => Err(Error::custom("not a port")),
+        },
+        _ => Err(Error::custom("neither a port nor true or false")),
+    }
+}
+
 /// Reads a list of words, or one word.
 pub(super) fn words_key<'de, D: Deserializer<'de>>(
     deserializer: D,

@@ -8,19 +8,25 @@ use std::time::{Duration, Instant};
 
 use super::answers;
 use super::core::Core;
-use super::driver::drive;
+use super::driver::{Transport, drive};
 use super::idle;
 use super::seats::{Full, Seat, Seats};
 use super::state::Connection;
 use crate::config::values::OverLimit;
 use crate::io::{Interest, Socket};
 use crate::memory::limits::{ACCEPTS_PER_TURN, REFUSALS_MAX};
+use crate::tls::Alert;
 
 /// How long accepting pauses when there is no place, or no descriptor.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Accepts connections and starts a task for each, until the core drains.
-pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, over: OverLimit) {
+pub async fn accept(
+    core: Rc<Core>,
+    (listener, transport): (Rc<Socket>, Transport),
+    seats: Arc<Seats>,
+    over: OverLimit,
+) {
     loop {
         let ready = core.io().ready(&listener, Interest::Read).await;
         if core.draining.get() {
@@ -58,7 +64,7 @@ pub async fn accept(core: Rc<Core>, listener: Rc<Socket>, seats: Arc<Seats>, ove
                         Some(seat) => Ok(seat),
                         None => take_seat(&core, &seats).ok_or(Full::Server),
                     };
-                    admit(&core, socket, peer, seat);
+                    admit(&core, (socket, transport), peer, seat);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The peer was gone before we looked.
@@ -88,7 +94,12 @@ fn take_seat(core: &Core, seats: &Arc<Seats>) -> Option<Seat> {
 
 /// Starts serving a connection, or refusing it. Those being refused have no seat: a crowd that keeps
 /// coming back doesn't keep others out.
-fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, Full>) {
+fn admit(
+    core: &Rc<Core>,
+    (socket, transport): (Socket, Transport),
+    peer: SocketAddr,
+    seat: Result<Seat, Full>,
+) {
     let site = core.context().site;
     let is_proxy = site.proxies.trusts(peer.ip());
     // A proxy's connections are those of its clients.
@@ -103,6 +114,12 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
         }
         Err(full) => {
             core.stats().refused_connections.add(1);
+            if transport == Transport::Tls {
+                // Telling it more would take a handshake.
+                let alert = Alert::INTERNAL_ERROR.plain_record();
+                let _ = socket.send_whole([&alert[..]].into_iter());
+                return;
+            }
             if core.refusing.get() >= REFUSALS_MAX {
                 return;
             }
@@ -126,7 +143,7 @@ fn admit(core: &Rc<Core>, socket: Socket, peer: SocketAddr, seat: Result<Seat, F
     let slot = core.connections.borrow_mut().insert(Rc::clone(&connection));
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
-        drive(Rc::clone(&core), connection, refusal).await;
+        drive(Rc::clone(&core), connection, transport, refusal).await;
         core.connections.borrow_mut().remove(slot);
         core.refusing
             .set(core.refusing.get() - usize::from(refused));

@@ -14,6 +14,7 @@ use super::lending::Lender;
 use super::networks::Networks;
 use super::rates::Rates;
 use super::request_log::AccessLog;
+use super::secured::Secured;
 use super::state::Connection;
 use crate::body::Sources;
 use crate::config::Live;
@@ -61,6 +62,8 @@ pub struct Core {
     pub site: RefCell<Rc<Site>>,
     /// Who may sign requests, and what makes listings.
     pub signing: Signing,
+    /// What TLS takes, if there is any.
+    pub secured: Option<Secured>,
     /// Set when the server is stopping: responses end their connections.
     pub draining: Cell<bool>,
     /// Where requests are logged, if they are.
@@ -79,6 +82,7 @@ impl Core {
         live: Arc<Live>,
         signing: Signing,
         access: Option<AccessLog>,
+        secured: Option<Secured>,
     ) -> Core {
         Core {
             sources,
@@ -93,6 +97,7 @@ impl Core {
             site: RefCell::new(site(&live)),
             live: RefCell::new(live),
             signing,
+            secured,
             draining: Cell::new(false),
             access,
             // A hasher of the standard library has random keys: ids of other cores and starts differ.

@@ -5,6 +5,7 @@
 //! except by [`readahead`](crate::body::readahead). No pool buffer is held while waiting for a client, except those that
 //! the kernel sends from ([`zero_copy`](crate::body::zero_copy)).
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
@@ -15,9 +16,11 @@ use super::gate::Admission;
 use super::lookup::{self, Opened, Refused};
 use super::rates::Reservation;
 use super::request_log;
+use super::secured::{self, Arrived};
 use super::state::{CloseReason, Connection, IntroductionError};
 use crate::body::ack_meter::Reader;
 use crate::body::source::SendError;
+use crate::body::turn::Way;
 use crate::body::{Body, Turn};
 use crate::http::head::Response;
 use crate::http::protocol::{Action, Protocol};
@@ -25,25 +28,50 @@ use crate::io::{Interest, is_transient};
 use crate::memory::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, RATE_WAIT_MAX, REQUEST_HEAD_BYTES_MAX,
 };
+use crate::tls::Session;
 use crate::units::{Length, ObjectOffset};
 
 type BodyProtocol = Protocol<Body>;
 
+/// What a listener's connections speak below HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Nothing.
+    Plain,
+    /// TLS.
+    Tls,
+}
+
 /// Serves one connection until it ends. With a `refusal` it sends only that and closes.
-pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<Response>) {
+pub async fn drive(
+    core: Rc<Core>,
+    connection: Rc<Connection>,
+    transport: Transport,
+    refusal: Option<Response>,
+) {
     let mut protocol = match refusal {
         None => BodyProtocol::default(),
         Some(answer) => BodyProtocol::refusing(answer),
     };
+    if let (Transport::Tls, Some(secured)) = (transport, &core.secured) {
+        match Box::pin(secured::handshake(&core, secured, &connection)).await {
+            Ok(content) => receive_bytes(&core, &mut protocol, &content),
+            Err(error) => {
+                tracing::debug!(%error, peer = %connection.peer, "no TLS session");
+                protocol.linger();
+            }
+        }
+    }
+    let mut is_clean = true;
     loop {
         if protocol.take_begun() {
             connection.timing.begin(Instant::now());
         }
         // Where very many clients send long heads at once, there is no memory for this one.
-        while !connection.claim_head(protocol.held_bytes())
+        while !connection.claim_head(held_bytes(&connection, &protocol))
             && protocol.memory_refused(&core.context())
         {}
-        connection.enter(protocol.phase(), protocol.held_bytes());
+        connection.enter(protocol.phase(), held_bytes(&connection, &protocol));
         let action = protocol.next();
         let result = match action {
             Action::Receive => receive(&core, &connection, &mut protocol).await,
@@ -54,6 +82,10 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
             Action::Send => send(&core, &connection, &mut protocol).await,
             Action::Linger => linger(&core, &connection, &mut protocol).await,
             Action::Close => {
+                // A body that was cut off must not look whole.
+                if is_clean {
+                    secured::close_now(&connection);
+                }
                 let timeout = core.live.borrow().send_timeout;
                 return connection.socket.set_close_timeout(timeout);
             }
@@ -61,6 +93,7 @@ pub async fn drive(core: Rc<Core>, connection: Rc<Connection>, refusal: Option<R
         if let Err(error) = result {
             // The peer is gone, or a deadline ended the connection.
             tracing::debug!(%error, phase = ?protocol.phase(), "connection ended");
+            is_clean &= action != Action::Send;
             protocol.closed();
         }
         if let Some(cut) = protocol.take_cut() {
@@ -87,15 +120,23 @@ async fn receive(
         Some(CloseReason::Closed) => return Err(io::ErrorKind::TimedOut.into()),
         None => {}
     }
+    if let (Some(session), Some(secured)) = (connection.session(), &core.secured) {
+        match secured::receive(secured, connection, session)? {
+            Arrived::Bytes(bytes) => receive_bytes(core, protocol, &bytes),
+            Arrived::End => receive_end(connection, protocol)?,
+            Arrived::Wrong(error) => {
+                tracing::debug!(%error, peer = %connection.peer, "connection ended");
+                protocol.linger();
+            }
+        }
+        return Ok(());
+    }
     let mut scratch = core.scratch.borrow_mut();
     let room = REQUEST_HEAD_BYTES_MAX - protocol.pending_bytes().min(REQUEST_HEAD_BYTES_MAX - 1);
     match connection.socket.receive(&mut scratch[..room]) {
-        // The rest of the last response is still queued and holds memory: the connection lingers until it is gone.
-        Ok(0) if connection.socket.unacknowledged_bytes()? > 0 => protocol.linger(),
-        Ok(0) => protocol.peer_closed(),
+        Ok(0) => receive_end(connection, protocol)?,
         Ok(count) => match connection.introduce(&scratch[..count]) {
-            Ok(bytes) if bytes.is_empty() => {}
-            Ok(bytes) => protocol.received(&bytes, &core.context()),
+            Ok(bytes) => receive_bytes(core, protocol, &bytes),
             Err(IntroductionError::Full(full)) => {
                 core.stats().refused_connections.add(1);
                 *protocol = Protocol::refusing(answers::no_seat(core, full));
@@ -112,6 +153,28 @@ async fn receive(
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+fn receive_bytes(core: &Core, protocol: &mut BodyProtocol, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        protocol.received(bytes, &core.context());
+    }
+}
+
+/// The client sends nothing more.
+fn receive_end(connection: &Connection, protocol: &mut BodyProtocol) -> io::Result<()> {
+    // The rest of the last response is still queued and holds memory: the connection lingers until it is gone.
+    match connection.socket.unacknowledged_bytes()? > 0 {
+        true => protocol.linger(),
+        false => protocol.peer_closed(),
+    }
+    Ok(())
+}
+
+/// Bytes that are held for what the client sends and is sent.
+fn held_bytes(connection: &Connection, protocol: &BodyProtocol) -> usize {
+    let session = connection.session();
+    protocol.held_bytes() + session.map_or(0, |session| session.borrow().held_bytes())
 }
 
 async fn open(core: &Core, connection: &Connection, protocol: &mut BodyProtocol) {
@@ -174,6 +237,8 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
     let body = ObjectOffset(body.start)..ObjectOffset(body.end);
     let turn = Turn {
         socket: &connection.socket,
+        way: connection.session().map_or(Way::Plain, Way::Sealed),
+        records: &core.sources.records,
         peer: connection.peer,
         meter: &connection.meter,
         send_buffer: connection.send_buffer.bytes(),
@@ -239,7 +304,10 @@ async fn wait_until(connection: &Connection, until: Instant) -> io::Result<()> {
 fn note_sent(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, bytes: usize) {
     let bytes = bytes as u64;
     core.stats().sent_bytes.add(bytes);
-    connection.meter.add_sent(bytes);
+    connection.meter.add_sent(match connection.session() {
+        None => bytes,
+        Some(session) => session.borrow_mut().take_wire_bytes(),
+    });
     // Asked at the beginning and at the end: shares get lost meanwhile.
     let degraded = core.access.is_some()
         && protocol.outgoing().is_some_and(|out| {
@@ -259,6 +327,16 @@ async fn wait_for_credit(
     connection: &Connection,
     remaining: u64,
 ) -> io::Result<usize> {
+    let Some(session) = connection.session() else {
+        return wait_for_room(core, connection, remaining).await;
+    };
+    // In records they are more.
+    let remaining = session.borrow().room_for(remaining);
+    let room = wait_for_room(core, connection, remaining).await?;
+    Ok(session.borrow().content_for(room))
+}
+
+async fn wait_for_room(core: &Core, connection: &Connection, remaining: u64) -> io::Result<usize> {
     let mut polled = false;
     loop {
         if connection.close_reason.get().is_some() {
@@ -296,7 +374,11 @@ fn give_up(
             "the object can't be read: {error}"
         );
     }
-    if protocol.body_failed(status, reason, &core.context()) {
+    // A part of a TLS record has left that only the same bytes can end.
+    let is_amid = |session: &RefCell<Session>| session.borrow().unfinished().is_some();
+    if protocol.body_failed(status, reason, &core.context())
+        || connection.session().is_some_and(is_amid)
+    {
         core.stats().reset_bodies.add(1);
         connection.socket.reset();
     }
@@ -313,6 +395,7 @@ async fn linger(
     protocol: &mut BodyProtocol,
 ) -> io::Result<()> {
     let socket = &connection.socket;
+    secured::close(core, connection).await?;
     socket.shutdown_send();
     let mut thrown_away = 0;
     loop {

@@ -21,6 +21,7 @@ pub mod proof;
 pub mod rates;
 pub mod request_log;
 pub mod seats;
+pub mod secured;
 pub mod send_window;
 pub mod stalled;
 pub mod state;

@@ -1,7 +1,7 @@
 //! What is known of one connection. Its task keeps it up to date; the tick reads it.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::io::Socket;
 use crate::memory::budget::{Allowance, Claim};
 use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX};
 use crate::stats::Phase;
+use crate::tls::Session;
 
 /// Why the tick ended a connection's wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub struct Connection {
     pub close_reason: Cell<Option<CloseReason>>,
     /// Its seat; none for a connection that is refused.
     seat: RefCell<Option<Seat>>,
+    /// Its TLS session, once there is one.
+    session: OnceCell<Box<RefCell<Session>>>,
 }
 
 impl Connection {
@@ -114,7 +117,19 @@ impl Connection {
             send_queue_bytes: Cell::new(0),
             close_reason: Cell::new(None),
             seat: RefCell::new(seat),
+            session: OnceCell::new(),
         }
+    }
+
+    /// From now on it has this session.
+    pub fn secure(&self, session: Session) {
+        // There is one handshake.
+        let _ = self.session.set(Box::new(RefCell::new(session)));
+    }
+
+    /// Its TLS session, if it has one.
+    pub fn session(&self) -> Option<&RefCell<Session>> {
+        self.session.get().map(|session| &**session)
     }
 
     /// From now on a proxy's preamble is expected.

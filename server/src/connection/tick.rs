@@ -44,6 +44,9 @@ impl Ticks {
             stalled::close(core, most, now);
         }
         core.sources.resources.close_unused(now);
+        if let Some(secured) = &core.secured {
+            secured.tick(now);
+        }
 
         let stats = core.stats();
         stats.heartbeat.add(1);

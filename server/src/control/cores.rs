@@ -14,6 +14,7 @@ use super::signals::Signal;
 use super::worker::{self, Order, Report};
 use crate::config::Settings;
 use crate::connection::core::Signing;
+use crate::connection::driver::Transport;
 use crate::connection::request_log::AccessLog;
 use crate::io::Listener;
 
@@ -66,7 +67,7 @@ impl Cores {
     pub(super) fn start(
         settings: &Settings,
         mut state: ServerState,
-        listeners: Vec<Vec<Listener>>,
+        listeners: Vec<Vec<(Listener, Transport)>>,
         access: Option<AccessLog>,
     ) -> Result<(Cores, Arc<ServerState>), ServeError> {
         let threads = listeners.len();
@@ -85,6 +86,7 @@ impl Cores {
                 accept: may_accept.clone(),
                 backend: state.backends.io,
                 listeners,
+                tls: state.tls.clone(),
                 stores: state.stores(),
                 share_files: state.plan.declared.share_files,
                 tahoe_segment_bytes_max: settings.tahoe_segment_bytes_max,

@@ -91,6 +91,9 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// There can be no TLS.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::acceptor::TlsError),
     /// The declared memory, with that of the server that hands over, is more than there is.
     #[error(transparent)]
     BothMemory(#[from] BothMemoryRefusal),

@@ -13,6 +13,7 @@ use super::listeners::{self, AdminAt, AdminListener};
 use super::socket_file::SocketFile;
 use crate::config::Settings;
 use crate::config::address::{Address, AdminAddress};
+use crate::connection::driver::Transport;
 use crate::io::{Listener, SocketOptions, take_inherited};
 
 /// Listeners that another process made: the server that hands over, or a service manager.
@@ -20,6 +21,8 @@ use crate::io::{Listener, SocketOptions, take_inherited};
 pub(super) struct Given {
     /// For objects.
     pub(super) objects: Vec<OwnedFd>,
+    /// For objects, by TLS.
+    pub(super) tls: Vec<OwnedFd>,
     /// For admin.
     pub(super) admin: Option<OwnedFd>,
     /// The file of that for admin, if this server is to remove it.
@@ -33,13 +36,15 @@ pub(super) struct Given {
 pub(super) struct Activated {
     /// Those for objects.
     pub(super) objects: bool,
+    /// Those for objects, by TLS.
+    pub(super) tls: bool,
     /// That for admin.
     pub(super) admin: bool,
 }
 
 impl Given {
-    /// Those of a service manager. That called `admin` is for admin. Those called `objects` are for objects; where none is,
-    /// the first of the rest is.
+    /// Those of a service manager. That called `admin` is for admin, those called `tls` are for objects by TLS. Those called
+    /// `objects` are for objects; where none is, the first of the rest is.
     pub(super) fn by_service_manager() -> Result<Given, ServeError> {
         let refused = |name: &str, error: io::Error| ServeError::Inherited {
             name: name.to_owned(),
@@ -52,17 +57,19 @@ impl Given {
             match name.as_str() {
                 "admin" if given.admin.is_none() => given.admin = Some(descriptor),
                 "objects" => given.objects.push(descriptor),
+                "tls" => given.tls.push(descriptor),
                 _ if !named && name != "admin" && given.objects.is_empty() => {
                     given.objects.push(descriptor);
                 }
                 _ => {
-                    let error = "call it `objects` or `admin` (FileDescriptorName=)";
+                    let error = "call it `objects`, `tls` or `admin` (FileDescriptorName=)";
                     return Err(refused(&name, io::Error::other(error)));
                 }
             }
         }
         given.activated = Activated {
             objects: !given.objects.is_empty(),
+            tls: !given.tls.is_empty(),
             admin: given.admin.is_some(),
         };
         Ok(given)
@@ -72,9 +79,11 @@ impl Given {
 /// All listeners of a server.
 pub(super) struct Listening {
     /// For each core.
-    pub(super) cores: Vec<Vec<Listener>>,
+    pub(super) cores: Vec<Vec<(Listener, Transport)>>,
     /// Where objects are served.
     pub(super) objects_at: SocketAddr,
+    /// Where they are served by TLS.
+    pub(super) tls_at: Option<SocketAddr>,
     /// For the admin thread.
     pub(super) admin: AdminListener,
     /// Where that is.
@@ -83,8 +92,45 @@ pub(super) struct Listening {
     pub(super) admin_file: Option<SocketFile>,
     /// Those for objects, each once: for a server that takes over.
     pub(super) copies: Vec<Socket>,
+    /// Those for objects by TLS.
+    pub(super) tls_copies: Vec<Socket>,
     /// Which of them a service manager keeps too.
     pub(super) activated: Activated,
+}
+
+/// Listeners of one kind.
+struct Kind {
+    cores: Vec<Vec<Listener>>,
+    at: SocketAddr,
+    copies: Vec<Socket>,
+}
+
+impl Kind {
+    /// Takes what is given, or binds.
+    fn new(
+        (name, address): (&'static str, &Address),
+        cores: usize,
+        options: &SocketOptions,
+        given: Vec<OwnedFd>,
+        activated: bool,
+    ) -> Result<Kind, ServeError> {
+        let is_given = !given.is_empty();
+        let (listeners, at) = match is_given {
+            true => adopt((name, address), given, options, activated)?,
+            false => listeners::objects((name, address), cores, options)?,
+        };
+        let duplicated = |error| ServeError::Inherited {
+            name: name.to_owned(),
+            error,
+        };
+        let copies = listeners.iter().map(Listener::socket);
+        let copies = copies.collect::<io::Result<_>>().map_err(duplicated)?;
+        let cores = match is_given {
+            true => share(&listeners, cores, activated).map_err(duplicated)?,
+            false => listeners.into_iter().map(|one| vec![one]).collect(),
+        };
+        Ok(Kind { cores, at, copies })
+    }
 }
 
 impl Listening {
@@ -94,23 +140,41 @@ impl Listening {
         options: &SocketOptions,
         given: Given,
     ) -> Result<Listening, ServeError> {
-        let is_given = !given.objects.is_empty();
-        let (listeners, objects_at) = match is_given {
-            true => adopt(given.objects, settings, options, given.activated.objects)?,
-            false => listeners::objects(&settings.listen, settings.cores, options)?,
-        };
-        let duplicated = |error| ServeError::Inherited {
-            name: "objects".to_owned(),
-            error,
-        };
-        let copies = listeners.iter().map(Listener::socket);
-        let copies = copies.collect::<io::Result<_>>().map_err(duplicated)?;
-        let cores = match is_given {
-            true => {
-                share(&listeners, settings.cores, given.activated.objects).map_err(duplicated)?
+        let (count, activated) = (settings.cores, given.activated);
+        let wanted = ("objects", &settings.listen);
+        let plain = Kind::new(wanted, count, options, given.objects, activated.objects)?;
+        let tls = match &settings.tls_listen {
+            Some(address) => {
+                let wanted = ("tls", address);
+                Some(Kind::new(wanted, count, options, given.tls, activated.tls)?)
             }
-            false => listeners.into_iter().map(|one| vec![one]).collect(),
+            // A server before this one had it, and this one is not to.
+            None if !activated.tls => None,
+            None => {
+                let error = "there is no --tls-listen that it could be for";
+                return Err(ServeError::Inherited {
+                    name: "tls".to_owned(),
+                    error: io::Error::other(error),
+                });
+            }
         };
+        let (tls_at, tls_copies, tls_cores) = match tls {
+            Some(tls) => (Some(tls.at), tls.copies, tls.cores),
+            None => (None, Vec::new(), Vec::new()),
+        };
+        let mut cores: Vec<Vec<(Listener, Transport)>> = Vec::new();
+        let with = |listeners: Vec<Listener>, transport| {
+            listeners.into_iter().map(move |one| (one, transport))
+        };
+        cores.extend(
+            plain
+                .cores
+                .into_iter()
+                .map(|of_core| with(of_core, Transport::Plain).collect()),
+        );
+        for (core, of_core) in cores.iter_mut().zip(tls_cores) {
+            core.extend(with(of_core, Transport::Tls));
+        }
         let adopted = given.admin.map(AdminListener::adopt).transpose();
         let adopted = adopted.map_err(|error| ServeError::Inherited {
             name: "admin".to_owned(),
@@ -130,32 +194,34 @@ impl Listening {
         };
         Ok(Listening {
             cores,
-            objects_at,
+            objects_at: plain.at,
+            tls_at,
             admin,
             admin_at,
             admin_file,
-            copies,
-            activated: given.activated,
+            copies: plain.copies,
+            tls_copies,
+            activated,
         })
     }
 }
 
 /// Takes given listeners for objects.
 fn adopt(
+    (name, wanted): (&'static str, &Address),
     given: Vec<OwnedFd>,
-    settings: &Settings,
     options: &SocketOptions,
     activated: bool,
 ) -> Result<(Vec<Listener>, SocketAddr), ServeError> {
     let refused = |error| ServeError::Inherited {
-        name: "objects".to_owned(),
+        name: name.to_owned(),
         error,
     };
     let adopted = given.into_iter().map(|one| Listener::adopt(one, options));
     let adopted: Vec<Listener> = adopted.collect::<io::Result<_>>().map_err(refused)?;
     let at = adopted[0].local_address().map_err(refused)?;
-    if !activated && !fits(&settings.listen, at) {
-        let address = settings.listen.clone();
+    if !activated && !fits(wanted, at) {
+        let address = wanted.clone();
         return Err(ServeError::OtherAddress { at, address });
     }
     Ok((adopted, at))

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! old  ->  new   length (4 bytes, little-endian), a greeting in JSON
-//! old  ->  new   the listeners (SCM_RIGHTS), some with every byte 'L': those for objects, then that for admin
+//! old  ->  new   the listeners (SCM_RIGHTS), some with every byte 'L': those for objects, by TLS, for admin
 //!          new   starts: memory, rings, pools. Until it is ready the old one serves as ever
 //! new  ->  old   'R': ready
 //! old  ->  new   'K': the old one accepts no more, and ends what it has begun
@@ -34,8 +34,8 @@ use super::given::Activated;
 
 /// Listeners sent with one byte. The kernel takes up to 253 (SCM_MAX_FD).
 const LISTENERS_AT_ONCE: usize = 64;
-/// Listeners in all: as many as there may be cores, and that for admin.
-const LISTENERS_MAX: usize = 1025;
+/// Listeners in all: twice as many as there may be cores, and that for admin.
+const LISTENERS_MAX: usize = 2049;
 /// Bytes of a greeting.
 const GREETING_BYTES_MAX: usize = 8192;
 /// How long the other side may take for what it has at hand.
@@ -50,6 +50,8 @@ struct Greeting {
     protocol: u32,
     /// Listeners for objects.
     objects: usize,
+    /// Listeners for objects by TLS, which come next.
+    tls: usize,
     /// What its memory is, which counts until it has ended.
     memory_bytes: u64,
     /// The file of its admin listener, if it has one.
@@ -58,12 +60,14 @@ struct Greeting {
     activated: Activated,
 }
 
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// What is handed over.
 pub(super) struct Offer {
     /// The listeners for objects, each once.
     pub(super) objects: Vec<Socket>,
+    /// Those for objects by TLS.
+    pub(super) tls: Vec<Socket>,
     /// That for admin.
     pub(super) admin: Socket,
     /// Its file, if it has one.
@@ -113,6 +117,7 @@ fn give(stream: &UnixStream, offer: &Offer, tell: &Sender<Successor>) -> io::Res
     let greeting = serde_json::to_vec(&Greeting {
         protocol: PROTOCOL,
         objects: offer.objects.len(),
+        tls: offer.tls.len(),
         memory_bytes: offer.memory_bytes,
         admin_file: offer.admin_file.clone(),
         activated: offer.activated,
@@ -120,7 +125,8 @@ fn give(stream: &UnixStream, offer: &Offer, tell: &Sender<Successor>) -> io::Res
     let mut writer = stream;
     writer.write_all(&(greeting.len() as u32).to_le_bytes())?;
     writer.write_all(&greeting)?;
-    let all: Vec<BorrowedFd<'_>> = offer.objects.iter().map(Socket::as_fd).collect();
+    let all = offer.objects.iter().chain(&offer.tls);
+    let all: Vec<BorrowedFd<'_>> = all.map(Socket::as_fd).collect();
     for some in all
         .chunks(LISTENERS_AT_ONCE)
         .chain([&[offer.admin.as_fd()][..]])
@@ -213,6 +219,8 @@ pub(super) struct Taken {
     pub(super) stream: UnixStream,
     /// The listeners for objects.
     pub(super) objects: Vec<OwnedFd>,
+    /// Those for objects by TLS.
+    pub(super) tls: Vec<OwnedFd>,
     /// That for admin.
     pub(super) admin: OwnedFd,
     /// Its file, if it has one.
@@ -256,19 +264,20 @@ pub(super) fn take(path: &Path) -> io::Result<Option<Taken>> {
             "the other server is of a version that hands over in another way",
         ));
     }
-    if !(1..LISTENERS_MAX).contains(&greeting.objects) {
+    let count = greeting.objects.saturating_add(greeting.tls);
+    if greeting.objects == 0 || count >= LISTENERS_MAX {
         return Err(invalid("the number of listeners is not plausible"));
     }
     let mut listeners = Vec::new();
-    while listeners.len() < greeting.objects + 1 {
+    while listeners.len() < count + 1 {
         receive_listeners(&stream, &mut listeners)?;
     }
-    let admin = listeners
-        .pop()
-        .filter(|_| listeners.len() == greeting.objects);
+    let admin = listeners.pop().filter(|_| listeners.len() == count);
+    let tls = listeners.split_off(greeting.objects.min(listeners.len()));
     Ok(Some(Taken {
         stream,
         objects: listeners,
+        tls,
         admin: admin.ok_or_else(|| invalid("more listeners than were announced"))?,
         admin_file: greeting.admin_file,
         memory_bytes: greeting.memory_bytes,
@@ -294,6 +303,7 @@ mod tests {
         let listener = || TcpListener::bind("127.0.0.1:0").unwrap().into();
         Offer {
             objects: (0..objects).map(|_| listener()).collect(),
+            tls: (0..objects / 2).map(|_| listener()).collect(),
             admin: listener(),
             admin_file: Some("/run/admin.sock".into()),
             memory_bytes: 1 << 30,

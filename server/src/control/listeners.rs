@@ -77,11 +77,11 @@ impl fmt::Display for AdminAt {
 
 /// Listens for requests of objects: one listener per core, all on the same address. Returns that address too.
 pub(super) fn objects(
-    address: &Address,
+    (what, address): (&'static str, &Address),
     cores: usize,
     options: &SocketOptions,
 ) -> Result<(Vec<Listener>, SocketAddr), ServeError> {
-    listen(address, "objects", |address| {
+    listen(address, what, |address| {
         if address.port() != 0 {
             // Bound without SO_REUSEPORT first, and closed again: if another server has the port, that is an error.
             // The two must not share its connections.

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, never, select};
+use crossbeam_channel::{Receiver, after, never, select, tick};
 
 use crate::config::address::AdminAddress;
 use crate::config::{ConfigError, Settings};
@@ -17,10 +17,12 @@ use crate::memory::budget::Budget;
 use crate::memory::limits;
 use crate::objects::servable::{self, Bounds};
 use crate::s3::keys::Keys;
+use crate::tls::Acceptor;
 
 mod access_log;
 pub mod admin;
 pub mod backend;
+mod certificates;
 mod cores;
 mod error;
 mod given;
@@ -43,6 +45,7 @@ pub use listeners::AdminAt;
 
 use admin::{Admin, ServerState};
 use backend::Backends;
+use certificates::CertificateWatch;
 use cores::Cores;
 use given::{Given, Listening};
 use hand_over::{Offer, Successor};
@@ -61,6 +64,8 @@ const HANDED_OVER_DRAIN: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct Addresses {
     /// Objects.
     pub objects: SocketAddr,
+    /// Objects, by TLS.
+    pub tls: Option<SocketAddr>,
     /// Metrics, health and status.
     pub admin: AdminAt,
 }
@@ -91,14 +96,20 @@ pub fn serve(
         send_buffer_bytes: plan.send_buffer_floor,
         receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
     };
+    let tls = match settings.tls_listen {
+        Some(_) => Some(Arc::new(Acceptor::new(&settings.tls_certificates)?)),
+        None => None,
+    };
     let keys = Keys::of(settings.keys_file.as_deref(), settings.require_signature)?;
     let Listening {
         cores: core_listeners,
         objects_at,
+        tls_at,
         admin: admin_listener,
         admin_at,
         admin_file,
         copies,
+        tls_copies,
         activated,
     } = Listening::new(&settings, &options, given)?;
     heard.stops().map_err(ServeError::system("signals"))?;
@@ -118,7 +129,8 @@ pub fn serve(
         },
         settings.reloadable(),
     );
-    let state = state.map_err(ServeError::system("the thread for listings"))?;
+    let mut state = state.map_err(ServeError::system("the thread for listings"))?;
+    state.tls = tls;
     state.keys.set(keys);
     let (access, _access_thread) = match &settings.access_log {
         None => (None, None),
@@ -156,6 +168,7 @@ pub fn serve(
     let offered = hand_over.and_then(|socket| {
         let offer = Offer {
             objects: copies,
+            tls: tls_copies,
             admin: admin_socket.try_clone().ok()?,
             admin_file: admin_file.as_ref().map(|file| file.path().to_owned()),
             memory_bytes: settings.memory_bytes,
@@ -174,12 +187,19 @@ pub fn serve(
     };
     ready(Addresses {
         objects: objects_at,
+        tls: tls_at,
         admin: admin_at,
     });
     service::ready(SERVING);
 
     let mut reloader = Reloader::new(load, &settings, &state);
     let mut watchdog = Watchdog::new(&state.cores);
+    let mut certificates = CertificateWatch::default();
+    let looks = match &state.tls {
+        Some(_) => tick(limits::CERTIFICATES_LOOK_EVERY),
+        None => never(),
+    };
+    certificates.look(&state);
     let mut successor = None;
     while successor.is_none() {
         select! {
@@ -198,6 +218,7 @@ pub fn serve(
             },
             recv(successors) -> new => successor = new.ok(),
             recv(watchdog.ticks) -> _ => watchdog.look(),
+            recv(looks) -> _ => certificates.look(&state),
             recv(cores.reports()) -> report => return Err(cores::ended(report)),
         }
     }
@@ -261,6 +282,7 @@ fn given(settings: &Settings) -> Result<(Given, Option<UnixStream>), ServeError>
     );
     let given = Given {
         objects: taken.objects,
+        tls: taken.tls,
         admin: Some(taken.admin),
         admin_file: taken.admin_file,
         activated: taken.activated,

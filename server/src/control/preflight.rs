@@ -44,6 +44,7 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         share_files,
         gateway,
         access_log: settings.access_log.is_some(),
+        tls: settings.tls_listen.is_some(),
         connections: settings.connections_max,
         descriptors_allow: descriptors.saturating_sub(own),
         descriptors_own: own,

@@ -16,6 +16,7 @@ use crate::memory::limits::{admin_bytes, stores_bytes};
 use crate::objects::servable::Bounds;
 use crate::s3::keys::{Keys, KeysError};
 use crate::stores::{Store, StoresError};
+use crate::tls::acceptor::TlsError;
 
 /// How reloads went since the start.
 #[derive(Debug, Default)]
@@ -50,6 +51,8 @@ enum Refusal {
     Stores(#[from] StoresError),
     #[error(transparent)]
     Keys(#[from] KeysError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("nothing to serve: give a --store or a --tahoe-node")]
     NoStores,
     #[error(
@@ -132,6 +135,14 @@ impl<L: Fn() -> Result<Settings, ConfigError>> Reloader<L> {
             return Err(Refusal::NoStores);
         }
         let keys = Keys::of(live.keys_file.as_deref(), live.require_signature)?;
+        // A listener for TLS that is to come or to go needs a restart, and is told of.
+        let tls = state
+            .tls
+            .as_ref()
+            .filter(|_| !live.tls_certificates.is_empty());
+        let renewed = tls
+            .map(|acceptor| acceptor.read(&live.tls_certificates))
+            .transpose()?;
         let before = state.live();
         let mut stores = state.stores();
         if (paths, nodes) != (&before.stores, &before.tahoe_nodes) {
@@ -167,6 +178,9 @@ impl<L: Fn() -> Result<Settings, ConfigError>> Reloader<L> {
             .seats
             .limit_addresses(live.connections_per_address_max);
         state.keys.set(keys);
+        if let (Some(acceptor), Some(renewed)) = (tls, renewed) {
+            acceptor.renew(renewed);
+        }
         state.rates.change(live.rates);
         logging::set_filter(live.log.as_deref());
         state.change(Arc::clone(&live), Arc::clone(&stores));

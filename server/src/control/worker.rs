@@ -3,13 +3,14 @@
 //! It talks to the control thread through two channels only: orders in, reports out. A request never
 //! leaves the core that accepted it.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use crate::body::hot::HotObjects;
 use crate::body::readahead::Readahead;
@@ -20,6 +21,7 @@ use crate::config::Live;
 use crate::config::values::{OverLimit, ZeroCopyMode};
 use crate::connection::accept::accept;
 use crate::connection::core::{Core, Signing};
+use crate::connection::driver::Transport;
 use crate::connection::gate::Gate;
 use crate::connection::idle;
 use crate::connection::lending::Lender;
@@ -27,6 +29,7 @@ use crate::connection::list::{self, Listed};
 use crate::connection::rates::Rates;
 use crate::connection::request_log::AccessLog;
 use crate::connection::seats::Seats;
+use crate::connection::secured::Secured;
 use crate::connection::tick::Ticks;
 use crate::engine::Engine;
 use crate::io::Pool;
@@ -40,6 +43,8 @@ use crate::objects::verified::VerifiedLeaves;
 use crate::stats::CoreStats;
 use crate::stores::Stores;
 use crate::tahoe::Gateway;
+use crate::tls::Acceptor;
+use crate::tls::record::RECORD_BYTES_MAX;
 
 /// What the control thread tells a core.
 #[derive(Clone)]
@@ -92,7 +97,9 @@ pub struct Plan {
     /// How it talks to the kernel.
     pub backend: Backend,
     /// Its listeners.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<(Listener, Transport)>,
+    /// What TLS handshakes start from, if there is TLS.
+    pub tls: Option<Arc<Acceptor>>,
     /// Where objects and files are read from, shared by the cores.
     pub stores: Arc<Stores>,
     /// Share files that may be open.
@@ -214,6 +221,11 @@ async fn serve(
         readahead: readahead.cloned().map(Readahead::new),
         zero_copy: ZeroCopy::new(plan.zero_copy, pool, Arc::clone(&plan.stats)),
         permits: Semaphore::new(pool.buffers()),
+        records: RefCell::new(match &plan.tls {
+            Some(_) => vec![0; limits::PIECE_BYTES_MAX + RECORD_BYTES_MAX].into(),
+            None => Box::default(),
+        }),
+        record: Mutex::default(),
     };
     let gate = Gate {
         piece_bytes_max: limits::PIECE_BYTES_MAX as u32,
@@ -228,6 +240,7 @@ async fn serve(
         plan.live,
         plan.signing,
         plan.access,
+        plan.tls.map(Secured::new),
     ));
     let stats = &plan.stats;
     stats.pool_buffers.set(pool.buffers() as u64);
@@ -240,11 +253,13 @@ async fn serve(
     // Blocks the thread again. A server that does not become ready must not have accepted anything.
     let _ = plan.accept.recv();
     let listeners = plan.listeners.into_iter();
-    let listeners: Vec<Rc<Socket>> = listeners.map(|one| Rc::new(one.into())).collect();
+    let listeners: Vec<(Rc<Socket>, Transport)> = listeners
+        .map(|(one, transport)| (Rc::new(one.into()), transport))
+        .collect();
     for listener in &listeners {
         tokio::task::spawn_local(accept(
             Rc::clone(&core),
-            Rc::clone(listener),
+            listener.clone(),
             Arc::clone(&plan.seats),
             plan.over_limit,
         ));
@@ -263,7 +278,7 @@ async fn serve(
             }) => {
                 core.draining.set(true);
                 if !keep_listening {
-                    listeners.iter().for_each(|one| one.stop_listening());
+                    listeners.iter().for_each(|(one, _)| one.stop_listening());
                 }
                 deadline = Some(until);
             }

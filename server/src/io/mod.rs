@@ -25,7 +25,7 @@ mod zero_copy;
 
 pub use backend::{Backend, ProbeError, probe, run};
 pub use message::{Chunk, Message};
-pub use page_cache::{FileVersion, advise_sequential, file_version, is_cached};
+pub use page_cache::{FileVersion, advise_sequential, file_version, is_cached, read_cached};
 pub use poller::Interest;
 pub use pool::{Pool, PoolBuffer, Room, View, Window};
 pub use read::{GivenUp, PendingRead, ReadEnd, join};

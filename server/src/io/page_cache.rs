@@ -36,6 +36,23 @@ pub fn is_cached(file: &File, range: &Range<FileOffset>) -> Option<bool> {
     Some(cached >= all)
 }
 
+/// Reads bytes that are in the page cache, all of them.
+///
+/// # Errors
+/// `EAGAIN` if some are not, `EOPNOTSUPP` if the file system can't tell, and that the file ends early.
+pub fn read_cached(file: &File, mut buffer: &mut [u8], mut offset: FileOffset) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match sys::read_cached_at(file.as_fd(), buffer, offset.0)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                buffer = &mut buffer[count..];
+                offset = offset + count as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

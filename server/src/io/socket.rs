@@ -311,6 +311,17 @@ impl Socket {
         })
     }
 
+    /// Sends parts that are cut as the kernel likes.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    pub fn send_whole<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> io::Result<usize> {
+        self.send(parts, Segmentation::ByKernel)
+    }
+
     /// The maximum segment size to this peer (`TCP_MAXSEG`).
     pub fn max_segment_bytes(&self) -> io::Result<u32> {
         self.socket.tcp_mss()

@@ -216,6 +216,13 @@ pub const LISTEN_BACKLOG: i32 = 256;
 /// Refusals (503) being sent at once per core; beyond it connections wait in the backlog.
 pub const REFUSALS_MAX: usize = 60;
 
+/// TLS handshakes of one core that may be under way at once. Others wait, with their bytes in the kernel.
+pub const HANDSHAKES_MAX: usize = 64;
+/// A handshake that has waited for its client for so long gives way when others wait for a place.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the files of certificates are looked at: a change of one has them read again.
+pub const CERTIFICATES_LOOK_EVERY: Duration = Duration::from_secs(10);
+
 /// Share files that one core may have open when the operator does not say and descriptors abound, including those
 /// that clients use.
 pub const SHARE_FILES_DEFAULT: usize = 4096;
@@ -600,6 +607,13 @@ pub const CONNECTION_USER_BYTES: u64 = 1536;
 /// Kernel structures of one connection: `tcp_sock` (2368 bytes on Linux 6.18), inode (832), file (192), dentry (192),
 /// its registration with epoll.
 pub const CONNECTION_KERNEL_BYTES: u64 = 4 * 1024;
+/// What TLS adds to a connection: its session, two keys, and what makes the next ones.
+pub const TLS_CONNECTION_BYTES: u64 = 3 * 1024;
+/// What TLS adds to a core: a piece's records, one that comes, one that is made again, handshakes.
+pub const TLS_CORE_BYTES: u64 =
+    PIECE_BYTES_MAX as u64 + 2 * (20 << 10) + HANDSHAKES_MAX as u64 * HANDSHAKE_BYTES;
+/// What one handshake takes until its session is made.
+const HANDSHAKE_BYTES: u64 = 48 << 10;
 /// Of what the fixed parts leave, at least one part in this many is credit to lend.
 pub(super) const CREDIT_PART: u64 = 32;
 

@@ -8,8 +8,9 @@ use super::limits::{
     NETWORK_BYTES, NETWORKS_MAX, OBJECT_FILES_EXTRA, PAGE, READAHEAD_BUFFER_BYTES,
     READAHEAD_BUFFERS_MAX_DEFAULT, READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN,
     REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
-    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES, VERIFIED_BYTES,
-    admin_bytes, connection_bytes, reserve_buffers, socket_bytes, stores_bytes,
+    SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES,
+    TLS_CONNECTION_BYTES, TLS_CORE_BYTES, VERIFIED_BYTES, admin_bytes, connection_bytes,
+    reserve_buffers, socket_bytes, stores_bytes,
 };
 
 /// What the plan starts from.
@@ -37,6 +38,8 @@ pub struct Declared {
     pub gateway: bool,
     /// Whether requests are logged.
     pub access_log: bool,
+    /// Whether there is TLS.
+    pub tls: bool,
     /// Connections asked for; `None` is as many as fit.
     pub connections: Option<usize>,
     /// Connections that the limit on descriptors allows.
@@ -72,6 +75,10 @@ pub struct MemoryPlan {
     pub networks_bytes: u64,
     /// Per core: connections in the backlog, and those being refused.
     pub waiting_bytes: u64,
+    /// Per core: TLS records that are made, and handshakes.
+    pub tls_bytes: u64,
+    /// What TLS takes of a connection; it is a part of what every connection may hold.
+    pub tls_connection_bytes: u64,
     /// Connections in all.
     pub connections: usize,
     /// `SO_SNDBUF` that every connection has.
@@ -212,7 +219,12 @@ impl MemoryPlan {
         } else {
             0
         };
-        let connection_bytes = |send_buffer| connection_bytes(send_buffer) + record;
+        let (tls_bytes, tls_connection_bytes, backlogs) = match declared.tls {
+            true => (TLS_CORE_BYTES, TLS_CONNECTION_BYTES, 2),
+            false => (0, 0, 1),
+        };
+        let connection_bytes =
+            |send_buffer| connection_bytes(send_buffer) + record + tls_connection_bytes;
         let least_connection = connection_bytes(SEND_BUFFER_BYTES_MIN);
         let accepted_unseen =
             CONNECTION_KERNEL_BYTES + (2 * u64::from(RECEIVE_BUFFER_BYTES)).next_multiple_of(PAGE);
@@ -235,7 +247,9 @@ impl MemoryPlan {
                 + if declared.gateway { TAHOE_BYTES } else { 0 },
             verified_bytes: VERIFIED_BYTES,
             networks_bytes: (NETWORKS_MAX * NETWORK_BYTES) as u64,
-            waiting_bytes: LISTEN_BACKLOG as u64 * accepted_unseen
+            tls_bytes,
+            tls_connection_bytes,
+            waiting_bytes: backlogs * LISTEN_BACKLOG as u64 * accepted_unseen
                 + REFUSALS_MAX as u64 * least_connection,
             connections: 0,
             send_buffer_floor: SEND_BUFFER_BYTES_MIN,
@@ -389,6 +403,7 @@ impl MemoryPlan {
             + self.rebuilt_bytes
             + self.networks_bytes
             + self.waiting_bytes
+            + self.tls_bytes
     }
 }
 
@@ -411,6 +426,7 @@ impl std::fmt::Display for MemoryPlan {
             ("core: rebuilt blocks", cores, self.rebuilt_bytes),
             ("core: networks of clients", cores, self.networks_bytes),
             ("core: backlog and refusals", cores, self.waiting_bytes),
+            ("core: TLS records and handshakes", cores, self.tls_bytes),
             ("connection", self.connections as u64, self.connection_bytes),
         ];
         writeln!(
@@ -479,6 +495,7 @@ mod tests {
             share_files: SHARE_FILES_DEFAULT,
             gateway: false,
             access_log: false,
+            tls: false,
             connections,
             descriptors_allow: usize::MAX,
             descriptors_own: 100,

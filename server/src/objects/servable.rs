@@ -280,6 +280,7 @@ mod tests {
             share_files: 4096,
             gateway: false,
             access_log: false,
+            tls: false,
             connections: Some(1000),
             descriptors_allow: usize::MAX,
             descriptors_own: 100,

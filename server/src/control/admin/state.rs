@@ -21,6 +21,7 @@ use crate::s3::keys::KeyRing;
 use crate::s3::lister::Lister;
 use crate::stats::CoreStats;
 use crate::stores::Stores;
+use crate::tls::Acceptor;
 
 /// What the admin thread sees of the server.
 pub struct ServerState {
@@ -42,6 +43,8 @@ pub struct ServerState {
     pub survey: Arc<Survey>,
     /// Who may sign requests.
     pub keys: Arc<KeyRing>,
+    /// What TLS handshakes start from, if there is TLS.
+    pub tls: Option<Arc<Acceptor>>,
     /// What makes listings.
     pub lister: Arc<Lister>,
     /// When the server started.
@@ -80,6 +83,7 @@ impl ServerState {
             rates: Rates::new(live.rates, Instant::now()),
             survey: Arc::default(),
             keys: Arc::default(),
+            tls: None,
             lister: Arc::new(lister),
             started: Instant::now(),
             admin,

@@ -1,0 +1,261 @@
+//! TLS on a connection: its handshake, what it receives in records, and its last message.
+//!
+//! A client that has sent nothing yet costs a seat and no more. From its first byte until the session is made it has one
+//! of a core's places for handshakes, whose memory is planned; others wait with their bytes in the kernel. A handshake that
+//! waits for its client while others wait for a place gives way after a second.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use slab::Slab;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::core::Core;
+use super::state::{CloseReason, Connection, IntroductionError};
+use crate::io::{Interest, is_transient, sent_or_zero};
+use crate::memory::limits::{HANDSHAKE_PATIENCE, HANDSHAKES_MAX};
+use crate::stats::Phase;
+use crate::tls::handshake::{Established, Handshake};
+use crate::tls::record::RECORD_BYTES_MAX;
+use crate::tls::session::ReceiveError;
+use crate::tls::{Acceptor, Alert, Session};
+
+/// What a core has for TLS.
+pub struct Secured {
+    acceptor: Arc<Acceptor>,
+    /// Places for handshakes.
+    places: Semaphore,
+    /// Those that have one, and since when.
+    handshakes: RefCell<Slab<(Instant, Rc<Connection>)>>,
+    /// Where records land before they are opened, one connection at a time.
+    incoming: RefCell<Box<[u8]>>,
+}
+
+impl Secured {
+    /// For handshakes that start from this.
+    pub fn new(acceptor: Arc<Acceptor>) -> Secured {
+        Secured {
+            acceptor,
+            places: Semaphore::new(HANDSHAKES_MAX),
+            handshakes: RefCell::default(),
+            incoming: RefCell::new(vec![0; RECORD_BYTES_MAX].into()),
+        }
+    }
+
+    /// Waits for a place.
+    async fn place(&self, connection: &Rc<Connection>) -> io::Result<Place<'_>> {
+        let permit = match self.places.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.make_room(Instant::now());
+                self.places.acquire().await.map_err(io::Error::other)?
+            }
+        };
+        let entry = (Instant::now(), Rc::clone(connection));
+        Ok(Place {
+            secured: self,
+            at: self.handshakes.borrow_mut().insert(entry),
+            _permit: permit,
+        })
+    }
+
+    /// Ends the handshake that began first, if it has had its time.
+    fn make_room(&self, now: Instant) {
+        let handshakes = self.handshakes.borrow();
+        let others = handshakes.iter().map(|(_, entry)| entry);
+        let waiting = others.filter(|(_, connection)| connection.close_reason.get().is_none());
+        if let Some((since, connection)) = waiting.min_by_key(|(since, _)| *since)
+            && now.saturating_duration_since(*since) >= HANDSHAKE_PATIENCE
+        {
+            connection.close_reason.set(Some(CloseReason::Closed));
+            connection.socket.shutdown_receive();
+        }
+    }
+
+    /// Makes room for handshakes that wait; once a tick.
+    pub fn tick(&self, now: Instant) {
+        if self.places.available_permits() == 0 {
+            // As many as may wait are not known: one that is too old goes in each tick.
+            self.make_room(now);
+        }
+    }
+}
+
+/// One of the places for handshakes.
+struct Place<'a> {
+    secured: &'a Secured,
+    at: usize,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.secured.handshakes.borrow_mut().remove(self.at);
+    }
+}
+
+/// Performs the handshake of a connection. Returns what the client has sent right behind it.
+///
+/// # Errors
+/// Why there is no session. The client has been told, as far as it can be.
+pub async fn handshake(
+    core: &Core,
+    secured: &Secured,
+    connection: &Rc<Connection>,
+) -> io::Result<Vec<u8>> {
+    ready(core, connection, Interest::Read).await?;
+    connection.enter(Phase::Head, 0);
+    let _place = secured.place(connection).await?;
+    let outcome = negotiate(core, secured, connection).await;
+    let stats = core.stats();
+    match outcome {
+        Ok(established) => {
+            stats.tls_handshakes.add(1);
+            stats
+                .tls_handshakes_resumed
+                .add(u64::from(established.is_resumed));
+            connection.secure(established.session);
+            Ok(established.content)
+        }
+        Err(error) => {
+            stats.tls_handshakes_failed.add(1);
+            Err(error)
+        }
+    }
+}
+
+async fn negotiate(
+    core: &Core,
+    secured: &Secured,
+    connection: &Rc<Connection>,
+) -> io::Result<Established> {
+    let mut handshake = Handshake::new(&secured.acceptor).map_err(io::Error::other)?;
+    loop {
+        let bytes = {
+            let mut scratch = core.scratch.borrow_mut();
+            match connection.socket.receive(&mut scratch[..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => introduced(connection, &scratch[..count])?,
+                Err(error) if is_transient(&error) => Vec::new(),
+                Err(error) => return Err(error),
+            }
+        };
+        let outcome = match bytes.is_empty() {
+            true => Ok(None),
+            false => handshake.received(&bytes),
+        };
+        while !handshake.outgoing().is_empty() {
+            let outgoing = [handshake.outgoing()].into_iter();
+            let sent = sent_or_zero(connection.socket.send_whole(outgoing))?;
+            connection.meter.add_sent(sent as u64);
+            handshake.sent(sent);
+            if !handshake.outgoing().is_empty() {
+                ready(core, connection, Interest::Write).await?;
+            }
+        }
+        match outcome {
+            Ok(Some(established)) => return Ok(established),
+            Ok(None) => ready(core, connection, Interest::Read).await?,
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
+    }
+}
+
+/// The bytes that don't belong to a proxy's preamble.
+fn introduced(connection: &Connection, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    match connection.introduce(bytes) {
+        Ok(bytes) => Ok(bytes.into_owned()),
+        Err(IntroductionError::Malformed) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it doesn't begin with a header of the PROXY protocol",
+        )),
+        Err(IntroductionError::Full(_)) => Err(io::ErrorKind::ResourceBusy.into()),
+    }
+}
+
+/// Waits for a socket, or for the connection to be ended.
+async fn ready(core: &Core, connection: &Connection, interest: Interest) -> io::Result<()> {
+    core.io().ready(&connection.socket, interest).await?;
+    match connection.close_reason.get() {
+        None => Ok(()),
+        Some(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// What a client sent.
+pub enum Arrived {
+    /// Bytes, perhaps none yet.
+    Bytes(Vec<u8>),
+    /// It sends nothing more.
+    End,
+    /// It is wrong, and was told so.
+    Wrong(ReceiveError),
+}
+
+/// Receives what has come, as far as its records are whole.
+///
+/// # Errors
+/// The connection's.
+pub fn receive(
+    secured: &Secured,
+    connection: &Connection,
+    session: &RefCell<Session>,
+) -> io::Result<Arrived> {
+    let mut session = session.borrow_mut();
+    if session.peer_has_ended() {
+        return Ok(Arrived::End);
+    }
+    let mut buffer = secured.incoming.borrow_mut();
+    let before = session.incoming().len();
+    buffer[..before].copy_from_slice(session.incoming());
+    let count = match connection.socket.receive(&mut buffer[before..]) {
+        Ok(0) => return Ok(Arrived::End),
+        Ok(count) => count,
+        Err(error) if is_transient(&error) => return Ok(Arrived::Bytes(Vec::new())),
+        Err(error) => return Err(error),
+    };
+    match session.receive(&mut buffer[..before + count]) {
+        Ok(0) if session.peer_has_ended() => Ok(Arrived::End),
+        Ok(content) => Ok(Arrived::Bytes(buffer[..content].to_vec())),
+        Err(error) => {
+            if let ReceiveError::Wrong(alert) = error {
+                // Once: what it doesn't get now it doesn't need.
+                let _ = end(connection, &mut session, alert);
+            }
+            Ok(Arrived::Wrong(error))
+        }
+    }
+}
+
+/// Sends the last message, or what of it can be sent now. Returns whether all of it has left.
+fn end(connection: &Connection, session: &mut Session, alert: Alert) -> io::Result<bool> {
+    let ended = session.end(alert, |bytes| {
+        sent_or_zero(connection.socket.send_whole([bytes].into_iter()))
+    });
+    connection.meter.add_sent(session.take_wire_bytes());
+    ended
+}
+
+/// Says that nothing more comes, and waits until that has left.
+///
+/// # Errors
+/// The connection's.
+pub async fn close(core: &Core, connection: &Connection) -> io::Result<()> {
+    let Some(session) = connection.session() else {
+        return Ok(());
+    };
+    while !end(connection, &mut session.borrow_mut(), Alert::CLOSE_NOTIFY)? {
+        ready(core, connection, Interest::Write).await?;
+    }
+    Ok(())
+}
+
+/// The same, as far as it can be done without waiting.
+pub fn close_now(connection: &Connection) {
+    if let Some(session) = connection.session() {
+        let _ = end(connection, &mut session.borrow_mut(), Alert::CLOSE_NOTIFY);
+    }
+}
