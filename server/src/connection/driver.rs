@@ -26,7 +26,8 @@ use crate::http::head::Response;
 use crate::http::protocol::{Action, Protocol};
 use crate::io::{Interest, is_transient};
 use crate::memory::limits::{
-    LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, RATE_WAIT_MAX, REQUEST_HEAD_BYTES_MAX,
+    LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, NOTHING_TAKEN_PAUSE, RATE_WAIT_MAX,
+    REQUEST_HEAD_BYTES_MAX,
 };
 use crate::tls::Session;
 use crate::units::{Length, ObjectOffset};
@@ -258,7 +259,14 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
         reservation.sent(*bytes as u64);
     }
     match sent {
-        Ok(bytes) => note_sent(core, connection, protocol, bytes),
+        Ok(bytes) => {
+            note_sent(core, connection, protocol, bytes);
+            if bytes == 0 {
+                // The socket says that it has room, and took nothing: the kernel is short of memory for sockets (tcp_mem), and
+                // there is no event for when it is not.
+                tokio::time::sleep(NOTHING_TAKEN_PAUSE).await;
+            }
+        }
         Err(SendError::Connection(error)) => return Err(error),
         Err(SendError::Piece(error)) => {
             let answer = answers::for_piece(&error);

@@ -210,6 +210,8 @@ pub const RING_COMPLETIONS: u32 = 8192;
 
 /// Connections accepted in one turn of the loop, before the others are served again.
 pub const ACCEPTS_PER_TURN: usize = 64;
+/// How long a connection pauses whose socket had room and took nothing.
+pub const NOTHING_TAKEN_PAUSE: Duration = Duration::from_millis(5);
 /// Backlog of each listener: connections the kernel completes before we accept them. They hold kernel
 /// memory that no seat pays for, so it is small and part of the plan.
 pub const LISTEN_BACKLOG: i32 = 256;
