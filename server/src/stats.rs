@@ -64,8 +64,8 @@ impl Phase {
 }
 
 /// The status codes that are counted, in the order of [`CoreStats::responses`].
-pub const STATUS_CODES: [u16; 18] = [
-    200, 204, 206, 304, 400, 403, 404, 405, 408, 410, 412, 414, 416, 431, 500, 501, 503, 505,
+pub const STATUS_CODES: [u16; 19] = [
+    200, 204, 206, 304, 308, 400, 403, 404, 405, 408, 410, 412, 414, 416, 431, 500, 501, 503, 505,
 ];
 
 /// The methods that are told apart, in the order of [`CoreStats::durations`]. The last is any other.

@@ -337,6 +337,11 @@ mod tests {
             let value = options::example(&key).unwrap_or_else(|| panic!("none of {key}"));
             let needed = match key.as_str() {
                 "proxy_protocol" => "trusted_proxy = [\"127.0.0.1\"]\n",
+                "tls_listen" => "tls_cert = [\"/a\"]\ntls_key = [\"/a\"]\n",
+                "tls_cert" => "tls_listen = 443\ntls_key = [\"/a\"]\n",
+                "tls_key" => "tls_listen = 443\ntls_cert = [\"/a\"]\n",
+                "tls_ocsp" => "tls_listen = 443\ntls_cert = [\"/a\"]\ntls_key = [\"/a\"]\n",
+                "redirect_http" => "tls_listen = 443\ntls_cert = [\"/a\"]\ntls_key = [\"/a\"]\n",
                 _ => "",
             };
             let settings = read(&format!("{needed}{key} = {value}"));

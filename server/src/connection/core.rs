@@ -82,7 +82,6 @@ impl Core {
         live: Arc<Live>,
         signing: Signing,
         access: Option<AccessLog>,
-        secured: Option<Secured>,
     ) -> Core {
         Core {
             sources,
@@ -94,10 +93,10 @@ impl Core {
             connections: RefCell::new(Slab::new()),
             refusing: Cell::new(0),
             scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),
-            site: RefCell::new(site(&live)),
+            site: RefCell::new(site(&live, None)),
             live: RefCell::new(live),
             signing,
-            secured,
+            secured: None,
             draining: Cell::new(false),
             access,
             // A hasher of the standard library has random keys: ids of other cores and starts differ.
@@ -105,9 +104,17 @@ impl Core {
         }
     }
 
+    /// From now on it has TLS too.
+    pub fn secure(&mut self, secured: Secured) {
+        self.secured = Some(secured);
+        let live = Arc::clone(&self.live.borrow());
+        self.change(live);
+    }
+
     /// Goes on with other settings.
     pub fn change(&self, live: Arc<Live>) {
-        self.site.replace(site(&live));
+        let secured = self.secured.as_ref();
+        self.site.replace(site(&live, secured.map(Secured::port)));
         self.live.replace(live);
     }
 
@@ -142,12 +149,16 @@ impl Core {
 }
 
 /// What the operator says of all objects.
-fn site(live: &Live) -> Rc<Site> {
+fn site(live: &Live, tls_port: Option<u16>) -> Rc<Site> {
     Rc::new(Site {
         cors: Cors::new(live.cors_origins.clone()),
         index: live.index.clone(),
         proxies: live.proxies.clone(),
         buckets: Buckets::new(live.s3_buckets.clone(), live.s3_region.clone()),
         require_signature: live.require_signature,
+        redirect: live.redirect_http.map(|port| match port {
+            0 => tls_port.unwrap_or(443),
+            port => port,
+        }),
     })
 }

@@ -50,9 +50,10 @@ pub async fn drive(
     transport: Transport,
     refusal: Option<Response>,
 ) {
-    let mut protocol = match refusal {
-        None => BodyProtocol::default(),
-        Some(answer) => BodyProtocol::refusing(answer),
+    let mut protocol = match (refusal, transport) {
+        (None, Transport::Plain) => BodyProtocol::default(),
+        (None, Transport::Tls) => BodyProtocol::secured(),
+        (Some(answer), _) => BodyProtocol::refusing(answer),
     };
     if let (Transport::Tls, Some(secured)) = (transport, &core.secured) {
         match Box::pin(secured::handshake(&core, secured, &connection)).await {

@@ -26,6 +26,8 @@ use crate::tls::{Acceptor, Alert, Session};
 /// What a core has for TLS.
 pub struct Secured {
     acceptor: Arc<Acceptor>,
+    /// The port of its listener.
+    port: u16,
     /// Places for handshakes.
     places: Semaphore,
     /// Those that have one, and since when.
@@ -35,14 +37,20 @@ pub struct Secured {
 }
 
 impl Secured {
-    /// For handshakes that start from this.
-    pub fn new(acceptor: Arc<Acceptor>) -> Secured {
+    /// For handshakes that start from this, of connections to this port.
+    pub fn new(acceptor: Arc<Acceptor>, port: u16) -> Secured {
         Secured {
             acceptor,
+            port,
             places: Semaphore::new(HANDSHAKES_MAX),
             handshakes: RefCell::default(),
             incoming: RefCell::new(vec![0; RECORD_BYTES_MAX].into()),
         }
+    }
+
+    /// The port of its listener.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Waits for a place.

@@ -232,7 +232,7 @@ async fn serve(
         credit_bytes_min: limits::CREDIT_BYTES_MIN,
     };
     let lender = Lender::new(plan.budget, plan.send_buffer_floor, plan.send_buffer_max);
-    let core = Rc::new(Core::new(
+    let mut core = Core::new(
         sources,
         gate,
         lender,
@@ -240,8 +240,14 @@ async fn serve(
         plan.live,
         plan.signing,
         plan.access,
-        plan.tls.map(Secured::new),
-    ));
+    );
+    let mut by_tls = plan.listeners.iter();
+    let by_tls = by_tls.find(|(_, transport)| *transport == Transport::Tls);
+    if let (Some(acceptor), Some((listener, _))) = (plan.tls, by_tls) {
+        let port = listener.local_address()?.port();
+        core.secure(Secured::new(acceptor, port));
+    }
+    let core = Rc::new(core);
     let stats = &plan.stats;
     stats.pool_buffers.set(pool.buffers() as u64);
     stats

@@ -209,6 +209,14 @@ pub fn options(request: &Request, context: &Context) -> Response {
     head.finish(0..0, Recipient::of(request, context))
 }
 
+/// The response to a request that belongs elsewhere.
+pub fn redirect(location: &str, request: &Request, context: &Context) -> Response {
+    let mut head = Head::new(Status::PermanentRedirect, context, Some(request));
+    head.field("Location", location);
+    head.field("Content-Length", "0");
+    head.finish(0..0, Recipient::of(request, context))
+}
+
 /// An error with a short text as its body.
 pub fn error(
     status: Status,

@@ -14,6 +14,7 @@ pub mod parse;
 pub mod protocol;
 pub mod range;
 pub mod record;
+pub mod redirect;
 pub mod route;
 pub mod site;
 pub mod status;

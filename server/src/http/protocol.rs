@@ -22,6 +22,7 @@ use super::head::{self, Context, Representation, Response};
 use super::multipart::Parts;
 use super::parse::{self, Method, Parsed, Refusal, Request};
 use super::record::{self, Noted, Record};
+use super::redirect;
 use super::status::Status;
 use crate::memory::limits::{
     PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, RESPONSE_HEAD_BYTES_USUAL,
@@ -145,6 +146,8 @@ pub struct Protocol<O> {
     begun: bool,
     /// A response was cut off.
     cut: Option<Finished>,
+    /// Whether requests come without TLS, and are redirected where the site has it so.
+    is_plain: bool,
 }
 
 impl<O> Default for Protocol<O> {
@@ -155,11 +158,20 @@ impl<O> Default for Protocol<O> {
             current: Current::default(),
             begun: false,
             cut: None,
+            is_plain: true,
         }
     }
 }
 
 impl<O> Protocol<O> {
+    /// A connection with TLS.
+    pub fn secured() -> Protocol<O> {
+        Protocol {
+            is_plain: false,
+            ..Protocol::default()
+        }
+    }
+
     /// A connection that is refused: it gets this response and ends.
     pub fn refusing(response: Response) -> Protocol<O> {
         let mut protocol = Protocol {
@@ -247,6 +259,20 @@ impl<O> Protocol<O> {
                 } else {
                     Vec::new()
                 };
+                if self.is_plain
+                    && request.method != Method::Options
+                    && let Some(port) = context.site.redirect
+                {
+                    let response = match redirect::location(&bytes[..length], port) {
+                        Some(location) => head::redirect(&location, &request, context),
+                        None => {
+                            let reason =
+                                "only https is served, and without Host nobody knows where";
+                            head::error(Status::BadRequest, reason, &request, context)
+                        }
+                    };
+                    return self.send(response, None, None);
+                }
                 match request.method {
                     Method::Get | Method::Head => self.state = State::Opening(request),
                     Method::Options => self.send(head::options(&request, context), None, None),

@@ -18,6 +18,8 @@ pub struct Site {
     pub buckets: Buckets,
     /// Whether only signed requests are answered.
     pub require_signature: bool,
+    /// The port of https to which requests without TLS are redirected.
+    pub redirect: Option<u16>,
 }
 
 impl Site {

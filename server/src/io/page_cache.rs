@@ -46,7 +46,7 @@ pub fn read_cached(file: &File, mut buffer: &mut [u8], mut offset: FileOffset) -
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => {
                 buffer = &mut buffer[count..];
-                offset = offset + count as u64;
+                offset += count as u64;
             }
         }
     }

@@ -679,6 +679,7 @@ mod tests {
                 share_files: SHARE_FILES_DEFAULT,
                 gateway: cores % 2 == 0,
                 access_log: cores % 3 == 0,
+                tls: false,
                 connections,
                 descriptors_allow,
                 descriptors_own: 100,

@@ -99,8 +99,11 @@ impl Handshake {
                 Err(HandshakeError::Name)
             }
             Err(error) => {
-                // The library has an alert for it.
-                let _ = self.process(&mut connection);
+                // The library has an alert for it, which comes first. It is not to look at what is wrong again.
+                let status = connection.process_tls_records(&mut self.incoming);
+                if let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state {
+                    let _ = encode(&mut self.outgoing, |into| data.encode(into));
+                }
                 Err(error)
             }
         }

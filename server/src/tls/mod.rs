@@ -14,6 +14,8 @@ pub mod certificates;
 pub mod handshake;
 pub mod record;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 pub use acceptor::Acceptor;
 pub use alert::Alert;

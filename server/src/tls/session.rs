@@ -400,6 +400,12 @@ impl Session {
         Ok(end)
     }
 
+    /// From now on a key seals so many records and no more.
+    #[cfg(test)]
+    pub(super) fn limit_records(&mut self, most: u64) {
+        self.records_max = most;
+    }
+
     /// Whether the peer said that it sends nothing more.
     pub fn peer_has_ended(&self) -> bool {
         self.peer_has_ended
