@@ -5,8 +5,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::check::Check;
@@ -16,6 +14,7 @@ use crate::rate_limit::RateLimit;
 use crate::reading::{Ended, wait_for};
 use crate::response::{Body, Framing, Head};
 use crate::shared::{Local, Member};
+use crate::stream::Stream;
 use crate::tally::{Counters, Failure, FaultKind, Tally, record};
 
 /// How long a client waits for the server's close after `Connection: close`.
@@ -62,6 +61,9 @@ pub(crate) async fn client(local: Rc<Local>, place: Place, start: Instant) {
         if let Some(pause) = pause {
             sleep(pause).await;
         }
+    }
+    if let Some(mut connection) = client.connection {
+        connection.stream.close_notify();
     }
 }
 
@@ -121,9 +123,10 @@ impl<'a> Client<'a> {
     async fn attempt(&mut self, under_way: &mut UnderWay<'_>) -> Result<Option<Duration>, Failure> {
         // A server may close an idle connection at the moment it is used again. That is no fault: the client asks
         // again, once.
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
             let asked = Instant::now();
-            match self.exchange(&connection.stream, asked, under_way).await {
+            let stream = &mut connection.stream;
+            match self.exchange(stream, asked, under_way).await {
                 Err(failure) if matches!(failure.kind, FaultKind::HeadClosed | FaultKind::Send) => {
                     self.member.tally(|tally| tally.stale += 1);
                 }
@@ -131,17 +134,18 @@ impl<'a> Client<'a> {
             }
         }
         let asked = Instant::now();
-        let connection = self.connect().await?;
+        let mut connection = self.connect().await?;
         match self.member.prepared.group.class {
             Class::Connect => {
                 // Closes with a reset: tens of thousands of orderly closes a second would use up the ports in
                 // TIME_WAIT.
-                let _ = connection.stream.set_zero_linger();
+                connection.stream.reset_on_close();
                 Ok(None)
             }
             Class::Idle => Ok(Some(self.hold(&connection.stream, under_way).await)),
             _ => {
-                let next = self.exchange(&connection.stream, asked, under_way).await?;
+                let stream = &mut connection.stream;
+                let next = self.exchange(stream, asked, under_way).await?;
                 self.finish_response(connection, next).await
             }
         }
@@ -159,18 +163,40 @@ impl<'a> Client<'a> {
             receive_buffer: self.member.prepared.group.receive_buffer,
             timeout: shared.plan.timeout,
         };
-        let connection = dial.connect(&shared.counters).await?;
+        let mut connection = dial.connect(&shared.counters).await?;
         self.member.tally(|tally| {
             tally.connects += 1;
             record(&mut tally.connect_time, begun.elapsed());
         });
+        if self.member.prepared.group.class != Class::Connect {
+            self.handshake(&mut connection.stream).await?;
+        }
         Ok(connection)
+    }
+
+    /// Does the TLS handshake, if the target is of `https`.
+    async fn handshake(&self, stream: &mut Stream) -> Result<(), Failure> {
+        let Some(tls) = &self.member.local.shared.tls else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        let patience = self.member.plan().timeout;
+        let awaited = timeout(patience, stream.handshake(tls, &self.member.local.scratch)).await;
+        let negotiated = awaited
+            .map_err(|_| {
+                let detail = format!("no end of the TLS handshake within {patience:?}");
+                Failure::new(FaultKind::HandshakeTimeout, detail)
+            })?
+            .map_err(|error| Failure::new(FaultKind::Handshake, error))?;
+        self.member
+            .tally(|tally| tally.handshake(negotiated, begun.elapsed()));
+        Ok(())
     }
 
     /// Keeps the connection for the next request, or closes it in an orderly way.
     async fn finish_response(
         &mut self,
-        connection: Connection,
+        mut connection: Connection,
         next: Next,
     ) -> Result<Option<Duration>, Failure> {
         match next {
@@ -179,25 +205,34 @@ impl<'a> Client<'a> {
             Next::Pause(pause) => return Ok(Some(pause)),
             Next::AwaitClose => {
                 // The server closes first, so that TIME_WAIT and its port are the server's.
-                let _ = timeout(CLOSE_WAIT, async {
-                    loop {
-                        connection.stream.readable().await?;
-                        match connection.stream.try_read(&mut [0; 64]) {
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                            other => return other,
-                        }
-                    }
-                })
-                .await;
+                let _ = timeout(CLOSE_WAIT, self.read_to_end(&mut connection.stream)).await;
+                if connection.stream.is_cut_off() {
+                    self.member.tally(|tally| tally.cut_off += 1);
+                }
             }
         }
         Ok(None)
     }
 
+    /// Reads what still comes, to the connection's end.
+    async fn read_to_end(&self, stream: &mut Stream) -> io::Result<()> {
+        loop {
+            let read = stream.try_read(1024, &mut self.member.local.scratch.borrow_mut());
+            match read {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    stream.readable().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Sends one request and reads its response as the class does. Times count from `begun`.
     async fn exchange(
         &mut self,
-        stream: &TcpStream,
+        stream: &mut Stream,
         begun: Instant,
         under_way: &mut UnderWay<'_>,
     ) -> Result<Next, Failure> {
@@ -256,7 +291,7 @@ impl<'a> Client<'a> {
         if ended == Ended::Enough {
             self.member.tally(|tally| tally.aborted += 1);
             if self.random.bool() {
-                let _ = stream.set_zero_linger();
+                stream.reset_on_close();
             }
             return Ok(Next::Drop);
         }
@@ -312,7 +347,7 @@ impl<'a> Client<'a> {
         text.into_bytes()
     }
 
-    async fn send(&mut self, stream: &TcpStream, mut request: &[u8]) -> Result<(), Failure> {
+    async fn send(&mut self, stream: &mut Stream, mut request: &[u8]) -> Result<(), Failure> {
         let group = &self.member.prepared.group;
         let mut limit = match (group.class, group.rate) {
             (Class::Drip, Some(rate)) => Some(RateLimit::new(rate, Instant::now())),
@@ -324,20 +359,13 @@ impl<'a> Client<'a> {
                 let allowed = wait_for(limit).await;
                 most = most.min(usize::try_from(allowed).unwrap_or(usize::MAX));
             }
-            match stream.try_write(&request[..most]) {
-                Ok(sent) => {
-                    request = &request[sent..];
-                    if let Some(limit) = limit.as_mut() {
-                        limit.record(sent as u64);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let wait = timeout(self.member.plan().timeout, stream.writable()).await;
-                    let ready = wait
-                        .map_err(|_| Failure::new(FaultKind::Send, "the request is not taken"))?;
-                    ready.map_err(|error| Failure::new(FaultKind::Send, error))?;
-                }
-                Err(error) => return Err(Failure::new(FaultKind::Send, error)),
+            let patience = self.member.plan().timeout;
+            let sent = timeout(patience, stream.write_all(&request[..most])).await;
+            sent.map_err(|_| Failure::new(FaultKind::Send, "the request is not taken"))?
+                .map_err(|error| Failure::new(FaultKind::Send, error))?;
+            request = &request[most..];
+            if let Some(limit) = limit.as_mut() {
+                limit.record(most as u64);
             }
         }
         Ok(())
@@ -346,7 +374,7 @@ impl<'a> Client<'a> {
     /// Handles a response that is not the object, and decides what the client does next.
     async fn handle_refusal(
         &mut self,
-        stream: &TcpStream,
+        stream: &mut Stream,
         head: Head,
         body: &mut Body,
         rest: &[u8],
@@ -410,22 +438,13 @@ impl<'a> Client<'a> {
     }
 
     /// Keeps the connection without reading until the server ends it. Returns the pause after that.
-    async fn hold(&self, stream: &TcpStream, under_way: &mut UnderWay<'_>) -> Duration {
+    async fn hold(&self, stream: &Stream, under_way: &mut UnderWay<'_>) -> Duration {
         self.member.tally(|tally| tally.stalls += 1);
         under_way.settled = true;
         let mut held = self.under_way(|tally| tally.held += 1);
         let holding = &self.member.local.shared.counters.holding;
         Counters::add(holding, 1);
-        // Data makes the socket readable too. Clearing the readiness waits for the next event, which is more data
-        // (rare, since the buffer is small) or the end of the connection.
-        while let Ok(ready) = stream.ready(Interest::READABLE).await {
-            if ready.is_read_closed() || ready.is_error() {
-                break;
-            }
-            let _ = stream.try_io(Interest::READABLE, || {
-                Err::<(), _>(io::ErrorKind::WouldBlock.into())
-            });
-        }
+        stream.ended().await;
         held.settled = true;
         Counters::subtract(holding, 1);
         self.member.tally(|tally| tally.closed_by_server += 1);

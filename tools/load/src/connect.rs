@@ -8,11 +8,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::error::LoadError;
 use crate::plan::SOURCES_MAX;
+use crate::stream::Stream;
 use crate::tally::{Counters, Failure, FaultKind};
 use crate::target::Target;
 
@@ -82,7 +83,7 @@ pub(crate) fn claim_sources(
 
 /// An open connection. It is counted while it lives.
 pub(crate) struct Connection {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     counters: Arc<Counters>,
 }
 
@@ -126,7 +127,7 @@ impl Dial {
             .map_err(connect_failure)?;
         Counters::add(&counters.open, 1);
         Ok(Connection {
-            stream,
+            stream: Stream::new(stream),
             counters: Arc::clone(counters),
         })
     }

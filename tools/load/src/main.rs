@@ -12,7 +12,9 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use penstock_load::{Class, Group, Plan, Progress, Report, Verify, Watch, run_with};
+use penstock_load::{
+    Class, Group, Plan, Progress, Report, Tls, TlsVersion, Trust, Verify, Watch, run_with,
+};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -35,7 +37,7 @@ use signal_hook::flag;
 --stalled 10000 --slow 100@100KB/s --fast 4 --duration 30s --pid 1234 --csv out.csv --svg out.svg --seed 1"
 )]
 struct Args {
-    /// The object to request: `http://host[:port]/path`
+    /// The object to request: `http://host[:port]/path`, or `https:`
     #[arg(long)]
     url: String,
     /// Clients that read as fast as they can
@@ -102,6 +104,25 @@ struct Args {
     /// Compare whole objects with this SHA-256
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
+
+    /// Accept every certificate of an `https` server, and every signature
+    #[arg(long, conflicts_with = "ca")]
+    insecure: bool,
+    /// Accept certificates of the roots in this PEM file (default: the system's)
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Name that the certificate must have, sent as SNI (default: the URL's host)
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// Speak only this version of TLS (default: 1.3, or 1.2 if the server has no other)
+    #[arg(long, value_name = "1.2|1.3", value_parser = parse_version)]
+    tls: Option<TlsVersion>,
+    /// Resume TLS sessions (default: every handshake is a full one)
+    #[arg(long)]
+    resume: bool,
+    /// Offer the key exchange X25519MLKEM768 first (default: not at all)
+    #[arg(long)]
+    post_quantum: bool,
 
     /// Process of the server, whose memory and CPU time are sampled; several are separated by commas
     #[arg(long, value_name = "PID", value_delimiter = ',')]
@@ -241,7 +262,26 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     plan.backoff = args.backoff;
     plan.retry_after_max = args.retry_after_max;
     plan.allow_remote = args.allow_remote;
+    plan.tls = Tls {
+        trust: match &args.ca {
+            _ if args.insecure => Trust::All,
+            Some(path) => Trust::File(path.clone()),
+            None => Trust::System,
+        },
+        version: args.tls,
+        resume: args.resume,
+        post_quantum: args.post_quantum,
+        server_name: args.server_name.clone(),
+    };
     Ok(plan)
+}
+
+fn parse_version(text: &str) -> Result<TlsVersion, String> {
+    match text {
+        "1.2" => Ok(TlsVersion::V12),
+        "1.3" => Ok(TlsVersion::V13),
+        _ => Err("neither 1.2 nor 1.3".to_owned()),
+    }
 }
 
 fn progress_bar() -> ProgressBar {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::LoadError;
+use crate::tls::Tls;
 
 /// The largest number of clients in one plan. A typing error must not ask for a million sockets.
 pub const CLIENTS_MAX: usize = 200_000;
@@ -105,7 +106,7 @@ pub enum Reading {
     /// Copied to user space, as ordinary clients do.
     Copy,
     /// Dropped inside the kernel (MSG_TRUNC). Such a client costs almost no CPU time, for measuring a server on the
-    /// same machine. Bodies of unknown length are copied all the same.
+    /// same machine. Bodies of unknown length are copied all the same, and those that come by TLS are decrypted.
     Discard,
 }
 
@@ -146,7 +147,7 @@ pub struct Group {
     pub receive_buffer: Option<usize>,
     /// The network that its clients are in, one of loopback's: 127.0.N.0/24. `None`: the plan's source addresses.
     pub network: Option<u8>,
-    /// Body bytes to read before stalling or aborting.
+    /// Body bytes to read before stalling or aborting. By TLS it may be up to 16 KiB more: records can only be had whole.
     pub take: ByteSpan,
     /// How bytes are read.
     pub reading: Reading,
@@ -280,7 +281,7 @@ impl Default for Watch {
 /// A whole run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// `http://host[:port]/path`.
+    /// `http://host[:port]/path`, or `https:`.
     pub url: String,
     /// The clients, started in this order.
     pub groups: Vec<Group>,
@@ -308,6 +309,8 @@ pub struct Plan {
     pub verify: Verify,
     /// How to measure the server; `None`: not at all.
     pub watch: Option<Watch>,
+    /// How TLS is spoken, if the URL is of `https`.
+    pub tls: Tls,
     /// Allow a target on another machine.
     pub allow_remote: bool,
 }
@@ -330,6 +333,7 @@ impl Plan {
             headers: Vec::new(),
             verify: Verify::No,
             watch: None,
+            tls: Tls::default(),
             allow_remote: false,
         }
     }

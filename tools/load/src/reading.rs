@@ -2,11 +2,7 @@
 //! is held across a wait, so the memory of a waiting client does not depend on how it reads.
 
 use std::io;
-use std::os::fd::AsRawFd;
 
-use nix::sys::socket::{MsgFlags, recv};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::check::Check;
@@ -14,6 +10,7 @@ use crate::plan::{Class, Reading};
 use crate::rate_limit::RateLimit;
 use crate::response::{Body, Head};
 use crate::shared::Member;
+use crate::stream::Stream;
 use crate::tally::{Counters, Failure, FaultKind, record};
 
 /// Bytes of one read; one buffer of this size serves all clients of a thread.
@@ -35,31 +32,38 @@ impl Member<'_> {
     /// Reads the head and returns it with the bytes read behind it. Notes the time of the first byte.
     pub(crate) async fn read_head(
         &self,
-        stream: &TcpStream,
+        stream: &mut Stream,
         begun: Instant,
     ) -> Result<(Head, Vec<u8>), Failure> {
         let wish = match self.prepared.group.class {
             Class::Fast | Class::Short | Class::Drip => READ_BYTES / 8,
             _ => HEAD_READ_BYTES,
         };
-        let closed = |detail: &dyn ToString, got: usize| match got {
-            0 => Failure::new(FaultKind::HeadClosed, detail.to_string()),
-            got => Failure::new(
+        let closed = |error: &io::Error, got: usize| match got {
+            0 => Failure::unless_tls(FaultKind::HeadClosed, error, error),
+            got => Failure::unless_tls(
                 FaultKind::HeadBad,
-                format!("{} after {got} bytes", detail.to_string()),
+                error,
+                format!("{error} after {got} bytes"),
             ),
+        };
+        let cut = || {
+            io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "closed before the end of the head",
+            )
         };
         let mut bytes = Vec::new();
         loop {
             let wait = {
-                let scratch = &mut self.local.scratch.borrow_mut().read[..wish];
-                match stream.try_read(scratch) {
-                    Ok(0) => return Err(closed(&"closed before the end of the head", bytes.len())),
+                let scratch = &mut self.local.scratch.borrow_mut();
+                match stream.try_read(wish, scratch) {
+                    Ok(0) => return Err(closed(&cut(), bytes.len())),
                     Ok(got) => {
                         if bytes.is_empty() {
                             self.tally(|tally| record(&mut tally.first_byte_time, begun.elapsed()));
                         }
-                        bytes.extend_from_slice(&scratch[..got]);
+                        bytes.extend_from_slice(&scratch.read[..got]);
                         false
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
@@ -87,7 +91,7 @@ impl Member<'_> {
     /// Reads a body to its end, or until it has `stop_at` bytes.
     pub(crate) async fn read_body(
         &self,
-        stream: &TcpStream,
+        stream: &mut Stream,
         body: &mut Body,
         check: &mut Check<'_>,
         rest: &[u8],
@@ -95,7 +99,10 @@ impl Member<'_> {
         mut limit: Option<&mut RateLimit>,
     ) -> Result<Ended, Failure> {
         let reading = self.prepared.group.reading;
-        let discard = reading == Reading::Discard && check.is_nothing() && body.length_is_known();
+        let discard = reading == Reading::Discard
+            && check.is_nothing()
+            && body.length_is_known()
+            && stream.can_discard();
         self.feed(body, check, rest)?;
         if let Some(limit) = limit.as_deref_mut() {
             limit.record(rest.len() as u64);
@@ -125,6 +132,14 @@ impl Member<'_> {
                 Ok(0) => {
                     body.end()
                         .map_err(|detail| Failure::new(FaultKind::BodyClosed, detail))?;
+                    // Only close_notify says that a body of unknown length is whole.
+                    if stream.is_cut_off() {
+                        let detail = format!(
+                            "closed without close_notify after {} bytes",
+                            body.received()
+                        );
+                        return Err(Failure::new(FaultKind::TlsCutOff, detail));
+                    }
                     return Ok(Ended::Whole);
                 }
                 Ok(got) => {
@@ -149,23 +164,23 @@ impl Member<'_> {
                 }
                 Err(error) => {
                     let detail = format!("{error} after {} bytes", body.received());
-                    return Err(Failure::new(FaultKind::BodyClosed, detail));
+                    return Err(Failure::unless_tls(FaultKind::BodyClosed, &error, detail));
                 }
             }
         }
     }
 
-    /// Reads at most `wish` bytes once, and passes them to body and check.
+    /// Reads about `wish` bytes once, and passes them to body and check.
     fn take(
         &self,
-        stream: &TcpStream,
+        stream: &mut Stream,
         body: &mut Body,
         check: &mut Check<'_>,
         wish: u64,
     ) -> Result<io::Result<usize>, Failure> {
         let wish = usize::try_from(wish).unwrap_or(usize::MAX).min(READ_BYTES);
         let mut scratch = self.local.scratch.borrow_mut();
-        let got = stream.try_read(&mut scratch.read[..wish]);
+        let got = stream.try_read(wish, &mut scratch);
         if let Ok(got) = got {
             // The buffer is moved out for a moment, so that the comparison can use the other buffer.
             let read = std::mem::take(&mut scratch.read);
@@ -189,17 +204,10 @@ impl Member<'_> {
         fed
     }
 
-    /// Reads at most `wish` bytes once, which the kernel drops: TCP's MSG_TRUNC.
-    fn discard(&self, stream: &TcpStream, body: &mut Body, wish: u64) -> io::Result<usize> {
+    /// Reads at most `wish` bytes once, which nobody sees.
+    fn discard(&self, stream: &Stream, body: &mut Body, wish: u64) -> io::Result<usize> {
         let wish = usize::try_from(wish).unwrap_or(usize::MAX).min(READ_BYTES);
-        let mut scratch = self.local.scratch.borrow_mut();
-        let got = stream.try_io(Interest::READABLE, || {
-            Ok(recv(
-                stream.as_raw_fd(),
-                &mut scratch.read[..wish],
-                MsgFlags::MSG_TRUNC,
-            )?)
-        })?;
+        let got = stream.discard(wish, &mut self.local.scratch.borrow_mut())?;
         body.skip(got as u64);
         self.count_body(got as u64, false);
         Ok(got)

@@ -42,6 +42,10 @@ pub struct GroupReport {
     pub seconds: f64,
     /// Connections made.
     pub connects: u64,
+    /// TLS handshakes completed.
+    pub handshakes: u64,
+    /// Those of them that resumed a session.
+    pub resumed: u64,
     /// Requests sent, including those repeated after a stale connection.
     pub requests: u64,
     /// Response heads received.
@@ -58,6 +62,8 @@ pub struct GroupReport {
     pub closed_by_server: u64,
     /// Kept connections that were found closed when used again; the request was repeated on a new one.
     pub stale: u64,
+    /// Connections that the server ended without TLS's close_notify, seen by clients that waited for the end.
+    pub cut_off: u64,
     /// Requests in progress at the end of the run.
     pub unfinished: u64,
     /// Responses with status 503.
@@ -76,14 +82,20 @@ pub struct GroupReport {
     pub completed_per_second: f64,
     /// Connections a second, over `seconds`.
     pub connects_per_second: f64,
+    /// TLS handshakes a second, over `seconds`.
+    pub handshakes_per_second: f64,
+    /// TLS handshakes by what was agreed on: version, cipher suite and key exchange.
+    pub negotiated: BTreeMap<String, u64>,
     /// Responses by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Faults, by kind.
     pub faults: Vec<Fault>,
     /// Time to connect.
     pub connect_time: Quantiles,
-    /// From the request to the first byte of the response. It includes connecting if the request needed a new
-    /// connection.
+    /// From the connection to the end of the TLS handshake.
+    pub handshake_time: Quantiles,
+    /// From the request to the first byte of the response. It includes connecting, and TLS's handshake, if the request
+    /// needed a new connection.
     pub first_byte_time: Quantiles,
     /// From the request to the last byte, of completed responses.
     pub total_time: Quantiles,
@@ -183,6 +195,8 @@ impl Report {
                 clients: group.clients as u64,
                 seconds,
                 connects: tally.connects,
+                handshakes: tally.handshakes,
+                resumed: tally.resumed,
                 requests: tally.requests,
                 responses: tally.responses,
                 completed: tally.completed,
@@ -191,6 +205,7 @@ impl Report {
                 held: tally.held,
                 closed_by_server: tally.closed_by_server,
                 stale: tally.stale,
+                cut_off: tally.cut_off,
                 unfinished: tally.unfinished,
                 refused: tally.refused,
                 retry_after: tally.retry_after,
@@ -200,6 +215,8 @@ impl Report {
                 bytes_per_second: rate(tally.body_bytes),
                 completed_per_second: rate(tally.completed),
                 connects_per_second: rate(tally.connects),
+                handshakes_per_second: rate(tally.handshakes),
+                negotiated: tally.negotiated,
                 statuses: tally.statuses,
                 faults: tally
                     .faults
@@ -207,6 +224,7 @@ impl Report {
                     .map(|(kind, (count, first))| Fault { kind, count, first })
                     .collect(),
                 connect_time: Quantiles::of(&tally.connect_time),
+                handshake_time: Quantiles::of(&tally.handshake_time),
                 first_byte_time: Quantiles::of(&tally.first_byte_time),
                 total_time: Quantiles::of(&tally.total_time),
             }
@@ -249,14 +267,16 @@ impl Report {
             "name,class,clients,seconds,connects,requests,responses,completed,aborted,stalls,held,closed_by_server,stale,\
              unfinished,refused,retry_after,body_bytes,checked_bytes,bytes_per_second,completed_per_second,connects_per_second,\
              faults,first_byte_p50,first_byte_p90,first_byte_p99,first_byte_p999,first_byte_max,\
-             total_p50,total_p90,total_p99,total_p999,total_max\n",
+             total_p50,total_p90,total_p99,total_p999,total_max,\
+             handshakes,resumed,cut_off,handshakes_per_second,\
+             handshake_p50,handshake_p90,handshake_p99,handshake_p999,handshake_max\n",
         );
         for g in &self.groups {
             let faults: u64 = g.faults.iter().map(|fault| fault.count).sum();
-            let (first, total) = (g.first_byte_time, g.total_time);
+            let (first, total, handshake) = (g.first_byte_time, g.total_time, g.handshake_time);
             let _ = writeln!(
                 text,
-                "{},{},{},{:.3},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{:.0},{:.1},{:.1},{},{},{},{},{},{},{},{},{},{},{}",
+                "{},{},{},{:.3},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{:.0},{:.1},{:.1},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{:.1},{},{},{},{},{}",
                 g.name,
                 g.class.name(),
                 g.clients,
@@ -288,7 +308,16 @@ impl Report {
                 total.p90,
                 total.p99,
                 total.p999,
-                total.max
+                total.max,
+                g.handshakes,
+                g.resumed,
+                g.cut_off,
+                g.handshakes_per_second,
+                handshake.p50,
+                handshake.p90,
+                handshake.p99,
+                handshake.p999,
+                handshake.max
             );
         }
         text
@@ -488,12 +517,15 @@ impl fmt::Display for GroupReport {
         )?;
         let counts = [
             ("connections", self.connects),
+            ("handshakes", self.handshakes),
+            ("resumed", self.resumed),
             ("requests", self.requests),
             ("completed", self.completed),
             ("aborted", self.aborted),
             ("stalls", self.stalls),
             ("held at the end", self.held),
             ("closed by the server", self.closed_by_server),
+            ("ended without close_notify", self.cut_off),
             ("stale", self.stale),
             ("unfinished", self.unfinished),
         ];
@@ -510,6 +542,9 @@ impl fmt::Display for GroupReport {
                 counts.join(", ")
             }
         )?;
+        for (name, count) in &self.negotiated {
+            writeln!(f, "  {name}: {count}")?;
+        }
         let others = self.statuses.iter().filter(|(status, _)| **status != 503);
         let others: Vec<String> = others
             .map(|(status, count)| format!("{status}: {count}"))
@@ -529,6 +564,10 @@ impl fmt::Display for GroupReport {
         }
         if self.connect_time.count > 0 {
             writeln!(f, "  connect    {}", self.connect_time)?;
+        }
+        if self.handshake_time.count > 0 {
+            let rate = self.handshakes_per_second;
+            writeln!(f, "  handshake  {} ({rate:.1}/s)", self.handshake_time)?;
         }
         if self.first_byte_time.count > 0 {
             writeln!(f, "  first byte {}", self.first_byte_time)?;

@@ -1,6 +1,6 @@
 //! Plays a plan: prepares it, starts the event loops and the watcher, waits for them, and adds up the results.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -19,9 +19,11 @@ use crate::plan::{Plan, Reading, Verify};
 use crate::reading::READ_BYTES;
 use crate::report::{Report, ServerReport};
 use crate::response::{HEAD_BYTES_MAX, Head};
+use crate::session::{RECORDS_BYTES, blocking};
 use crate::shared::{Local, Prepared, Scratch, Shared};
 use crate::tally::{Counters, Tally};
 use crate::target::Target;
+use crate::tls::TlsClient;
 use crate::watch::{Watcher, settle};
 
 /// The interval at which [`run_with`]'s observer is called.
@@ -87,11 +89,16 @@ pub fn run_with(
     let target = Target::parse(&plan.url, plan.allow_remote)?;
     claim_descriptors(plan.clients())?;
     let sources = claim_sources(&target, plan.clients(), plan.sources)?;
-    let groups = prepare(plan, &target)?;
+    let tls = match target.tls {
+        true => Some(TlsClient::new(&plan.tls, &target)?),
+        false => None,
+    };
+    let groups = prepare(plan, &target, tls.as_ref())?;
     let counters = Arc::new(Counters::default());
     let shared = Arc::new(Shared {
         plan: plan.clone(),
         target,
+        tls,
         sources,
         groups,
         counters,
@@ -182,7 +189,11 @@ fn progress(shared: &Shared, start: Instant) -> Progress {
     }
 }
 
-fn prepare(plan: &Plan, target: &Target) -> Result<Vec<Prepared>, LoadError> {
+fn prepare(
+    plan: &Plan,
+    target: &Target,
+    tls: Option<&TlsClient>,
+) -> Result<Vec<Prepared>, LoadError> {
     let mut prepared = Vec::new();
     for group in &plan.groups {
         let path = group.path.as_deref().unwrap_or(&target.path);
@@ -207,7 +218,7 @@ fn prepare(plan: &Plan, target: &Target) -> Result<Vec<Prepared>, LoadError> {
         let size = match (group.range, expected.size()) {
             (None, _) => 0,
             (Some(_), Some(size)) => size,
-            (Some(_), None) => probe(plan, target, path)?,
+            (Some(_), None) => probe(plan, target, tls, path)?,
         };
         if group.range.is_some() && size == 0 {
             let reason = "an empty object has no ranges".into();
@@ -226,34 +237,23 @@ fn prepare(plan: &Plan, target: &Target) -> Result<Vec<Prepared>, LoadError> {
 }
 
 /// Requests one byte of `path`. The response tells the object's size, and that the server supports ranges.
-fn probe(plan: &Plan, target: &Target, path: &str) -> Result<u64, LoadError> {
+fn probe(
+    plan: &Plan,
+    target: &Target,
+    tls: Option<&TlsClient>,
+    path: &str,
+) -> Result<u64, LoadError> {
     let fail = |reason: String| LoadError::Probe {
         path: path.to_owned(),
         reason,
     };
-    let ask = || -> std::io::Result<Result<Head, String>> {
-        let mut stream = TcpStream::connect_timeout(&target.address, plan.timeout)?;
+    let ask = || -> io::Result<Result<Head, String>> {
+        let stream = TcpStream::connect_timeout(&target.address, plan.timeout)?;
         stream.set_read_timeout(Some(plan.timeout))?;
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nRange: bytes=0-0\r\nConnection: close\r\n\r\n",
-            target.host
-        );
-        stream.write_all(request.as_bytes())?;
-        let mut bytes = Vec::new();
-        let mut part = [0; 1024];
-        while bytes.len() < HEAD_BYTES_MAX {
-            let got = stream.read(&mut part)?;
-            if got == 0 {
-                return Ok(Err("the connection was closed before a response".into()));
-            }
-            bytes.extend_from_slice(&part[..got]);
-            match Head::parse(&bytes) {
-                Ok(Some((head, _))) => return Ok(Ok(head)),
-                Ok(None) => {}
-                Err(error) => return Ok(Err(error)),
-            }
+        match tls {
+            None => ask_size(stream, target, path),
+            Some(tls) => ask_size(blocking(tls, stream)?, target, path),
         }
-        Ok(Err("the response head is too long".into()))
     };
     let head = ask()
         .map_err(|error| fail(error.to_string()))?
@@ -265,6 +265,34 @@ fn probe(plan: &Plan, target: &Target, path: &str) -> Result<u64, LoadError> {
             head.status
         ))),
     }
+}
+
+/// Asks for the first byte of `path`, and returns the head of the response.
+fn ask_size(
+    mut stream: impl Read + Write,
+    target: &Target,
+    path: &str,
+) -> io::Result<Result<Head, String>> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nRange: bytes=0-0\r\nConnection: close\r\n\r\n",
+        target.host
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut part = [0; 1024];
+    while bytes.len() < HEAD_BYTES_MAX {
+        let got = stream.read(&mut part)?;
+        if got == 0 {
+            return Ok(Err("the connection was closed before a response".into()));
+        }
+        bytes.extend_from_slice(&part[..got]);
+        match Head::parse(&bytes) {
+            Ok(Some((head, _))) => return Ok(Ok(head)),
+            Ok(None) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Err("the response head is too long".into()))
 }
 
 /// Runs one event loop, with every `threads`th client.
@@ -281,6 +309,14 @@ fn work(shared: &Arc<Shared>, number: usize, start: Instant) -> std::io::Result<
         scratch: Scratch {
             read: vec![0; READ_BYTES],
             compare: Vec::new(),
+            records: vec![
+                0;
+                if shared.tls.is_some() {
+                    RECORDS_BYTES
+                } else {
+                    0
+                }
+            ],
         }
         .into(),
         panics: 0.into(),

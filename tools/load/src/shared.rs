@@ -8,11 +8,14 @@ use crate::check::Expected;
 use crate::plan::{Group, Plan};
 use crate::tally::{Counters, Tally};
 use crate::target::Target;
+use crate::tls::TlsClient;
 
 /// State that all threads share.
 pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) target: Target,
+    /// Of an `https` target.
+    pub(crate) tls: Option<TlsClient>,
     pub(crate) sources: usize,
     pub(crate) groups: Vec<Prepared>,
     pub(crate) counters: Arc<Counters>,
@@ -39,8 +42,11 @@ pub(crate) struct Local {
 
 #[derive(Default)]
 pub(crate) struct Scratch {
+    /// What was read, decrypted.
     pub(crate) read: Vec<u8>,
     pub(crate) compare: Vec<u8>,
+    /// TLS records, as they were received; empty if the target is not of `https`.
+    pub(crate) records: Vec<u8>,
 }
 
 /// One client's view of the shared state.

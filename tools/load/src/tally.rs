@@ -2,11 +2,14 @@
 //! are read during the run.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
+
+use crate::session::{Negotiated, is_tls_error};
 
 /// The kind of a fault on one connection or in one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -22,6 +25,10 @@ pub enum FaultKind {
     ConnectNoDescriptor,
     /// Any other failure to connect.
     ConnectOther,
+    /// The TLS handshake failed: a certificate that is not trusted, no version in common, an alert, a close.
+    Handshake,
+    /// No end of the TLS handshake within [`Plan::timeout`](crate::Plan::timeout).
+    HandshakeTimeout,
     /// The request could not be sent.
     Send,
     /// No response head within [`Plan::timeout`](crate::Plan::timeout).
@@ -40,6 +47,10 @@ pub enum FaultKind {
     BodyClosed,
     /// No byte of the body for [`Plan::idle_timeout`](crate::Plan::idle_timeout).
     BodyTimeout,
+    /// A TLS alert or a record that is wrong, after the handshake.
+    Tls,
+    /// The connection ended without TLS's close_notify, where nothing else tells that the body is whole.
+    TlsCutOff,
     /// The body's bytes are not the object's.
     WrongBytes,
 }
@@ -53,6 +64,8 @@ impl FaultKind {
             FaultKind::ConnectNoAddress => "connect-no-address",
             FaultKind::ConnectNoDescriptor => "connect-no-descriptor",
             FaultKind::ConnectOther => "connect-other",
+            FaultKind::Handshake => "handshake",
+            FaultKind::HandshakeTimeout => "handshake-timeout",
             FaultKind::Send => "send",
             FaultKind::HeadTimeout => "head-timeout",
             FaultKind::HeadClosed => "head-closed",
@@ -62,6 +75,8 @@ impl FaultKind {
             FaultKind::Body => "body",
             FaultKind::BodyClosed => "body-closed",
             FaultKind::BodyTimeout => "body-timeout",
+            FaultKind::Tls => "tls",
+            FaultKind::TlsCutOff => "tls-cut-off",
             FaultKind::WrongBytes => "wrong-bytes",
         }
     }
@@ -81,6 +96,14 @@ impl Failure {
             detail: detail.to_string(),
         }
     }
+
+    /// The same, if it was not TLS that failed.
+    pub(crate) fn unless_tls(kind: FaultKind, error: &io::Error, detail: impl ToString) -> Failure {
+        match is_tls_error(error) {
+            true => Failure::new(FaultKind::Tls, detail),
+            false => Failure::new(kind, detail),
+        }
+    }
 }
 
 /// Framing errors come as text from [`Body::feed`](crate::response::Body::feed).
@@ -97,6 +120,9 @@ impl From<String> for Failure {
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub(crate) connects: u64,
+    pub(crate) handshakes: u64,
+    pub(crate) resumed: u64,
+    pub(crate) cut_off: u64,
     pub(crate) requests: u64,
     pub(crate) responses: u64,
     pub(crate) completed: u64,
@@ -112,8 +138,10 @@ pub(crate) struct Tally {
     pub(crate) body_bytes: u64,
     pub(crate) checked_bytes: u64,
     pub(crate) statuses: BTreeMap<u16, u64>,
+    pub(crate) negotiated: BTreeMap<String, u64>,
     pub(crate) faults: BTreeMap<FaultKind, (u64, String)>,
     pub(crate) connect_time: Histogram<u64>,
+    pub(crate) handshake_time: Histogram<u64>,
     pub(crate) first_byte_time: Histogram<u64>,
     pub(crate) total_time: Histogram<u64>,
     /// The time of the group's first client's start, and of its last event.
@@ -127,6 +155,9 @@ impl Tally {
         let histogram = || Histogram::new(3).expect("three digits are allowed");
         Tally {
             connects: 0,
+            handshakes: 0,
+            resumed: 0,
+            cut_off: 0,
             requests: 0,
             responses: 0,
             completed: 0,
@@ -142,8 +173,10 @@ impl Tally {
             body_bytes: 0,
             checked_bytes: 0,
             statuses: BTreeMap::new(),
+            negotiated: BTreeMap::new(),
             faults: BTreeMap::new(),
             connect_time: histogram(),
+            handshake_time: histogram(),
             first_byte_time: histogram(),
             total_time: histogram(),
             span: None,
@@ -157,6 +190,13 @@ impl Tally {
             .0 += 1;
     }
 
+    pub(crate) fn handshake(&mut self, negotiated: Negotiated, time: Duration) {
+        self.handshakes += 1;
+        self.resumed += u64::from(negotiated.resumed);
+        *self.negotiated.entry(negotiated.name).or_default() += 1;
+        record(&mut self.handshake_time, time);
+    }
+
     /// Notes an event: the group was active until `now`.
     pub(crate) fn touch(&mut self, now: Instant) {
         let (first, _) = self.span.unwrap_or((now, now));
@@ -165,6 +205,9 @@ impl Tally {
 
     pub(crate) fn merge(&mut self, other: Tally) {
         self.connects += other.connects;
+        self.handshakes += other.handshakes;
+        self.resumed += other.resumed;
+        self.cut_off += other.cut_off;
         self.requests += other.requests;
         self.responses += other.responses;
         self.completed += other.completed;
@@ -182,11 +225,15 @@ impl Tally {
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
         }
+        for (name, count) in other.negotiated {
+            *self.negotiated.entry(name).or_default() += count;
+        }
         for (kind, (count, detail)) in other.faults {
             self.faults.entry(kind).or_insert((0, detail)).0 += count;
         }
         for (mine, theirs) in [
             (&mut self.connect_time, other.connect_time),
+            (&mut self.handshake_time, other.handshake_time),
             (&mut self.first_byte_time, other.first_byte_time),
             (&mut self.total_time, other.total_time),
         ] {

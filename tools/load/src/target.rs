@@ -8,6 +8,8 @@ use crate::error::LoadError;
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
+    /// Whether the URL is of `https`.
+    pub(crate) tls: bool,
     /// The Host header's value.
     pub(crate) host: String,
     /// Path and query, starting with `/`.
@@ -21,18 +23,24 @@ impl Target {
             reason: reason.to_owned(),
         };
         let uri: http::Uri = url.parse().map_err(|error| fail(&format!("{error}")))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(fail("TLS is not spoken here; use http://")),
-            _ => return Err(fail("not of the form http://host[:port]/path")),
-        }
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(fail("not of the form http[s]://host[:port]/path")),
+        };
         let authority = uri.authority().ok_or_else(|| fail("it names no host"))?;
         if authority.as_str().contains('@') {
             return Err(fail("a user name in it is not supported"));
         }
         // authority.port() is None for an invalid port, too.
         let port = match authority.as_str().strip_prefix(authority.host()) {
-            Some("") => 80,
+            Some("") => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
             Some(port) => port
                 .strip_prefix(':')
                 .and_then(|digits| digits.parse().ok())
@@ -40,10 +48,7 @@ impl Target {
                 .ok_or_else(|| fail("its port is not in 1..=65535"))?,
             None => return Err(fail("it names no host")),
         };
-        let bare = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
+        let bare = bare(authority.host());
         let address = (bare, port)
             .to_socket_addrs()
             .and_then(|mut found| {
@@ -64,14 +69,28 @@ impl Target {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Target {
             address,
+            tls,
             host: authority.as_str().to_owned(),
             path: path.to_owned(),
         })
     }
 
+    /// The host without port and brackets, as certificates name it.
+    pub(crate) fn bare_host(&self) -> &str {
+        let host: Option<&str> = match self.host.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(host),
+            _ => None,
+        };
+        bare(host.unwrap_or(&self.host))
+    }
+
     pub(crate) fn is_local(&self) -> bool {
         is_local(self.address.ip())
     }
+}
+
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn is_local(address: IpAddr) -> bool {
@@ -90,8 +109,16 @@ mod tests {
             (target.host.as_str(), target.path.as_str()),
             ("127.0.0.1:8080", "/a%20b?x=1")
         );
+        let target = Target::parse("https://[::1]", false).unwrap();
+        assert_eq!(
+            (target.address, target.tls),
+            ("[::1]:443".parse().unwrap(), true)
+        );
         let target = Target::parse("http://[::1]", false).unwrap();
-        assert_eq!(target.address, "[::1]:80".parse().unwrap());
+        assert_eq!(
+            (target.address, target.tls),
+            ("[::1]:80".parse().unwrap(), false)
+        );
         assert_eq!((target.host.as_str(), target.path.as_str()), ("[::1]", "/"));
     }
 
@@ -115,7 +142,6 @@ mod tests {
             "x",
             "/x",
             "ftp://127.0.0.1/",
-            "https://127.0.0.1/",
             "http://u@127.0.0.1/",
             "http://127.0.0.1:99999/",
         ] {

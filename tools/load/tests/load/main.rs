@@ -15,6 +15,7 @@ use penstock_load::{
 use sha2::{Digest, Sha256};
 
 mod server;
+mod tls;
 
 use server::{BIG, Counts, Server, object};
 

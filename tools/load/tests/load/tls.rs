@@ -1,0 +1,264 @@
+//! The clients by TLS, against a rustls server of the same behaviour.
+
+use std::sync::Arc;
+
+use penstock_load::{ByteSpan, Class, FaultKind, Group, Plan, Tls, TlsVersion, Trust, Verify, run};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use crate::server::{BIG, Counts, Server, object};
+use crate::{no_faults, play, play_until};
+
+/// A server of these versions, and the PEM file of the only certificate that its clients should accept.
+fn tls_server(versions: &[&'static SupportedProtocolVersion]) -> (Server, NamedTempFile) {
+    let names = ["127.0.0.1".to_owned(), "penstock.test".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), made.cert.pem()).unwrap();
+    (Server::start_tls(config), file)
+}
+
+fn any_version() -> (Server, NamedTempFile) {
+    tls_server(&[&TLS13, &TLS12])
+}
+
+fn plan(server: &Server, ca: &NamedTempFile, path: &str, groups: Vec<Group>) -> Plan {
+    let mut plan = server.plan(path);
+    plan.tls.trust = Trust::File(ca.path().to_owned());
+    plan.groups = groups;
+    plan
+}
+
+fn group(class: Class, clients: usize, requests: u64) -> Group {
+    Group {
+        requests: Some(requests),
+        ..Group::new(class, clients)
+    }
+}
+
+#[test]
+fn bytes_are_verified_through_tls() {
+    let (server, ca) = any_version();
+    for path in ["/big", "/chunked"] {
+        let mut plan = plan(&server, &ca, path, vec![group(Class::Fast, 3, 4)]);
+        plan.verify = Verify::Sha256(Sha256::digest(object()).into());
+        let (_, group) = play(plan);
+        no_faults(&group);
+        assert_eq!((group.connects, group.handshakes), (3, 3));
+        assert_eq!((group.completed, group.resumed), (12, 0));
+        assert_eq!(group.checked_bytes, 12 * BIG as u64);
+        assert_eq!(group.handshake_time.count, 3);
+    }
+    let mut wrong = plan(&server, &ca, "/flipped", vec![group(Class::Fast, 1, 1)]);
+    wrong.verify = Verify::Sha256(Sha256::digest(object()).into());
+    assert!(run(&wrong).unwrap().has_wrong_bytes());
+    let counts = Arc::clone(&server.counts);
+    drop(server);
+    // Each client said goodbye, but for the last, which has nothing to say to such a server.
+    assert_eq!(Counts::get(&counts.handshakes), 7);
+    assert_eq!(Counts::get(&counts.close_notifies), 6);
+}
+
+#[test]
+fn ranges_of_an_object_of_unknown_size_are_asked_for_by_tls() {
+    let (server, ca) = any_version();
+    let ranges = Group {
+        range: Some(ByteSpan {
+            min: 1,
+            max: 70_000,
+        }),
+        ..group(Class::Fast, 2, 20)
+    };
+    let (_, group) = play(plan(&server, &ca, "/big", vec![ranges]));
+    no_faults(&group);
+    assert_eq!((group.completed, group.statuses[&206]), (40, 40));
+    assert_eq!(group.connects, 2);
+}
+
+#[test]
+fn a_certificate_of_somebody_else_is_refused() {
+    let (server, ca) = any_version();
+    let (_other, other_ca) = any_version();
+    let handshake_of = |plan: Plan| play(plan).1.faults;
+    let mut plan = plan(&server, &other_ca, "/small", vec![group(Class::Fast, 1, 2)]);
+    let faults = handshake_of(plan.clone());
+    assert_eq!((faults[0].kind, faults[0].count), (FaultKind::Handshake, 2));
+    assert!(faults[0].first.contains("certificate"), "{faults:?}");
+
+    // The right root, and another name.
+    plan.tls.trust = Trust::File(ca.path().to_owned());
+    plan.tls.server_name = Some("other.test".to_owned());
+    let faults = handshake_of(plan.clone());
+    assert_eq!((faults[0].kind, faults[0].count), (FaultKind::Handshake, 2));
+    plan.tls.server_name = Some("penstock.test".to_owned());
+    assert_eq!(play(plan.clone()).1.completed, 2);
+
+    plan.tls.trust = Trust::All;
+    plan.tls.server_name = None;
+    assert_eq!(play(plan).1.completed, 2);
+}
+
+#[test]
+fn a_version_is_agreed_on_or_the_alert_is_named() {
+    let only = |version| Tls {
+        trust: Trust::All,
+        version,
+        ..Tls::default()
+    };
+    for (versions, version, agreed) in [
+        (&[&TLS13, &TLS12][..], None, "TLS 1.3 TLS13_"),
+        (&[&TLS13, &TLS12], Some(TlsVersion::V13), "TLS 1.3 TLS13_"),
+        (
+            &[&TLS13, &TLS12],
+            Some(TlsVersion::V12),
+            "TLS 1.2 TLS_ECDHE",
+        ),
+        (&[&TLS12], None, "TLS 1.2 TLS_ECDHE"),
+    ] {
+        let (server, ca) = tls_server(versions);
+        let mut plan = plan(&server, &ca, "/big", vec![group(Class::Fast, 2, 2)]);
+        plan.tls = only(version);
+        plan.verify = Verify::Sha256(Sha256::digest(object()).into());
+        let (report, group) = play(plan);
+        no_faults(&group);
+        assert_eq!(group.completed, 4);
+        let (name, count) = group.negotiated.first_key_value().unwrap();
+        assert!(name.starts_with(agreed) && *count == 2, "{name}");
+        assert!(report.to_string().contains(agreed), "{report}");
+    }
+    for (versions, version) in [(&[&TLS13], TlsVersion::V12), (&[&TLS12], TlsVersion::V13)] {
+        let (server, ca) = tls_server(versions);
+        let mut plan = plan(&server, &ca, "/big", vec![group(Class::Fast, 1, 1)]);
+        plan.tls = only(Some(version));
+        let (_, group) = play(plan);
+        assert_eq!(group.faults(FaultKind::Handshake), 1);
+        let first = &group.faults[0].first;
+        assert!(first.contains("ProtocolVersion"), "{first}");
+    }
+}
+
+#[test]
+fn stalled_clients_stop_reading_and_stay() {
+    let (server, ca) = any_version();
+    let take = ByteSpan::exactly(300_000);
+    let mut more = group(Class::Stalled, 3, 1);
+    (more.name, more.take) = ("more".to_owned(), take);
+    let groups = vec![group(Class::Stalled, 20, 1), more, group(Class::Idle, 2, 1)];
+    let plan = plan(&server, &ca, "/big", groups);
+    let report = play_until(&plan, |progress| progress.holding == 25);
+    for group in &report.groups {
+        no_faults(group);
+        assert_eq!(
+            (group.held, group.handshakes),
+            (group.clients, group.clients)
+        );
+    }
+    // A record of at most 16 KiB has the head and the first bytes, or the last of those that are wanted.
+    assert!(report.groups[0].body_bytes < 20 * 16 * 1024);
+    let more = report.groups[1].body_bytes;
+    assert!((900_000..900_000 + 3 * 16 * 1024).contains(&more), "{more}");
+    let counts = Arc::clone(&server.counts);
+    drop(server);
+    assert_eq!(Counts::get(&counts.cut_bodies), 23);
+    assert_eq!(Counts::get(&counts.whole_bodies), 0);
+}
+
+#[test]
+fn all_other_clients_work_by_tls() {
+    let (server, ca) = any_version();
+    let rate = |class, rate| Group {
+        rate: Some(rate),
+        ..group(class, 2, 1)
+    };
+    let slow = Group {
+        range: Some(ByteSpan::exactly(80_000)),
+        ..rate(Class::Slow, 1 << 20)
+    };
+    let aborting = Group {
+        take: ByteSpan {
+            min: 5_000,
+            max: 100_000,
+        },
+        ..group(Class::Aborting, 4, 10)
+    };
+    let small = |mut group: Group| {
+        group.path = Some("/small".to_owned());
+        group
+    };
+    let groups = vec![
+        slow,
+        aborting,
+        small(group(Class::Short, 2, 10)),
+        group(Class::Connect, 2, 3),
+        small(rate(Class::Drip, 1000)),
+    ];
+    let report = run(&plan(&server, &ca, "/big", groups)).unwrap();
+    for group in &report.groups {
+        no_faults(group);
+    }
+    let counts = |name: &str| {
+        let group = report.group(name).unwrap();
+        (group.connects, group.handshakes, group.completed)
+    };
+    assert_eq!(counts("slow"), (2, 2, 2));
+    assert_eq!(counts("short"), (20, 20, 20));
+    assert_eq!(counts("connect"), (6, 0, 0));
+    assert_eq!(counts("drip"), (2, 2, 2));
+    assert_eq!(report.group("aborting").unwrap().aborted, 40);
+    assert_eq!(report.group("short").unwrap().cut_off, 0);
+}
+
+#[test]
+fn an_end_without_close_notify_is_no_end_of_a_body() {
+    let (server, ca) = any_version();
+    let at = |path: &str| play(plan(&server, &ca, path, vec![group(Class::Fast, 1, 2)])).1;
+    let whole = at("/until-close");
+    no_faults(&whole);
+    assert_eq!((whole.completed, whole.cut_off), (2, 0));
+    let cut = at("/cut-off");
+    assert_eq!((cut.completed, cut.faults(FaultKind::TlsCutOff)), (0, 2));
+    let first = &cut.faults[0].first;
+    assert!(
+        first.contains("without close_notify after 10 bytes"),
+        "{first}"
+    );
+    // Here the length tells.
+    assert_eq!(at("/short").faults(FaultKind::BodyClosed), 2);
+}
+
+#[test]
+fn a_record_that_is_wrong_is_named() {
+    let (server, ca) = any_version();
+    let bad = plan(&server, &ca, "/bad-record", vec![group(Class::Fast, 1, 2)]);
+    let (_, group) = play(bad);
+    assert_eq!((group.completed, group.faults(FaultKind::Tls)), (0, 2));
+    assert_eq!(group.body_bytes, 18);
+    let first = &group.faults[0].first;
+    assert!(first.contains("after 9 bytes"), "{first}");
+}
+
+#[test]
+fn sessions_are_resumed_if_asked_for() {
+    for version in [TlsVersion::V12, TlsVersion::V13] {
+        let (server, ca) = any_version();
+        let mut plan = plan(&server, &ca, "/small", vec![group(Class::Short, 1, 10)]);
+        plan.tls.version = Some(version);
+        let (_, group) = play(plan.clone());
+        assert_eq!((group.handshakes, group.resumed), (10, 0), "{version:?}");
+        plan.tls.resume = true;
+        let (_, group) = play(plan);
+        no_faults(&group);
+        assert_eq!((group.handshakes, group.resumed), (10, 9), "{version:?}");
+    }
+}
