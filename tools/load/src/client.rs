@@ -13,9 +13,11 @@ use crate::plan::{ByteSpan, Class};
 use crate::rate_limit::RateLimit;
 use crate::reading::{Ended, wait_for};
 use crate::response::{Body, Framing, Head};
+use crate::session::is_tls_error;
 use crate::shared::{Local, Member};
 use crate::stream::Stream;
 use crate::tally::{Counters, Failure, FaultKind, Tally, record};
+use crate::tls::TlsClient;
 
 /// How long a client waits for the server's close after `Connection: close`.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -142,7 +144,16 @@ impl<'a> Client<'a> {
                 connection.stream.reset_on_close();
                 Ok(None)
             }
-            Class::Idle => Ok(Some(self.hold(&connection.stream, under_way).await)),
+            Class::Idle | Class::HalfOpen => {
+                Ok(Some(self.hold(&connection.stream, under_way).await))
+            }
+            Class::Handshake => {
+                connection.stream.close_notify();
+                self.wait_for_close(&mut connection.stream).await?;
+                // The server has closed or never will, and a reset leaves no port in TIME_WAIT.
+                connection.stream.reset_on_close();
+                Ok(None)
+            }
             _ => {
                 let stream = &mut connection.stream;
                 let next = self.exchange(stream, asked, under_way).await?;
@@ -168,17 +179,23 @@ impl<'a> Client<'a> {
             tally.connects += 1;
             record(&mut tally.connect_time, begun.elapsed());
         });
-        if self.member.prepared.group.class != Class::Connect {
-            self.handshake(&mut connection.stream).await?;
+        if let Some(tls) = &shared.tls {
+            self.secure(tls, &mut connection.stream).await?;
         }
         Ok(connection)
     }
 
-    /// Does the TLS handshake, if the target is of `https`.
-    async fn handshake(&self, stream: &mut Stream) -> Result<(), Failure> {
-        let Some(tls) = &self.member.local.shared.tls else {
-            return Ok(());
-        };
+    /// Begins TLS as the class does.
+    async fn secure(&self, tls: &TlsClient, stream: &mut Stream) -> Result<(), Failure> {
+        let group = &self.member.prepared.group;
+        match group.class {
+            Class::Connect => return Ok(()),
+            Class::HalfOpen => {
+                let sent = stream.half_open(tls, group.hello).await;
+                return sent.map_err(|error| Failure::new(FaultKind::Send, error));
+            }
+            _ => {}
+        }
         let begun = Instant::now();
         let patience = self.member.plan().timeout;
         let awaited = timeout(patience, stream.handshake(tls, &self.member.local.scratch)).await;
@@ -204,14 +221,24 @@ impl<'a> Client<'a> {
             Next::Drop => {}
             Next::Pause(pause) => return Ok(Some(pause)),
             Next::AwaitClose => {
-                // The server closes first, so that TIME_WAIT and its port are the server's.
-                let _ = timeout(CLOSE_WAIT, self.read_to_end(&mut connection.stream)).await;
-                if connection.stream.is_cut_off() {
-                    self.member.tally(|tally| tally.cut_off += 1);
-                }
+                // What is wrong after a whole response is the server's affair.
+                let _ = self.wait_for_close(&mut connection.stream).await;
             }
         }
         Ok(None)
+    }
+
+    /// Lets the server close first, so that TIME_WAIT and its port are the server's. Fails if TLS does; a server that goes
+    /// away in another way, or stays, is no fault.
+    async fn wait_for_close(&self, stream: &mut Stream) -> Result<(), Failure> {
+        let awaited = timeout(CLOSE_WAIT, self.read_to_end(stream)).await;
+        if stream.is_cut_off() {
+            self.member.tally(|tally| tally.cut_off += 1);
+        }
+        match awaited {
+            Ok(Err(error)) if is_tls_error(&error) => Err(Failure::new(FaultKind::Tls, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Reads what still comes, to the connection's end.

@@ -40,7 +40,9 @@ mod tls;
 mod watch;
 
 pub use error::LoadError;
-pub use plan::{ByteSpan, CLIENTS_MAX, Class, DURATION_MAX, Group, Plan, Reading, Verify, Watch};
+pub use plan::{
+    ByteSpan, CLIENTS_MAX, Class, DURATION_MAX, Group, Hello, Plan, Reading, Verify, Watch,
+};
 pub use report::{Cpu, Fault, GroupReport, Peaks, Quantiles, Report, ServerReport};
 pub use run::{Progress, run, run_with};
 pub use sockets::SocketMemory;

@@ -24,7 +24,7 @@ use signal_hook::flag;
 /// Clients come in groups, `COUNT[@RATE][,key=value...]`; an option can be given several times. Keys: name, start
 /// (a delay such as 5s), requests (at most, per client, failed ones included), path (instead of the URL's; {N} in it is a
 /// random number below N), range (LEN or MIN-MAX: random ranges), take (LEN or MIN-MAX: body bytes before stalling or
-/// aborting), keepalive (yes/no), rcvbuf (a size or auto), read (copy/discard), network (N: from addresses in 127.0.N.0/24),
+/// aborting), hello (nothing/part/whole: what half-open clients send of their ClientHello), keepalive (yes/no), rcvbuf (a size or auto), read (copy/discard), network (N: from addresses in 127.0.N.0/24),
 /// verify (a file), sha256.
 ///
 /// Exit status: 0 if all is well; 1 if wrong bytes were received, the budget was exceeded, or no client of any group got
@@ -58,12 +58,18 @@ struct Args {
     /// Clients that connect and close without a request, again and again
     #[arg(long, visible_alias = "connect-only", value_name = "GROUP")]
     connect: Vec<String>,
-    /// Clients that connect and send nothing
+    /// Clients that connect, do the TLS handshake if there is one, and send nothing
     #[arg(long, value_name = "GROUP")]
     idle: Vec<String>,
     /// Clients that send their request head at a rate: 100@20B/s
     #[arg(long, value_name = "GROUP")]
     drip: Vec<String>,
+    /// Clients that connect, do the TLS handshake, and close, again and again
+    #[arg(long, value_name = "GROUP")]
+    handshake: Vec<String>,
+    /// Clients that connect, send a part of the TLS handshake's first message, and then nothing
+    #[arg(long, value_name = "GROUP")]
+    half_open: Vec<String>,
 
     /// Length of the run; connections still open at its end are dropped
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
@@ -214,10 +220,12 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     let classes = [
         (Class::Stalled, &args.stalled),
         (Class::Idle, &args.idle),
+        (Class::HalfOpen, &args.half_open),
         (Class::Drip, &args.drip),
         (Class::Slow, &args.slow),
         (Class::Aborting, &args.aborting),
         (Class::Connect, &args.connect),
+        (Class::Handshake, &args.handshake),
         (Class::Short, &args.short),
         (Class::Fast, &args.fast),
     ];

@@ -24,7 +24,7 @@ const RECEIVE_BUFFER_SLOW: usize = 32 * 1024;
 
 /// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// Reads as fast as it can.
     Fast,
@@ -36,17 +36,21 @@ pub enum Class {
     Aborting,
     /// Connects, sends one request with `Connection: close`, reads to the end and closes, again and again.
     Short,
-    /// Connects and closes without a request, again and again.
+    /// Connects and closes without a request, again and again. There is no TLS handshake either.
     Connect,
-    /// Connects and sends nothing.
+    /// Connects, does the TLS handshake if there is one, and sends nothing.
     Idle,
     /// Sends its request head at [`Group::rate`], then reads as fast as it can: a "slow loris".
     Drip,
+    /// Connects, does the TLS handshake, says goodbye and closes, again and again.
+    Handshake,
+    /// Connects, sends [`Group::hello`], and then nothing.
+    HalfOpen,
 }
 
 impl Class {
     /// All classes, in the order of the documentation.
-    pub const ALL: [Class; 8] = [
+    pub const ALL: [Class; 10] = [
         Class::Fast,
         Class::Slow,
         Class::Stalled,
@@ -55,6 +59,8 @@ impl Class {
         Class::Connect,
         Class::Idle,
         Class::Drip,
+        Class::Handshake,
+        Class::HalfOpen,
     ];
 
     /// The class in one word, as in options and reports.
@@ -68,12 +74,19 @@ impl Class {
             Class::Connect => "connect",
             Class::Idle => "idle",
             Class::Drip => "drip",
+            Class::Handshake => "handshake",
+            Class::HalfOpen => "half-open",
         }
     }
 
     /// Whether the class needs a rate.
     pub fn needs_rate(self) -> bool {
         matches!(self, Class::Slow | Class::Drip)
+    }
+
+    /// Whether the class makes sense by TLS only.
+    pub fn needs_tls(self) -> bool {
+        matches!(self, Class::Handshake | Class::HalfOpen)
     }
 }
 
@@ -98,6 +111,17 @@ impl ByteSpan {
     pub(crate) fn draw(&self, random: &mut fastrand::Rng) -> u64 {
         random.u64(self.min..=self.max)
     }
+}
+
+/// What half-open clients send of their ClientHello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hello {
+    /// Nothing.
+    Nothing,
+    /// The first half.
+    Part,
+    /// All of it. The server's answer is not read.
+    Whole,
 }
 
 /// How body bytes are read from the kernel.
@@ -149,6 +173,8 @@ pub struct Group {
     pub network: Option<u8>,
     /// Body bytes to read before stalling or aborting. By TLS it may be up to 16 KiB more: records can only be had whole.
     pub take: ByteSpan,
+    /// What half-open clients send.
+    pub hello: Hello,
     /// How bytes are read.
     pub reading: Reading,
     /// What bodies are compared with; `None`: the plan's [`Plan::verify`], unless the group has its own path.
@@ -159,7 +185,9 @@ impl Group {
     /// A group with the class's defaults, named after the class.
     pub fn new(class: Class, clients: usize) -> Group {
         let (receive_buffer, take) = match class {
-            Class::Stalled | Class::Idle => (Some(RECEIVE_BUFFER_STALLED), ByteSpan::exactly(0)),
+            Class::Stalled | Class::Idle | Class::HalfOpen => {
+                (Some(RECEIVE_BUFFER_STALLED), ByteSpan::exactly(0))
+            }
             Class::Slow => (Some(RECEIVE_BUFFER_SLOW), ByteSpan::exactly(0)),
             Class::Aborting => (
                 None,
@@ -168,7 +196,7 @@ impl Group {
                     max: 1 << 20,
                 },
             ),
-            Class::Fast | Class::Short | Class::Connect | Class::Drip => {
+            Class::Fast | Class::Short | Class::Connect | Class::Drip | Class::Handshake => {
                 (None, ByteSpan::exactly(0))
             }
         };
@@ -185,6 +213,7 @@ impl Group {
             receive_buffer,
             network: None,
             take,
+            hello: Hello::Part,
             reading: Reading::Copy,
             verify: None,
         }

@@ -336,7 +336,8 @@ impl GroupReport {
     /// Whether any client did what its class does. A body that the end of the run cut off counts: it was coming.
     pub fn has_successes(&self) -> bool {
         match self.class {
-            Class::Connect | Class::Idle | Class::Drip => self.connects > 0,
+            Class::Connect | Class::Idle | Class::Drip | Class::HalfOpen => self.connects > 0,
+            Class::Handshake => self.handshakes > 0,
             Class::Stalled => self.stalls + self.completed > 0,
             Class::Aborting => self.aborted + self.completed > 0,
             Class::Fast | Class::Slow | Class::Short => {

@@ -196,6 +196,12 @@ fn prepare(
 ) -> Result<Vec<Prepared>, LoadError> {
     let mut prepared = Vec::new();
     for group in &plan.groups {
+        if group.class.needs_tls() && tls.is_none() {
+            return Err(LoadError::Group {
+                group: group.name.clone(),
+                reason: format!("{} clients need an https URL", group.class.name()),
+            });
+        }
         let path = group.path.as_deref().unwrap_or(&target.path);
         let sound = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
         if !sound {

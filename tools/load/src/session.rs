@@ -71,6 +71,16 @@ impl Session {
         Ok(session)
     }
 
+    /// Sends of the ClientHello's bytes as many as `part` says; instead of the handshake.
+    pub(crate) async fn half_open(
+        mut self,
+        tcp: &TcpStream,
+        part: impl FnOnce(usize) -> usize,
+    ) -> io::Result<()> {
+        self.unsent.truncate(part(self.unsent.len()));
+        self.send(tcp).await
+    }
+
     /// Does the handshake, to the moment when the client's part is sent.
     pub(crate) async fn handshake(
         &mut self,

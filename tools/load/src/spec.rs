@@ -1,7 +1,7 @@
 //! Parses groups from text: `COUNT[@RATE][,key=value...]`, as on the command line.
 //!
 //! Keys: `name`, `rate`, `start` (a duration), `requests`, `path`, `range` and `take` (`LEN` or
-//! `MIN-MAX`), `keepalive` (`yes`/`no`), `rcvbuf` (a size or `auto`), `read` (`copy`/`discard`), `network`
+//! `MIN-MAX`), `hello` (`nothing`/`part`/`whole`), `keepalive` (`yes`/`no`), `rcvbuf` (a size or `auto`), `read` (`copy`/`discard`), `network`
 //! (0 to 255: from 127.0.N.1 and up), `verify` (a file), `sha256` (hex). Values cannot contain a comma.
 
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 
 use crate::error::LoadError;
-use crate::plan::{ByteSpan, Class, Group, Reading, Verify};
+use crate::plan::{ByteSpan, Class, Group, Hello, Reading, Verify};
 
 impl Group {
     /// Parses a group of `class` from `spec`, for example `100@100KB/s,start=5s,range=1MiB-4MiB`.
@@ -51,6 +51,7 @@ fn set(group: &mut Group, key: &str, value: &str) -> Result<(), String> {
         "path" => group.path = Some(value.to_owned()),
         "range" => group.range = Some(parse_span(value)?),
         "take" => group.take = parse_span(value)?,
+        "hello" => group.hello = parse_hello(value)?,
         "keepalive" => group.keep_alive = parse_choice(value, "yes", "no")?,
         "rcvbuf" if value == "auto" => group.receive_buffer = None,
         "rcvbuf" => {
@@ -61,7 +62,7 @@ fn set(group: &mut Group, key: &str, value: &str) -> Result<(), String> {
         "network" => group.network = Some(value.parse().map_err(|_| format!("{value:?} is not a number from 0 to 255"))?),
         "verify" => group.verify = Some(Verify::File(value.into())),
         "sha256" => group.verify = Some(Verify::Sha256(parse_sha256(value)?)),
-        _ => return Err("no such key; there are name, rate, start, requests, path, range, take, keepalive, rcvbuf, read, network, verify, sha256".into()),
+        _ => return Err("no such key; there are name, rate, start, requests, path, range, take, hello, keepalive, rcvbuf, read, network, verify, sha256".into()),
     }
     Ok(())
 }
@@ -71,6 +72,15 @@ fn parse_choice(value: &str, yes: &str, no: &str) -> Result<bool, String> {
         _ if value == yes => Ok(true),
         _ if value == no => Ok(false),
         _ => Err(format!("{value:?} is neither {yes} nor {no}")),
+    }
+}
+
+fn parse_hello(value: &str) -> Result<Hello, String> {
+    match value {
+        "nothing" => Ok(Hello::Nothing),
+        "part" => Ok(Hello::Part),
+        "whole" => Ok(Hello::Whole),
+        _ => Err(format!("{value:?} is neither nothing, part nor whole")),
     }
 }
 
@@ -163,6 +173,7 @@ mod tests {
             ("4,oops", "\"oops\" is not key=value"),
             ("4,colour=red", "no such key"),
             ("4,range=5-x", "\"x\""),
+            ("4,hello=half", "nothing, part nor whole"),
             ("4,keepalive=maybe", "neither yes nor no"),
             ("4,sha256=12", "64 hexadecimal digits"),
             (

@@ -8,6 +8,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 
+use crate::plan::Hello;
 use crate::session::{Negotiated, Session};
 use crate::shared::Scratch;
 use crate::tls::TlsClient;
@@ -33,6 +34,17 @@ impl Stream {
         let negotiated = session.handshake(&self.tcp, scratch).await?;
         self.session = Some(session);
         Ok(negotiated)
+    }
+
+    /// Begins a TLS handshake that will not be continued.
+    pub(crate) async fn half_open(&mut self, client: &TlsClient, hello: Hello) -> io::Result<()> {
+        let part = |whole: usize| match hello {
+            Hello::Nothing => 0,
+            Hello::Part => whole / 2,
+            Hello::Whole => whole,
+        };
+        // The session ends here, so that such a client costs no more than its socket.
+        Session::new(client)?.half_open(&self.tcp, part).await
     }
 
     /// Reads once, to the front of `scratch.read`: at most `wish` bytes of TCP; of TLS, whose records can only be had

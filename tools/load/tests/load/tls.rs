@@ -1,10 +1,16 @@
 //! The clients by TLS, against a rustls server of the same behaviour.
 
+use std::io::Read;
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
-use penstock_load::{ByteSpan, Class, FaultKind, Group, Plan, Tls, TlsVersion, Trust, Verify, run};
+use penstock_load::{
+    ByteSpan, Class, FaultKind, Group, Hello, Plan, Tls, TlsVersion, Trust, Verify, run,
+};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
+use rustls::server::Acceptor;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use sha2::{Digest, Sha256};
@@ -217,6 +223,81 @@ fn all_other_clients_work_by_tls() {
     assert_eq!(counts("drip"), (2, 2, 2));
     assert_eq!(report.group("aborting").unwrap().aborted, 40);
     assert_eq!(report.group("short").unwrap().cut_off, 0);
+}
+
+#[test]
+fn handshakes_are_done_again_and_again_and_counted() {
+    for version in [TlsVersion::V12, TlsVersion::V13] {
+        let (server, ca) = any_version();
+        let mut plan = plan(&server, &ca, "/", vec![group(Class::Handshake, 4, 25)]);
+        plan.tls.version = Some(version);
+        plan.threads = 2;
+        let (report, group) = play(plan);
+        no_faults(&group);
+        assert_eq!((group.connects, group.handshakes), (100, 100));
+        assert_eq!((group.requests, group.resumed, group.cut_off), (0, 0, 0));
+        assert_eq!(group.handshake_time.count, 100);
+        assert!(group.handshakes_per_second > 0.0 && report.has_successes());
+        assert!(report.to_string().contains("  handshake  p50 "), "{report}");
+        let counts = Arc::clone(&server.counts);
+        drop(server);
+        // The server saw every one of them to its end, and a goodbye.
+        assert_eq!(Counts::get(&counts.handshakes), 100);
+        assert_eq!(Counts::get(&counts.close_notifies), 100);
+    }
+}
+
+#[test]
+fn half_open_clients_send_a_part_of_the_hello_and_stay() {
+    for (hello, whole) in [
+        (Hello::Nothing, false),
+        (Hello::Part, false),
+        (Hello::Whole, true),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut plan = Plan::new(&format!("https://{}/", listener.local_addr().unwrap()));
+        plan.duration = Duration::from_secs(600);
+        plan.tls.trust = Trust::All;
+        plan.groups = vec![Group {
+            hello,
+            ..group(Class::HalfOpen, 3, 1)
+        }];
+        let report = play_until(&plan, |progress| progress.holding == 3);
+        let group = &report.groups[0];
+        no_faults(group);
+        assert_eq!((group.connects, group.handshakes, group.held), (3, 0, 3));
+        for _ in 0..3 {
+            // The clients are gone, so this ends.
+            let mut bytes = Vec::new();
+            let (mut client, _) = listener.accept().unwrap();
+            client.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes.is_empty(), hello == Hello::Nothing);
+            let mut acceptor = Acceptor::default();
+            acceptor.read_tls(&mut bytes.as_slice()).unwrap();
+            assert_eq!(acceptor.accept().unwrap().is_some(), whole, "{hello:?}");
+        }
+    }
+}
+
+#[test]
+fn half_open_clients_do_not_answer_and_need_tls() {
+    let (server, ca) = any_version();
+    // The ClientHello is whole, so the server answers; and then it waits until its peer goes.
+    let half_open = Group {
+        hello: Hello::Whole,
+        ..group(Class::HalfOpen, 2, 1)
+    };
+    let plan = plan(&server, &ca, "/", vec![half_open]);
+    let report = play_until(&plan, |progress| progress.holding == 2);
+    assert_eq!(report.groups[0].held, 2);
+    let counts = Arc::clone(&server.counts);
+    drop(server);
+    assert_eq!(Counts::get(&counts.handshakes), 0);
+
+    let mut plain = Plan::new("http://127.0.0.1:9/");
+    plain.groups = vec![group(Class::HalfOpen, 2, 1)];
+    let error = run(&plain).unwrap_err().to_string();
+    assert!(error.contains("need an https URL"), "{error}");
 }
 
 #[test]
