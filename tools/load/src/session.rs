@@ -73,7 +73,7 @@ impl Session {
 
     /// Sends of the ClientHello's bytes as many as `part` says; instead of the handshake.
     pub(crate) async fn half_open(
-        mut self,
+        mut self: Box<Self>,
         tcp: &TcpStream,
         part: impl FnOnce(usize) -> usize,
     ) -> io::Result<()> {
@@ -92,7 +92,7 @@ impl Session {
             if !self.connection.is_handshaking() {
                 return Ok(self.negotiated());
             }
-            match self.step(tcp, RECORD_BYTES_MAX, &mut scratch.borrow_mut()) {
+            match self.step(tcp, RECORDS_READ_BYTES, &mut scratch.borrow_mut()) {
                 Ok(0) if self.is_over() => return Err(closed("closed during the handshake")),
                 Ok(0) => continue,
                 Ok(_) => {
@@ -171,7 +171,7 @@ impl Session {
         records[..filled].copy_from_slice(&self.held);
         let single = wish < RECORD_BYTES_MAX;
         let mut want = match (single, missing(&records[..filled])) {
-            (false, _) => RECORDS_READ_BYTES.min(records.len() - filled),
+            (false, _) => RECORDS_READ_BYTES.min(wish).min(records.len() - filled),
             (true, 0) => HEADER_BYTES,
             (true, missing) => missing,
         };

@@ -44,7 +44,8 @@ impl Stream {
             Hello::Whole => whole,
         };
         // The session ends here, so that such a client costs no more than its socket.
-        Session::new(client)?.half_open(&self.tcp, part).await
+        let session = Box::new(Session::new(client)?);
+        session.half_open(&self.tcp, part).await
     }
 
     /// Reads once, to the front of `scratch.read`: at most `wish` bytes of TCP; of TLS, whose records can only be had
