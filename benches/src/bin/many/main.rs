@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -46,6 +47,18 @@ struct Options {
     /// Directory to build the stores in, on the disk to be measured; removed afterwards.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Go on in this directory, where a run was killed that had put some of the objects, and put those from number
+    /// `--resume-at` on. It stays
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "resume_at",
+        conflicts_with = "dir"
+    )]
+    resume: Option<PathBuf>,
+    /// See `--resume`
+    #[arg(long, value_name = "N")]
+    resume_at: Option<u64>,
     /// The server's program [default: the one beside this benchmark].
     #[arg(long, value_name = "FILE")]
     penstock: Option<PathBuf>,
@@ -64,8 +77,15 @@ fn main() -> anyhow::Result<()> {
     let objects = options
         .objects
         .unwrap_or(if options.quick { 500 } else { 100_000 });
-    let directory = scratch::directory("many", options.dir.as_deref())?;
-    let stores = object::stores(directory.path(), options.shape)?;
+    let begun = options.resume_at.unwrap_or(0);
+    ensure!(begun < objects, "--resume-at: there are {objects} objects");
+    let logs = scratch::directory("many", options.dir.as_deref())?;
+    let stores = match &options.resume {
+        None => object::stores(logs.path(), options.shape)?,
+        Some(begun) => (0..options.shape[0] + options.shape[1])
+            .map(|number| begun.join(format!("store{number}")))
+            .collect(),
+    };
     let penstock = launch::penstock(options.penstock.as_deref())?;
     let facts = machine::facts();
     for (name, value) in &facts {
@@ -85,8 +105,13 @@ fn main() -> anyhow::Result<()> {
     };
 
     let start = Instant::now();
-    put_all(&stores, &options, objects)?;
-    report.add("put", objects, start, peak_of(UsageWho::RUSAGE_SELF)?);
+    put_all(&stores, &options, begun..objects)?;
+    report.add(
+        "put",
+        objects - begun,
+        start,
+        peak_of(UsageWho::RUSAGE_SELF)?,
+    );
 
     let lines = timed(&penstock, "ls", &stores, objects, &mut report)?;
     ensure!(
@@ -97,7 +122,7 @@ fn main() -> anyhow::Result<()> {
 
     let memory = format!("--memory {}B", options.memory.as_u64());
     let command = launch::serve_command(&penstock, "uring", &stores, &memory);
-    let log = directory.path().join("log");
+    let log = logs.path().join("log");
     for step in ["start", "restart"] {
         let start = Instant::now();
         let server = Server::start(None, &command, &log)?;
@@ -133,9 +158,9 @@ fn content(options: &Options, object: u64) -> Vec<u8> {
     bytes
 }
 
-fn put_all(stores: &[PathBuf], options: &Options, objects: u64) -> anyhow::Result<()> {
+fn put_all(stores: &[PathBuf], options: &Options, objects: Range<u64>) -> anyhow::Result<()> {
     let mut puts = Puts::default();
-    for object in 0..objects {
+    for object in objects {
         let bytes = content(options, object);
         let put = PutOptions {
             stores: stores.to_vec(),
