@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From top to bottom. `cli` belongs to the program, the others to the library.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 16] = [
     "cli",
     "control",
     "connection",
@@ -18,6 +18,7 @@ const ROOMS: [&str; 15] = [
     "stores",
     "config",
     "io",
+    "tls",
     "memory",
     "stats",
     "units",
