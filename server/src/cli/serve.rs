@@ -54,8 +54,9 @@ pub(super) fn announce(addresses: Addresses) {
     }
     match addresses.admin {
         AdminAt::Tcp(address) => {
-            let _ = writeln!(out, "metrics on http://{address}/metrics");
-            let _ = writeln!(out, "live page on http://{address}/");
+            let scheme = if addresses.admin_tls { "https" } else { "http" };
+            let _ = writeln!(out, "metrics on {scheme}://{address}/metrics");
+            let _ = writeln!(out, "live page on {scheme}://{address}/");
         }
         AdminAt::Unix(path) => {
             let _ = writeln!(out, "metrics on unix:{}", path.display());

@@ -337,6 +337,7 @@ mod tests {
             let value = options::example(&key).unwrap_or_else(|| panic!("none of {key}"));
             let needed = match key.as_str() {
                 "proxy_protocol" => "trusted_proxy = [\"127.0.0.1\"]\n",
+                "admin_client_ca" => "tls_cert = [\"/a\"]\ntls_key = [\"/a\"]\n",
                 "tls_listen" => "tls_cert = [\"/a\"]\ntls_key = [\"/a\"]\n",
                 "tls_cert" => "tls_listen = 443\ntls_key = [\"/a\"]\n",
                 "tls_key" => "tls_listen = 443\ntls_cert = [\"/a\"]\n",

@@ -114,6 +114,7 @@ impl Settings {
             listen "listen",
             tls_listen "tls-listen",
             admin "admin",
+            admin_client_ca "admin-client-ca",
             cores "cores",
             io "io",
             pool_buffers "pool-buffers",

@@ -83,6 +83,10 @@ pub struct Options {
     /// Bearer SECRET`, or as the password that a browser asks for
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
+    /// Speak TLS at --admin, with the certificates of --tls-cert, and only with clients that have a certificate which one of
+    /// those in this PEM file has signed
+    #[arg(long, value_name = "FILE")]
+    pub admin_client_ca: Option<PathBuf>,
     /// Number of threads, each pinned to its own core [default: all cores]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "values::number_key")]
@@ -288,6 +292,7 @@ impl Options {
             } else {
                 self.admin_host
             },
+            admin_client_ca: self.admin_client_ca.or(file.admin_client_ca),
             admin_token_file: self.admin_token_file.or(file.admin_token_file),
             drain_delay: self.drain_delay.or(file.drain_delay),
             log: self.log.or(file.log),
@@ -394,6 +399,7 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("ADDR", "tls_listen") => "\":443\"",
         ("ADDR", _) => "\"127.0.0.1:8080\"",
         ("FILE", "tls_cert") => "[\"/etc/penstock/edge.example.org.pem\"]",
+        ("FILE", "admin_client_ca") => "\"/etc/penstock/operators.pem\"",
         ("FILE", "tls_key") => "[\"/etc/penstock/edge.example.org.key\"]",
         ("FILE", "tls_ocsp") => "[\"/etc/penstock/edge.example.org.ocsp\"]",
         ("PORT", _) => "443",

@@ -1,7 +1,7 @@
 //! The settings of a server: the options with defaults filled in, and every value checked.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub admin: AdminAddress,
     /// Names by which the admin listener may be asked, in lower case.
     pub admin_hosts: Vec<String>,
+    /// Who signs the certificates of those who may ask the admin listener, which then speaks TLS.
+    pub admin_client_ca: Option<PathBuf>,
     /// What admin requests need.
     pub admin_token: Option<Token>,
     /// Threads, each pinned to a core.
@@ -205,11 +207,13 @@ impl Settings {
                 options.tls_cert,
                 options.tls_key,
                 options.tls_ocsp,
+                options.admin_client_ca.as_deref(),
             )?,
             redirect_http: redirect(options.redirect_http, options.tls_listen.as_ref())?,
             tls_listen: options.tls_listen,
             admin: options.admin.unwrap_or_else(|| local(9090).into()),
             admin_hosts: admin_hosts(options.admin_host)?,
+            admin_client_ca: options.admin_client_ca,
             admin_token: options
                 .admin_token_file
                 .map(|path| {
@@ -312,6 +316,7 @@ fn certificates(
     certificates: Vec<PathBuf>,
     keys: Vec<PathBuf>,
     ocsp: Vec<PathBuf>,
+    admin_client_ca: Option<&Path>,
 ) -> Result<Vec<CertificateFiles>, SettingsError> {
     let wrong = |option: &'static str, values: &[PathBuf], reason: &str| SettingsError {
         option,
@@ -330,7 +335,11 @@ fn certificates(
             reason: reason.to_owned(),
         });
     }
-    if listen.is_none() && !certificates.is_empty() {
+    if let (Some(path), true) = (admin_client_ca, certificates.is_empty()) {
+        let reason = "TLS takes a certificate and its key: --tls-cert FILE --tls-key FILE";
+        return Err(wrong("admin-client-ca", &[path.to_owned()], reason));
+    }
+    if listen.is_none() && admin_client_ca.is_none() && !certificates.is_empty() {
         let reason = "say with --tls-listen ADDR where it is for";
         return Err(wrong("tls-cert", &certificates, reason));
     }

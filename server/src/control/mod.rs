@@ -68,6 +68,8 @@ pub struct Addresses {
     pub tls: Option<SocketAddr>,
     /// Metrics, health and status.
     pub admin: AdminAt,
+    /// Whether those are reached by TLS.
+    pub admin_tls: bool,
 }
 
 /// Serves until SIGTERM or SIGINT. `load` reads the settings again, at SIGHUP; `ready` is called once every core serves.
@@ -96,9 +98,12 @@ pub fn serve(
         send_buffer_bytes: plan.send_buffer_floor,
         receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
     };
-    let tls = match settings.tls_listen {
-        Some(_) => Some(Arc::new(Acceptor::new(&settings.tls_certificates)?)),
-        None => None,
+    let tls = match &settings.tls_certificates[..] {
+        [] => None,
+        files => {
+            let client_ca = settings.admin_client_ca.as_deref();
+            Some(Arc::new(Acceptor::new(files, client_ca)?))
+        }
     };
     let keys = Keys::of(settings.keys_file.as_deref(), settings.require_signature)?;
     let Listening {
@@ -189,6 +194,7 @@ pub fn serve(
         objects: objects_at,
         tls: tls_at,
         admin: admin_at,
+        admin_tls: settings.admin_client_ca.is_some(),
     });
     service::ready(SERVING);
 

@@ -45,6 +45,7 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         gateway,
         access_log: settings.access_log.is_some(),
         tls: settings.tls_listen.is_some(),
+        admin_tls: settings.admin_client_ca.is_some(),
         connections: settings.connections_max,
         descriptors_allow: descriptors.saturating_sub(own),
         descriptors_own: own,

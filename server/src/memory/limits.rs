@@ -568,6 +568,8 @@ pub const fn admin_bytes(cores: usize, stores: usize) -> u64 {
         + ADMIN_BACKLOG as u64 * waiting
         + ADMIN_REPLIES_MAX as u64 * admin_reply_bytes(cores, stores)
 }
+/// What TLS adds to it: rustls keeps a record that comes and one that leaves for each connection, and what a handshake takes.
+pub(super) const ADMIN_TLS_BYTES: u64 = ADMIN_CONNECTIONS_MAX as u64 * (64 << 10);
 /// As many stores as this are part of the fixed bytes.
 const STORES_FIXED: usize = 8;
 /// What the threads of each further one take: what they touch of their stacks and heaps, jobs that wait. Measured: 30 KiB a thread.

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::limits::{
-    ACCESS_LOG_BYTES, ACCESS_RECORD_BYTES, CONNECTION_KERNEL_BYTES, CONNECTION_USER_BYTES,
-    COUNTERS_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES, HOT_PART, LISTEN_BACKLOG,
-    NETWORK_BYTES, NETWORKS_MAX, OBJECT_FILES_EXTRA, PAGE, READAHEAD_BUFFER_BYTES,
+    ACCESS_LOG_BYTES, ACCESS_RECORD_BYTES, ADMIN_TLS_BYTES, CONNECTION_KERNEL_BYTES,
+    CONNECTION_USER_BYTES, COUNTERS_BYTES, CREDIT_PART, DECODER_BYTES, FIXED_BYTES, HOT_PART,
+    LISTEN_BACKLOG, NETWORK_BYTES, NETWORKS_MAX, OBJECT_FILES_EXTRA, PAGE, READAHEAD_BUFFER_BYTES,
     READAHEAD_BUFFERS_MAX_DEFAULT, READAHEAD_PART, REBUILT_BYTES_MAX_DEFAULT, REBUILT_BYTES_MIN,
     REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
     SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES,
@@ -40,6 +40,8 @@ pub struct Declared {
     pub access_log: bool,
     /// Whether there is TLS.
     pub tls: bool,
+    /// Whether there is TLS at the admin listener.
+    pub admin_tls: bool,
     /// Connections asked for; `None` is as many as fit.
     pub connections: Option<usize>,
     /// Connections that the limit on descriptors allows.
@@ -231,7 +233,12 @@ impl MemoryPlan {
         let mut plan = MemoryPlan {
             declared,
             fixed_bytes: FIXED_BYTES,
-            admin_bytes: admin_bytes(cores, declared.stores),
+            admin_bytes: admin_bytes(cores, declared.stores)
+                + if declared.admin_tls {
+                    ADMIN_TLS_BYTES
+                } else {
+                    0
+                },
             stores_bytes: stores_bytes(declared.stores),
             access_log_bytes: if declared.access_log {
                 ACCESS_LOG_BYTES
@@ -496,6 +503,7 @@ mod tests {
             gateway: false,
             access_log: false,
             tls: false,
+            admin_tls: false,
             connections,
             descriptors_allow: usize::MAX,
             descriptors_own: 100,
@@ -680,6 +688,7 @@ mod tests {
                 gateway: cores % 2 == 0,
                 access_log: cores % 3 == 0,
                 tls: false,
+            admin_tls: false,
                 connections,
                 descriptors_allow,
                 descriptors_own: 100,

@@ -281,6 +281,7 @@ mod tests {
             gateway: false,
             access_log: false,
             tls: false,
+            admin_tls: false,
             connections: Some(1000),
             descriptors_allow: usize::MAX,
             descriptors_own: 100,

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -67,6 +68,38 @@ fn read(path: &Path) -> Result<Vec<u8>, CertificatesError> {
     })
 }
 
+/// The certificates in a file, as those that others were signed by.
+pub(super) fn roots(path: &Path) -> Result<RootCertStore, CertificatesError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| CertificatesError::Invalid {
+                path: path.to_owned(),
+                reason: format!("not a certificate that can be used: {error}"),
+            })?;
+    }
+    Ok(roots)
+}
+
+/// All certificates in a file: one at least.
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificatesError> {
+    let invalid = |reason: String| CertificatesError::Invalid {
+        path: path.to_owned(),
+        reason,
+    };
+    let text = read(path)?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, pem::Error>>()
+        .map_err(|error| invalid(format!("not a PEM file: {error}")))?;
+    match chain.is_empty() {
+        false => Ok(chain),
+        true => Err(invalid(
+            "there is no certificate in it: -----BEGIN CERTIFICATE----- is missing".to_owned(),
+        )),
+    }
+}
+
 /// The certificates of a server.
 pub struct Certificates(Vec<Certificate>);
 
@@ -109,15 +142,8 @@ fn one(
         path: path.to_owned(),
         reason,
     };
-    let text = read(&files.certificate)?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, pem::Error>>()
-        .map_err(|error| invalid(&files.certificate, format!("not a PEM file: {error}")))?;
-    let Some(first) = chain.first() else {
-        let reason = "there is no certificate in it: -----BEGIN CERTIFICATE----- is missing";
-        return Err(invalid(&files.certificate, reason.to_owned()));
-    };
-    let parsed = EndEntityCert::try_from(first).map_err(|error| {
+    let chain = chain(&files.certificate)?;
+    let parsed = EndEntityCert::try_from(&chain[0]).map_err(|error| {
         invalid(
             &files.certificate,
             format!("not a certificate that can be used: {error}"),

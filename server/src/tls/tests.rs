@@ -42,7 +42,7 @@ fn site(names: &[&str]) -> Site {
         })
         .collect();
     Site {
-        acceptor: Acceptor::new(&files).unwrap(),
+        acceptor: Acceptor::new(&files, None).unwrap(),
         files,
         directory,
     }

@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 
 use super::listeners::AdminListener;
 use crate::memory::limits::{
@@ -133,7 +134,7 @@ async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + 'static>(
             Ok(stream) => {
                 if let Some(seat) = guests.seat().await {
                     let (guests, server) = (Rc::clone(guests), Arc::clone(server));
-                    tokio::task::spawn_local(connection(stream, seat, guests, server));
+                    tokio::task::spawn_local(secured(stream, seat, guests, server));
                 }
             }
             Err(error) => {
@@ -154,6 +155,24 @@ async fn until<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) 
         work.as_mut().poll(context).map(Some)
     })
     .await
+}
+
+/// Serves one connection, by TLS if the listener speaks that.
+async fn secured<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    stream: S,
+    seat: Seat,
+    guests: Rc<Guests>,
+    server: Arc<ServerState>,
+) {
+    let Some(config) = server.tls.as_ref().and_then(|tls| tls.admin()) else {
+        return connection(stream, seat, guests, server).await;
+    };
+    let accepted = Box::pin(TlsAcceptor::from(config).accept(stream));
+    match until(seat.guest.ended(), accepted).await {
+        Some(Ok(stream)) => connection(stream, seat, guests, server).await,
+        Some(Err(error)) => tracing::debug!(%error, "an admin connection without a TLS session"),
+        None => {}
+    }
 }
 
 /// Serves one connection until it ends or has to give way.
