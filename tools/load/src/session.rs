@@ -119,9 +119,15 @@ impl Session {
         // A resumed session of TLS 1.2 has no key exchange.
         let group = self.connection.negotiated_key_exchange_group();
         let group = group.map_or(String::new(), |group| format!(" {:?}", group.name()));
+        let kind = self.connection.handshake_kind();
+        // One round trip more, which a comparison of times should know of.
+        let retried = match kind {
+            Some(HandshakeKind::FullWithHelloRetryRequest) => ", hello asked for again",
+            _ => "",
+        };
         Negotiated {
-            name: format!("{version} {suite}{group}"),
-            resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            name: format!("{version} {suite}{group}{retried}"),
+            resumed: kind == Some(HandshakeKind::Resumed),
         }
     }
 

@@ -25,10 +25,11 @@ pub struct Tls {
     pub trust: Trust,
     /// The only version that is spoken; `None`: 1.3, or 1.2 if the server has no other.
     pub version: Option<TlsVersion>,
-    /// Resume sessions, so that only a client's first handshake is a full one. Clients of one plan share their sessions.
+    /// Resume sessions where the server gave a ticket for it. Clients of one plan share their tickets; one of TLS 1.3 serves
+    /// once.
     pub resume: bool,
-    /// Offer X25519MLKEM768 first. Otherwise it is not offered at all: a server that prefers it would ask for another
-    /// ClientHello, and the handshake would take one more round trip.
+    /// Offer the key exchange X25519MLKEM768 first. Otherwise it is not offered at all: a server that prefers it would ask
+    /// for another ClientHello, and the handshake would take one more round trip.
     pub post_quantum: bool,
     /// The name that the certificate must have, which is sent as SNI unless it is an address; `None`: the URL's host.
     pub server_name: Option<String>,

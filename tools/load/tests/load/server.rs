@@ -36,7 +36,7 @@ impl Counts {
 
 /// Serves `/big` (whole or ranges), `/chunked`, `/small`, `/busy` (503), `/missing` (404), `/short` (breaks off),
 /// `/garbage`, `/flipped` (one wrong byte), `/close-idle` (closes after the answer without saying so), `/until-close` (no
-/// length), `/cut-off` (the same, and no close_notify), `/bad-record` (bytes that are no TLS inside the body).
+/// length), `/cut-off` (the same, and no close_notify), `/bad-record` (bytes that are no TLS inside the body), `/new-keys` (as `/big`, with new keys in its middle).
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     scheme: &'static str,
@@ -281,6 +281,17 @@ fn serve(stream: &mut Peer, counts: &Counts, big: &[u8]) -> io::Result<End> {
                 } else {
                     End::Orderly
                 });
+            }
+            "/new-keys" => {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG}\r\n\r\n");
+                stream.write_all(head.as_bytes())?;
+                let (first, last) = big.split_at(BIG / 2);
+                stream.write_all(first)?;
+                if let Some(tls) = &mut stream.tls {
+                    tls.refresh_traffic_keys().map_err(io::Error::other)?;
+                }
+                stream.write_all(last)?;
+                stream.flush()?;
             }
             "/bad-record" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")?;

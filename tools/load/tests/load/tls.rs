@@ -21,15 +21,23 @@ use crate::{no_faults, play, play_until};
 
 /// A server of these versions, and the PEM file of the only certificate that its clients should accept.
 fn tls_server(versions: &[&'static SupportedProtocolVersion]) -> (Server, NamedTempFile) {
+    tls_server_of(versions, None)
+}
+
+fn tls_server_of(
+    versions: &[&'static SupportedProtocolVersion],
+    record_bytes_max: Option<usize>,
+) -> (Server, NamedTempFile) {
     let names = ["127.0.0.1".to_owned(), "penstock.test".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
+    config.max_fragment_size = record_bytes_max;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), made.cert.pem()).unwrap();
     (Server::start_tls(config), file)
@@ -74,6 +82,53 @@ fn bytes_are_verified_through_tls() {
     // Each client said goodbye, but for the last, which has nothing to say to such a server.
     assert_eq!(Counts::get(&counts.handshakes), 7);
     assert_eq!(Counts::get(&counts.close_notifies), 6);
+}
+
+/// The handshake's messages don't fit into a record either.
+#[test]
+fn records_may_be_small() {
+    for version in [&TLS12, &TLS13] {
+        let (server, ca) = tls_server_of(&[version], Some(100));
+        let few = |class, clients| Group {
+            range: Some(ByteSpan::exactly(30_001)),
+            ..group(class, clients, 3)
+        };
+        let slow = Group {
+            rate: Some(1 << 20),
+            ..few(Class::Slow, 1)
+        };
+        let aborting = Group {
+            take: ByteSpan::exactly(1000),
+            ..few(Class::Aborting, 1)
+        };
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), object()).unwrap();
+        let groups = vec![few(Class::Fast, 2), slow, aborting];
+        let mut plan = plan(&server, &ca, "/big", groups);
+        plan.verify = Verify::File(file.path().to_owned());
+        let report = run(&plan).unwrap();
+        for group in &report.groups {
+            no_faults(group);
+            assert_eq!(group.checked_bytes, group.body_bytes);
+        }
+        let counts = |name: &str| {
+            let group = report.group(name).unwrap();
+            (group.completed, group.aborted)
+        };
+        assert_eq!((counts("fast"), counts("slow")), ((6, 0), (3, 0)));
+        assert_eq!(counts("aborting"), (0, 3));
+        assert!(report.group("aborting").unwrap().body_bytes < 3 * 1100);
+    }
+}
+
+#[test]
+fn the_server_may_change_its_keys() {
+    let (server, ca) = tls_server(&[&TLS13]);
+    let mut plan = plan(&server, &ca, "/new-keys", vec![group(Class::Fast, 1, 3)]);
+    plan.verify = Verify::Sha256(Sha256::digest(object()).into());
+    let (_, group) = play(plan);
+    no_faults(&group);
+    assert_eq!((group.completed, group.connects), (3, 1));
 }
 
 #[test]
