@@ -1,4 +1,5 @@
-//! `penstock-load`: runs clients of all kinds against an HTTP/1.1 server, and reports its memory and CPU time.
+//! `penstock-load`: runs clients of all kinds against an HTTP/1.1 server, with TLS or without, and reports its memory and
+//! CPU time.
 
 use std::io::{IsTerminal, Write as _};
 use std::ops::ControlFlow;
@@ -18,14 +19,14 @@ use penstock_load::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Runs fast, slow, stalled, aborting and other clients against an HTTP/1.1 server, and reports throughput,
-/// times, and (of a server on this machine) memory and CPU.
+/// Runs fast, slow, stalled, aborting and other clients against an HTTP/1.1 server, with TLS or without, and reports
+/// throughput, times, and (of a server on this machine) memory and CPU.
 ///
 /// Clients come in groups, `COUNT[@RATE][,key=value...]`; an option can be given several times. Keys: name, start
 /// (a delay such as 5s), requests (at most, per client, failed ones included), path (instead of the URL's; {N} in it is a
 /// random number below N), range (LEN or MIN-MAX: random ranges), take (LEN or MIN-MAX: body bytes before stalling or
-/// aborting), hello (nothing/part/whole: what half-open clients send of their ClientHello), keepalive (yes/no), rcvbuf (a size or auto), read (copy/discard), network (N: from addresses in 127.0.N.0/24),
-/// verify (a file), sha256.
+/// aborting), hello (nothing/part/whole: what half-open clients send of their ClientHello), keepalive (yes/no), rcvbuf (a
+/// size or auto), read (copy/discard), network (N: from addresses in 127.0.N.0/24), verify (a file), sha256.
 ///
 /// Exit status: 0 if all is well; 1 if wrong bytes were received, the budget was exceeded, or no client of any group got
 /// what it came for; 2 if the run could not be made.
