@@ -23,7 +23,7 @@ use crate::body::source::SendError;
 use crate::body::turn::Way;
 use crate::body::{Body, Turn};
 use crate::http::head::Response;
-use crate::http::protocol::{Action, Protocol};
+use crate::http::protocol::{Action, Outgoing, Protocol};
 use crate::io::{Interest, is_transient};
 use crate::memory::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, NOTHING_TAKEN_PAUSE, RATE_WAIT_MAX,
@@ -228,12 +228,49 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
         .await;
     if charge.is_some() {
         // There may be more room now.
-        let room = wait_for_credit(core, connection, out.remaining()).await?;
+        let room = Box::pin(wait_for_credit(core, connection, out.remaining())).await?;
         admitted = match &reservation {
             Some(reservation) => room.min(reservation.bytes() as usize),
             None => room,
         };
     }
+    // Boxed, as all is that is not there while a connection waits for credit: its task has room for that and no more.
+    let sent = Box::pin(take_turn(core, connection, out, admitted)).await;
+    if let (Some(charge), Ok(bytes)) = (charge, &sent) {
+        charge.sent(*bytes as u64);
+    }
+    if let (Some(reservation), Ok(bytes)) = (&mut reservation, &sent) {
+        reservation.sent(*bytes as u64);
+    }
+    match sent {
+        Ok(bytes) => {
+            note_sent(core, connection, protocol, bytes);
+            if bytes == 0 {
+                // The socket says that it has room, and took nothing: the kernel is short of memory for sockets (tcp_mem), and
+                // there is no event for when it is not.
+                Box::pin(tokio::time::sleep(NOTHING_TAKEN_PAUSE)).await;
+            }
+        }
+        Err(SendError::Connection(error)) => return Err(error),
+        Err(SendError::Piece(error)) => {
+            let answer = answers::for_piece(&error);
+            give_up(core, connection, protocol, &error, answer);
+        }
+        Err(SendError::Reopen(error)) => {
+            let answer = answers::for_lookup(&error);
+            give_up(core, connection, protocol, &error, answer);
+        }
+    }
+    Ok(())
+}
+
+/// Sends one piece of at most so many bytes.
+async fn take_turn(
+    core: &Core,
+    connection: &Connection,
+    out: &Outgoing<Body>,
+    admitted: usize,
+) -> Result<usize, SendError> {
     let head = out.head().slice(..out.head().len().min(admitted));
     let body = out.body();
     let body = ObjectOffset(body.start)..ObjectOffset(body.end);
@@ -249,36 +286,9 @@ async fn send(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
         body,
         remaining: out.remaining(),
     };
-    let sent = core
-        .sources
+    core.sources
         .send(&turn, out.object(), &connection.readahead)
-        .await;
-    if let (Some(charge), Ok(bytes)) = (charge, &sent) {
-        charge.sent(*bytes as u64);
-    }
-    if let (Some(reservation), Ok(bytes)) = (&mut reservation, &sent) {
-        reservation.sent(*bytes as u64);
-    }
-    match sent {
-        Ok(bytes) => {
-            note_sent(core, connection, protocol, bytes);
-            if bytes == 0 {
-                // The socket says that it has room, and took nothing: the kernel is short of memory for sockets (tcp_mem), and
-                // there is no event for when it is not.
-                tokio::time::sleep(NOTHING_TAKEN_PAUSE).await;
-            }
-        }
-        Err(SendError::Connection(error)) => return Err(error),
-        Err(SendError::Piece(error)) => {
-            let answer = answers::for_piece(&error);
-            give_up(core, connection, protocol, &error, answer);
-        }
-        Err(SendError::Reopen(error)) => {
-            let answer = answers::for_lookup(&error);
-            give_up(core, connection, protocol, &error, answer);
-        }
-    }
-    Ok(())
+        .await
 }
 
 /// Waits until the limits on rates let some of these bytes leave; `None` if there are no limits.
@@ -432,4 +442,23 @@ async fn linger(
     }
     protocol.closed();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::limits::CONNECTION_USER_BYTES;
+
+    /// Bytes of what a function returns.
+    fn bytes_of<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_is_as_small_as_planned() {
+        // What the allocator and the runtime add: headers, a waker, counts.
+        const AROUND: usize = 256;
+        let all = bytes_of(drive) + size_of::<Connection>() + AROUND;
+        assert!(all as u64 <= CONNECTION_USER_BYTES, "{all} bytes");
+    }
 }
