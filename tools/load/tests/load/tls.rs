@@ -1,6 +1,6 @@
 //! The clients by TLS, against a rustls server of the same behaviour.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -382,6 +382,54 @@ fn a_record_that_is_wrong_is_named() {
     assert_eq!(group.body_bytes, 18);
     let first = &group.faults[0].first;
     assert!(first.contains("after 9 bytes"), "{first}");
+}
+
+#[test]
+fn a_session_that_the_server_ended_while_idle_is_no_fault() {
+    for version in [&TLS12, &TLS13] {
+        let (server, ca) = tls_server(&[version]);
+        let plan = plan(&server, &ca, "/close-idle", vec![group(Class::Fast, 1, 4)]);
+        let (_, group) = play(plan);
+        no_faults(&group);
+        assert_eq!((group.completed, group.stale), (4, 3));
+        assert_eq!((group.connects, group.handshakes), (4, 4));
+    }
+}
+
+#[test]
+fn a_handshake_that_does_not_come_to_its_end_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut plan = Plan::new(&format!("https://{}/", listener.local_addr().unwrap()));
+    plan.tls.trust = Trust::All;
+    plan.timeout = Duration::from_millis(100);
+    plan.groups = vec![group(Class::Handshake, 1, 1)];
+    // Nobody accepts, so nobody answers.
+    let (report, silent) = play(plan.clone());
+    assert_eq!(silent.faults(FaultKind::HandshakeTimeout), 1);
+    assert!(!report.has_successes());
+
+    plan.timeout = Duration::from_secs(600);
+    for (answer, reason) in [
+        ("", "closed during the handshake"),
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", "corrupt message"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        plan.url = format!("https://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            // What is left unread would make the close a reset.
+            let mut header = [0; 5];
+            client.read_exact(&mut header).unwrap();
+            let length = u16::from_be_bytes([header[3], header[4]]);
+            client.read_exact(&mut vec![0; length.into()]).unwrap();
+            client.write_all(answer.as_bytes()).unwrap();
+        });
+        let (_, group) = play(plan.clone());
+        server.join().unwrap();
+        assert_eq!(group.faults(FaultKind::Handshake), 1, "{:?}", group.faults);
+        let first = &group.faults[0].first;
+        assert!(first.contains(reason), "{first}");
+    }
 }
 
 #[test]
