@@ -28,6 +28,7 @@ use super::zero_copy::ZeroCopy;
 use crate::engine::{Engine, PieceError};
 use crate::io::{Segmentation, sent_or_zero};
 use crate::objects::LookupError;
+use crate::tls::Workspace;
 
 /// One core's sources of bodies.
 pub struct Sources {
@@ -45,8 +46,8 @@ pub struct Sources {
     pub zero_copy: Rc<ZeroCopy>,
     /// Permits to produce a piece: as many as there are pool buffers.
     pub permits: Semaphore,
-    /// Where TLS records are made.
-    pub records: RefCell<Box<[u8]>>,
+    /// What TLS records are made with, if there is TLS.
+    pub workspace: Option<RefCell<Workspace>>,
     /// Where the content of a TLS record is collected that is made again.
     pub record: Mutex<RefCell<Vec<u8>>>,
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::ack_meter::AckMeter;
 use crate::io::{Segmentation, Socket, sent_or_zero};
 use crate::memory::limits::SEGMENT_BYTES_MAX;
+use crate::tls::Workspace;
 use crate::tls::session::{Content, Session, Slices, WriteError};
 use crate::units::ObjectOffset;
 
@@ -31,8 +32,8 @@ pub struct Turn<'a> {
     pub socket: &'a Socket,
     /// How.
     pub way: Way<'a>,
-    /// Where records are made.
-    pub records: &'a RefCell<Box<[u8]>>,
+    /// What TLS records are made with, if there are any.
+    pub workspace: Option<&'a RefCell<Workspace>>,
     /// The peer's address.
     pub peer: SocketAddr,
     /// How fast the peer acknowledges.
@@ -90,11 +91,15 @@ impl Turn<'_> {
                 Err(WriteError::Connection(io::Error::other(error)))
             }
             Way::Sealed(session) => {
-                let mut records = self.records.borrow_mut();
-                session.borrow_mut().write(content, &mut records, |bytes| {
-                    let segmentation = self.segmentation(bytes.len())?;
-                    sent_or_zero(self.socket.send([bytes].into_iter(), segmentation))
-                })
+                let workspace = self.workspace.ok_or(io::ErrorKind::Unsupported);
+                let workspace = workspace.map_err(|kind| WriteError::Connection(kind.into()))?;
+                let mut workspace = workspace.borrow_mut();
+                session
+                    .borrow_mut()
+                    .write(content, &mut workspace, |bytes| {
+                        let segmentation = self.segmentation(bytes.len())?;
+                        sent_or_zero(self.socket.send([bytes].into_iter(), segmentation))
+                    })
             }
             Way::Collected(record) => {
                 let mut record = record.borrow_mut();

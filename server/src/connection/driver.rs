@@ -86,7 +86,7 @@ pub async fn drive(
             Action::Close => {
                 // A body that was cut off must not look whole.
                 if is_clean {
-                    secured::close_now(&connection);
+                    let _ = secured::close_now(&core, &connection);
                 }
                 let timeout = core.live.borrow().send_timeout;
                 return connection.socket.set_close_timeout(timeout);
@@ -122,8 +122,8 @@ async fn receive(
         Some(CloseReason::Closed) => return Err(io::ErrorKind::TimedOut.into()),
         None => {}
     }
-    if let (Some(session), Some(secured)) = (connection.session(), &core.secured) {
-        match secured::receive(secured, connection, session)? {
+    if let Some(session) = connection.session() {
+        match secured::receive(core, connection, session)? {
             Arrived::Bytes(bytes) => receive_bytes(core, protocol, &bytes),
             Arrived::End => receive_end(connection, protocol)?,
             Arrived::Wrong(error) => {
@@ -277,7 +277,7 @@ async fn take_turn(
     let turn = Turn {
         socket: &connection.socket,
         way: connection.session().map_or(Way::Plain, Way::Sealed),
-        records: &core.sources.records,
+        workspace: core.sources.workspace.as_ref(),
         peer: connection.peer,
         meter: &connection.meter,
         send_buffer: connection.send_buffer.bytes(),

@@ -19,9 +19,8 @@ use crate::io::{Interest, is_transient, sent_or_zero};
 use crate::memory::limits::{HANDSHAKE_PATIENCE, HANDSHAKES_MAX};
 use crate::stats::Phase;
 use crate::tls::handshake::{Established, Handshake};
-use crate::tls::record::RECORD_BYTES_MAX;
 use crate::tls::session::ReceiveError;
-use crate::tls::{Acceptor, Alert, Session};
+use crate::tls::{Acceptor, Alert, Session, Workspace};
 
 /// What a core has for TLS.
 pub struct Secured {
@@ -32,8 +31,6 @@ pub struct Secured {
     places: Semaphore,
     /// Those that have one, and since when.
     handshakes: RefCell<Slab<(Instant, Rc<Connection>)>>,
-    /// Where records land before they are opened, one connection at a time.
-    incoming: RefCell<Box<[u8]>>,
 }
 
 impl Secured {
@@ -44,7 +41,6 @@ impl Secured {
             port,
             places: Semaphore::new(HANDSHAKES_MAX),
             handshakes: RefCell::default(),
-            incoming: RefCell::new(vec![0; RECORD_BYTES_MAX].into()),
         }
     }
 
@@ -208,7 +204,7 @@ pub enum Arrived {
 /// # Errors
 /// The connection's.
 pub fn receive(
-    secured: &Secured,
+    core: &Core,
     connection: &Connection,
     session: &RefCell<Session>,
 ) -> io::Result<Arrived> {
@@ -216,7 +212,9 @@ pub fn receive(
     if session.peer_has_ended() {
         return Ok(Arrived::End);
     }
-    let mut buffer = secured.incoming.borrow_mut();
+    let workspace = core.sources.workspace.as_ref();
+    let workspace = &mut *workspace.ok_or(io::ErrorKind::Unsupported)?.borrow_mut();
+    let buffer = &mut workspace.incoming;
     let before = session.incoming().len();
     buffer[..before].copy_from_slice(session.incoming());
     let count = match connection.socket.receive(&mut buffer[before..]) {
@@ -225,13 +223,13 @@ pub fn receive(
         Err(error) if is_transient(&error) => return Ok(Arrived::Bytes(Vec::new())),
         Err(error) => return Err(error),
     };
-    match session.receive(&mut buffer[..before + count]) {
+    match session.receive(workspace, before + count) {
         Ok(0) if session.peer_has_ended() => Ok(Arrived::End),
-        Ok(content) => Ok(Arrived::Bytes(buffer[..content].to_vec())),
+        Ok(content) => Ok(Arrived::Bytes(workspace.incoming[..content].to_vec())),
         Err(error) => {
             if let ReceiveError::Wrong(alert) = error {
                 // Once: what it doesn't get now it doesn't need.
-                let _ = end(connection, &mut session, alert);
+                let _ = end(connection, &mut session, workspace, alert);
             }
             Ok(Arrived::Wrong(error))
         }
@@ -239,8 +237,13 @@ pub fn receive(
 }
 
 /// Sends the last message, or what of it can be sent now. Returns whether all of it has left.
-fn end(connection: &Connection, session: &mut Session, alert: Alert) -> io::Result<bool> {
-    let ended = session.end(alert, |bytes| {
+fn end(
+    connection: &Connection,
+    session: &mut Session,
+    workspace: &mut Workspace,
+    alert: Alert,
+) -> io::Result<bool> {
+    let ended = session.end(alert, workspace, |bytes| {
         sent_or_zero(connection.socket.send_whole([bytes].into_iter()))
     });
     connection.meter.add_sent(session.take_wire_bytes());
@@ -252,18 +255,20 @@ fn end(connection: &Connection, session: &mut Session, alert: Alert) -> io::Resu
 /// # Errors
 /// The connection's.
 pub async fn close(core: &Core, connection: &Connection) -> io::Result<()> {
-    let Some(session) = connection.session() else {
-        return Ok(());
-    };
-    while !end(connection, &mut session.borrow_mut(), Alert::CLOSE_NOTIFY)? {
+    while !close_now(core, connection)? {
         ready(core, connection, Interest::Write).await?;
     }
     Ok(())
 }
 
-/// The same, as far as it can be done without waiting.
-pub fn close_now(connection: &Connection) {
-    if let Some(session) = connection.session() {
-        let _ = end(connection, &mut session.borrow_mut(), Alert::CLOSE_NOTIFY);
-    }
+/// The same, as far as it can be done without waiting. Returns whether all of it has left.
+///
+/// # Errors
+/// The connection's.
+pub fn close_now(core: &Core, connection: &Connection) -> io::Result<bool> {
+    let (Some(session), Some(workspace)) = (connection.session(), &core.sources.workspace) else {
+        return Ok(true);
+    };
+    let (session, workspace) = (&mut session.borrow_mut(), &mut workspace.borrow_mut());
+    end(connection, session, workspace, Alert::CLOSE_NOTIFY)
 }

@@ -43,8 +43,8 @@ use crate::objects::verified::VerifiedLeaves;
 use crate::stats::CoreStats;
 use crate::stores::Stores;
 use crate::tahoe::Gateway;
-use crate::tls::Acceptor;
 use crate::tls::record::RECORD_BYTES_MAX;
+use crate::tls::{Acceptor, Workspace};
 
 /// What the control thread tells a core.
 #[derive(Clone)]
@@ -221,9 +221,9 @@ async fn serve(
         readahead: readahead.cloned().map(Readahead::new),
         zero_copy: ZeroCopy::new(plan.zero_copy, pool, Arc::clone(&plan.stats)),
         permits: Semaphore::new(pool.buffers()),
-        records: RefCell::new(match &plan.tls {
-            Some(_) => vec![0; limits::PIECE_BYTES_MAX + RECORD_BYTES_MAX].into(),
-            None => Box::default(),
+        workspace: plan.tls.as_ref().map(|_| {
+            let bytes = limits::PIECE_BYTES_MAX + RECORD_BYTES_MAX;
+            RefCell::new(Workspace::new(bytes, limits::TLS_KEYS_MAX))
         }),
         record: Mutex::default(),
     };

@@ -4,6 +4,7 @@
 //! Raw settings come from [`config`](crate::config); what follows from them is computed in [`plan`](super::plan),
 //! before anything starts. This module imports nothing from the rest of the server.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// One request head, start line and header fields together. Real browsers stay under 2 KiB; cookies
@@ -218,6 +219,8 @@ pub const LISTEN_BACKLOG: i32 = 256;
 /// Refusals (503) being sent at once per core; beyond it connections wait in the backlog.
 pub const REFUSALS_MAX: usize = 60;
 
+/// Keys of TLS connections that one core has ready for use; a connection has two.
+pub const TLS_KEYS_MAX: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// TLS handshakes of one core that may be under way at once. Others wait, with their bytes in the kernel.
 pub const HANDSHAKES_MAX: usize = 64;
 /// A handshake that has waited for its client for so long gives way when others wait for a place.
@@ -605,17 +608,21 @@ pub(super) const TAHOE_BYTES: u64 = TAHOE_RECORDS_BYTES as u64 + TAHOE_TREES_MAX
 pub const DECODER_BYTES: u64 = 1 << 20;
 /// What rs16 takes besides its workspace: tables of 8 MiB made once per process, and a generator.
 pub const RS16_BYTES: usize = 10 << 20;
-/// User memory of one connection that waits: its task, its entry in the table, its wait. Measured with
-/// 9,000 stalled clients: 1.2 KiB.
-pub const CONNECTION_USER_BYTES: u64 = 1536;
+/// User memory of one connection that waits: its task, its entry in the table, its wait. Measured between 2,000 and 8,000
+/// stalled clients: 1,917 bytes each.
+pub const CONNECTION_USER_BYTES: u64 = 1920;
 /// Kernel structures of one connection: `tcp_sock` (2368 bytes on Linux 6.18), inode (832), file (192), dentry (192),
-/// its registration with epoll.
-pub const CONNECTION_KERNEL_BYTES: u64 = 4 * 1024;
-/// What TLS adds to a connection: its session, two keys, and what makes the next ones.
-pub const TLS_CONNECTION_BYTES: u64 = 3 * 1024;
-/// What TLS adds to a core: a piece's records, one that comes, one that is made again, handshakes.
-pub const TLS_CORE_BYTES: u64 =
-    PIECE_BYTES_MAX as u64 + 2 * (20 << 10) + HANDSHAKES_MAX as u64 * HANDSHAKE_BYTES;
+/// its registration with epoll (128).
+pub const CONNECTION_KERNEL_BYTES: u64 = 3712;
+/// What TLS adds to a connection: its session with two keys, and what makes the next ones.
+pub const TLS_CONNECTION_BYTES: u64 = 1024;
+/// What TLS adds to a core: a piece's records, one that comes, one that is made again, keys that are ready for use, handshakes.
+pub const TLS_CORE_BYTES: u64 = PIECE_BYTES_MAX as u64
+    + 3 * (20 << 10)
+    + TLS_KEYS_MAX.get() as u64 * TLS_KEY_BYTES
+    + HANDSHAKES_MAX as u64 * HANDSHAKE_BYTES;
+/// A key that is ready for use: its schedule, with what the allocator adds, and its place in the list of them.
+const TLS_KEY_BYTES: u64 = 768;
 /// What one handshake takes until its session is made.
 const HANDSHAKE_BYTES: u64 = 48 << 10;
 /// Of what the fixed parts leave, at least one part in this many is credit to lend.

@@ -36,6 +36,7 @@ pub struct Handshake {
     /// What the peer sent right behind its last message.
     content: Vec<u8>,
     has_answered: bool,
+    peer_has_ended: bool,
 }
 
 /// What came of a handshake.
@@ -60,6 +61,7 @@ impl Handshake {
             outgoing: Vec::new(),
             content: Vec::new(),
             has_answered: false,
+            peer_has_ended: false,
         })
     }
 
@@ -86,7 +88,10 @@ impl Handshake {
             Ok(true) => {
                 let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
-                let incoming = std::mem::take(&mut self.incoming);
+                let incoming = match self.peer_has_ended {
+                    true => None,
+                    false => Some(std::mem::take(&mut self.incoming)),
+                };
                 Ok(Some(Established {
                     session: Session::new(secrets, kernel, incoming)?,
                     content: std::mem::take(&mut self.content),
@@ -131,7 +136,12 @@ impl Handshake {
                     self.has_answered = true;
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::BlockedHandshake) => end = Some(Ok(false)),
+                Ok(ConnectionState::BlockedHandshake) => {
+                    end = Some(match self.peer_has_ended {
+                        true => Err(HandshakeError::Closed),
+                        false => Ok(false),
+                    });
+                }
                 Ok(ConnectionState::WriteTraffic(_)) => end = Some(Ok(true)),
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
@@ -140,9 +150,9 @@ impl Handshake {
                         self.content.extend_from_slice(record.payload);
                     }
                 }
-                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                    end = Some(Err(HandshakeError::Closed));
-                }
+                // It may do so right behind its last message. Then there is a session to be closed.
+                Ok(ConnectionState::PeerClosed) => self.peer_has_ended = true,
+                Ok(ConnectionState::Closed) => end = Some(Err(HandshakeError::Closed)),
                 Ok(_) => {
                     let error = Error::General("early data was not offered".to_owned());
                     end = Some(Err(error.into()));

@@ -19,4 +19,4 @@ mod tests;
 
 pub use acceptor::Acceptor;
 pub use alert::Alert;
-pub use session::Session;
+pub use session::{Session, Workspace};

@@ -17,12 +17,16 @@
 //! The nonce is the initialization vector XOR the sequence number, whose sender counts for itself. With AES-GCM of TLS 1.2
 //! its last 8 bytes are sent, and a receiver takes what it gets.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
 };
+use lru::LruCache;
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
+use zeroize::Zeroizing;
 
 use super::Alert;
 
@@ -41,6 +45,7 @@ pub const TAG_BYTES: usize = 16;
 
 const EXPLICIT_NONCE_BYTES: usize = 8;
 const NONCE_BYTES: usize = 12;
+const KEY_BYTES_MAX: usize = 32;
 
 /// What a record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,13 +99,36 @@ impl Layout {
 /// The tag of a record. Two records with one key and one number have the same only if their content is the same.
 pub type RecordTag = [u8; TAG_BYTES];
 
-/// Seals or opens the records of one direction.
+/// Seals or opens the records of one direction. It holds the key itself; what is made of that for use, some 600 bytes, is
+/// in a core's [`Keys`].
 pub struct RecordKey {
-    key: LessSafeKey,
+    /// Tells it from all others.
+    id: u64,
+    algorithm: &'static Algorithm,
+    key: Zeroizing<[u8; KEY_BYTES_MAX]>,
     iv: [u8; NONCE_BYTES],
     layout: Layout,
     /// The number of the next record.
     pub sequence: u64,
+}
+
+/// The keys of the connections that one core served last, made ready for use. To make one ready takes as long as to seal some
+/// KiB, and a client that waits needs none.
+pub struct Keys(LruCache<u64, LessSafeKey>);
+
+impl Keys {
+    /// None yet, so many at most.
+    pub fn new(most: NonZeroUsize) -> Keys {
+        Keys(LruCache::new(most))
+    }
+
+    fn ready(&mut self, of: &RecordKey) -> Result<&LessSafeKey, UnknownSecrets> {
+        self.0.try_get_or_insert(of.id, || {
+            let key = &of.key[..of.algorithm.key_len()];
+            let key = UnboundKey::new(of.algorithm, key).map_err(|_| UnknownSecrets)?;
+            Ok(LessSafeKey::new(key))
+        })
+    }
 }
 
 /// Secrets that no record can be made with.
@@ -129,11 +157,15 @@ impl RecordKey {
             ProtocolVersion::TLSv1_2 => Layout::V12ExplicitNonce,
             _ => return Err(UnknownSecrets),
         };
-        // A longer key is a prefix of what rustls keeps.
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let key = key.as_ref().get(..algorithm.key_len());
-        let key = key.and_then(|key| UnboundKey::new(algorithm, key).ok());
+        let key = key.ok_or(UnknownSecrets)?;
+        let mut place = Zeroizing::new([0; KEY_BYTES_MAX]);
+        place[..key.len()].copy_from_slice(key);
         Ok(RecordKey {
-            key: LessSafeKey::new(key.ok_or(UnknownSecrets)?),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            algorithm,
+            key: place,
             iv: iv.as_ref().try_into().map_err(|_| UnknownSecrets)?,
             layout,
             sequence,
@@ -165,6 +197,7 @@ impl RecordKey {
     /// If `record` is shorter than an empty one.
     pub fn seal(
         &self,
+        keys: &mut Keys,
         kind: ContentType,
         sequence: u64,
         record: &mut [u8],
@@ -183,15 +216,16 @@ impl RecordKey {
         header[HEADER_BYTES..].copy_from_slice(&nonce[NONCE_BYTES - (before - HEADER_BYTES)..]);
         let (sealed, tag_place) = rest.split_at_mut(rest.len() - TAG_BYTES);
         let nonce = Nonce::assume_unique_for_key(nonce);
+        let key = keys.ready(self).map_err(|_| SealError)?;
         let tag = match self.layout {
             Layout::V13 => {
                 sealed[length] = kind.0;
                 let aad = Aad::from(&header[..HEADER_BYTES]);
-                self.key.seal_in_place_separate_tag(nonce, aad, sealed)
+                key.seal_in_place_separate_tag(nonce, aad, sealed)
             }
             Layout::V12 | Layout::V12ExplicitNonce => {
                 let aad = Aad::from(aad_v12(sequence, kind, length));
-                self.key.seal_in_place_separate_tag(nonce, aad, sealed)
+                key.seal_in_place_separate_tag(nonce, aad, sealed)
             }
         };
         let tag = tag.map_err(|_| SealError)?;
@@ -203,10 +237,15 @@ impl RecordKey {
     ///
     /// # Errors
     /// The alert that the peer is to get.
-    pub fn open(&mut self, record: &mut [u8]) -> Result<(ContentType, Range<usize>), Alert> {
+    pub fn open(
+        &mut self,
+        keys: &mut Keys,
+        record: &mut [u8],
+    ) -> Result<(ContentType, Range<usize>), Alert> {
         let (header, payload) = record.split_at_mut(HEADER_BYTES);
         let sequence = self.sequence;
         let mut nonce = self.nonce(sequence);
+        let key = keys.ready(self).map_err(|_| Alert::INTERNAL_ERROR)?;
         let outer = ContentType(header[0]);
         let (kind, length) = match self.layout {
             Layout::V13 => {
@@ -215,7 +254,7 @@ impl RecordKey {
                 }
                 let nonce = Nonce::assume_unique_for_key(nonce);
                 let aad = Aad::from(&header[..]);
-                let opened = self.key.open_in_place(nonce, aad, payload);
+                let opened = key.open_in_place(nonce, aad, payload);
                 let opened = opened.map_err(|_| Alert::BAD_RECORD_MAC)?;
                 // Zeros behind the content type are padding.
                 let last = opened.iter().rposition(|&byte| byte != 0);
@@ -230,7 +269,7 @@ impl RecordKey {
                 nonce[NONCE_BYTES - explicit.len()..].copy_from_slice(explicit);
                 let nonce = Nonce::assume_unique_for_key(nonce);
                 let aad = Aad::from(aad_v12(sequence, outer, length));
-                let opened = self.key.open_in_place(nonce, aad, sealed);
+                let opened = key.open_in_place(nonce, aad, sealed);
                 (outer, opened.map_err(|_| Alert::BAD_RECORD_MAC)?.len())
             }
         };

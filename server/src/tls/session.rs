@@ -11,6 +11,7 @@
 //! Messages of the protocol itself (alerts, KeyUpdate) are some dozen bytes, and are kept until they are sent.
 
 use std::io;
+use std::num::NonZeroUsize;
 
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
@@ -18,8 +19,8 @@ use rustls::{ExtractedSecrets, ProtocolVersion, SupportedCipherSuite};
 
 use super::Alert;
 use super::record::{
-    CONTENT_BYTES_MAX, ContentType, RecordKey, RecordTag, SealError, TAG_BYTES, UnknownSecrets,
-    record_bytes,
+    CONTENT_BYTES_MAX, ContentType, Keys, RECORD_BYTES_MAX, RecordKey, RecordTag, SealError,
+    TAG_BYTES, UnknownSecrets, record_bytes,
 };
 
 /// Messages that carry no content, in a row: KeyUpdate, warnings, empty records. Each is work that a peer has for nothing.
@@ -67,6 +68,26 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Content for Slices<std::iter::Peekable<I>
             }
         }
         Ok(())
+    }
+}
+
+/// What one core makes and opens records with.
+pub struct Workspace {
+    /// Where records are made that leave.
+    outgoing: Box<[u8]>,
+    /// Where those land that come.
+    pub incoming: Box<[u8]>,
+    keys: Keys,
+}
+
+impl Workspace {
+    /// For records of so much content at a time, and as many keys.
+    pub fn new(outgoing_bytes: usize, keys: NonZeroUsize) -> Workspace {
+        Workspace {
+            outgoing: vec![0; outgoing_bytes].into(),
+            incoming: vec![0; RECORD_BYTES_MAX].into(),
+            keys: Keys::new(keys),
+        }
     }
 }
 
@@ -127,14 +148,14 @@ pub enum ReceiveError {
 }
 
 impl Session {
-    /// The session of a handshake, and the bytes that came behind it.
+    /// The session of a handshake, and the bytes that came behind it; `None` if nothing more comes.
     ///
     /// # Errors
     /// If the secrets are of a cipher that isn't known.
     pub(super) fn new(
         secrets: ExtractedSecrets,
         kernel: KernelConnection<ServerConnectionData>,
-        incoming: Vec<u8>,
+        incoming: Option<Vec<u8>>,
     ) -> Result<Session, UnknownSecrets> {
         let version = kernel.protocol_version();
         let suite = match kernel.negotiated_cipher_suite() {
@@ -148,12 +169,12 @@ impl Session {
             kernel: (version == ProtocolVersion::TLSv1_3).then(|| Box::new(kernel)),
             unfinished: None,
             control: Vec::new(),
-            incoming,
+            peer_has_ended: incoming.is_none(),
+            incoming: incoming.unwrap_or_default(),
             update_asked: false,
             quiet: 0,
             wire_bytes: 0,
             has_ended: false,
-            peer_has_ended: false,
         })
     }
 
@@ -187,22 +208,27 @@ impl Session {
         self.kernel.is_none() && self.sealer.sequence >= self.records_max / 2
     }
 
-    /// Seals content, in `scratch`, and sends it with `send`, which says how many bytes were taken. Returns how many bytes
+    /// Seals content, in the `workspace`, and sends it with `send`, which says how many bytes were taken. Returns how many bytes
     /// of content have left in whole records. What did not leave is forgotten.
     ///
     /// # Errors
     /// [`WriteError`]; also if a record that is made again is not what it was.
     ///
     /// # Panics
-    /// If `scratch` is too short for the content and what is [added](Session::content_for) to it.
+    /// If the workspace is too small for the content and what is [added](Session::content_for) to it.
     pub fn write(
         &mut self,
         content: &mut dyn Content,
-        scratch: &mut [u8],
+        workspace: &mut Workspace,
         mut send: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> Result<usize, WriteError> {
+        let Workspace {
+            outgoing: scratch,
+            keys,
+            ..
+        } = workspace;
         if self.unfinished.is_none() {
-            self.prepare().map_err(WriteError::Connection)?;
+            self.prepare(keys).map_err(WriteError::Connection)?;
             if !self.flush(&mut send).map_err(WriteError::Connection)? {
                 return Ok(0);
             }
@@ -225,7 +251,7 @@ impl Session {
                 .map_err(WriteError::Content)?;
             let tag = self
                 .sealer
-                .seal(ContentType::APPLICATION_DATA, sequence, record)
+                .seal(keys, ContentType::APPLICATION_DATA, sequence, record)
                 .map_err(|error: SealError| WriteError::Connection(io::Error::other(error)))?;
             if again.is_some_and(|record| record.tag != tag) {
                 let why = "what a TLS record was made of is not the same any more";
@@ -280,7 +306,7 @@ impl Session {
     }
 
     /// Makes what must be sent before content: KeyUpdate, if the peer asked for one, or if the key is used up.
-    fn prepare(&mut self) -> io::Result<()> {
+    fn prepare(&mut self, keys: &mut Keys) -> io::Result<()> {
         let is_used_up = self.sealer.sequence >= self.records_max;
         let Some(kernel) = self.kernel.as_mut() else {
             return Ok(());
@@ -292,12 +318,17 @@ impl Session {
         let next = kernel.update_tx_secret().map_err(io::Error::other)?;
         let next = RecordKey::new(version, next).map_err(io::Error::other)?;
         // RFC 8446 section 4.6.3: the last message under the old key; none is asked for in return.
-        self.control_message(ContentType::HANDSHAKE, &[24, 0, 0, 1, 0])?;
+        self.control_message(keys, ContentType::HANDSHAKE, &[24, 0, 0, 1, 0])?;
         self.sealer = next;
         Ok(())
     }
 
-    fn control_message(&mut self, kind: ContentType, content: &[u8]) -> io::Result<()> {
+    fn control_message(
+        &mut self,
+        keys: &mut Keys,
+        kind: ContentType,
+        content: &[u8],
+    ) -> io::Result<()> {
         let layout = self.sealer.layout();
         let start = self.control.len();
         self.control
@@ -306,7 +337,7 @@ impl Session {
         record[layout.before()..][..content.len()].copy_from_slice(content);
         let sequence = self.sealer.sequence;
         self.sealer
-            .seal(kind, sequence, record)
+            .seal(keys, kind, sequence, record)
             .map_err(io::Error::other)?;
         self.sealer.sequence += 1;
         Ok(())
@@ -334,13 +365,15 @@ impl Session {
     pub fn end(
         &mut self,
         alert: Alert,
+        workspace: &mut Workspace,
         send: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> io::Result<bool> {
         if self.unfinished.is_some() {
             return Ok(true);
         }
         if !std::mem::replace(&mut self.has_ended, true) {
-            self.control_message(ContentType::ALERT, &alert.bytes())?;
+            let keys = &mut workspace.keys;
+            self.control_message(keys, ContentType::ALERT, &alert.bytes())?;
         }
         self.flush(send)
     }
@@ -355,12 +388,18 @@ impl Session {
         std::mem::take(&mut self.wire_bytes)
     }
 
-    /// Opens the records that have come, in place. Their content is then at the beginning of `bytes`, this much of it. A
-    /// record that isn't whole is kept.
+    /// Opens the records that have come, in place: the first `length` bytes of what is incoming in the workspace. Their
+    /// content is then at the beginning of that, this much of it. A record that isn't whole is kept.
     ///
     /// # Errors
     /// [`ReceiveError`]. No further record can be opened then.
-    pub fn receive(&mut self, bytes: &mut [u8]) -> Result<usize, ReceiveError> {
+    pub fn receive(
+        &mut self,
+        workspace: &mut Workspace,
+        length: usize,
+    ) -> Result<usize, ReceiveError> {
+        let Workspace { incoming, keys, .. } = workspace;
+        let bytes = &mut incoming[..length];
         let (mut at, mut end) = (0, 0);
         while !self.peer_has_ended
             && let Some(length) = record_bytes(&bytes[at..]).map_err(ReceiveError::Wrong)?
@@ -368,7 +407,7 @@ impl Session {
             let Some(record) = bytes.get_mut(at..at + length) else {
                 break;
             };
-            let opened = self.opener.open(record);
+            let opened = self.opener.open(keys, record);
             let (kind, place) = opened.map_err(ReceiveError::Wrong)?;
             let place = at + place.start..at + place.end;
             at += length;

@@ -1,6 +1,7 @@
 //! Sessions with a client of rustls, over a wire that takes what a test lets it take.
 
 use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -16,7 +17,7 @@ use super::certificates::CertificateFiles;
 use super::handshake::{Established, Handshake, HandshakeError};
 use super::record::{CONTENT_BYTES_MAX, RECORD_BYTES_MAX};
 use super::session::{ReceiveError, Slices, WriteError};
-use super::{Acceptor, Alert, Session};
+use super::{Acceptor, Alert, Session, Workspace};
 
 struct Site {
     directory: TempDir,
@@ -136,6 +137,20 @@ fn suites() -> Vec<SupportedCipherSuite> {
         .collect()
 }
 
+/// Two keys, so that they are made ready again and again.
+fn workspace(bytes: usize) -> Workspace {
+    Workspace::new(bytes, NonZeroUsize::new(1).unwrap())
+}
+
+/// Gives a session bytes, behind those that it has kept. Returns the content of whole records.
+fn receive(session: &mut Session, bytes: &[u8]) -> Result<Vec<u8>, ReceiveError> {
+    let mut workspace = workspace(0);
+    let all = [session.incoming(), bytes].concat();
+    workspace.incoming[..all.len()].copy_from_slice(&all);
+    let count = session.receive(&mut workspace, all.len())?;
+    Ok(workspace.incoming[..count].to_vec())
+}
+
 /// Writes content to a wire that takes so much at a time. Returns the content that left, and what the wire got.
 fn write(
     session: &mut Session,
@@ -143,7 +158,7 @@ fn write(
     takes: usize,
 ) -> Result<(usize, Vec<u8>), WriteError> {
     let mut wire = Vec::new();
-    let mut scratch = vec![0; session.room_for(content.len() as u64) as usize];
+    let mut scratch = workspace(session.room_for(content.len() as u64) as usize);
     let mut slices = Slices::new([content].into_iter());
     let left = session.write(&mut slices, &mut scratch, |bytes| {
         let taken = bytes.len().min(takes - wire.len().min(takes));
@@ -189,9 +204,9 @@ fn content_arrives_in_every_suite() {
         let mut client = site.client("x.org", Some(suite));
         let mut session = session(&site, &mut client);
         client.writer().write_all(b"GET /").unwrap();
-        let mut request = said(&mut client);
-        assert_eq!(session.receive(&mut request), Ok(5), "{suite:?}");
-        assert_eq!(&request[..5], b"GET /");
+        let request = said(&mut client);
+        let arrived = receive(&mut session, &request);
+        assert_eq!(arrived.unwrap(), b"GET /", "{suite:?}");
         for wires in [
             &[(usize::MAX / 2, usize::MAX)][..],
             &[(40_000, 1)],
@@ -256,7 +271,7 @@ fn a_record_that_has_begun_is_ended_with_the_same_content_only() {
         let mut other = content.clone();
         other[999] ^= 1;
         let mut sent = 0;
-        let mut scratch = vec![0; 2000];
+        let mut scratch = workspace(2000);
         let mut slices = Slices::new([&other[..]].into_iter());
         let refused = session.write(&mut slices, &mut scratch, |bytes| {
             sent += bytes.len();
@@ -268,7 +283,9 @@ fn a_record_that_has_begun_is_ended_with_the_same_content_only() {
         // No message can go between.
         assert!(
             session
-                .end(Alert::CLOSE_NOTIFY, |_| panic!("in the middle of a record"))
+                .end(Alert::CLOSE_NOTIFY, &mut workspace(0), |_| panic!(
+                    "in the middle of a record"
+                ))
                 .unwrap()
         );
         let (left, rest) = write(&mut session, &content, usize::MAX).unwrap();
@@ -286,8 +303,8 @@ fn keys_change_when_the_client_asks_and_when_they_are_used_up() {
     for round in 0..5 {
         client.refresh_traffic_keys().unwrap();
         client.writer().write_all(b"hello").unwrap();
-        let mut wire = said(&mut client);
-        assert_eq!(session.receive(&mut wire), Ok(5), "round {round}");
+        let arrived = receive(&mut session, &said(&mut client));
+        assert_eq!(arrived.unwrap(), b"hello", "round {round}");
         let arrived = send_all(
             &mut session,
             &mut client,
@@ -339,16 +356,12 @@ fn records_come_in_pieces_and_pieces_in_records() {
         let wire = said(&mut client);
         let mut arrived = Vec::new();
         for piece in wire.chunks(333) {
-            let mut buffer = session.incoming().to_vec();
-            buffer.extend_from_slice(piece);
-            let count = session.receive(&mut buffer).unwrap();
-            arrived.extend_from_slice(&buffer[..count]);
+            arrived.extend(receive(&mut session, piece).unwrap());
         }
         assert!(arrived == bytes(5_000), "{suite:?}");
         assert_eq!(session.held_bytes(), 0);
         client.send_close_notify();
-        let mut wire = said(&mut client);
-        assert_eq!(session.receive(&mut wire), Ok(0));
+        assert_eq!(receive(&mut session, &said(&mut client)), Ok(Vec::new()));
         assert!(session.peer_has_ended());
     }
 }
@@ -368,22 +381,22 @@ fn what_is_wrong_gets_its_alert() {
         let mut wire = said(&mut client);
         let last = wire.len() - 1;
         wire[last] ^= 1;
-        assert_eq!(session.receive(&mut wire), wrong(Alert::BAD_RECORD_MAC));
+        assert_eq!(receive(&mut session, &wire), wrong(Alert::BAD_RECORD_MAC));
 
         let (_, mut session) = fresh();
-        let mut long = [23, 3, 3, 0x48, 1];
-        assert_eq!(session.receive(&mut long), wrong(Alert::RECORD_OVERFLOW));
+        let long = [23, 3, 3, 0x48, 1];
+        assert_eq!(receive(&mut session, &long), wrong(Alert::RECORD_OVERFLOW));
 
         let (_, mut session) = fresh();
-        let mut http = *b"GET / HTTP/1.1\r\n\r\n";
-        assert_eq!(session.receive(&mut http), wrong(Alert::DECODE_ERROR));
+        let http = *b"GET / HTTP/1.1\r\n\r\n";
+        assert_eq!(receive(&mut session, &http), wrong(Alert::DECODE_ERROR));
 
         // The client hears what is wrong.
         let (mut client, mut session) = fresh();
         let mut wire = Vec::new();
         assert!(
             session
-                .end(Alert::RECORD_OVERFLOW, |bytes| {
+                .end(Alert::RECORD_OVERFLOW, &mut workspace(0), |bytes| {
                     wire.extend_from_slice(bytes);
                     Ok(bytes.len())
                 })
@@ -399,10 +412,10 @@ fn messages_without_content_are_bounded() {
     let site = site(&["x.org"]);
     let mut client = site.client("x.org", None);
     let mut session = session(&site, &mut client);
-    let mut outcome = Ok(0);
+    let mut outcome = Ok(Vec::new());
     for count in 0..40 {
         client.refresh_traffic_keys().unwrap();
-        outcome = session.receive(&mut said(&mut client));
+        outcome = receive(&mut session, &said(&mut client));
         if outcome.is_err() {
             assert_eq!(count, 32);
             break;
@@ -513,6 +526,28 @@ fn files_that_are_wrong_are_named() {
         ..x.clone()
     });
     assert!(error.contains("not an OCSP response"), "{error}");
+}
+
+#[test]
+fn a_client_may_close_right_behind_its_last_message() {
+    let site = site(&["x.org"]);
+    let mut client = site.client("x.org", None);
+    let mut handshake = Handshake::new(&site.acceptor).unwrap();
+    assert!(handshake.received(&said(&mut client)).unwrap().is_none());
+    hear(&mut client, handshake.outgoing()).unwrap();
+    handshake.sent(handshake.outgoing().len());
+    client.send_close_notify();
+    let done = handshake.received(&said(&mut client)).unwrap().unwrap();
+    let mut session = done.session;
+    assert!(session.peer_has_ended());
+    let mut wire = handshake.outgoing().to_vec();
+    let ended = session.end(Alert::CLOSE_NOTIFY, &mut workspace(0), |bytes| {
+        wire.extend_from_slice(bytes);
+        Ok(bytes.len())
+    });
+    assert!(ended.unwrap());
+    client.read_tls(&mut &wire[..]).unwrap();
+    assert!(client.process_new_packets().unwrap().peer_has_closed());
 }
 
 #[test]
