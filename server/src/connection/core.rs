@@ -16,6 +16,7 @@ use super::rates::Rates;
 use super::request_log::AccessLog;
 use super::secured::Secured;
 use super::state::Connection;
+use super::totals::Totals;
 use crate::body::Sources;
 use crate::config::Live;
 use crate::http::cors::Cors;
@@ -34,6 +35,14 @@ pub struct Signing {
     pub keys: Arc<KeyRing>,
     /// What makes listings.
     pub lister: Arc<Lister>,
+}
+
+/// What is known of all cores' clients, shared by the cores.
+pub struct Fairness {
+    /// How fast they are sent to.
+    pub rates: Arc<Rates>,
+    /// What was sent and lent to their networks.
+    pub totals: Arc<Totals>,
 }
 
 /// The state of one core, shared by its connections' tasks.
@@ -78,7 +87,7 @@ impl Core {
         sources: Sources,
         gate: Gate,
         lender: Rc<Lender>,
-        rates: Arc<Rates>,
+        fairness: Fairness,
         live: Arc<Live>,
         signing: Signing,
         access: Option<AccessLog>,
@@ -88,8 +97,8 @@ impl Core {
             gate,
             lender,
             idle: Idle::default(),
-            rates,
-            networks: Networks::new(),
+            rates: fairness.rates,
+            networks: Networks::new(&fairness.totals),
             connections: RefCell::new(Slab::new()),
             refusing: Cell::new(0),
             scratch: RefCell::new(Box::new([0; REQUEST_HEAD_BYTES_MAX])),

@@ -26,3 +26,4 @@ pub mod send_window;
 pub mod stalled;
 pub mod state;
 pub mod tick;
+pub mod totals;

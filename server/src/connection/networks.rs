@@ -5,6 +5,11 @@
 //! with room to send, the one with the lowest count is next (start-time fair queueing). A network that was not waiting
 //! for a while is counted as if it had sent nearly as much as the others, so that nobody saves up turns.
 //!
+//! What other cores send to a network counts here, too ([`totals`](super::totals)): the kernel spreads connections over
+//! the cores, and whoever has very many has some on each. But the clocks of cores differ, and one may be faster than
+//! another. So it counts when this core looks at the network, and at most as several times what is sent here: a
+//! connection is never left waiting because its neighbours are served elsewhere.
+//!
 //! A core that sends to one network only, or that has nobody waiting, asks for nothing: a turn is had at once.
 
 use std::cell::{Cell, RefCell};
@@ -13,8 +18,10 @@ use std::future::poll_fn;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use super::totals::{TOTAL_BYTES, Total, Totals};
 use crate::io::Io;
 use crate::memory::limits::{NETWORK_BYTES, NETWORKS_MAX, PIECE_BYTES_MAX};
 
@@ -36,6 +43,14 @@ impl From<IpAddr> for Network {
 /// How far a network may be behind the one that was served last: one piece, so that it is next, but not for long.
 const BEHIND_MAX: u64 = PIECE_BYTES_MAX as u64;
 
+/// What other cores sent to a network counts at a turn for at most so many times what is sent then. So one that another
+/// core serves very fast still has its turns here, one for so many of its neighbours.
+const PAID_MAX: u64 = 16;
+
+/// What is left then counts at later turns, up to so many bytes: cores that share their processors with others send in
+/// bursts of some megabytes.
+const OWED_MAX: u64 = 64 * PIECE_BYTES_MAX as u64;
+
 /// The networks of one core's clients. Beyond so many, some share an entry.
 pub struct Networks {
     table: RefCell<Table>,
@@ -43,10 +58,15 @@ pub struct Networks {
     sending: Cell<usize>,
     /// Wakes the task that gives turns.
     dispatcher: Cell<Option<Waker>>,
+    totals: Arc<Totals>,
+    /// Whether the other cores know that this one gives turns.
+    is_choosing: Cell<bool>,
+    /// Whether it gave one since that was asked last.
+    gave_turns: Cell<bool>,
 }
 
-#[derive(Default)]
 struct Table {
+    totals: Arc<Totals>,
     entries: Vec<Entry>,
     /// Those without members.
     unused: Vec<EntryId>,
@@ -64,10 +84,16 @@ struct Entry {
     network: Network,
     members: u32,
     sending: u32,
-    /// Bytes of credit that its connections have borrowed.
-    lent: u64,
     /// Bytes that were sent to it while others wanted to send too.
     served: u64,
+    /// What all cores have sent to it; `None` once nobody is left.
+    total: Option<Arc<Total>>,
+    /// How much of that this core has counted.
+    seen: u64,
+    /// What was sent elsewhere and is not counted in `served` yet.
+    owed: u64,
+    /// What of that was counted since its last turn here.
+    paid: u64,
     queue: VecDeque<Rc<Waiter>>,
 }
 
@@ -76,6 +102,8 @@ struct Entry {
 const _: () = assert!(
     size_of::<Entry>()
         + (size_of::<(Network, EntryId)>() + 1) * 16 / 7
+        + TOTAL_BYTES
+        + (size_of::<(Network, Arc<Total>)>() + 1) * 16 / 7
         + 2 * size_of::<(u64, EntryId)>()
         + 2 * size_of::<EntryId>()
         <= NETWORK_BYTES
@@ -91,12 +119,15 @@ struct Waiter {
 }
 
 impl Networks {
-    /// None yet.
-    pub fn new() -> Rc<Networks> {
+    /// None yet, on a core that shares `totals` with the others.
+    pub fn new(totals: &Arc<Totals>) -> Rc<Networks> {
         Rc::new(Networks {
-            table: RefCell::default(),
+            table: RefCell::new(Table::new(Arc::clone(totals))),
             sending: Cell::new(0),
             dispatcher: Cell::new(None),
+            totals: Arc::clone(totals),
+            is_choosing: Cell::new(false),
+            gave_turns: Cell::new(false),
         })
     }
 
@@ -105,15 +136,29 @@ impl Networks {
         self.sending.get() > 1
     }
 
-    /// Waits for the turn to send about so many bytes; `None` if there was nothing to wait for.
+    /// Waits for the turn to send about so many bytes; `None` if there was nothing to wait for, and nobody who counts.
     pub async fn turn<'a>(&'a self, member: &'a Member, bytes: u64) -> Option<Charge<'a>> {
+        let entry = member.entry.get();
         if !self.are_several() {
-            return None;
+            if !self.totals.is_one_choosing() {
+                return None;
+            }
+            // Nobody else is sent to here, but where others are that counts.
+            self.table.borrow_mut().settle(entry, 0, bytes);
+            return Some(Charge {
+                networks: self,
+                entry,
+                bytes,
+                sent: 0,
+            });
+        }
+        self.gave_turns.set(true);
+        if !self.is_choosing.replace(true) {
+            self.totals.note_choosing(true);
         }
         let waiter = &member.waiter;
         waiter.bytes.set(bytes);
         waiter.is_granted.set(false);
-        let entry = member.entry.get();
         self.table.borrow_mut().enqueue(entry, Rc::clone(waiter));
         if let Some(dispatcher) = self.dispatcher.take() {
             dispatcher.wake();
@@ -160,6 +205,14 @@ impl Networks {
         }
     }
 
+    /// Now and then: tells the others if this core gives no turns any more. Not at once, as the line of memory that says so
+    /// would wander between cores with each small response.
+    pub fn tick(&self) {
+        if !self.gave_turns.replace(false) && self.is_choosing.replace(false) {
+            self.totals.note_choosing(false);
+        }
+    }
+
     /// Joins a client to its network.
     pub fn join(self: &Rc<Self>, address: IpAddr) -> Member {
         Member {
@@ -186,7 +239,63 @@ impl Networks {
     }
 }
 
+impl Drop for Networks {
+    fn drop(&mut self) {
+        if self.is_choosing.get() {
+            self.totals.note_choosing(false);
+        }
+    }
+}
+
+impl Entry {
+    /// Its network is to be sent so many bytes.
+    fn charge(&mut self, bytes: u64) {
+        self.served = self.served.saturating_add(bytes);
+        self.seen = self.seen.wrapping_add(bytes);
+        self.paid = 0;
+        if let Some(total) = &self.total {
+            total.add(bytes);
+        }
+    }
+
+    /// Its network was sent so many fewer.
+    fn take_back(&mut self, bytes: u64) {
+        self.served = self.served.saturating_sub(bytes);
+        self.seen = self.seen.wrapping_sub(bytes);
+        if let Some(total) = &self.total {
+            total.take_back(bytes);
+        }
+    }
+
+    /// Counts what other cores sent since this one looked last, before it is sent so many bytes `next` here.
+    fn look(&mut self, next: u64) {
+        let Some(total) = &self.total else { return };
+        let elsewhere = total.sent().wrapping_sub(self.seen);
+        // Less than nothing, where another core took back what it did not send: that counts later.
+        if elsewhere <= u64::MAX / 2 {
+            self.seen = self.seen.wrapping_add(elsewhere);
+            self.owed = self.owed.saturating_add(elsewhere).min(OWED_MAX);
+        }
+        let most = PAID_MAX.saturating_mul(next);
+        let counted = self.owed.min(most.saturating_sub(self.paid));
+        self.owed -= counted;
+        self.paid += counted;
+        self.served = self.served.saturating_add(counted);
+    }
+}
+
 impl Table {
+    fn new(totals: Arc<Totals>) -> Table {
+        Table {
+            totals,
+            entries: Vec::new(),
+            unused: Vec::new(),
+            of: HashMap::new(),
+            waiting: BTreeSet::new(),
+            now: 0,
+        }
+    }
+
     fn entry(&mut self, at: EntryId) -> &mut Entry {
         &mut self.entries[at as usize]
     }
@@ -196,12 +305,22 @@ impl Table {
             self.entry(at).members += 1;
             return at;
         }
+        if self.unused.is_empty() && self.entries.len() == NETWORKS_MAX {
+            // Every entry is used: it shares one, which nobody can choose.
+            let at = (self.of.hasher().hash_one(network) % NETWORKS_MAX as u64) as EntryId;
+            self.entry(at).members += 1;
+            return at;
+        }
+        let total = self.totals.join(network);
         let entry = Entry {
             network,
             members: 1,
             sending: 0,
-            lent: 0,
             served: 0,
+            seen: total.sent(),
+            total: Some(total),
+            owed: 0,
+            paid: 0,
             queue: VecDeque::new(),
         };
         let at = match self.unused.pop() {
@@ -209,15 +328,9 @@ impl Table {
                 *self.entry(at) = entry;
                 at
             }
-            None if self.entries.len() < NETWORKS_MAX => {
+            None => {
                 self.entries.push(entry);
                 (self.entries.len() - 1) as EntryId
-            }
-            // Every entry is used: it shares one, which nobody can choose.
-            None => {
-                let at = (self.of.hasher().hash_one(network) % NETWORKS_MAX as u64) as EntryId;
-                self.entry(at).members += 1;
-                return at;
             }
         };
         self.of.insert(network, at);
@@ -231,6 +344,9 @@ impl Table {
             self.of.remove(&entry.network);
             self.waiting.remove(&(entry.served, at));
             entry.queue = VecDeque::new();
+            if let Some(total) = entry.total.take() {
+                self.totals.leave(entry.network, total);
+            }
             self.unused.push(at);
         }
     }
@@ -238,6 +354,7 @@ impl Table {
     fn enqueue(&mut self, at: EntryId, waiter: Rc<Waiter>) {
         let entry = &mut self.entries[at as usize];
         if entry.queue.is_empty() {
+            entry.look(waiter.bytes.get());
             entry.served = entry.served.max(self.now.saturating_sub(BEHIND_MAX));
             self.waiting.insert((entry.served, at));
         }
@@ -246,22 +363,34 @@ impl Table {
 
     /// Whose turn it is. Its network is charged with what it is to send.
     fn next(&mut self) -> Option<Rc<Waiter>> {
-        let (served, at) = self.waiting.pop_first()?;
-        self.now = self.now.max(served);
-        let entry = &mut self.entries[at as usize];
-        let waiter = entry.queue.pop_front()?;
-        entry.served = served.saturating_add(waiter.bytes.get());
-        if !entry.queue.is_empty() {
-            self.waiting.insert((entry.served, at));
+        loop {
+            let (served, at) = self.waiting.pop_first()?;
+            let entry = &mut self.entries[at as usize];
+            let bytes = entry.queue.front()?.bytes.get();
+            entry.look(bytes);
+            if entry.served > served {
+                // Others may be next: what counts of other cores is bounded, so this ends.
+                self.waiting.insert((entry.served, at));
+                continue;
+            }
+            self.now = self.now.max(served);
+            let waiter = entry.queue.pop_front()?;
+            entry.charge(bytes);
+            if !entry.queue.is_empty() {
+                self.waiting.insert((entry.served, at));
+            }
+            return Some(waiter);
         }
-        Some(waiter)
     }
 
     /// Charges an entry with what was sent in place of what was to be.
     fn settle(&mut self, at: EntryId, charged: u64, sent: u64) {
         let entry = &mut self.entries[at as usize];
         let is_waiting = self.waiting.remove(&(entry.served, at));
-        entry.served = entry.served.saturating_sub(charged).saturating_add(sent);
+        match charged.checked_sub(sent) {
+            Some(less) => entry.take_back(less),
+            None => entry.charge(sent - charged),
+        }
         if is_waiting {
             self.waiting.insert((entry.served, at));
         }
@@ -325,15 +454,26 @@ impl Member {
     pub fn set_lent(&self, bytes: u64) {
         let before = self.lent.replace(bytes);
         let mut table = self.networks.table.borrow_mut();
-        let entry = table.entry(self.entry.get());
-        entry.lent = entry.lent + bytes - before;
+        if let Some(total) = &table.entry(self.entry.get()).total {
+            total.note_lent(before, bytes);
+        }
     }
 
-    /// Whether the network's loans are within what is fair, with so many bytes `more` and so many `free` in all: where
-    /// other networks send too, none borrows more than it leaves for them.
+    /// Whether other networks are sent to, by this core or by another.
+    pub fn has_others(&self) -> bool {
+        self.networks.are_several() || self.networks.totals.is_one_choosing()
+    }
+
+    /// Whether the network's loans, of all cores, are within what is fair, with so many bytes `more` and so many `free` in
+    /// all: where other networks are sent to, none borrows more than it leaves for them.
     pub fn may_borrow(&self, more: u64, free: u64) -> bool {
-        let lent = || self.networks.table.borrow().entries[self.entry.get() as usize].lent;
-        !self.networks.are_several() || lent().saturating_add(more) <= free.saturating_sub(more)
+        if !self.has_others() {
+            return true;
+        }
+        let mut table = self.networks.table.borrow_mut();
+        let total = &table.entry(self.entry.get()).total;
+        let lent = total.as_ref().map_or(0, |total| total.lent());
+        lent.saturating_add(more) <= free.saturating_sub(more)
     }
 }
 
@@ -369,7 +509,7 @@ mod tests {
 
     /// Sends pieces of these sizes for connections that are always ready, and says what each network got.
     fn served(connections: &[usize], bytes: impl Fn(usize) -> u64, turns: usize) -> Vec<u64> {
-        let networks = Networks::new();
+        let networks = Networks::new(&Arc::default());
         let mut sent = vec![0; connections.len()];
         let members: Vec<Vec<Member>> = (0..connections.len())
             .map(|network| {
@@ -427,7 +567,7 @@ mod tests {
 
     #[test]
     fn nobody_saves_up_turns() {
-        let networks = Networks::new();
+        let networks = Networks::new(&Arc::default());
         let [busy, late] = [1, 2].map(|network| networks.join(address(network, 1)));
         let ready = |member: &Member, bytes| {
             member.waiter.bytes.set(bytes);
@@ -455,7 +595,7 @@ mod tests {
 
     #[test]
     fn what_was_not_sent_is_not_charged() {
-        let networks = Networks::new();
+        let networks = Networks::new(&Arc::default());
         let member = networks.join(address(1, 1));
         let mut table = networks.table.borrow_mut();
         member.waiter.bytes.set(1000);
@@ -468,9 +608,142 @@ mod tests {
         assert_eq!(table.waiting.first(), Some(&(300, 0)));
     }
 
+    /// A core whose connections, one for each of these networks, are always ready, in pieces of so many bytes.
+    struct AlwaysReady {
+        networks: Rc<Networks>,
+        members: Vec<Member>,
+        got: Vec<u64>,
+    }
+
+    impl AlwaysReady {
+        fn new(totals: &Arc<Totals>, clients: &[u32], bytes: u64) -> AlwaysReady {
+            let networks = Networks::new(totals);
+            let join = |&network: &u32| networks.join(address(network, 1));
+            let core = AlwaysReady {
+                members: clients.iter().map(join).collect(),
+                got: vec![0; clients.len()],
+                networks,
+            };
+            for member in &core.members {
+                member.waiter.bytes.set(bytes);
+                core.ready(member);
+            }
+            core
+        }
+
+        fn ready(&self, member: &Member) {
+            let mut table = self.networks.table.borrow_mut();
+            table.enqueue(member.entry.get(), Rc::clone(&member.waiter));
+        }
+
+        fn send(&mut self, turns: usize) {
+            for _ in 0..turns {
+                let waiter = self.networks.table.borrow_mut().next().unwrap();
+                let at = |member: &Member| Rc::ptr_eq(&member.waiter, &waiter);
+                let at = self.members.iter().position(at).unwrap();
+                self.got[at] += waiter.bytes.get();
+                self.ready(&self.members[at]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_core_sends_counts_here() {
+        const BYTES: u64 = 8_000;
+        // Turn by turn, and in bursts, as cores that share their processors with others send.
+        for burst in [1, 7, 500] {
+            let totals = Arc::default();
+            let mut here = AlwaysReady::new(&totals, &[1, 2, 3], BYTES);
+            let mut there = AlwaysReady::new(&totals, &[1, 4, 5], BYTES);
+            for _ in 0..10_000 / burst {
+                here.send(burst);
+                there.send(burst);
+            }
+            let crowd = here.got[0] + there.got[0];
+            let others = here.got[1..].iter().chain(&there.got[1..]);
+            for &got in others {
+                let most = crowd.max(got) * 9 / 10;
+                assert!(crowd.min(got) >= most, "{burst}: {crowd} and {got}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_served_fast_elsewhere_still_has_turns_here() {
+        let totals = Arc::default();
+        let mut fast = AlwaysReady::new(&totals, &[1], 250_000);
+        let mut here = AlwaysReady::new(&totals, &[1, 2], 8_000);
+        for _ in 0..2_000 {
+            fast.send(5);
+            here.send(1);
+        }
+        let [crowd, other] = here.got[..] else {
+            panic!("two")
+        };
+        assert!(crowd * (PAID_MAX + 2) >= other, "{crowd} of {other}");
+        assert!(crowd * (PAID_MAX - 2) <= other, "{crowd} of {other}");
+        // Once the other core has none of it there is no debt but the bounded one.
+        drop(fast);
+        here.got.fill(0);
+        here.send(10_000);
+        assert!(here.got[0].abs_diff(here.got[1]) <= OWED_MAX + 1_000_000);
+    }
+
+    #[test]
+    fn a_core_without_a_choice_charges_where_another_has_one() {
+        fn at_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+            let mut context = std::task::Context::from_waker(Waker::noop());
+            std::pin::pin!(future).poll(&mut context)
+        }
+        let totals: Arc<Totals> = Arc::default();
+        let [here, there] = [(); 2].map(|()| Networks::new(&totals));
+        let [one, same, other] = [(&here, 1), (&there, 1), (&there, 2)].map(|(core, network)| {
+            let member = core.join(address(network, 1));
+            member.set_sending(true);
+            member
+        });
+        assert!(matches!(at_once(here.turn(&one, 100)), Poll::Ready(None)));
+        assert!(at_once(there.turn(&other, 100)).is_pending());
+        let Poll::Ready(Some(charge)) = at_once(here.turn(&one, 100)) else {
+            panic!("it waits for nobody")
+        };
+        charge.sent(70);
+        let sent = |member: &Member| {
+            let table = member.networks.table.borrow();
+            let total = table.entries[member.entry.get() as usize].total.clone();
+            total.unwrap().sent()
+        };
+        assert_eq!((sent(&one), sent(&same)), (70, 70));
+        // Without turns for a whole tick it has no choice any more.
+        there.tick();
+        assert!(totals.is_one_choosing());
+        there.tick();
+        assert!(!totals.is_one_choosing());
+        assert!(matches!(at_once(here.turn(&one, 100)), Poll::Ready(None)));
+        drop((one, same, other));
+        assert_eq!(totals.count(), 0);
+    }
+
+    #[test]
+    fn loans_of_all_cores_count() {
+        let totals = Arc::default();
+        let [here, there] = [(); 2].map(|()| Networks::new(&totals));
+        let [one, same] = [&here, &there].map(|core| core.join(address(1, 1)));
+        let other = here.join(address(2, 1));
+        for member in [&one, &same, &other] {
+            member.set_sending(true);
+        }
+        one.set_lent(400);
+        same.set_lent(300);
+        assert!(one.may_borrow(0, 700) && !one.may_borrow(0, 699));
+        assert!(other.may_borrow(200, 400));
+        same.set_lent(0);
+        assert!(one.may_borrow(0, 400));
+    }
+
     #[test]
     fn a_network_borrows_no_more_than_it_leaves_for_others() {
-        let networks = Networks::new();
+        let networks = Networks::new(&Arc::default());
         let [one, other] = [1, 2].map(|network| networks.join(address(network, 1)));
         one.set_sending(true);
         one.set_lent(600);
@@ -492,7 +765,8 @@ mod tests {
         fn members_come_and_go(
             steps in prop::collection::vec((0u32..3 * NETWORKS_MAX as u32, 0usize..2000, any::<bool>()), 1..3000),
         ) {
-            let networks = Networks::new();
+            let totals = Arc::default();
+            let networks = Networks::new(&totals);
             let mut members = Vec::new();
             for (network, leaves, sends) in steps {
                 if leaves < members.len() {
@@ -508,10 +782,13 @@ mod tests {
                 prop_assert!(table.entries.len() <= NETWORKS_MAX);
                 let count: u32 = table.entries.iter().map(|entry| entry.members).sum();
                 prop_assert_eq!(count as usize, members.len());
+                let used = table.entries.len() - table.unused.len();
+                prop_assert_eq!(totals.count(), used);
                 let sending = table.entries.iter().filter(|entry| entry.sending > 0);
                 prop_assert_eq!(sending.count(), networks.sending.get());
             }
             drop(members);
+            prop_assert_eq!(totals.count(), 0);
             let table = networks.table.borrow();
             prop_assert!(table.of.is_empty() && networks.sending.get() == 0);
             prop_assert_eq!(table.unused.len(), table.entries.len());

@@ -47,6 +47,7 @@ impl Ticks {
         if let Some(secured) = &core.secured {
             secured.tick(now);
         }
+        core.networks.tick();
 
         let stats = core.stats();
         stats.heartbeat.add(1);

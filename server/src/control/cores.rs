@@ -13,9 +13,10 @@ use super::preflight::send_buffer_max;
 use super::signals::Signal;
 use super::worker::{self, Order, Report};
 use crate::config::Settings;
-use crate::connection::core::Signing;
+use crate::connection::core::{Fairness, Signing};
 use crate::connection::driver::Transport;
 use crate::connection::request_log::AccessLog;
+use crate::connection::totals::Totals;
 use crate::io::Listener;
 
 /// Orders that may wait for a core, which looks for them once a tick.
@@ -71,6 +72,7 @@ impl Cores {
         access: Option<AccessLog>,
     ) -> Result<(Cores, Arc<ServerState>), ServeError> {
         let threads = listeners.len();
+        let totals = Arc::new(Totals::default());
         let (orders, order_receivers): (Vec<_>, Vec<_>) =
             listeners.iter().map(|_| bounded(ORDERS_MAX)).unzip();
         state.orders = orders;
@@ -95,7 +97,10 @@ impl Cores {
                 pool_buffer_bytes: settings.pool_buffer_bytes,
                 budget: Arc::clone(&state.budget),
                 seats: Arc::clone(&state.seats),
-                rates: Arc::clone(&state.rates),
+                fairness: Fairness {
+                    rates: Arc::clone(&state.rates),
+                    totals: Arc::clone(&totals),
+                },
                 over_limit: settings.over_limit,
                 send_buffer_floor: state.plan.send_buffer_floor,
                 send_buffer_max: send_buffer_max(settings.send_buffer_max),

@@ -20,13 +20,12 @@ use crate::body::{Resources, Sources};
 use crate::config::Live;
 use crate::config::values::{OverLimit, ZeroCopyMode};
 use crate::connection::accept::accept;
-use crate::connection::core::{Core, Signing};
+use crate::connection::core::{Core, Fairness, Signing};
 use crate::connection::driver::Transport;
 use crate::connection::gate::Gate;
 use crate::connection::idle;
 use crate::connection::lending::Lender;
 use crate::connection::list::{self, Listed};
-use crate::connection::rates::Rates;
 use crate::connection::request_log::AccessLog;
 use crate::connection::seats::Seats;
 use crate::connection::secured::Secured;
@@ -116,8 +115,8 @@ pub struct Plan {
     pub budget: Arc<Budget>,
     /// Places for connections, shared by the cores.
     pub seats: Arc<Seats>,
-    /// How fast clients are sent to, shared by the cores.
-    pub rates: Arc<Rates>,
+    /// How fast clients are sent to, and what their networks got, shared by the cores.
+    pub fairness: Fairness,
     /// What happens when there is no place.
     pub over_limit: OverLimit,
     /// `SO_SNDBUF` that every connection has.
@@ -236,7 +235,7 @@ async fn serve(
         sources,
         gate,
         lender,
-        plan.rates,
+        plan.fairness,
         plan.live,
         plan.signing,
         plan.access,

@@ -152,9 +152,9 @@ pub const PROOF_WINDOW: Duration = Duration::from_secs(1);
 /// so many of them in a row. A kernel's buffer fills once, so that the second one stays empty.
 pub const PROOF_WINDOWS: u8 = 2;
 /// Networks of clients that a core tells apart. Beyond so many some count as one.
-pub const NETWORKS_MAX: usize = 512;
+pub const NETWORKS_MAX: usize = 320;
 /// What is noted of one of them.
-pub const NETWORK_BYTES: usize = 160;
+pub const NETWORK_BYTES: usize = 256;
 /// Bytes per second that a client must acknowledge when the operator does not say, on average over the send timeout: 12 KB
 /// in two minutes. Who takes less is dead, or holds a place for its own sake. One that pauses (a video player stops
 /// reading, its window closes) acknowledges nothing and meets the send timeout itself; browsers come back with a Range.
