@@ -16,7 +16,7 @@ use crate::body::ack_meter::{Interval, Reader};
 use crate::io::Socket;
 use crate::memory::budget::{Allowance, Budget, Claim};
 use crate::memory::limits::{
-    LOW_LATENCY_RTT, SEND_BUFFER_START_BYTES, UNPROVEN_START_PART, socket_bytes,
+    LOW_LATENCY_RTT, SEND_BUFFER_START_BYTES, UNPROVEN_PART, UNPROVEN_START_PART, socket_bytes,
 };
 
 /// What the connections of one core borrow from.
@@ -52,6 +52,21 @@ impl Lender {
     /// Whether a loan was refused since this was asked last.
     pub fn was_refused(&self) -> bool {
         self.refused.replace(false)
+    }
+
+    /// What is left for all networks where several are sent to, for a connection that may borrow so: of the part of the
+    /// unproven, or of all. Somebody who came first may have taken that whole part; then an eighth of it is fair for each
+    /// of the others.
+    fn left(&self, allowance: Allowance) -> u64 {
+        let free = self.budget.free();
+        match allowance {
+            Allowance::UnprovenPart(part) if part >= UNPROVEN_PART => {
+                let limit = self.budget.total() / UNPROVEN_PART;
+                let left = limit.saturating_sub(self.budget.unproven());
+                left.max(limit / 8).min(free)
+            }
+            _ => free,
+        }
     }
 
     /// How fast a connection must be to borrow, with the credit that is left.
@@ -122,9 +137,24 @@ impl SendBuffer {
     }
 
     /// Called while the connection waits for room. Lends it more if the kernel has sent all it was given, the peer
-    /// earned more, and there is something to lend. Returns whether the buffer grew.
+    /// earned more, and there is something to lend.
+    ///
+    /// Where others came whose networks find too little left, it gives back instead: a sample may be seconds away. Returns
+    /// whether the buffer has another size now.
     pub fn grow(&self, socket: &Socket, meter: &AckMeter, now: Instant) -> io::Result<bool> {
         let present = self.bytes();
+        if self.member.has_others() && self.is_lent() {
+            let allowance = self
+                .proof
+                .get()
+                .allowance(meter.interval(Reader::Proof, now));
+            if !self.member.may_borrow(0, self.lender.left(allowance)) {
+                let kept = (present / 2).max(self.lender.floor);
+                self.is_low_latency.set(false);
+                self.give_back(socket, kept, socket.memory()?.total());
+                return Ok(self.bytes() != present);
+            }
+        }
         let has_all = present >= self.lender.most || self.is_low_latency.get();
         if has_all || socket.unsent_bytes()? > 0 {
             return Ok(false);
@@ -155,7 +185,7 @@ impl SendBuffer {
         // A claim that still covers bytes queued by a larger buffer is not shrunk here.
         let extra = extra.max(claim.bytes());
         let more = extra - claim.bytes();
-        let is_fair = more == 0 || self.member.may_borrow(more, self.lender.budget.free());
+        let is_fair = more == 0 || self.member.may_borrow(more, self.lender.left(allowance));
         if !is_fair || !claim.resize(extra, allowance) {
             self.lender.refused.set(true);
             return Ok(false);
@@ -185,7 +215,7 @@ impl SendBuffer {
         held_bytes: u64,
         now: Instant,
     ) {
-        self.prove(meter, now);
+        let allowance = self.prove(meter, now);
         let present = self.bytes();
         let floor = self.lender.floor;
         let mut kept = send_window::kept(present, floor, sample, self.lender.within());
@@ -193,13 +223,19 @@ impl SendBuffer {
             // There may be more fast connections than when it got its buffer.
             kept = kept.min(send_window::low_latency_max(self.lender.fast.get()));
         }
-        if !self.member.may_borrow(0, self.lender.budget.free()) {
+        if !self.member.may_borrow(0, self.lender.left(allowance)) {
             // Other networks came: what its own has is more than is left for them.
             kept = kept.min((present / 2).max(floor));
         }
-        if kept < present && socket.set_send_buffer(kept).is_ok() {
+        self.give_back(socket, kept, held_bytes);
+    }
+
+    /// Gives back what is above a buffer of `kept` bytes and what the kernel still holds.
+    fn give_back(&self, socket: &Socket, kept: u32, held_bytes: u64) {
+        if kept < self.bytes() && socket.set_send_buffer(kept).is_ok() {
             self.note(kept);
         }
+        let floor = self.lender.floor;
         let needed = socket_bytes(self.bytes()).max(held_bytes);
         let extra = needed.saturating_sub(socket_bytes(floor));
         let mut claim = self.claim.borrow_mut();
@@ -214,5 +250,34 @@ impl SendBuffer {
 impl Drop for SendBuffer {
     fn drop(&mut self) {
         self.note(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::limits::{SEND_BUFFER_BYTES_MIN, UNPROVEN_READS_PART};
+
+    #[test]
+    fn what_is_left_depends_on_what_was_shown() {
+        let budget = Budget::new(16_000);
+        let lender = Lender::new(Arc::clone(&budget), SEND_BUFFER_BYTES_MIN, 1 << 20);
+        let left = [
+            Allowance::UnprovenPart(UNPROVEN_START_PART),
+            Allowance::UnprovenPart(UNPROVEN_PART),
+            Allowance::UnprovenPart(UNPROVEN_READS_PART),
+            Allowance::Eighth,
+        ];
+        let left = || left.map(|allowance| lender.left(allowance));
+        assert_eq!(left(), [8_000, 8_000, 16_000, 16_000]);
+        let mut claims: Vec<Claim> = (0..100).map(|_| Claim::empty(&budget)).collect();
+        for claim in &mut claims {
+            let _ = claim.resize(1_000, Allowance::UnprovenPart(UNPROVEN_PART));
+        }
+        // The part is used up but for what the last steps leave: a newcomer counts with an eighth of it.
+        let free = budget.free();
+        assert!(free > 8_000);
+        let unproven = (8_000 - budget.unproven()).max(1_000);
+        assert_eq!(left(), [unproven, unproven, free, free]);
     }
 }
