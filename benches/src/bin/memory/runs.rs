@@ -393,6 +393,10 @@ impl Subject<'_> {
             let mut plan = self.plan(&server, groups);
             plan.watch = None;
             plan.duration = self.stretch;
+            if core.is_none() {
+                // One would have to keep up with all cores, and take a part of one of them alone.
+                plan.threads = std::thread::available_parallelism()?.get();
+            }
             // Of each round the least of the ten, as a part of an eleventh.
             let (mut least, mut median, mut all) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..self.rounds {
