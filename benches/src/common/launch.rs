@@ -67,6 +67,8 @@ pub struct Server {
     _output: Option<BufReader<std::process::ChildStdout>>,
     /// The address on which it listens.
     pub address: SocketAddr,
+    /// What is spoken there.
+    scheme: &'static str,
     /// How long it may take to end.
     stop: Duration,
 }
@@ -108,6 +110,7 @@ impl Server {
                 child,
                 _output: Some(output),
                 address,
+                scheme: "http",
                 stop: STOP,
             }),
             _ => Err(failed(child, command, log)),
@@ -137,6 +140,7 @@ impl Server {
             child,
             _output: None,
             address,
+            scheme: "http",
             stop: STOP,
         })
     }
@@ -153,9 +157,16 @@ impl Server {
         self.child.id().cast_signed()
     }
 
+    /// The same server, asked by TLS at this address.
+    pub fn secured(mut self, address: SocketAddr) -> Server {
+        self.address = address;
+        self.scheme = "https";
+        self
+    }
+
     /// The URL of `path`, which has no leading slash.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.address)
+        format!("{}://{}/{path}", self.scheme, self.address)
     }
 }
 

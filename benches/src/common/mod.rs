@@ -2,6 +2,7 @@
 //! processes, what they use, and the objects they serve.
 
 pub mod blocks;
+pub mod certificate;
 pub mod cpu;
 pub mod gets;
 pub mod interleave;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use clap::Parser;
+use penstock_benches::common::certificate::Certificate;
 use penstock_benches::common::object::{self, Coded};
 use penstock_benches::common::record::Record;
 use penstock_benches::common::{launch, machine, scratch};
@@ -47,6 +48,12 @@ struct Options {
     /// A tenth of the clients and shorter measurements, to see that everything works.
     #[arg(long)]
     quick: bool,
+    /// All clients speak TLS.
+    #[arg(long)]
+    tls: bool,
+    /// Further options of the server, as in `--share-files=1024`. Can be repeated.
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    server: Vec<String>,
     /// Directory to build the object in: room for one and a half times its size, twice.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -92,6 +99,10 @@ fn main() -> anyhow::Result<()> {
     let others = if options.soak.is_some() { OTHERS } else { 0 };
     let coded = build(options.size.0, others, directory.path())?;
     let penstock = launch::penstock(options.penstock.as_deref())?;
+    let certificate = options
+        .tls
+        .then(|| Certificate::make(directory.path()))
+        .transpose()?;
     let backends = match options.io.is_empty() {
         true => vec!["uring".to_owned(), "epoll".to_owned()],
         false => options.io.clone(),
@@ -112,6 +123,8 @@ fn main() -> anyhow::Result<()> {
             } else {
                 runs::STRETCH
             },
+            certificate: certificate.as_ref(),
+            options: &options.server,
             record: options.record.as_deref(),
             log: directory.path(),
         };

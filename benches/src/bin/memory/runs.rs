@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
-use penstock_benches::common::launch::Server;
+use penstock_benches::common::certificate::Certificate;
+use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::stats::Summary;
-use penstock_load::{ByteSpan, Class, Group, Plan, Report, Watch};
+use penstock_load::{ByteSpan, Class, Group, Plan, Report, Trust, Watch};
 
 use crate::{KEY, OTHER_KEY, OTHERS, SMALL_KEY};
 
@@ -83,6 +84,10 @@ pub(super) struct Subject<'a> {
     /// The number of measurements of the fast clients, and the length of each.
     pub(super) rounds: usize,
     pub(super) stretch: Duration,
+    /// The server's, if all clients speak TLS.
+    pub(super) certificate: Option<&'a Certificate>,
+    /// Further options of the server.
+    pub(super) options: &'a [String],
     pub(super) record: Option<&'a Path>,
     pub(super) log: &'a Path,
 }
@@ -126,13 +131,27 @@ impl Subject<'_> {
         );
         command.extend(core.map(|_| "--cores=1".to_owned()));
         command.extend(options.iter().map(|&option| option.to_owned()));
-        Ok(Server::start(core, &command, &self.log.join("server.log"))?.killed())
+        command.extend(self.options.iter().cloned());
+        let tls = match self.certificate {
+            Some(certificate) => Some((certificate, launch::free_address()?)),
+            None => None,
+        };
+        command.extend(
+            tls.iter()
+                .flat_map(|(certificate, address)| certificate.options(*address)),
+        );
+        let server = Server::start(core, &command, &self.log.join("server.log"))?.killed();
+        Ok(match tls {
+            Some((_, address)) => server.secured(address),
+            None => server,
+        })
     }
 
     fn plan(&self, server: &Server, groups: Vec<Group>) -> Plan {
         let mut plan = Plan::new(&server.url(KEY));
         plan.groups = groups;
         plan.seed = self.seed;
+        plan.tls.trust = Trust::All;
         plan.backoff = Duration::from_millis(100);
         plan.retry_after_max = Duration::from_secs(1);
         plan.timeout = Duration::from_secs(60);
