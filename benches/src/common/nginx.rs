@@ -18,7 +18,7 @@ pub fn find() -> Option<(PathBuf, String)> {
 }
 
 /// Starts it on `core`, serving the files in `root`. `listen` are further words of its `listen` line, each after
-/// a blank; its configuration and log go to `directory`.
+/// a blank, `more` further lines of the server's block; its configuration and log go to `directory`.
 ///
 /// # Errors
 ///
@@ -26,7 +26,7 @@ pub fn find() -> Option<(PathBuf, String)> {
 pub fn start(
     program: &Path,
     root: &Path,
-    listen: &str,
+    (listen, more): (&str, &str),
     directory: &Path,
     core: usize,
 ) -> anyhow::Result<Server> {
@@ -35,7 +35,7 @@ pub fn start(
     let file = directory.join("nginx.conf");
     std::fs::write(
         &file,
-        configuration(directory, root, &format!("{address}{listen}")),
+        configuration(directory, root, &format!("{address}{listen}"), more),
     )?;
     let command = [
         program.display().to_string(),
@@ -51,7 +51,7 @@ pub fn start(
 
 /// One worker, sendfile, whole packets, open files remembered, no access log. `sendfile_max_chunk` stays at its
 /// default of 2 MiB.
-fn configuration(directory: &Path, root: &Path, listen: &str) -> String {
+fn configuration(directory: &Path, root: &Path, listen: &str, more: &str) -> String {
     let directory = directory.display();
     let root = root.display();
     format!(
@@ -75,7 +75,7 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    server {{ listen {listen}; root {root}; }}
+    server {{ listen {listen}; root {root}; {more} }}
 }}
 "
     )

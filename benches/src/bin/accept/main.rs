@@ -91,7 +91,9 @@ enum Kind {
 impl Competitor {
     fn start(&self, core: usize) -> anyhow::Result<Server> {
         match &self.kind {
-            Kind::Nginx(program, root) => nginx::start(program, root, "", &self.directory, core),
+            Kind::Nginx(program, root) => {
+                nginx::start(program, root, ("", ""), &self.directory, core)
+            }
             Kind::Penstock(command) => Server::start(core, command, &self.directory.join("log")),
         }
     }

@@ -138,7 +138,7 @@ impl Source {
         match self {
             Source::Penstock(command) => Server::start(core, command, log),
             Source::Nginx(program, root, directory) => {
-                nginx::start(program, root, "", directory, core)
+                nginx::start(program, root, ("", ""), directory, core)
             }
         }
     }

@@ -126,7 +126,7 @@ impl Competitor {
             Kind::Penstock(command) => Server::start(core, command, &log),
             Kind::Seaweed(stored, copy) => stored.start(copy, core, &log),
             Kind::Nginx(program, root, listen) => {
-                nginx::start(program, root, listen, &self.directory, core)
+                nginx::start(program, root, (listen, ""), &self.directory, core)
             }
         }
     }
