@@ -229,7 +229,7 @@ fn verify(competitor: &Competitor, plain: &Path, tls: TlsVersion) -> anyhow::Res
     }];
     let report = penstock_load::run(&plan)?;
     let group = &report.groups[0];
-    for (negotiated, _) in &group.negotiated {
+    for negotiated in group.negotiated.keys() {
         println!("{}: {negotiated}", competitor.name);
     }
     ensure!(
