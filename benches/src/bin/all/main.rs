@@ -84,6 +84,7 @@ const BENCHES: &[Bench] = &[
     ),
     bench("tahoe", 900, "-tahoe", QUICKLY, &[Csv, Dir]),
     bench("faults", 900, "-faults", QUICKLY, &[Csv, Dir]),
+    bench("tls", 400, "-tls", QUICKLY, &[Csv, Dir]),
     bench("memory", 1200, "-memory", QUICKLY, &[Directory]),
 ];
 
