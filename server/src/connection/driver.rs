@@ -22,7 +22,7 @@ use crate::body::ack_meter::Reader;
 use crate::body::source::SendError;
 use crate::body::turn::Way;
 use crate::body::{Body, Turn};
-use crate::http::head::Response;
+use crate::http::head::{Context, Response};
 use crate::http::protocol::{Action, Outgoing, Protocol};
 use crate::io::{Interest, is_transient};
 use crate::memory::limits::{
@@ -173,6 +173,14 @@ fn receive_end(connection: &Connection, protocol: &mut BodyProtocol) -> io::Resu
     Ok(())
 }
 
+/// What responses on a connection depend on now. One whose key is worn ends after a response, as when the server stops.
+fn context_of(core: &Core, connection: &Connection) -> Context {
+    let mut context = core.context();
+    let session = connection.session();
+    context.draining |= session.is_some_and(|session| session.borrow().is_worn());
+    context
+}
+
 /// Bytes that are held for what the client sends and is sent.
 fn held_bytes(connection: &Connection, protocol: &BodyProtocol) -> usize {
     let session = connection.session();
@@ -188,9 +196,10 @@ async fn open(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
     let opened = Box::pin(lookup::open(core, request, &context)).await;
     let rate = opened.as_ref().ok().and_then(|(_, rate)| *rate);
     connection.limited.set_request(rate);
+    let context = context_of(core, connection);
     match opened {
         Ok((Opened::Object(description, body), _)) => {
-            protocol.opened(&description, body, &core.context());
+            protocol.opened(&description, body, &context);
         }
         Ok((
             Opened::Document {
@@ -199,11 +208,11 @@ async fn open(core: &Core, connection: &Connection, protocol: &mut BodyProtocol)
                 body,
             },
             _,
-        )) => protocol.opened_document(length, &fields, body, &core.context()),
+        )) => protocol.opened_document(length, &fields, body, &context),
         Err(Refused::Answer((status, reason))) => {
-            protocol.open_failed(status, reason, &core.context());
+            protocol.open_failed(status, reason, &context);
         }
-        Err(Refused::S3(error)) => protocol.open_refused(&error, &core.context()),
+        Err(Refused::S3(error)) => protocol.open_refused(&error, &context),
     }
 }
 
@@ -334,7 +343,7 @@ fn note_sent(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, 
             asked && out.object().is_some_and(|body| body.resource.is_degraded())
         });
     request_log::note_sent(core, connection, bytes, degraded);
-    if let Some(finished) = protocol.sent(bytes, &core.context()) {
+    if let Some(finished) = protocol.sent(bytes, &context_of(core, connection)) {
         request_log::note_end(core, connection, finished, true);
     }
 }
