@@ -4,7 +4,7 @@
 //! of a core's places for handshakes, whose memory is planned; others wait with their bytes in the kernel. A handshake that
 //! waits for its client while others wait for a place gives way after a second.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub struct Secured {
     port: u16,
     /// Places for handshakes.
     places: Semaphore,
+    /// How many wait for one.
+    waiting: Cell<usize>,
     /// Those that have one, and since when.
     handshakes: RefCell<Slab<(Instant, Rc<Connection>)>>,
 }
@@ -40,6 +42,7 @@ impl Secured {
             acceptor,
             port,
             places: Semaphore::new(HANDSHAKES_MAX),
+            waiting: Cell::new(0),
             handshakes: RefCell::default(),
         }
     }
@@ -54,8 +57,11 @@ impl Secured {
         let permit = match self.places.try_acquire() {
             Ok(permit) => permit,
             Err(_) => {
+                self.waiting.set(self.waiting.get() + 1);
                 self.make_room(Instant::now());
-                self.places.acquire().await.map_err(io::Error::other)?
+                let permit = self.places.acquire().await;
+                self.waiting.set(self.waiting.get() - 1);
+                permit.map_err(io::Error::other)?
             }
         };
         let entry = (Instant::now(), Rc::clone(connection));
@@ -66,24 +72,27 @@ impl Secured {
         })
     }
 
-    /// Ends the handshake that began first, if it has had its time.
-    fn make_room(&self, now: Instant) {
+    /// Ends the handshake that began first, if it has had its time. Returns whether it did.
+    fn make_room(&self, now: Instant) -> bool {
         let handshakes = self.handshakes.borrow();
         let others = handshakes.iter().map(|(_, entry)| entry);
         let waiting = others.filter(|(_, connection)| connection.close_reason.get().is_none());
-        if let Some((since, connection)) = waiting.min_by_key(|(since, _)| *since)
-            && now.saturating_duration_since(*since) >= HANDSHAKE_PATIENCE
-        {
+        let oldest = waiting.min_by_key(|(since, _)| *since);
+        let oldest =
+            oldest.filter(|(since, _)| now.saturating_duration_since(*since) >= HANDSHAKE_PATIENCE);
+        if let Some((_, connection)) = oldest {
             connection.close_reason.set(Some(CloseReason::Closed));
             connection.socket.shutdown_receive();
         }
+        oldest.is_some()
     }
 
     /// Makes room for handshakes that wait; once a tick.
     pub fn tick(&self, now: Instant) {
-        if self.places.available_permits() == 0 {
-            // As many as may wait are not known: one that is too old goes in each tick.
-            self.make_room(now);
+        for _ in 0..self.waiting.get() {
+            if !self.make_room(now) {
+                break;
+            }
         }
     }
 }
