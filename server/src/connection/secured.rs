@@ -122,7 +122,8 @@ pub async fn handshake(
     ready(core, connection, Interest::Read).await?;
     connection.enter(Phase::Head, 0);
     let _place = secured.place(connection).await?;
-    let outcome = negotiate(core, secured, connection).await;
+    // Boxed, so that one that waits for its place holds no room for this.
+    let outcome = Box::pin(negotiate(core, secured, connection)).await;
     let stats = core.stats();
     match outcome {
         Ok(established) => {
