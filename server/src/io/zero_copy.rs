@@ -434,15 +434,21 @@ mod tests {
                 for seed in 1..4 {
                     let (message, bytes) = message(pool, seed).await;
                     let taken = ring.send(&socket, message, seed).unwrap();
-                    assert!(taken > LENGTH / 2, "{taken}");
-                    assert!(ring.take_completed().is_empty());
-                    assert_eq!((pool.free_buffers(), ring.pinned_sends()), (POOL - 1, 1));
+                    assert!(taken > 0);
+                    // A network that copies may be done with it at once.
+                    let mut returned = ring.take_completed().pop();
+                    let pinned = usize::from(returned.is_none());
+                    assert_eq!(
+                        (pool.free_buffers(), ring.pinned_sends()),
+                        (POOL - pinned, pinned)
+                    );
                     assert!(read(&mut peer, taken) == bytes[..taken]);
                     let returned = loop {
-                        ring.wait_for_completion().await;
-                        if let Some(returned) = ring.take_completed().pop() {
+                        if let Some(returned) = returned {
                             break returned;
                         }
+                        ring.wait_for_completion().await;
+                        returned = ring.take_completed().pop();
                     };
                     assert_eq!((returned.tag, returned.bytes), (seed, taken));
                     assert!(returned.copied, "loopback copies");
