@@ -113,7 +113,11 @@ async fn receive(
     connection: &Connection,
     protocol: &mut BodyProtocol,
 ) -> io::Result<()> {
-    core.io().ready(&connection.socket, Interest::Read).await?;
+    // A client's last message may have come with its request. Behind it nothing comes that could be waited for.
+    let session = connection.session();
+    if !session.is_some_and(|session| session.borrow().peer_has_ended()) {
+        core.io().ready(&connection.socket, Interest::Read).await?;
+    }
     match connection.close_reason.take() {
         Some(CloseReason::HeadTimeout) => {
             protocol.head_timeout(&core.context());

@@ -57,10 +57,13 @@ impl Secured {
         let permit = match self.places.try_acquire() {
             Ok(permit) => permit,
             Err(_) => {
+                // It is we who take the time, so that no deadline of the client's runs.
+                connection.enter(Phase::Opening, 0);
                 self.waiting.set(self.waiting.get() + 1);
                 self.make_room(Instant::now());
                 let permit = self.places.acquire().await;
                 self.waiting.set(self.waiting.get() - 1);
+                connection.enter(Phase::Head, 0);
                 permit.map_err(io::Error::other)?
             }
         };

@@ -104,10 +104,13 @@ impl Handshake {
                 Err(HandshakeError::Name)
             }
             Err(error) => {
-                // The library has an alert for it, which comes first. It is not to look at what is wrong again.
-                let status = connection.process_tls_records(&mut self.incoming);
-                if let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state {
-                    let _ = encode(&mut self.outgoing, |into| data.encode(into));
+                // The library has an alert for it, perhaps behind messages of ours. It is not to look at what is wrong again.
+                while let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                    connection.process_tls_records(&mut []).state
+                {
+                    if encode(&mut self.outgoing, |into| data.encode(into)).is_err() {
+                        break;
+                    }
                 }
                 Err(error)
             }
