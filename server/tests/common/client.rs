@@ -5,9 +5,10 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustls::ClientConnection;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::PATIENCE;
+use super::{PATIENCE, secure};
 
 /// The receive buffer of a client that is going to stall: small, so that it is full soon.
 pub const STALLED_RECEIVE_BYTES: usize = 4096;
@@ -15,6 +16,8 @@ pub const STALLED_RECEIVE_BYTES: usize = 4096;
 /// One connection.
 pub struct Client {
     stream: TcpStream,
+    /// Its session, if it speaks TLS.
+    session: Option<Box<ClientConnection>>,
     /// Bytes read from the socket and not yet parsed.
     buffered: Vec<u8>,
 }
@@ -83,6 +86,16 @@ impl Client {
         Client::over(stream)
     }
 
+    /// A client without TLS, whatever the server speaks.
+    pub fn connect_plain(address: SocketAddr) -> Client {
+        Client::plain(TcpStream::connect_timeout(&address, PATIENCE).expect("connects"))
+    }
+
+    /// As [`Client::connect_plain`], with this receive buffer.
+    pub fn connect_plain_with(address: SocketAddr, receive_bytes: usize) -> Client {
+        Client::plain(connected_with(address, receive_bytes))
+    }
+
     /// A client that is going to stall, and holds few bytes then.
     pub fn connect_small(address: SocketAddr) -> Client {
         Client::connect_with(address, STALLED_RECEIVE_BYTES)
@@ -100,39 +113,76 @@ impl Client {
 
     /// A client with this receive buffer. The kernel doubles it and uses a part for itself.
     pub fn connect_with(address: SocketAddr, receive_bytes: usize) -> Client {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        // The buffer is set before connecting, since the window scale is negotiated then.
-        socket.set_recv_buffer_size(receive_bytes).unwrap();
-        socket
-            .connect_timeout(&address.into(), PATIENCE)
-            .expect("connects");
-        Client::over(socket.into())
+        Client::over(connected_with(address, receive_bytes))
     }
 
     fn over(stream: TcpStream) -> Client {
+        let session = stream.peer_addr().ok().and_then(secure::session_with);
+        let mut client = Client::plain(stream);
+        if let Some(session) = session {
+            client.secure(session).expect("a TLS session");
+        }
+        client
+    }
+
+    fn plain(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Client {
             stream,
+            session: None,
             buffered: Vec::new(),
         }
     }
 
+    /// Performs a TLS handshake. What is sent from now on is sent in records.
+    pub fn secure(&mut self, mut session: ClientConnection) -> io::Result<()> {
+        secure::handshake(&mut session, &self.stream)?;
+        self.session = Some(Box::new(session));
+        Ok(())
+    }
+
+    /// The session of a client that speaks TLS.
+    pub fn session(&mut self) -> &mut ClientConnection {
+        self.session.as_mut().expect("a client that speaks TLS")
+    }
+
+    /// Sends bytes below TLS.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Receives bytes below TLS until the connection ends.
+    pub fn raw_until_end(&mut self) -> (Vec<u8>, End) {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            Ok(_) => (bytes, End::Closed),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => (bytes, End::Reset),
+            Err(error) => panic!("after {} bytes: {error}", bytes.len()),
+        }
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream
-            .write_all(bytes.as_ref())
-            .expect("the request is taken");
+        self.try_send(bytes).expect("the request is taken");
     }
 
     /// Sends bytes that the peer may refuse by now.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        match &mut self.session {
+            None => self.stream.write_all(bytes.as_ref()),
+            Some(session) => secure::send(session, &self.stream, bytes.as_ref()),
+        }
     }
 
     /// Sends as many of these bytes as the kernels accept now, and returns their number.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         self.stream.set_nonblocking(true).unwrap();
+        if let Some(session) = &mut self.session {
+            let taken = secure::push(session, &self.stream, bytes);
+            self.stream.set_nonblocking(false).unwrap();
+            return taken;
+        }
         let mut taken = 0;
         while taken < bytes.len() {
             match self.stream.write(&bytes[taken..]) {
@@ -196,7 +246,12 @@ impl Client {
         let start = self.buffered.len();
         self.buffered.resize(start + most, 0);
         let result = loop {
-            match self.stream.read(&mut self.buffered[start..]) {
+            let into = &mut self.buffered[start..];
+            let result = match &mut self.session {
+                None => self.stream.read(into),
+                Some(session) => secure::receive(session, &self.stream, into),
+            };
+            match result {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => break result,
             }
@@ -274,7 +329,12 @@ impl Client {
             return true;
         }
         self.stream.set_read_timeout(Some(time)).unwrap();
-        let heard = match self.stream.peek(&mut [0]) {
+        let heard = match self.session.is_some() {
+            // What is in the kernel may be none of the content.
+            true => self.fill(1),
+            false => self.stream.peek(&mut [0]),
+        };
+        let heard = match heard {
             Ok(_) => true,
             Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
         };
@@ -283,7 +343,11 @@ impl Client {
     }
 
     /// Shuts down sending: no more requests come.
-    pub fn finish(&self) {
+    pub fn finish(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.send_close_notify();
+            secure::flush(session, &self.stream).unwrap();
+        }
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
@@ -293,6 +357,16 @@ impl Client {
             .set_linger(Some(Duration::ZERO))
             .unwrap();
     }
+}
+
+fn connected_with(address: SocketAddr, receive_bytes: usize) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    // The buffer is set before connecting, since the window scale is negotiated then.
+    socket.set_recv_buffer_size(receive_bytes).unwrap();
+    socket
+        .connect_timeout(&address.into(), PATIENCE)
+        .expect("connects");
+    socket.into()
 }
 
 fn parse_head(bytes: &[u8]) -> Head {

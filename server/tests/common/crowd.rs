@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use penstock_load::{Class, Group, Peaks, Plan, Progress, Report, Verify, Watch};
+use penstock_load::{Class, Group, Peaks, Plan, Progress, Report, Trust, Verify, Watch};
 
 use super::{PATH, Server, Stores, wait_until};
 
@@ -35,7 +35,8 @@ impl Crowd {
         content: Option<&[u8]>,
         change: impl FnOnce(&mut Plan),
     ) -> Crowd {
-        let mut plan = Plan::new(&format!("http://{}{PATH}", server.objects));
+        let mut plan = Plan::new(&server.url(PATH));
+        plan.tls.trust = Trust::All;
         plan.groups = groups;
         plan.duration = Duration::from_secs(600);
         // Refused clients come back at once.

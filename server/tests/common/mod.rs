@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod client;
 pub mod crowd;
+pub mod secure;
 pub mod sockets;
 pub mod stores;
 
@@ -138,8 +139,12 @@ pub enum LogReader {
 /// A running server. It is killed when dropped.
 pub struct Server {
     child: Child,
-    /// The address of the object listener.
+    /// The address of the object listener: that of TLS where the suites run over it.
     pub objects: SocketAddr,
+    /// The address of the object listener without TLS.
+    pub plain: SocketAddr,
+    /// The address of the object listener of TLS.
+    pub secured: Option<SocketAddr>,
     /// The address of the admin listener: metrics, health and status.
     pub admin: SocketAddr,
     /// The lines that it printed until it was ready.
@@ -162,6 +167,11 @@ impl Server {
         // What looks at objects in the background makes calls and has files open at times that no test chose.
         if !options.contains(&"--survey-every") {
             command.args(["--survey-every", "0s"]);
+        }
+        if secure::is_on() && !options.contains(&"--tls-listen") {
+            let [certificate, key] = secure::Identity::shared().write(stores, "tls");
+            command.args(["--tls-listen", "127.0.0.1:0", "--tls-cert"]);
+            command.arg(certificate).arg("--tls-key").arg(key);
         }
         command.args(options);
         command
@@ -206,9 +216,9 @@ impl Server {
             }
         });
         let mut output = BufReader::new(child.stdout.take().unwrap());
-        let (mut objects, mut admin) = (None, None);
+        let (mut plain, mut secured, mut admin) = (None, None, None);
         let mut printed = String::new();
-        while objects.is_none() || admin.is_none() {
+        while plain.is_none() || admin.is_none() {
             let start = printed.len();
             if output
                 .read_line(&mut printed)
@@ -221,7 +231,9 @@ impl Server {
             }
             let line = printed[start..].trim_end();
             if let Some(address) = line.strip_prefix("listening on http://") {
-                objects = Some(address.parse().expect("an address"));
+                plain = Some(address.parse().expect("an address"));
+            } else if let Some(address) = line.strip_prefix("listening on https://") {
+                secured = Some(address.parse().expect("an address"));
             } else if let Some(address) = line.strip_prefix("metrics on http://") {
                 let address = address
                     .strip_suffix("/metrics")
@@ -234,14 +246,30 @@ impl Server {
         }
         // Later output must not fill the pipe.
         thread::spawn(move || output.read_to_end(&mut Vec::new()));
+        let (plain, admin): (SocketAddr, SocketAddr) = (plain.unwrap(), admin.unwrap());
+        let objects = secured.filter(|_| secure::is_on()).unwrap_or(plain);
+        for address in [plain, admin, objects] {
+            secure::note_listener(address, address != plain && address != admin);
+        }
         Ok(Server {
             child,
-            objects: objects.unwrap(),
-            admin: admin.unwrap(),
+            objects,
+            plain,
+            secured,
+            admin,
             printed,
             log,
             _unread: unread,
         })
+    }
+
+    /// The URL of a path, as its clients are to be told it.
+    pub fn url(&self, path: &str) -> String {
+        let scheme = match self.objects == self.plain {
+            true => "http",
+            false => "https",
+        };
+        format!("{scheme}://{}{path}", self.objects)
     }
 
     pub fn pid(&self) -> u32 {
@@ -365,6 +393,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        secure::note_listener(self.objects, false);
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
