@@ -57,7 +57,12 @@ pub async fn drive(
     };
     if let (Transport::Tls, Some(secured)) = (transport, &core.secured) {
         match Box::pin(secured::handshake(&core, secured, &connection)).await {
-            Ok(content) => receive_bytes(&core, &mut protocol, &content),
+            Ok(arrived) => {
+                if let Err(error) = receive_arrived(&core, &connection, &mut protocol, arrived) {
+                    tracing::debug!(%error, peer = %connection.peer, "connection ended");
+                    protocol.closed();
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, peer = %connection.peer, "no TLS session");
                 protocol.linger();
@@ -126,16 +131,9 @@ async fn receive(
         Some(CloseReason::Closed) => return Err(io::ErrorKind::TimedOut.into()),
         None => {}
     }
-    if let Some(session) = connection.session() {
-        match secured::receive(core, connection, session)? {
-            Arrived::Bytes(bytes) => receive_bytes(core, protocol, &bytes),
-            Arrived::End => receive_end(connection, protocol)?,
-            Arrived::Wrong(error) => {
-                tracing::debug!(%error, peer = %connection.peer, "connection ended");
-                protocol.linger();
-            }
-        }
-        return Ok(());
+    if connection.session().is_some() {
+        let arrived = secured::receive(core, connection)?;
+        return receive_arrived(core, connection, protocol, arrived);
     }
     let mut scratch = core.scratch.borrow_mut();
     let room = REQUEST_HEAD_BYTES_MAX - protocol.pending_bytes().min(REQUEST_HEAD_BYTES_MAX - 1);
@@ -157,6 +155,24 @@ async fn receive(
         },
         Err(error) if is_transient(&error) => {}
         Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// What came in TLS records.
+fn receive_arrived(
+    core: &Core,
+    connection: &Connection,
+    protocol: &mut BodyProtocol,
+    arrived: Arrived,
+) -> io::Result<()> {
+    match arrived {
+        Arrived::Bytes(bytes) => receive_bytes(core, protocol, &bytes),
+        Arrived::End => receive_end(connection, protocol)?,
+        Arrived::Wrong(error) => {
+            tracing::debug!(%error, peer = %connection.peer, "connection ended");
+            protocol.linger();
+        }
     }
     Ok(())
 }

@@ -121,7 +121,7 @@ pub async fn handshake(
     core: &Core,
     secured: &Secured,
     connection: &Rc<Connection>,
-) -> io::Result<Vec<u8>> {
+) -> io::Result<Arrived> {
     ready(core, connection, Interest::Read).await?;
     connection.enter(Phase::Head, 0);
     let _place = secured.place(connection).await?;
@@ -135,7 +135,7 @@ pub async fn handshake(
                 .tls_handshakes_resumed
                 .add(u64::from(established.is_resumed));
             connection.secure(established.session);
-            Ok(established.content)
+            receive_more(core, connection, |_| Err(io::ErrorKind::WouldBlock.into()))
         }
         Err(error) => {
             stats.tls_handshakes_failed.add(1);
@@ -216,24 +216,31 @@ pub enum Arrived {
 ///
 /// # Errors
 /// The connection's.
-pub fn receive(
+pub fn receive(core: &Core, connection: &Connection) -> io::Result<Arrived> {
+    receive_more(core, connection, |buffer| connection.socket.receive(buffer))
+}
+
+/// Opens what has come before and what `more` puts behind it, as far as records are whole.
+fn receive_more(
     core: &Core,
     connection: &Connection,
-    session: &RefCell<Session>,
+    more: impl FnOnce(&mut [u8]) -> io::Result<usize>,
 ) -> io::Result<Arrived> {
-    let mut session = session.borrow_mut();
+    let (Some(session), Some(workspace)) = (connection.session(), &core.sources.workspace) else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    let (session, workspace) = (&mut *session.borrow_mut(), &mut *workspace.borrow_mut());
     if session.peer_has_ended() {
         return Ok(Arrived::End);
     }
-    let workspace = core.sources.workspace.as_ref();
-    let workspace = &mut *workspace.ok_or(io::ErrorKind::Unsupported)?.borrow_mut();
     let buffer = &mut workspace.incoming;
     let before = session.incoming().len();
     buffer[..before].copy_from_slice(session.incoming());
-    let count = match connection.socket.receive(&mut buffer[before..]) {
+    let count = match more(&mut buffer[before..]) {
         Ok(0) => return Ok(Arrived::End),
         Ok(count) => count,
-        Err(error) if is_transient(&error) => return Ok(Arrived::Bytes(Vec::new())),
+        // Records that came behind a handshake are whole all the same.
+        Err(error) if is_transient(&error) => 0,
         Err(error) => return Err(error),
     };
     match session.receive(workspace, before + count) {
@@ -242,7 +249,7 @@ pub fn receive(
         Err(error) => {
             if let ReceiveError::Wrong(alert) = error {
                 // Once: what it doesn't get now it doesn't need.
-                let _ = end(connection, &mut session, workspace, alert);
+                let _ = end(connection, session, workspace, alert);
             }
             Ok(Arrived::Wrong(error))
         }

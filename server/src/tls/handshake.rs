@@ -4,7 +4,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{Error, HandshakeKind};
 
-use super::record::RECORD_BYTES_MAX;
+use super::record::{RECORD_BYTES_MAX, record_bytes};
 use super::{Acceptor, Alert, Session};
 
 /// Why there is no session. What the peer is to be told is among the outgoing bytes.
@@ -33,18 +33,17 @@ pub struct Handshake {
     connection: Option<Box<UnbufferedServerConnection>>,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
-    /// What the peer sent right behind its last message.
-    content: Vec<u8>,
+    /// Bytes of that which the library was given: whole records.
+    given: usize,
+    /// Those of them that it has found nothing wrong with.
+    settled: usize,
     has_answered: bool,
-    peer_has_ended: bool,
 }
 
 /// What came of a handshake.
 pub struct Established {
-    /// The session.
+    /// The session. What the peer has sent already is to be received.
     pub session: Session,
-    /// What the peer has sent already.
-    pub content: Vec<u8>,
     /// Whether the peer came with a ticket.
     pub is_resumed: bool,
 }
@@ -59,9 +58,9 @@ impl Handshake {
             connection: Some(Box::new(acceptor.connection()?)),
             incoming: Vec::new(),
             outgoing: Vec::new(),
-            content: Vec::new(),
+            given: 0,
+            settled: 0,
             has_answered: false,
-            peer_has_ended: false,
         })
     }
 
@@ -88,13 +87,9 @@ impl Handshake {
             Ok(true) => {
                 let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
-                let incoming = match self.peer_has_ended {
-                    true => None,
-                    false => Some(std::mem::take(&mut self.incoming)),
-                };
+                let incoming = std::mem::take(&mut self.incoming);
                 Ok(Some(Established {
                     session: Session::new(secrets, kernel, incoming)?,
-                    content: std::mem::take(&mut self.content),
                     is_resumed,
                 }))
             }
@@ -105,12 +100,18 @@ impl Handshake {
             }
             Err(error) => {
                 // The library has an alert for it, perhaps behind messages of ours. It is not to look at what is wrong again.
-                while let Ok(ConnectionState::EncodeTlsData(mut data)) =
-                    connection.process_tls_records(&mut []).state
+                while let Ok(ConnectionState::EncodeTlsData(mut data)) = connection
+                    .process_tls_records(&mut self.incoming[..self.settled])
+                    .state
                 {
                     if encode(&mut self.outgoing, |into| data.encode(into)).is_err() {
                         break;
                     }
+                }
+                let is_an_alert = matches!(error, HandshakeError::Refused(Error::AlertReceived(_)));
+                if self.outgoing.is_empty() && !self.has_answered && !is_an_alert {
+                    let alert = Alert::UNEXPECTED_MESSAGE.plain_record();
+                    self.outgoing.extend_from_slice(&alert);
                 }
                 Err(error)
             }
@@ -124,14 +125,18 @@ impl Handshake {
     }
 
     /// Goes on as far as the bytes at hand allow. Returns whether the handshake is done.
+    ///
+    /// The library is given one record after another, so that those behind the handshake's last are left to the session: of
+    /// what it reads of them itself, the secrets that it gives away know nothing.
     fn process(
         &mut self,
         connection: &mut UnbufferedServerConnection,
     ) -> Result<bool, HandshakeError> {
         loop {
             let status: UnbufferedStatus<'_, '_, ServerConnectionData> =
-                connection.process_tls_records(&mut self.incoming);
-            let mut discard = status.discard;
+                connection.process_tls_records(&mut self.incoming[..self.given]);
+            let discard = status.discard.min(self.given);
+            let mut is_blocked = false;
             let mut end = None;
             match status.state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
@@ -139,32 +144,32 @@ impl Handshake {
                     self.has_answered = true;
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::BlockedHandshake) => {
-                    end = Some(match self.peer_has_ended {
-                        true => Err(HandshakeError::Closed),
-                        false => Ok(false),
-                    });
-                }
+                Ok(ConnectionState::BlockedHandshake) => is_blocked = true,
                 Ok(ConnectionState::WriteTraffic(_)) => end = Some(Ok(true)),
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
-                        discard += record.discard;
-                        self.content.extend_from_slice(record.payload);
-                    }
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                    end = Some(Err(HandshakeError::Closed));
                 }
-                // It may do so right behind its last message. Then there is a session to be closed.
-                Ok(ConnectionState::PeerClosed) => self.peer_has_ended = true,
-                Ok(ConnectionState::Closed) => end = Some(Err(HandshakeError::Closed)),
                 Ok(_) => {
-                    let error = Error::General("early data was not offered".to_owned());
+                    let error = Error::General("content before the handshake was done".to_owned());
                     end = Some(Err(error.into()));
                 }
                 Err(error) => end = Some(Err(error.into())),
             }
-            self.incoming.drain(..discard.min(self.incoming.len()));
+            self.incoming.drain(..discard);
+            self.given -= discard;
+            self.settled = self.settled.saturating_sub(discard);
             if let Some(end) = end {
                 return end;
+            }
+            if is_blocked {
+                self.settled = self.given;
+                let rest = &self.incoming[self.given..];
+                match record_bytes(rest) {
+                    Ok(Some(length)) if length <= rest.len() => self.given += length,
+                    Ok(_) => return Ok(false),
+                    // The library has the words for it.
+                    Err(_) => self.given = self.incoming.len(),
+                }
             }
         }
     }

@@ -148,14 +148,14 @@ pub enum ReceiveError {
 }
 
 impl Session {
-    /// The session of a handshake, and the bytes that came behind it; `None` if nothing more comes.
+    /// The session of a handshake, and the bytes that came behind it.
     ///
     /// # Errors
     /// If the secrets are of a cipher that isn't known.
     pub(super) fn new(
         secrets: ExtractedSecrets,
         kernel: KernelConnection<ServerConnectionData>,
-        incoming: Option<Vec<u8>>,
+        incoming: Vec<u8>,
     ) -> Result<Session, UnknownSecrets> {
         let version = kernel.protocol_version();
         let suite = match kernel.negotiated_cipher_suite() {
@@ -169,8 +169,8 @@ impl Session {
             kernel: (version == ProtocolVersion::TLSv1_3).then(|| Box::new(kernel)),
             unfinished: None,
             control: Vec::new(),
-            peer_has_ended: incoming.is_none(),
-            incoming: incoming.unwrap_or_default(),
+            peer_has_ended: false,
+            incoming,
             update_asked: false,
             quiet: 0,
             wire_bytes: 0,

@@ -475,6 +475,19 @@ fn handshakes_that_are_none_end() {
     let first = handshake.received(&long).map(drop);
     let refused = first.and_then(|()| handshake.received(&[0; 100]).map(drop));
     assert!(refused.is_err());
+    assert_eq!(handshake.outgoing().first(), Some(&21), "an alert");
+
+    // A message in two records, the second of which is none.
+    for kind in [0, 23, 99] {
+        let mut handshake = Handshake::new(&site.acceptor).unwrap();
+        let first = [22, 3, 1, 0, 5, 1, 0, 0, 100, 3];
+        assert!(handshake.received(&first).unwrap().is_none());
+        assert!(
+            handshake.received(&[kind, 3, 1, 0, 1, 0]).is_err(),
+            "{kind}"
+        );
+        assert_eq!(handshake.outgoing().first(), Some(&21), "{kind}");
+    }
 
     let mut client = site.client("x.org", None);
     let hello = said(&mut client);
@@ -529,6 +542,28 @@ fn files_that_are_wrong_are_named() {
 }
 
 #[test]
+fn a_client_may_go_on_right_behind_its_last_message() {
+    let site = site(&["x.org"]);
+    for keys in [false, true] {
+        let mut client = site.client("x.org", None);
+        let mut handshake = Handshake::new(&site.acceptor).unwrap();
+        assert!(handshake.received(&said(&mut client)).unwrap().is_none());
+        hear(&mut client, handshake.outgoing()).unwrap();
+        handshake.sent(handshake.outgoing().len());
+        if keys {
+            client.refresh_traffic_keys().unwrap();
+        }
+        client.writer().write_all(b"GET /").unwrap();
+        let done = handshake.received(&said(&mut client)).unwrap().unwrap();
+        let mut session = done.session;
+        assert_eq!(receive(&mut session, &[]).unwrap(), b"GET /");
+        hear(&mut client, handshake.outgoing()).unwrap();
+        let arrived = send_all(&mut session, &mut client, b"200", &[(10, 100)]);
+        assert_eq!(arrived, b"200");
+    }
+}
+
+#[test]
 fn a_client_may_close_right_behind_its_last_message() {
     let site = site(&["x.org"]);
     let mut client = site.client("x.org", None);
@@ -539,6 +574,7 @@ fn a_client_may_close_right_behind_its_last_message() {
     client.send_close_notify();
     let done = handshake.received(&said(&mut client)).unwrap().unwrap();
     let mut session = done.session;
+    assert_eq!(receive(&mut session, &[]), Ok(Vec::new()));
     assert!(session.peer_has_ended());
     let mut wire = handshake.outgoing().to_vec();
     let ended = session.end(Alert::CLOSE_NOTIFY, &mut workspace(0), |bytes| {
