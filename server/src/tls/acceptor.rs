@@ -10,6 +10,7 @@ use rustls::server::{
 };
 
 use super::certificates::{self, CertificateFiles, Certificates, CertificatesError};
+use super::traffic;
 
 /// Why there can be no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +109,9 @@ fn configs(
     objects.ticketer = Arc::clone(tickets);
     // Each is sent to every client, and a client needs one for its next connection.
     objects.send_tls13_tickets = 1;
-    // Records are ours.
+    // Records are ours, and so are the keys that come after the first ones.
     objects.enable_secret_extraction = true;
+    objects.key_log = Arc::new(traffic::Listener);
     objects.alpn_protocols = vec![HTTP_1_1.to_vec()];
     let mut configs = Configs {
         objects: Arc::new(objects),

@@ -5,6 +5,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{Error, HandshakeKind};
 
 use super::record::{RECORD_BYTES_MAX, record_bytes};
+use super::traffic::{self, TrafficSecrets};
 use super::{Acceptor, Alert, Session};
 
 /// Why there is no session. What the peer is to be told is among the outgoing bytes.
@@ -38,6 +39,8 @@ pub struct Handshake {
     /// Those of them that it has found nothing wrong with.
     settled: usize,
     has_answered: bool,
+    /// What the next keys come from, once that is known.
+    secrets: Option<TrafficSecrets>,
 }
 
 /// What came of a handshake.
@@ -61,6 +64,7 @@ impl Handshake {
             given: 0,
             settled: 0,
             has_answered: false,
+            secrets: None,
         })
     }
 
@@ -79,7 +83,9 @@ impl Handshake {
         let Some(mut connection) = self.connection.take() else {
             return Ok(None);
         };
-        match self.process(&mut connection) {
+        let outcome = self.process(&mut connection);
+        self.secrets = traffic::take().or(self.secrets.take());
+        match outcome {
             Ok(false) => {
                 self.connection = Some(connection);
                 Ok(None)
@@ -89,7 +95,7 @@ impl Handshake {
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
                 let incoming = std::mem::take(&mut self.incoming);
                 Ok(Some(Established {
-                    session: Session::new(secrets, kernel, incoming)?,
+                    session: Session::new(secrets, &kernel, self.secrets.take(), incoming)?,
                     is_resumed,
                 }))
             }

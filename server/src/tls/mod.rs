@@ -1,8 +1,8 @@
 //! TLS: handshakes by rustls, records of our own.
 //!
 //! Bytes in, bytes out: this room knows no socket. A connection's handshake ([`handshake`]) is driven by rustls's unbuffered
-//! interface. When it is done rustls gives the traffic secrets away and keeps only what makes the next ones; from then on
-//! a [`session`] seals and opens records itself ([`record`]). So it costs a connection two keys and no buffer, and a
+//! interface. When it is done rustls gives its keys away; from then on a [`session`] seals and opens records itself
+//! ([`record`]), and makes the next keys ([`traffic`]). So it costs a connection two keys and no buffer, and a
 //! record is made for exactly the bytes that the gate admitted.
 //!
 //! Everything that names rustls is here and in the admin listener. Records for sending are made in one place,
@@ -16,6 +16,7 @@ pub mod record;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 pub use acceptor::Acceptor;
 pub use alert::Alert;

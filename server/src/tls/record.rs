@@ -29,6 +29,7 @@ use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 use zeroize::Zeroizing;
 
 use super::Alert;
+use super::traffic::TrafficSecret;
 
 /// Bytes of a record's header.
 pub const HEADER_BYTES: usize = 5;
@@ -157,19 +158,36 @@ impl RecordKey {
             ProtocolVersion::TLSv1_2 => Layout::V12ExplicitNonce,
             _ => return Err(UnknownSecrets),
         };
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let key = key.as_ref().get(..algorithm.key_len());
         let key = key.ok_or(UnknownSecrets)?;
         let mut place = Zeroizing::new([0; KEY_BYTES_MAX]);
         place[..key.len()].copy_from_slice(key);
         Ok(RecordKey {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id: next_id(),
             algorithm,
             key: place,
             iv: iv.as_ref().try_into().map_err(|_| UnknownSecrets)?,
             layout,
             sequence,
         })
+    }
+
+    /// The key that takes this one's place, made of the next secret (RFC 8446 section 7.3).
+    ///
+    /// # Errors
+    /// If the secret is of a hash that isn't known.
+    pub fn renewed(&self, secret: &TrafficSecret) -> Result<RecordKey, UnknownSecrets> {
+        let mut renewed = RecordKey {
+            id: next_id(),
+            algorithm: self.algorithm,
+            key: Zeroizing::new([0; KEY_BYTES_MAX]),
+            iv: [0; NONCE_BYTES],
+            layout: self.layout,
+            sequence: 0,
+        };
+        secret.expand("key", &mut renewed.key[..self.algorithm.key_len()])?;
+        secret.expand("iv", &mut renewed.iv)?;
+        Ok(renewed)
     }
 
     /// How its records look.
@@ -280,6 +298,12 @@ impl RecordKey {
         let start = self.layout.before();
         Ok((kind, start..start + length))
     }
+}
+
+/// A number that no other key has.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// A record that can't be sealed.

@@ -22,6 +22,7 @@ use super::record::{
     CONTENT_BYTES_MAX, ContentType, Keys, RECORD_BYTES_MAX, RecordKey, RecordTag, SealError,
     TAG_BYTES, UnknownSecrets, record_bytes,
 };
+use super::traffic::TrafficSecrets;
 
 /// Messages that carry no content, in a row: KeyUpdate, warnings, empty records. Each is work that a peer has for nothing.
 const QUIET_MAX: u32 = 32;
@@ -116,8 +117,8 @@ struct Unfinished {
 pub struct Session {
     sealer: RecordKey,
     opener: RecordKey,
-    /// What makes the next secrets, with TLS 1.3.
-    kernel: Option<Box<KernelConnection<ServerConnectionData>>>,
+    /// What the next keys come from, with TLS 1.3.
+    secrets: Option<TrafficSecrets>,
     /// Records that one key may seal.
     records_max: u64,
     unfinished: Option<Unfinished>,
@@ -153,8 +154,9 @@ impl Session {
     /// # Errors
     /// If the secrets are of a cipher that isn't known.
     pub(super) fn new(
-        secrets: ExtractedSecrets,
-        kernel: KernelConnection<ServerConnectionData>,
+        keys: ExtractedSecrets,
+        kernel: &KernelConnection<ServerConnectionData>,
+        secrets: Option<TrafficSecrets>,
         incoming: Vec<u8>,
     ) -> Result<Session, UnknownSecrets> {
         let version = kernel.protocol_version();
@@ -162,11 +164,14 @@ impl Session {
             SupportedCipherSuite::Tls13(suite) => &suite.common,
             SupportedCipherSuite::Tls12(suite) => &suite.common,
         };
+        if version == ProtocolVersion::TLSv1_3 && secrets.is_none() {
+            return Err(UnknownSecrets);
+        }
         Ok(Session {
-            sealer: RecordKey::new(version, secrets.tx)?,
-            opener: RecordKey::new(version, secrets.rx)?,
+            sealer: RecordKey::new(version, keys.tx)?,
+            opener: RecordKey::new(version, keys.rx)?,
             records_max: suite.confidentiality_limit,
-            kernel: (version == ProtocolVersion::TLSv1_3).then(|| Box::new(kernel)),
+            secrets: secrets.filter(|_| version == ProtocolVersion::TLSv1_3),
             unfinished: None,
             control: Vec::new(),
             peer_has_ended: false,
@@ -205,7 +210,7 @@ impl Session {
     /// Whether the key has sealed so much that the connection should end after this response: it can't be changed with
     /// TLS 1.2.
     pub fn is_worn(&self) -> bool {
-        self.kernel.is_none() && self.sealer.sequence >= self.records_max / 2
+        self.secrets.is_none() && self.sealer.sequence >= self.records_max / 2
     }
 
     /// Seals content, in the `workspace`, and sends it with `send`, which says how many bytes were taken. Returns how many bytes
@@ -308,15 +313,17 @@ impl Session {
     /// Makes what must be sent before content: KeyUpdate, if the peer asked for one, or if the key is used up.
     fn prepare(&mut self, keys: &mut Keys) -> io::Result<()> {
         let is_used_up = self.sealer.sequence >= self.records_max;
-        let Some(kernel) = self.kernel.as_mut() else {
+        let Some(secrets) = &mut self.secrets else {
             return Ok(());
         };
         if !std::mem::take(&mut self.update_asked) && !is_used_up {
             return Ok(());
         }
-        let version = kernel.protocol_version();
-        let next = kernel.update_tx_secret().map_err(io::Error::other)?;
-        let next = RecordKey::new(version, next).map_err(io::Error::other)?;
+        secrets.ours = secrets.ours.next().map_err(io::Error::other)?;
+        let next = self
+            .sealer
+            .renewed(&secrets.ours)
+            .map_err(io::Error::other)?;
         // RFC 8446 section 4.6.3: the last message under the old key; none is asked for in return.
         self.control_message(keys, ContentType::HANDSHAKE, &[24, 0, 0, 1, 0])?;
         self.sealer = next;
@@ -426,7 +433,7 @@ impl Session {
                 }
                 ContentType::ALERT => self.peer_has_ended = is_last(&bytes[place])?,
                 ContentType::HANDSHAKE => {
-                    self.update_asked |= key_update(self.kernel.is_some(), &bytes[place])?;
+                    self.update_asked |= key_update(self.secrets.is_some(), &bytes[place])?;
                     self.change_opener()
                         .map_err(|_| ReceiveError::Wrong(Alert::INTERNAL_ERROR))?;
                 }
@@ -450,11 +457,10 @@ impl Session {
         self.peer_has_ended
     }
 
-    fn change_opener(&mut self) -> io::Result<()> {
-        let kernel = self.kernel.as_mut().ok_or(io::ErrorKind::Unsupported)?;
-        let next = kernel.update_rx_secret().map_err(io::Error::other)?;
-        let version = kernel.protocol_version();
-        self.opener = RecordKey::new(version, next).map_err(io::Error::other)?;
+    fn change_opener(&mut self) -> Result<(), UnknownSecrets> {
+        let secrets = self.secrets.as_mut().ok_or(UnknownSecrets)?;
+        secrets.peers = secrets.peers.next()?;
+        self.opener = self.opener.renewed(&secrets.peers)?;
         Ok(())
     }
 }
