@@ -2,7 +2,7 @@
 //!
 //! A client that has sent nothing yet costs a seat and no more. From its first byte until the session is made it has one
 //! of a core's places for handshakes, whose memory is planned; others wait with their bytes in the kernel. A handshake that
-//! waits for its client while others wait for a place gives way after a second.
+//! waits for its client while others wait for a place gives way after two seconds.
 
 use std::cell::{Cell, RefCell};
 use std::io;

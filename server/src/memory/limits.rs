@@ -223,8 +223,8 @@ pub const REFUSALS_MAX: usize = 60;
 pub const TLS_KEYS_MAX: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// TLS handshakes of one core that may be under way at once. Others wait, with their bytes in the kernel.
 pub const HANDSHAKES_MAX: usize = 64;
-/// A handshake that has waited for its client for so long gives way when others wait for a place.
-pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
+/// A handshake that has lasted for so long gives way when others wait for a place. Far clients, and busy ones, take a second.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the files of certificates are looked at: a change of one has them read again.
 pub const CERTIFICATES_LOOK_EVERY: Duration = Duration::from_secs(10);
 
