@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
+use common::secure::Identity;
 use common::{
     Backend, Client, PATH, Server, Stores, assert_same, get, number, penstock, program, run,
     served, sha256, skip,
@@ -46,6 +47,9 @@ fn config(stores: &Stores, io: Backend) -> String {
         .map(|path| format!("{path:?}"))
         .collect();
     let access_log = stores.file("access.log");
+    let [certificate, key] = Identity::shared().write(stores, "tls");
+    let ocsp = stores.file("tls.ocsp");
+    fs::write(&ocsp, [0x30, 0]).unwrap();
     format!(
         "store = [{}]\n\
          store_timeout = \"4s\"\n\
@@ -56,6 +60,11 @@ fn config(stores: &Stores, io: Backend) -> String {
          tahoe_node = [\"/\"]\n\
          tahoe_segment_max = \"2MiB\"\n\
          listen = \"127.0.0.1:0\"\n\
+         tls_listen = \"127.0.0.1:0\"\n\
+         tls_cert = [{certificate:?}]\n\
+         tls_key = [{key:?}]\n\
+         tls_ocsp = [{ocsp:?}]\n\
+         redirect_http = false\n\
          admin = \"127.0.0.1:0\"\n\
          admin_host = \"edge.example\"\n\
          admin_token_file = {token:?}\n\
@@ -120,7 +129,10 @@ fn every_option_is_a_key_of_the_file(io: Backend) {
             word.trim_matches(|c: char| !c.is_ascii_lowercase())
                 .replace('-', "_")
         })
-        .filter(|option| !["config", "help", "version"].contains(&option.as_str()))
+        // The admin listener is asked by TLS with the last, which has a test of its own.
+        .filter(|option| {
+            !["config", "help", "version", "admin_client_ca"].contains(&option.as_str())
+        })
         .collect();
     let keys: BTreeSet<String> = text
         .lines()
