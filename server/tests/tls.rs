@@ -3,18 +3,19 @@
 mod common;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::sync::Arc;
 
 use common::client::End;
-use common::secure::{Identity, config, config_of, session_named};
+use common::secure::{Identity, config, config_of, operator_config, session_named};
 use common::{
     Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, program, run, wait_until,
 };
 use rustls::crypto::aws_lc_rs::cipher_suite as suites;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 
 on_both_backends! {
     every_version_and_cipher
@@ -32,6 +33,7 @@ on_both_backends! {
     real_clients
     nothing_weak
     half_open_handshakes
+    the_admin_listener_wants_a_certificate
 }
 
 /// Some segments, and far more than the sockets of both sides hold.
@@ -101,6 +103,37 @@ fn begin(server: &Server, config: &Arc<ClientConfig>, content: &[u8]) -> Client 
         "the beginning",
     );
     client
+}
+
+fn the_admin_listener_wants_a_certificate(io: Backend) {
+    let (stores, _) = stores();
+    let (identity, operator) = (Identity::shared(), Identity::new(&["operator"]));
+    let [ca, _] = operator.write(&stores, "operator");
+    let option = ["--admin-client-ca", ca.to_str().unwrap()];
+    let server = serve(&stores, io, &[identity], &option);
+    let ask = |who: Option<&Identity>| -> std::io::Result<String> {
+        let config = Arc::new(operator_config(identity, who));
+        let session = session_named("localhost", &config);
+        let mut stream = StreamOwned::new(session, TcpStream::connect(server.admin)?);
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask(Some(&operator)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for who in [None, Some(&Identity::new(&["operator"]))] {
+        let refused = ask(who).expect_err("nobody else is answered").to_string();
+        assert!(refused.contains("alert"), "{refused}");
+    }
+    let mut plain = TcpStream::connect(server.admin).unwrap();
+    plain
+        .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert_ne!(answer.first(), Some(&b'H'), "no answer without TLS");
 }
 
 /// The first bytes that a client sends.

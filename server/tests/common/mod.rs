@@ -234,7 +234,10 @@ impl Server {
                 plain = Some(address.parse().expect("an address"));
             } else if let Some(address) = line.strip_prefix("listening on https://") {
                 secured = Some(address.parse().expect("an address"));
-            } else if let Some(address) = line.strip_prefix("metrics on http://") {
+            } else if let Some(address) = ["metrics on http://", "metrics on https://"]
+                .iter()
+                .find_map(|start| line.strip_prefix(start))
+            {
                 let address = address
                     .strip_suffix("/metrics")
                     .expect("the path of the metrics");

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion,
 };
@@ -74,6 +75,25 @@ impl Identity {
     pub fn is_of(&self, session: &ClientConnection) -> bool {
         let chain = session.peer_certificates().unwrap_or_default();
         chain.first() == Some(&self.der)
+    }
+}
+
+/// The settings of somebody who asks the admin listener, perhaps with a certificate.
+pub fn operator_config(trusted: &Identity, who: Option<&Identity>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.der.clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    match who {
+        None => builder.with_no_client_auth(),
+        Some(who) => {
+            let key = PrivateKeyDer::from_pem_slice(who.key.as_bytes()).unwrap();
+            builder
+                .with_client_auth_cert(vec![who.der.clone()], key)
+                .unwrap()
+        }
     }
 }
 
