@@ -194,7 +194,7 @@ fn start(
         Some((program, version)) => {
             println!("{version}, sendfile off");
             let more = format!(
-                "sendfile off; ssl_session_cache off; ssl_session_tickets off; ssl_certificate {}; ssl_certificate_key {};",
+                "sendfile off; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off; ssl_session_tickets off; ssl_certificate {}; ssl_certificate_key {};",
                 certificate.certificate.display(),
                 certificate.key.display()
             );
