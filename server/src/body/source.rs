@@ -269,16 +269,25 @@ impl Sources {
         let head_bytes = turn.head.len();
         let message = piece.into_message(turn.head.clone());
         let offered = message.bytes();
-        let by_reference = match turn.segmentation(offered)? {
+        // Asked once: for a small buffer that is a system call.
+        let segmentation = match turn.is_plain() {
+            true => Some(turn.segmentation(offered)?),
+            false => None,
+        };
+        let by_reference = match segmentation {
             // What was read ahead is of another pool, and no peer may pin anything of that.
-            Segmentation::ByKernel if message.is_owned() && turn.is_plain() => {
+            Some(Segmentation::ByKernel) if message.is_owned() => {
                 self.zero_copy.send(engine, turn, message)
             }
             _ => Err(message),
         };
-        let (counter, result) = match by_reference {
-            Ok(result) => (&engine.stats.zero_copy_bytes, sent_or_zero(result)),
-            Err(message) => (&engine.stats.copied_bytes, turn.send(message.parts())),
+        let (counter, result) = match (by_reference, segmentation) {
+            (Ok(result), _) => (&engine.stats.zero_copy_bytes, sent_or_zero(result)),
+            (Err(message), Some(segmentation)) => {
+                let result = turn.socket.send(message.parts(), segmentation);
+                (&engine.stats.copied_bytes, sent_or_zero(result))
+            }
+            (Err(message), None) => (&engine.stats.copied_bytes, turn.send(message.parts())),
         };
         let sent = result?;
         counter.add(sent.saturating_sub(head_bytes) as u64);
