@@ -16,6 +16,7 @@ pub mod lending;
 pub mod list;
 pub mod lookup;
 pub mod networks;
+pub mod places;
 pub mod preamble;
 pub mod proof;
 pub mod rates;
