@@ -81,6 +81,7 @@ pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspect
         store: 0,
         path: path.to_owned(),
         file,
+        backing: None,
     };
     let mut reader = ShareReader::new(share, &header);
     let geometry = header.geometry;

@@ -39,8 +39,8 @@ pub use error::FileError;
 pub use progress::Progress;
 pub use rows::{ReadStats, RowError};
 pub use store::{
-    Id, Look, Marker, NewStore, OpenError, OpenObject, OpenShare, PassedOver, Presence,
-    RejectReason, Rejected, Scan, StoreError, check_stores, fingerprint, init, look, open_object,
-    presence, refuse_duplicates,
+    Backing, Id, Listed, Look, MARKER, Marker, NewStore, OpenError, OpenObject, OpenShare,
+    PassedOver, Presence, RejectReason, Rejected, Scan, StoreError, check_stores, fingerprint,
+    init, look, open_object, presence, read_header, refuse_duplicates,
 };
 pub use walk::Walk;

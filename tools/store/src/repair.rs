@@ -690,6 +690,7 @@ fn read_back(temp: &TempFile, target: &Target, header: &Header, pace: &Pace) -> 
         store: 0,
         path: temp.path().to_owned(),
         file,
+        backing: None,
     };
     let mut reader = ShareReader::new(share, header).paced(pace);
     let geometry = header.geometry;

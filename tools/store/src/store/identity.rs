@@ -19,7 +19,7 @@ use crate::error::{During, FileError};
 use crate::temp::{create_dir, sync_dir};
 
 /// The marker's file name, in the store's directory.
-const MARKER: &str = "penstock-store.toml";
+pub const MARKER: &str = "penstock-store.toml";
 /// The format that this release reads and writes.
 const FORMAT: u32 = 1;
 /// A longer file is no marker.
@@ -91,6 +91,23 @@ pub struct Marker {
     /// Whether the store is being emptied: nothing is put there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drain: bool,
+}
+
+impl Marker {
+    /// Reads the text of a marker.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Marker, String> {
+        let marker: Marker = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        if marker.format != FORMAT {
+            return Err(format!(
+                "its format is {}; this release knows format {FORMAT}: use a newer one",
+                marker.format
+            ));
+        }
+        Ok(marker)
+    }
 }
 
 /// Why a directory is no store, or can't be used as one.
@@ -215,15 +232,7 @@ pub(crate) fn read_marker(store: &Path) -> Result<Option<Marker>, StoreError> {
         return Err(wrong("not a store's marker".to_owned()));
     }
     let text = fs::read_to_string(&path).during("read", &path)?;
-    let marker: Marker =
-        toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
-    if marker.format != FORMAT {
-        return Err(wrong(format!(
-            "its format is {}; this release knows format {FORMAT}: use a newer one",
-            marker.format
-        )));
-    }
-    Ok(Some(marker))
+    Marker::parse(&text).map(Some).map_err(wrong)
 }
 
 /// Writes a store's marker, in one step and durably.

@@ -22,7 +22,9 @@ mod object;
 mod places;
 mod scan;
 
-pub use identity::{Id, Marker, NewStore, Presence, StoreError, init, presence, refuse_duplicates};
+pub use identity::{
+    Id, MARKER, Marker, NewStore, Presence, StoreError, init, presence, refuse_duplicates,
+};
 pub(crate) use names::{
     Kind, covers, files, generation_of, is_object_dir, list_objects, list_stores, object_dirs,
     objects_dir,
@@ -31,5 +33,7 @@ pub(crate) use object::choose;
 pub use object::{OpenError, OpenObject, check_stores, open_object};
 pub use places::PassedOver;
 pub(crate) use places::{Place, Places, Tally};
+pub use scan::{
+    Backing, Listed, Look, OpenShare, RejectReason, Rejected, Scan, fingerprint, look, read_header,
+};
 pub(crate) use scan::{Group, keys, look_in, open_share, scan, scan_dir};
-pub use scan::{Look, OpenShare, RejectReason, Rejected, Scan, fingerprint, look};

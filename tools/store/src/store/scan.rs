@@ -1,5 +1,6 @@
 //! What the stores have of one object: each is looked at alone, and the looks are put together.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,6 +8,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use decode_kernel::share::{Generation, Header, HeaderError, Key, PAGE_BYTES, object_dir};
 use rustix::fs::{Advice, fadvise};
@@ -29,7 +31,12 @@ pub struct OpenShare {
     pub path: PathBuf,
     /// Open for reading.
     pub file: File,
+    /// What fills the file, where its store is remote: for whoever opened it.
+    pub backing: Option<Backing>,
 }
+
+/// What fills a file that stands for one of a remote store.
+pub type Backing = Arc<dyn Any + Send + Sync>;
 
 /// A share file or a store that could not be used, and why.
 #[derive(Debug, Serialize)]
@@ -87,6 +94,17 @@ impl RejectReason {
     }
 }
 
+/// A file that a remote store has in an object's directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name in the store, with its directory.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// What tells it from another by that name, as an entity tag.
+    pub version: String,
+}
+
 /// What one store has of an object.
 #[derive(Debug)]
 pub struct Look {
@@ -127,6 +145,64 @@ impl Look {
             here: false,
             least_shares: None,
         }
+    }
+
+    /// What a remote store has of an object, by a listing of the object's directory: `open` opens the file of a share by
+    /// its name and reads its header.
+    pub fn of_listing(
+        store: usize,
+        root: &Path,
+        listing: &[Listed],
+        key: &Key,
+        mut open: impl FnMut(&str) -> Result<(Header, File, Option<Backing>), RejectReason>,
+    ) -> Look {
+        let files = listing.iter().filter_map(|listed| {
+            let path = root.join(&listed.name);
+            Some((Kind::of(&path)?, path, listed))
+        });
+        let mut files: Vec<_> = files.collect();
+        files.sort_by(|a, b| a.1.cmp(&b.1));
+        let generations = |tombstones_only: bool| {
+            let counted = files.iter();
+            let counted =
+                counted.filter(move |(kind, ..)| !tombstones_only || *kind == Kind::Tombstone);
+            counted
+                .filter_map(|(_, path, _)| names::generation_of(path))
+                .max()
+        };
+        let mut look = Look {
+            store,
+            shares: Vec::new(),
+            tombstone: generations(true),
+            newest_name: generations(false),
+            rejected: Vec::new(),
+            fingerprint: Look::fingerprint_of(listing),
+            here: true,
+            least_shares: None,
+        };
+        for (kind, path, listed) in files {
+            if kind != Kind::Tombstone {
+                look.add(kind, path, open(&listed.name), |header| header.key == *key);
+            }
+        }
+        look
+    }
+
+    /// The [`fingerprint`] of what was listed.
+    pub fn fingerprint_of(listing: &[Listed]) -> u64 {
+        let mut listing: Vec<&Listed> = listing
+            .iter()
+            .filter(|listed| Kind::of(Path::new(&listed.name)).is_some())
+            .collect();
+        if listing.is_empty() {
+            return NOTHING;
+        }
+        listing.sort_by_key(|listed| &listed.name);
+        let mut hasher = DefaultHasher::new();
+        for listed in listing {
+            (&listed.name, listed.bytes, &listed.version).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Whether the store could be asked; its files may have problems of their own.
@@ -231,7 +307,7 @@ fn look_once(store: usize, root: &Path, dir: &str, key: Option<&Key>) -> Look {
             .map(|(kind, path)| (kind, open_file(&path), path))
             .collect();
         for (kind, file, path) in opened {
-            let read = file.and_then(|file| Ok((read_header(&file)?, file)));
+            let read = file.and_then(|file| Ok((read_header(&file)?, file, None)));
             look.add(kind, path, read, |header| match key {
                 Some(key) => header.key == *key,
                 None => object_dir(&header.key) == dir,
@@ -246,22 +322,23 @@ impl Look {
         &mut self,
         kind: Kind,
         path: PathBuf,
-        share: Result<(Header, File), RejectReason>,
+        share: Result<(Header, File, Option<Backing>), RejectReason>,
         wanted: impl Fn(&Header) -> bool,
     ) {
         let store = self.store;
         let reason = match share {
-            Ok((header, file)) if wanted(&header) => {
+            Ok((header, file, backing)) if wanted(&header) => {
                 let share = OpenShare {
                     number: header.number,
                     store,
                     path,
                     file,
+                    backing,
                 };
                 self.shares.push((header, kind, share));
                 return;
             }
-            Ok((header, _)) => RejectReason::OtherObject(header.key),
+            Ok((header, ..)) => RejectReason::OtherObject(header.key),
             Err(reason) => reason,
         };
         self.rejected.push(Rejected {
@@ -583,7 +660,10 @@ fn open_file(path: &Path) -> Result<File, RejectReason> {
 }
 
 /// Reads a share's header. The file's length must match it.
-fn read_header(file: &File) -> Result<Header, RejectReason> {
+///
+/// # Errors
+/// If it can't be read, or is none.
+pub fn read_header(file: &File) -> Result<Header, RejectReason> {
     let len = file.metadata()?.len();
     let mut page = [0; PAGE_BYTES];
     let have = page.len().min(usize::try_from(len).unwrap_or(usize::MAX));
