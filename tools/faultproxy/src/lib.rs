@@ -24,8 +24,10 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
+mod bucket;
 mod faults;
 
+pub use bucket::DirectoryBuckets;
 pub use faults::{Chance, FORMS, Fault, Faults};
 
 /// A request that was seen.

@@ -1,0 +1,127 @@
+//! Why a request to a store failed.
+
+use std::error::Error;
+
+use object_store::client::{HttpError, HttpErrorKind};
+
+/// What kind of failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteErrorKind {
+    /// There is no such file, or no such bucket.
+    NotFound,
+    /// There is one by that name already.
+    AlreadyExists,
+    /// The credentials are missing or wrong, or don't suffice.
+    Denied,
+    /// The store has too much to do.
+    SlowDown,
+    /// It did not answer in time.
+    Timeout,
+    /// It can't be connected to.
+    Unreachable,
+    /// It answered something else than what was asked.
+    Protocol,
+    /// It failed.
+    Other,
+}
+
+/// A request that failed. It tells neither secrets nor signatures.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{store}: {what}: {reason}")]
+pub struct RemoteError {
+    kind: RemoteErrorKind,
+    store: String,
+    what: String,
+    reason: String,
+}
+
+impl RemoteError {
+    pub(crate) fn new(
+        kind: RemoteErrorKind,
+        store: &str,
+        what: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> RemoteError {
+        RemoteError {
+            kind,
+            store: store.to_owned(),
+            what: what.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Of an error of `object_store`.
+    pub(crate) fn of(
+        store: &str,
+        what: impl Into<String>,
+        error: &object_store::Error,
+    ) -> RemoteError {
+        use object_store::Error as Of;
+        let kind = match error {
+            Of::NotFound { .. } => RemoteErrorKind::NotFound,
+            Of::AlreadyExists { .. } | Of::Precondition { .. } => RemoteErrorKind::AlreadyExists,
+            Of::PermissionDenied { .. } | Of::Unauthenticated { .. } => RemoteErrorKind::Denied,
+            _ => kind_of_source(error),
+        };
+        let mut reason = innermost(error);
+        // An answer's body may be long.
+        if reason.len() > REASON_BYTES_MAX {
+            let mut end = REASON_BYTES_MAX;
+            while !reason.is_char_boundary(end) {
+                end -= 1;
+            }
+            reason.truncate(end);
+            reason.push('…');
+        }
+        RemoteError::new(kind, store, what, reason)
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> RemoteErrorKind {
+        self.kind
+    }
+
+    /// Whether the same request may do better soon.
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self.kind,
+            RemoteErrorKind::SlowDown | RemoteErrorKind::Timeout | RemoteErrorKind::Unreachable
+        )
+    }
+}
+
+/// More of a reason is not told.
+const REASON_BYTES_MAX: usize = 400;
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+fn kind_of_source(error: &object_store::Error) -> RemoteErrorKind {
+    for error in chain(error) {
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            return match http.kind() {
+                HttpErrorKind::Timeout => RemoteErrorKind::Timeout,
+                HttpErrorKind::Connect => RemoteErrorKind::Unreachable,
+                HttpErrorKind::Decode => RemoteErrorKind::Protocol,
+                _ => RemoteErrorKind::Other,
+            };
+        }
+    }
+    // The crate tells a status in words only.
+    let text = innermost(error);
+    if text.contains("503") || text.contains("429") || text.contains("SlowDown") {
+        return RemoteErrorKind::SlowDown;
+    }
+    let lies = ["non-partial", "Requested", "Content-Range", "CONTENT_RANGE"];
+    match lies.iter().any(|lie| text.contains(lie)) {
+        true => RemoteErrorKind::Protocol,
+        false => RemoteErrorKind::Other,
+    }
+}
+
+/// The innermost error that says something: those around it repeat it.
+fn innermost(error: &object_store::Error) -> String {
+    let last = chain(error).last();
+    last.map_or_else(|| error.to_string(), ToString::to_string)
+}

@@ -1,0 +1,191 @@
+//! HTTP/1.1 to stores, with bounds: on what is held of an answer, and on how long each step of it may take.
+//!
+//! A body as a whole has no limit of time: it comes as fast as its reader takes it. There is no queue between hyper's buffer
+//! and the reader.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Uri;
+use hyper::body::{Body, Frame, Incoming};
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use object_store::client::{
+    ClientOptions as StoreOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind,
+    HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
+};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::client::ClientOptions;
+use crate::counts::{Kind, Requests};
+
+/// Bytes per second at which a store takes what it is sent, at least.
+const UPLOAD_RATE_LEAST: u64 = 64 << 10;
+/// How long an idle connection is kept.
+const IDLE_KEPT: Duration = Duration::from_secs(30);
+/// The longest answer but to a GET of a file: a page of a listing has 1,000 names of 1,024 bytes at most.
+const ANSWER_BYTES_MAX: u64 = 8 << 20;
+
+type Connections = Pool<HttpsConnector<TcpConnector>, HttpRequestBody>;
+
+/// The connections to all stores.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    connections: Connections,
+    options: ClientOptions,
+}
+
+impl Transport {
+    /// With these bounds.
+    ///
+    /// # Errors
+    /// If the TLS library can't be set up.
+    pub(crate) fn new(options: ClientOptions) -> Result<Transport, rustls::Error> {
+        let mut tcp = TcpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(options.connect_timeout));
+        tcp.set_recv_buffer_size(options.receive_buffer_bytes);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?;
+        // A machine without roots can still reach stores by http.
+        let tls = match tls.clone().with_native_roots() {
+            Ok(tls) => tls,
+            Err(_) => tls.with_root_certificates(rustls::RootCertStore::empty()),
+        };
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls.with_no_client_auth())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let connections = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_KEPT)
+            .pool_max_idle_per_host(options.connections_per_store)
+            .http1_max_buf_size(options.h1_buffer_bytes)
+            .build(connector);
+        Ok(Transport {
+            connections,
+            options,
+        })
+    }
+}
+
+/// One store's requests.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) transport: Transport,
+    pub(crate) requests: Arc<Requests>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
+}
+
+impl HttpConnector for Service {
+    fn connect(&self, _: &StoreOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl HttpService for Service {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let kind = Kind::of(&request);
+        self.requests.note(kind);
+        let Transport {
+            connections,
+            options,
+        } = &self.transport;
+        // hyper makes the origin form of an absolute one.
+        if request.uri().authority().is_none() {
+            *request.uri_mut() = Uri::default();
+        }
+        let sending = request.body().content_length() as u64 / UPLOAD_RATE_LEAST;
+        let within = options.first_byte_timeout + Duration::from_secs(sending);
+        let answer = tokio::time::timeout(within, connections.request(request)).await;
+        let answer = match answer {
+            Ok(answer) => answer.map_err(|error| {
+                let kind = match error.is_connect() {
+                    true => HttpErrorKind::Connect,
+                    false => HttpErrorKind::Interrupted,
+                };
+                HttpError::new(kind, error)
+            })?,
+            Err(late) => return Err(HttpError::new(HttpErrorKind::Timeout, late)),
+        };
+        let (head, body) = answer.into_parts();
+        let left = match kind {
+            Kind::Get if head.status.is_success() => u64::MAX,
+            _ => ANSWER_BYTES_MAX,
+        };
+        let body = Bounded {
+            body,
+            left,
+            idle: options.idle_timeout,
+            alarm: Box::pin(sleep(options.idle_timeout)),
+        };
+        Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
+    }
+}
+
+/// A body that may not pause for too long, nor be too long.
+struct Bounded {
+    body: Incoming,
+    left: u64,
+    idle: Duration,
+    alarm: Pin<Box<Sleep>>,
+}
+
+/// Why a body was given up.
+#[derive(Debug, thiserror::Error)]
+enum BodyError {
+    #[error("nothing more came within {} s", .0.as_secs_f32())]
+    Idle(Duration),
+    #[error("the answer is too long")]
+    TooLong,
+}
+
+impl Body for Bounded {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            ready!(this.alarm.as_mut().poll(context));
+            let idle = BodyError::Idle(this.idle);
+            return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Timeout, idle))));
+        };
+        this.alarm.as_mut().reset(Instant::now() + this.idle);
+        let frame = match frame {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => {
+                let error = HttpError::new(HttpErrorKind::Interrupted, error);
+                return Poll::Ready(Some(Err(error)));
+            }
+            Some(Ok(frame)) => frame,
+        };
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match this.left.checked_sub(bytes) {
+            Some(left) => this.left = left,
+            None => {
+                let error = HttpError::new(HttpErrorKind::Decode, BodyError::TooLong);
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
