@@ -31,9 +31,11 @@ impl Cell {
 pub enum Phase {
     /// Between requests: nothing of the next one has arrived.
     Idle,
+    /// A TLS handshake has begun.
+    Handshake,
     /// A request head has begun to arrive.
     Head,
-    /// Its object is being looked up.
+    /// Its object is being looked up, or it waits for its TLS handshake.
     Opening,
     /// A response is under way.
     Sending,
@@ -43,8 +45,9 @@ pub enum Phase {
 
 impl Phase {
     /// All of them, in the order of [`CoreStats::connections`].
-    pub const ALL: [Phase; 5] = [
+    pub const ALL: [Phase; 6] = [
         Phase::Idle,
+        Phase::Handshake,
         Phase::Head,
         Phase::Opening,
         Phase::Sending,
@@ -55,6 +58,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Idle => "idle",
+            Phase::Handshake => "handshake",
             Phase::Head => "head",
             Phase::Opening => "opening",
             Phase::Sending => "sending",
@@ -158,7 +162,7 @@ scalars! {
     Counter tls_handshakes_failed "TLS handshakes that made none",
     Counter tls_records_again "TLS records that were made again, since a socket took only a part",
     Counter stalled_connections "Connections closed because they stalled with a loan while others asked for credit in vain",
-    Counter gave_way_connections "Idle connections closed to make room for new ones",
+    Counter gave_way_connections "Connections closed to make room for new ones: idle ones, and those that waited for a TLS handshake",
     Counter reset_bodies "Bodies cut off because they could not be finished",
     Counter access_log_lines_dropped "Requests that are not in the access log, since too many waited to be written",
     Counter sent_bytes "Bytes the kernel took for clients",

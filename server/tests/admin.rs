@@ -318,7 +318,14 @@ fn metrics_are_prometheus_text(io: Backend) {
     }
     assert!(sum(&metrics, "sent_bytes", None) >= SIZE as f64);
     assert!(sum(&metrics, "send_queue_bytes", None) >= 0.0);
-    for phase in ["idle", "head", "opening", "sending", "lingering"] {
+    for phase in [
+        "idle",
+        "handshake",
+        "head",
+        "opening",
+        "sending",
+        "lingering",
+    ] {
         assert!(sum(&metrics, "connections", Some(("phase", phase))) >= 0.0);
     }
     assert_eq!(sum(&metrics, "responses", Some(("status", "200"))), 1.0);

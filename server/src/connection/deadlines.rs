@@ -56,7 +56,14 @@ impl Timeouts {
                     connection.socket.shutdown_receive();
                 }
             }
-            // Looking up is our own time, and bounded by the stores.
+            Phase::Handshake => {
+                if since > self.head {
+                    end(CloseReason::Closed);
+                    // It may be the client that takes nothing: only this wakes who waits for room.
+                    connection.socket.reset();
+                }
+            }
+            // Looking up is our own time, and bounded by the stores. So is the time until a handshake has a place.
             Phase::Opening => {}
             // Also when idle or lingering: the last response may still be on its way.
             _ if connection.meter.is_outstanding() => {

@@ -1,5 +1,6 @@
 //! Idle connections that give way: when all seats are taken, the one that has been idle for longest is closed, so that as
-//! many idle ones as there are seats keep nobody out.
+//! many idle ones as there are seats keep nobody out. Before it goes the one that has waited longest for a TLS handshake, if
+//! there is one: nobody was served by it yet.
 //!
 //! A client that comes back on a connection that was closed asks again on a new one, as it must at any time (RFC 9112
 //! section 9.3.1). Each core looks among its own. Where it finds none, the others are asked to make room at their
@@ -24,8 +25,18 @@ pub struct Idle {
     in_vain: Cell<Option<Instant>>,
 }
 
-/// Closes the connection that has been idle for longest, and takes its seat; `None` if there is none.
+/// Closes the connection that has waited or been idle for longest, and takes its seat; `None` if there is none.
 pub fn make_room(core: &Core, now: Instant) -> Option<Seat> {
+    let secured = core.secured.as_ref();
+    let seat = secured.and_then(|secured| secured.make_room(now));
+    let seat = seat.or_else(|| close_longest(core, now));
+    core.stats()
+        .gave_way_connections
+        .add(u64::from(seat.is_some()));
+    seat
+}
+
+fn close_longest(core: &Core, now: Instant) -> Option<Seat> {
     let idle = &core.idle;
     let mut found = idle.found.borrow_mut();
     let connections = core.connections.borrow();
@@ -57,7 +68,6 @@ pub fn make_room(core: &Core, now: Instant) -> Option<Seat> {
         };
         connection.close_reason.set(Some(CloseReason::Closed));
         connection.socket.shutdown_receive();
-        core.stats().gave_way_connections.add(1);
         return Some(seat);
     }
 }

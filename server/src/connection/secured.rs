@@ -1,8 +1,8 @@
 //! TLS on a connection: its handshake, what it receives in records, and its last message.
 //!
 //! A client that has sent nothing yet costs a seat and no more. From its first byte until the session is made it has one
-//! of a core's places for handshakes, whose memory is planned; others wait with their bytes in the kernel. A handshake that
-//! waits for its client while others wait for a place gives way after two seconds.
+//! of a core's places for handshakes, whose memory is planned; others wait with their bytes in the kernel, and the one that
+//! came last has the next place (`places`).
 
 use std::io;
 use std::rc::Rc;
@@ -11,7 +11,6 @@ use super::core::Core;
 use super::places::Secured;
 use super::state::{Connection, IntroductionError};
 use crate::io::{Interest, is_transient, sent_or_zero};
-use crate::stats::Phase;
 use crate::tls::handshake::{Established, Handshake};
 use crate::tls::session::ReceiveError;
 use crate::tls::{Alert, Session, Workspace};
@@ -26,11 +25,18 @@ pub async fn handshake(
     connection: &Rc<Connection>,
 ) -> io::Result<Arrived> {
     ready(core, connection, Interest::Read).await?;
-    connection.enter(Phase::Head, 0);
-    let _place = secured.place(connection).await?;
+    let stats = core.stats();
+    let _place = match secured.place(connection).await {
+        Ok(place) => place,
+        Err(error) => {
+            stats.tls_handshakes_failed.add(1);
+            let alert = Alert::INTERNAL_ERROR.plain_record();
+            let _ = connection.socket.send_whole([&alert[..]].into_iter());
+            return Err(error);
+        }
+    };
     // Boxed, so that one that waits for its place holds no room for this.
     let outcome = Box::pin(negotiate(core, secured, connection)).await;
-    let stats = core.stats();
     match outcome {
         Ok(established) => {
             stats.tls_handshakes.add(1);

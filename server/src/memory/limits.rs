@@ -225,6 +225,13 @@ pub const TLS_KEYS_MAX: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 pub const HANDSHAKES_MAX: usize = 64;
 /// A handshake that has lasted for so long gives way when others wait for a place. Far clients, and busy ones, take a second.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
+/// To one that came later it gives way after this. Nearly all clients answer within it, and it lets so many come to each core
+/// in a second that never answer, before others have to wait: 256.
+pub const HANDSHAKE_PATIENCE_LEAST: Duration = Duration::from_millis(250);
+/// Who came within this time is not forgotten for those that came since.
+pub const HANDSHAKE_RECENT: Duration = Duration::from_secs(2);
+/// Who has waited for a place for so long is sent away.
+pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often the files of certificates are looked at: a change of one has them read again.
 pub const CERTIFICATES_LOOK_EVERY: Duration = Duration::from_secs(10);
 
