@@ -140,12 +140,31 @@ fn admit(
     if is_proxy && site.proxies.preamble && !refused {
         connection.expect_preamble();
     }
-    let slot = core.connections.borrow_mut().insert(Rc::clone(&connection));
-    let core = Rc::clone(core);
+    let listed = Listed {
+        slot: core.connections.borrow_mut().insert(Rc::clone(&connection)),
+        core: Rc::clone(core),
+        refused,
+    };
     tokio::task::spawn_local(async move {
-        drive(Rc::clone(&core), connection, transport, refusal).await;
-        core.connections.borrow_mut().remove(slot);
-        core.refusing
-            .set(core.refusing.get() - usize::from(refused));
+        drive(Rc::clone(&listed.core), connection, transport, refusal).await;
+        drop(listed);
     });
+}
+
+/// A connection's entry among those of its core. It goes with the task, also if that panics: a library's error with one
+/// client must not take a seat for ever.
+struct Listed {
+    core: Rc<Core>,
+    slot: usize,
+    refused: bool,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if let Ok(mut connections) = self.core.connections.try_borrow_mut() {
+            connections.try_remove(self.slot);
+        }
+        let refusing = &self.core.refusing;
+        refusing.set(refusing.get() - usize::from(self.refused));
+    }
 }
