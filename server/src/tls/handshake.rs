@@ -4,7 +4,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{Error, HandshakeKind};
 
-use super::record::{RECORD_BYTES_MAX, record_bytes};
+use super::record::{PAYLOAD_BYTES_MAX, RECORD_BYTES_MAX, record_bytes};
 use super::traffic::{self, TrafficSecrets};
 use super::{Acceptor, Alert, Session};
 
@@ -36,8 +36,6 @@ pub struct Handshake {
     outgoing: Vec<u8>,
     /// Bytes of that which the library was given: whole records.
     given: usize,
-    /// Those of them that it has found nothing wrong with.
-    settled: usize,
     has_answered: bool,
     /// What the next keys come from, once that is known.
     secrets: Option<TrafficSecrets>,
@@ -62,7 +60,6 @@ impl Handshake {
             incoming: Vec::new(),
             outgoing: Vec::new(),
             given: 0,
-            settled: 0,
             has_answered: false,
             secrets: None,
         })
@@ -105,14 +102,13 @@ impl Handshake {
                 Err(HandshakeError::Name)
             }
             Err(error) => {
-                // The library has an alert for it, perhaps behind messages of ours. It is not to look at what is wrong again.
-                while let Ok(ConnectionState::EncodeTlsData(mut data)) = connection
-                    .process_tls_records(&mut self.incoming[..self.settled])
-                    .state
+                // The library has an alert for it, perhaps behind messages of ours. It gives them away before it looks at what
+                // has come; it would panic if it looked at that again.
+                while connection.wants_write()
+                    && let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                        connection.process_tls_records(&mut []).state
+                    && encode(&mut self.outgoing, |into| data.encode(into)).is_ok()
                 {
-                    if encode(&mut self.outgoing, |into| data.encode(into)).is_err() {
-                        break;
-                    }
                 }
                 let is_an_alert = matches!(error, HandshakeError::Refused(Error::AlertReceived(_)));
                 if self.outgoing.is_empty() && !self.has_answered && !is_an_alert {
@@ -163,14 +159,12 @@ impl Handshake {
             }
             self.incoming.drain(..discard);
             self.given -= discard;
-            self.settled = self.settled.saturating_sub(discard);
             if let Some(end) = end {
                 return end;
             }
             if is_blocked {
-                self.settled = self.given;
                 let rest = &self.incoming[self.given..];
-                match record_bytes(rest) {
+                match record_bytes(rest, PAYLOAD_BYTES_MAX) {
                     Ok(Some(length)) if length <= rest.len() => self.given += length,
                     Ok(_) => return Ok(false),
                     // The library has the words for it.

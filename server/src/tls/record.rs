@@ -91,6 +91,14 @@ impl Layout {
         }
     }
 
+    /// Bytes that a record may have behind its header (RFC 8446 section 5.2, RFC 5246 section 6.2.3).
+    pub fn payload_bytes_max(self) -> usize {
+        match self {
+            Layout::V13 => CONTENT_BYTES_MAX + 256,
+            Layout::V12 | Layout::V12ExplicitNonce => PAYLOAD_BYTES_MAX,
+        }
+    }
+
     /// Bytes that a record has besides its content.
     pub fn overhead(self) -> usize {
         self.before() + self.behind()
@@ -320,11 +328,12 @@ fn aad_v12(sequence: u64, kind: ContentType, length: usize) -> [u8; 13] {
     aad
 }
 
-/// Bytes of the record that `bytes` begin with, its header included; `None` if the header isn't whole.
+/// Bytes of the record that `bytes` begin with, its header included; `None` if the header isn't whole. Behind its header it may
+/// have so many.
 ///
 /// # Errors
 /// The alert that the peer is to get, if that is no record or one that is too long.
-pub fn record_bytes(bytes: &[u8]) -> Result<Option<usize>, Alert> {
+pub fn record_bytes(bytes: &[u8], payload_bytes_max: usize) -> Result<Option<usize>, Alert> {
     let Some(header) = bytes.get(..HEADER_BYTES) else {
         return Ok(None);
     };
@@ -332,7 +341,7 @@ pub fn record_bytes(bytes: &[u8]) -> Result<Option<usize>, Alert> {
         return Err(Alert::DECODE_ERROR);
     }
     let payload = usize::from(u16::from_be_bytes([header[3], header[4]]));
-    match payload <= PAYLOAD_BYTES_MAX {
+    match payload <= payload_bytes_max {
         true => Ok(Some(HEADER_BYTES + payload)),
         false => Err(Alert::RECORD_OVERFLOW),
     }

@@ -407,9 +407,11 @@ impl Session {
     ) -> Result<usize, ReceiveError> {
         let Workspace { incoming, keys, .. } = workspace;
         let bytes = &mut incoming[..length];
+        let payload_bytes_max = self.opener.layout().payload_bytes_max();
         let (mut at, mut end) = (0, 0);
         while !self.peer_has_ended
-            && let Some(length) = record_bytes(&bytes[at..]).map_err(ReceiveError::Wrong)?
+            && let Some(length) =
+                record_bytes(&bytes[at..], payload_bytes_max).map_err(ReceiveError::Wrong)?
         {
             let Some(record) = bytes.get_mut(at..at + length) else {
                 break;

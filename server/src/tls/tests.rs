@@ -391,7 +391,12 @@ fn what_is_wrong_gets_its_alert() {
         assert_eq!(receive(&mut session, &wire), wrong(Alert::BAD_RECORD_MAC));
 
         let (_, mut session) = fresh();
-        let long = [23, 3, 3, 0x48, 1];
+        let is_13 = suite.version().version == ProtocolVersion::TLSv1_3;
+        let most = CONTENT_BYTES_MAX + if is_13 { 256 } else { 2048 };
+        let header = |length: usize| [&[23, 3, 3][..], &(length as u16).to_be_bytes()].concat();
+        assert_eq!(receive(&mut session, &header(most)), Ok(Vec::new()));
+        let (_, mut session) = fresh();
+        let long = header(most + 1);
         assert_eq!(receive(&mut session, &long), wrong(Alert::RECORD_OVERFLOW));
 
         let (_, mut session) = fresh();
