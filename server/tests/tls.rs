@@ -5,17 +5,19 @@ mod common;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Stdio;
 use std::sync::Arc;
 
 use common::client::End;
-use common::secure::{Identity, config, config_of, operator_config, session_named};
+use common::secure::{
+    Identity, config, config_of, connect, hello, nothing_is_left, operator_config, raw, serve,
+    session_named, try_connect,
+};
 use common::{
     Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, program, run, wait_until,
 };
 use rustls::crypto::aws_lc_rs::cipher_suite as suites;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
+use rustls::{ClientConfig, HandshakeKind, StreamOwned};
 
 on_both_backends! {
     every_version_and_cipher
@@ -23,9 +25,6 @@ on_both_backends! {
     a_certificate_for_each_name
     a_protocol_that_is_not_spoken
     keys_are_updated
-    what_is_no_record
-    handshakes_that_end_early
-    no_second_handshake
     clean_ends
     a_body_that_is_cut_looks_cut
     certificates_are_renewed
@@ -49,45 +48,6 @@ fn stores() -> (Stores, Vec<u8>) {
     let content = Noise::new(24).bytes(LARGE);
     stores.put_bytes(&content);
     (stores, content)
-}
-
-/// A server with these certificates, whose files are called `0`, `1`, …
-fn serve(stores: &Stores, io: Backend, identities: &[&Identity], options: &[&str]) -> Server {
-    let files: Vec<_> = identities
-        .iter()
-        .enumerate()
-        .flat_map(|(at, identity)| {
-            let [certificate, key] = identity.write(stores, &at.to_string());
-            let text = |path: std::path::PathBuf| path.display().to_string();
-            [
-                "--tls-cert".to_owned(),
-                text(certificate),
-                "--tls-key".to_owned(),
-                text(key),
-            ]
-        })
-        .collect();
-    // A busy disk is not what these tests are about.
-    let mut all = vec!["--tls-listen", "127.0.0.1:0", "--store-timeout", "5s"];
-    all.extend(files.iter().map(String::as_str));
-    all.extend(options);
-    Server::start(stores, io, &all)
-}
-
-/// A client of the TLS listener that has not sent anything.
-fn raw(server: &Server) -> Client {
-    Client::connect_plain(server.secured.expect("a listener of TLS"))
-}
-
-fn try_connect(server: &Server, name: &str, config: &Arc<ClientConfig>) -> Result<Client, String> {
-    let mut client = raw(server);
-    let session = session_named(name, config);
-    client.secure(session).map_err(|error| error.to_string())?;
-    Ok(client)
-}
-
-fn connect(server: &Server, name: &str, config: &Arc<ClientConfig>) -> Client {
-    try_connect(server, name, config).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// Begins a download and stops reading.
@@ -134,23 +94,6 @@ fn the_admin_listener_wants_a_certificate(io: Backend) {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert_ne!(answer.first(), Some(&b'H'), "no answer without TLS");
-}
-
-/// The first bytes that a client sends.
-fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut session: ClientConnection = session_named("localhost", config);
-    while session.wants_write() {
-        session.write_tls(&mut bytes).unwrap();
-    }
-    bytes
-}
-
-fn nothing_is_left(server: &Server) {
-    wait_until(|| match server.connections() {
-        0 => Ok(()),
-        count => Err(format!("{count} connections are left")),
-    });
 }
 
 fn every_version_and_cipher(io: Backend) {
@@ -314,98 +257,6 @@ fn keys_are_updated(io: Backend) {
     nothing_is_left(&server);
 }
 
-fn what_is_no_record(io: Backend) {
-    let (stores, _) = stores();
-    let identity = Identity::shared();
-    let server = serve(&stores, io, &[identity], &[]);
-    let too_long = [22, 3, 1, 0xff, 0xff];
-    for garbage in [
-        &b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..],
-        &too_long,
-        &[0; 600],
-    ] {
-        let mut client = raw(&server);
-        client.send_raw(garbage).unwrap();
-        let (said, end) = client.raw_until_end();
-        assert_eq!(said.first(), Some(&21), "an alert: {said:?}");
-        assert_eq!(said.len(), 7, "{said:?}");
-        assert_eq!(end, End::Closed);
-    }
-    let config = Arc::new(config(&[identity]));
-    for (record, alert) in [
-        (&[23, 3, 3, 0xff, 0xff][..], "RecordOverflow"),
-        (b"GET / HTTP/1.1\r\n", "DecodeError"),
-        // Not sealed by any key of this session.
-        (
-            &[
-                23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19,
-                20,
-            ],
-            "BadRecordMac",
-        ),
-        (&[23, 3, 3, 0, 0], "BadRecordMac"),
-        (&[22, 3, 3, 0, 1, 0], "UnexpectedMessage"),
-    ] {
-        let mut client = connect(&server, "localhost", &config);
-        client.expect_open(PATH);
-        client.send_raw(record).unwrap();
-        let error = client.try_body(1).expect_err("an end").to_string();
-        assert!(error.contains(alert), "{error}, not {alert}");
-    }
-    nothing_is_left(&server);
-}
-
-fn handshakes_that_end_early(io: Backend) {
-    let (stores, _) = stores();
-    let identity = Identity::shared();
-    let server = serve(&stores, io, &[identity], &["--head-timeout", "1s"]);
-    let hello = hello(&Arc::new(config(&[identity])));
-    for sent in [1, 5, hello.len() / 2, hello.len() - 1, hello.len()] {
-        let mut gone = raw(&server);
-        gone.send_raw(&hello[..sent]).unwrap();
-        drop(gone);
-
-        let mut finished = raw(&server);
-        finished.send_raw(&hello[..sent]).unwrap();
-        finished.finish();
-        finished.raw_until_end();
-
-        // It is ended by the time for a head.
-        let mut waits = raw(&server);
-        waits.send_raw(&hello[..sent]).unwrap();
-        waits.raw_until_end();
-    }
-    nothing_is_left(&server);
-    assert_eq!(server.total("tls_handshakes"), 0);
-}
-
-fn no_second_handshake(io: Backend) {
-    let Some(mut openssl) = openssl() else {
-        return;
-    };
-    let (stores, _) = stores();
-    let identity = Identity::shared();
-    let server = serve(&stores, io, &[identity], &[]);
-    openssl.args(["s_client", "-tls1_2", "-connect"]);
-    openssl.arg(server.secured.unwrap().to_string());
-    openssl
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = openssl.spawn().unwrap();
-    // Its command for another handshake. It ends by itself when it is told that there is none.
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(b"R\n").unwrap();
-    let output = child.wait_with_output().unwrap();
-    drop(input);
-    let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
-    assert!(
-        said.contains("no renegotiation") || said.contains("no_renegotiation"),
-        "{said}"
-    );
-    nothing_is_left(&server);
-}
-
 fn clean_ends(io: Backend) {
     let (stores, content) = stores();
     let identity = Identity::shared();
@@ -540,19 +391,6 @@ fn certificates_that_cannot_be_used(io: Backend) {
     }
 }
 
-/// OpenSSL knows no `--version`.
-fn openssl() -> Option<std::process::Command> {
-    let mut command = std::process::Command::new("openssl");
-    let runs = command
-        .arg("version")
-        .output()
-        .is_ok_and(|o| o.status.success());
-    if !runs {
-        common::skip("openssl is not installed");
-    }
-    runs.then(|| std::process::Command::new("openssl"))
-}
-
 /// The object by Python's own client.
 const PYTHON: &str = r#"
 import hashlib, http.client, ssl, sys
@@ -616,7 +454,7 @@ fn real_clients(io: Backend) {
             let said = run(python.args(["-c", PYTHON, &port, PATH, trusted]));
             assert_eq!(said.trim(), common::sha256(&content), "python");
         }
-        if let Some(mut openssl) = openssl() {
+        if let Some(mut openssl) = common::openssl() {
             let request = stores.file("request");
             let text = format!("GET {PATH} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
             fs::write(&request, text).unwrap();

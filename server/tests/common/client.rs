@@ -153,6 +153,16 @@ impl Client {
         self.stream.write_all(bytes)
     }
 
+    /// Receives some bytes below TLS, for a session that is not the client's yet.
+    pub fn read_raw(&mut self, session: &mut ClientConnection) -> io::Result<usize> {
+        session.read_tls(&mut self.stream)
+    }
+
+    /// Shuts down sending, if the connection is still there.
+    pub fn try_finish(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
     /// Receives bytes below TLS until the connection ends.
     pub fn raw_until_end(&mut self) -> (Vec<u8>, End) {
         let mut bytes = Vec::new();

@@ -104,6 +104,19 @@ pub fn program(name: &str) -> Option<Command> {
     runs.then_some(command)
 }
 
+/// OpenSSL knows no `--version`.
+pub fn openssl() -> Option<Command> {
+    let mut command = Command::new("openssl");
+    let runs = command
+        .arg("version")
+        .output()
+        .is_ok_and(|o| o.status.success());
+    if !runs {
+        skip("openssl is not installed");
+    }
+    runs.then(|| Command::new("openssl"))
+}
+
 /// Runs a command to its end and returns its standard output. It must succeed.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {

@@ -10,14 +10,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use ::aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ::aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, KeyLog, RootCertStore, SupportedCipherSuite,
+    SupportedProtocolVersion,
 };
 
-use super::{Stores, skip};
+use super::{Backend, Client, Server, Stores, skip, wait_until};
 
 /// Whether the suites run over TLS.
 pub fn is_on() -> bool {
@@ -48,6 +51,15 @@ impl Identity {
             certificate: made.cert.pem(),
             key: made.signing_key.serialize_pem(),
             der: made.cert.der().clone(),
+        }
+    }
+
+    /// The same with a long chain, in which it signs itself many times.
+    pub fn chain_of(identity: &Identity, length: usize) -> Identity {
+        Identity {
+            certificate: identity.certificate.repeat(length),
+            key: identity.key.clone(),
+            der: identity.der.clone(),
         }
     }
 
@@ -220,5 +232,147 @@ pub fn receive(
         session.read_tls(&mut stream.take(into.len() as u64))?;
         session.process_new_packets().map_err(io::Error::other)?;
         flush(session, stream)?;
+    }
+}
+
+/// A server with these certificates, whose files are called `0`, `1`, …
+pub fn serve(stores: &Stores, io: Backend, identities: &[&Identity], options: &[&str]) -> Server {
+    let files: Vec<_> = identities
+        .iter()
+        .enumerate()
+        .flat_map(|(at, identity)| {
+            let [certificate, key] = identity.write(stores, &at.to_string());
+            let text = |path: std::path::PathBuf| path.display().to_string();
+            [
+                "--tls-cert".to_owned(),
+                text(certificate),
+                "--tls-key".to_owned(),
+                text(key),
+            ]
+        })
+        .collect();
+    // A busy disk is not what these tests are about.
+    let mut all = vec!["--tls-listen", "127.0.0.1:0", "--store-timeout", "5s"];
+    all.extend(files.iter().map(String::as_str));
+    all.extend(options);
+    Server::start(stores, io, &all)
+}
+
+/// A client of the TLS listener that has not sent anything.
+pub fn raw(server: &Server) -> Client {
+    Client::connect_plain(server.secured.expect("a listener of TLS"))
+}
+
+pub fn try_connect(
+    server: &Server,
+    name: &str,
+    config: &Arc<ClientConfig>,
+) -> Result<Client, String> {
+    let mut client = raw(server);
+    let session = session_named(name, config);
+    client.secure(session).map_err(|error| error.to_string())?;
+    Ok(client)
+}
+
+pub fn connect(server: &Server, name: &str, config: &Arc<ClientConfig>) -> Client {
+    try_connect(server, name, config).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The first bytes that a client sends.
+pub fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut session: ClientConnection = session_named("localhost", config);
+    while session.wants_write() {
+        session.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+pub fn nothing_is_left(server: &Server) {
+    wait_until(|| match server.connections() {
+        0 => Ok(()),
+        count => Err(format!("{count} connections are left")),
+    });
+}
+
+/// Seals records by hand, as a client of TLS 1.3 with AES-128-GCM that keeps to no rule.
+pub struct Sealer {
+    secret: Vec<u8>,
+    sequence: u64,
+}
+
+/// What a client's secret is told to.
+#[derive(Debug, Default)]
+struct Overheard(Mutex<Vec<u8>>);
+
+impl KeyLog for Overheard {
+    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
+        if label == "CLIENT_TRAFFIC_SECRET_0" {
+            *self.0.lock().unwrap() = secret.to_vec();
+        }
+    }
+}
+
+impl Sealer {
+    /// A client of this server that has said nothing in its session, and what seals for it.
+    pub fn connect(server: &Server, trusted: &Identity) -> (Client, Sealer) {
+        let suite = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+        let mut config = config_of(&[trusted], &[&rustls::version::TLS13], &[suite]);
+        let overheard = Arc::new(Overheard::default());
+        config.key_log = Arc::clone(&overheard) as _;
+        let client = connect(server, "localhost", &Arc::new(config));
+        let secret = overheard.0.lock().unwrap().clone();
+        let sequence = 0;
+        (client, Sealer { secret, sequence })
+    }
+
+    /// The next record, of what is to be sealed: content, its kind, and zeros.
+    pub fn seal(&mut self, inner: &[u8]) -> Vec<u8> {
+        let key = UnboundKey::new(&AES_128_GCM, &self.expand("key", 16)).unwrap();
+        let mut nonce: [u8; 12] = self.expand("iv", 12).try_into().unwrap();
+        for (byte, of_number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= of_number;
+        }
+        self.sequence += 1;
+        let length = (inner.len() + AES_128_GCM.tag_len()) as u16;
+        let header = [&[23, 3, 3][..], &length.to_be_bytes()].concat();
+        let mut sealed = inner.to_vec();
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        LessSafeKey::new(key)
+            .seal_in_place_append_tag(nonce, Aad::from(&header), &mut sealed)
+            .unwrap();
+        [header, sealed].concat()
+    }
+
+    /// A record that says that the next one is sealed with the next key, and whether the other side is to change its key.
+    pub fn update(&mut self, asks: bool) -> Vec<u8> {
+        let record = self.seal(&[24, 0, 0, 1, u8::from(asks), 22]);
+        *self = Sealer {
+            secret: self.expand("traffic upd", 32),
+            sequence: 0,
+        };
+        record
+    }
+
+    /// RFC 8446 section 7.1.
+    fn expand(&self, label: &str, length: usize) -> Vec<u8> {
+        struct Length(usize);
+        impl KeyType for Length {
+            fn len(&self) -> usize {
+                self.0
+            }
+        }
+        let label = ["tls13 ", label].concat();
+        let info = [
+            &(length as u16).to_be_bytes()[..],
+            &[label.len() as u8],
+            label.as_bytes(),
+            &[0],
+        ];
+        let mut bytes = vec![0; length];
+        let secret = Prk::new_less_safe(HKDF_SHA256, &self.secret);
+        let expanded = secret.expand(&info, Length(length)).unwrap();
+        expanded.fill(&mut bytes).unwrap();
+        bytes
     }
 }
