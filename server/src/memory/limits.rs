@@ -230,7 +230,7 @@ pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 pub const HANDSHAKE_PATIENCE_LEAST: Duration = Duration::from_millis(250);
 /// Who came within this time is not forgotten for those that came since.
 pub const HANDSHAKE_RECENT: Duration = Duration::from_secs(2);
-/// Who has waited for a place for so long is sent away.
+/// Who has waited for a place for so long is sent away, one after another.
 pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often the files of certificates are looked at: a change of one has them read again.
 pub const CERTIFICATES_LOOK_EVERY: Duration = Duration::from_secs(10);
