@@ -208,6 +208,7 @@ fn a_protocol_that_is_not_spoken(io: Backend) {
     for (protocols, error) in [
         (&["h2"][..], Some("NoApplicationProtocol")),
         (&["h2", "http/1.1"], None),
+        (&["http/1.0"], None),
         (&[], None),
     ] {
         let mut config = config(&[identity]);

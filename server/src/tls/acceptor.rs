@@ -112,7 +112,7 @@ fn configs(
     // Records are ours, and so are the keys that come after the first ones.
     objects.enable_secret_extraction = true;
     objects.key_log = Arc::new(traffic::Listener);
-    objects.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    objects.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
     let mut configs = Configs {
         objects: Arc::new(objects),
         admin: None,
@@ -131,11 +131,11 @@ fn configs(
         // Who came once is asked for its certificate again: it may have been withdrawn.
         admin.session_storage = Arc::new(NoServerSessionStorage {});
         admin.send_tls13_tickets = 0;
-        admin.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        admin.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
         configs.admin = Some(Arc::new(admin));
     }
     Ok(configs)
 }
 
-/// The name of the protocol above (RFC 7301 section 6).
-const HTTP_1_1: &[u8] = b"http/1.1";
+/// The names of the protocols above, the best first (RFC 7301 section 6). A client that speaks HTTP/1.0 may ask for nothing else.
+const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
