@@ -4,11 +4,12 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    BLOCK, Backend, KEY, Noise, PATH, Server, Stores, number, program, run, sha256, together,
+    BLOCK, Backend, KEY, Noise, PATH, Server, Stores, number, program, run, secure, sha256,
+    together,
 };
 
 on_both_backends! {
@@ -35,7 +36,7 @@ fn healthy_and_degraded(io: Backend, test: impl Fn(&Server, &str, &[u8], &Path))
         }
         fs::create_dir(&files).unwrap();
         let server = Server::start(&stores, io, &[]);
-        let url = format!("http://{}{PATH}", server.objects);
+        let url = server.url(PATH);
         test(&server, &url, &content, &files);
         let status = server.status();
         let rebuilt = number(&status, &["totals", "rebuilt_bytes"]);
@@ -52,18 +53,31 @@ fn check(path: &Path, content: &[u8]) {
     assert_eq!(sha256(&got), sha256(content), "{}", path.display());
 }
 
-fn curl_command() -> Option<Command> {
+fn curl_command(files: &Path) -> Option<Command> {
     let mut curl = program("curl")?;
     curl.args(["-q", "--silent", "--show-error", "--fail"]);
+    if secure::is_on() {
+        curl.arg("--cacert").arg(trusted(files));
+    }
     Some(curl)
 }
 
+/// The certificate that clients trust where the suites run over TLS.
+fn trusted(files: &Path) -> PathBuf {
+    files.with_file_name("tls.pem")
+}
+
+/// An option that names it, or nothing.
+fn trust(option: &str, files: &Path) -> Option<String> {
+    secure::is_on().then(|| format!("{option}={}", trusted(files).display()))
+}
+
 fn curl(io: Backend) {
-    if curl_command().is_none() {
+    if program("curl").is_none() {
         return;
     }
-    let curl = || curl_command().unwrap();
     healthy_and_degraded(io, |server, url, content, files| {
+        let curl = || curl_command(files).unwrap();
         let out = files.join("whole");
         run(curl().arg("-o").arg(&out).arg(url));
         check(&out, content);
@@ -120,14 +134,14 @@ fn curl(io: Backend) {
 }
 
 fn curl_resumes(io: Backend) {
-    if curl_command().is_none() {
+    if program("curl").is_none() {
         return;
     }
     healthy_and_degraded(io, |_, url, content, files| {
         for (name, have) in [("early", 1), ("middle", 5_000_001), ("late", SIZE - 1)] {
             let out = files.join(name);
             fs::write(&out, &content[..have]).unwrap();
-            run(curl_command()
+            run(curl_command(files)
                 .unwrap()
                 .args(["-C", "-", "-o"])
                 .arg(&out)
@@ -138,7 +152,7 @@ fn curl_resumes(io: Backend) {
         together(8, |i| {
             let out = files.join(format!("client {i}"));
             fs::write(&out, &content[..i * 1_234_567]).unwrap();
-            run(curl_command()
+            run(curl_command(files)
                 .unwrap()
                 .args(["-C", "-", "-o"])
                 .arg(&out)
@@ -152,12 +166,13 @@ fn wget(io: Backend) {
     if program("wget").is_none() {
         return;
     }
-    let wget = || {
-        let mut wget = program("wget").unwrap();
-        wget.args(["--no-config", "--no-proxy", "--no-verbose", "--tries=1"]);
-        wget
-    };
     healthy_and_degraded(io, |server, url, content, files| {
+        let wget = || {
+            let mut wget = program("wget").unwrap();
+            wget.args(["--no-config", "--no-proxy", "--no-verbose", "--tries=1"]);
+            wget.args(trust("--ca-certificate", files));
+            wget
+        };
         let out = files.join("whole");
         run(wget().arg("-O").arg(&out).arg(url));
         check(&out, content);
@@ -187,6 +202,7 @@ fn aria2(io: Backend) {
             "--file-allocation=none",
             "--async-dns=false",
         ]);
+        aria2.args(trust("--ca-certificate", files));
         aria2
             // The rate is limited, so that one connection isn't done before it opens another.
             .args(["--max-overall-download-limit=16M", "-x8", "-s8", "-k1M"])
@@ -202,9 +218,15 @@ fn aria2(io: Backend) {
 
 /// One connection, whole and in parts, with Python's own digest of the received bytes.
 const PYTHON: &str = r#"
-import hashlib, http.client, sys
-address, path, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
-connection = http.client.HTTPConnection(address)
+import hashlib, http.client, ssl, sys
+address, path, size, trusted = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
+if trusted:
+    context = ssl.create_default_context(cafile=trusted[0])
+    # A certificate that signs itself lacks what strict checks of a chain ask for.
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    connection = http.client.HTTPSConnection(address, context=context)
+else:
+    connection = http.client.HTTPConnection(address)
 def ask(method, headers={}):
     connection.request(method, path, headers=headers)
     return connection.getresponse()
@@ -235,7 +257,7 @@ fn python(io: Backend) {
     if program("python3").is_none() {
         return;
     }
-    healthy_and_degraded(io, |server, _, content, _| {
+    healthy_and_degraded(io, |server, _, content, files| {
         let mut python = program("python3").unwrap();
         python.args([
             "-I",
@@ -245,6 +267,7 @@ fn python(io: Backend) {
             PATH,
             &SIZE.to_string(),
         ]);
+        python.args(secure::is_on().then(|| trusted(files)));
         let digest = sha256(content);
         assert_eq!(run(&mut python), format!("{digest}\n{digest}\n"));
         assert_eq!(server.total("accepted_connections"), 1);

@@ -8,7 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Backend, Client, Noise, Response, Server, Stores, get, penstock, program, run};
+use common::{
+    Backend, Client, Noise, Response, Server, Stores, get, penstock, program, run, secure,
+};
 use sha2::{Digest as _, Sha256};
 
 on_both_backends! {
@@ -571,7 +573,7 @@ fn keys_are_changed_without_a_restart(io: Backend) {
 }
 
 /// A client of S3, with nothing of the machine's configuration of it.
-fn s3_client(name: &str, server: &Server) -> Option<Command> {
+fn s3_client(name: &str, stores: &Stores, server: &Server) -> Option<Command> {
     let mut command = match name {
         // It has its own way to say its version.
         "s5cmd" => {
@@ -589,7 +591,13 @@ fn s3_client(name: &str, server: &Server) -> Option<Command> {
             command.env_remove(variable);
         }
     }
-    let endpoint = format!("http://{}", server.objects);
+    let endpoint = server.url("");
+    if secure::is_on() {
+        // Clients have several names for it.
+        for variable in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "RCLONE_CA_CERT"] {
+            command.env(variable, stores.file("tls.pem"));
+        }
+    }
     command.env("AWS_ACCESS_KEY_ID", ID);
     command.env("AWS_SECRET_ACCESS_KEY", SECRET);
     command.env("AWS_DEFAULT_REGION", "eu-1");
@@ -608,7 +616,7 @@ fn s3_client(name: &str, server: &Server) -> Option<Command> {
 
 /// Lists in pages, reads, is refused, and follows a link that it signed.
 const BOTO3: &str = r#"
-import os, urllib.request
+import os, ssl, urllib.request
 import boto3, botocore.exceptions
 from botocore.config import Config
 client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], config=Config(signature_version="s3v4"))
@@ -622,7 +630,10 @@ try:
 except botocore.exceptions.ClientError as error:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
 link = client.generate_presigned_url("get_object", Params={"Bucket": "media", "Key": "z"}, ExpiresIn=600)
-print(count, text, status, urllib.request.build_opener(urllib.request.ProxyHandler({})).open(link).read().decode())
+context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+print(count, text, status, urllib.request.build_opener(*handlers).open(link).read().decode())
 "#;
 
 fn real_clients(io: Backend) {
@@ -638,27 +649,27 @@ fn real_clients(io: Backend) {
             assert_eq!(text, format!("media/{key}"));
         }
     };
-    if let Some(mut aws) = s3_client("aws", &server) {
+    if let Some(mut aws) = s3_client("aws", &stores, &server) {
         let dir = empty.path().join("aws");
         aws.env("HOME", empty.path());
         run(aws.args(["s3", "sync", "s3://media"]).arg(&dir));
         check(&dir);
     }
-    if let Some(mut rclone) = s3_client("rclone", &server) {
+    if let Some(mut rclone) = s3_client("rclone", &stores, &server) {
         let dir = empty.path().join("rclone");
         rclone.env("HOME", empty.path());
         run(rclone.args(["copy", "p:media"]).arg(&dir));
         check(&dir);
     }
-    if let Some(mut s5cmd) = s3_client("s5cmd", &server) {
+    if let Some(mut s5cmd) = s3_client("s5cmd", &stores, &server) {
         let dir = empty.path().join("s5cmd");
         run(s5cmd
-            .env("S3_ENDPOINT_URL", format!("http://{}", server.objects))
+            .env("S3_ENDPOINT_URL", server.url(""))
             .args(["cp", "s3://media/*"])
             .arg(format!("{}/", dir.display())));
         check(&dir);
     }
-    if let Some(mut python) = s3_client("python3", &server) {
+    if let Some(mut python) = s3_client("python3", &stores, &server) {
         let has = |module: &str| {
             let import = Command::new("python3")
                 .args(["-c", &format!("import {module}")])
@@ -680,7 +691,10 @@ fn real_clients(io: Backend) {
             "-u",
             &format!("{ID}:{SECRET}"),
         ];
-        let url = format!("http://{}/media/dir/1", server.objects);
+        let url = server.url("/media/dir/1");
+        if secure::is_on() {
+            curl.arg("--cacert").arg(stores.file("tls.pem"));
+        }
         let said = run(curl.args(["-sS", "-m", "60"]).args(sign).arg(url));
         assert_eq!(said, "media/dir/1");
     }

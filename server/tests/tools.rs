@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::cli::{expect, on};
-use common::{Backend, Server, Stores, program, run, sha256, skip};
+use common::{Backend, Server, Stores, program, run, secure, sha256, skip};
 
 on_both_backends! {
     apt
@@ -115,10 +115,7 @@ fn apt(io: Backend) {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
         fs::write(root.join("state/status"), "").unwrap();
-        let source = format!(
-            "deb [trusted=yes arch=all] http://{}/{source}\n",
-            server.objects
-        );
+        let source = format!("deb [trusted=yes arch=all] {}/{source}\n", server.url(""));
         fs::write(root.join("etc/sources.list"), source).unwrap();
         let apt = || {
             let mut apt = program("apt-get").unwrap();
@@ -133,6 +130,11 @@ fn apt(io: Backend) {
             ] {
                 apt.arg("-o")
                     .arg(format!("{option}={}", root.join(path).display()));
+            }
+            if secure::is_on() {
+                let trusted = stores.file("tls.pem");
+                let option = format!("Acquire::https::CAInfo={}", trusted.display());
+                apt.args(["-o", &option]);
             }
             apt.args([
                 "-o",
@@ -210,7 +212,7 @@ fn ffmpeg(io: Backend) {
             stores.remove_store(store);
         }
         let server = Server::start(&stores, io, &[]);
-        let url = format!("http://{}/video.mp4", server.objects);
+        let url = server.url("/video.mp4");
         // The frames of a second, from the file and over HTTP.
         for from in ["0", "11.5", "28"] {
             let frames = |input: &str| {
@@ -310,7 +312,7 @@ fn browser(io: Backend) {
     stores.remove_store(1);
     // The page's origin isn't known before its listener is, which needs the address of the server: any may read.
     let server = Server::start(&stores, io, &["--cors-origin", "*"]);
-    let url = format!("http://{}/video.webm", server.objects);
+    let url = server.url("/video.webm");
     let (page, finds) = serve_page(PAGE.replace("URL", &url));
     let mut chromium = Command::new(name)
         .args([
@@ -321,6 +323,8 @@ fn browser(io: Backend) {
             "--no-first-run",
         ])
         .args(["--disable-dev-shm-usage", "--disable-background-networking"])
+        // It can't be told whom to trust but by the machine's own list.
+        .args(secure::is_on().then_some("--ignore-certificate-errors"))
         .arg(format!(
             "--user-data-dir={}",
             stores.file("profile").display()
@@ -359,8 +363,10 @@ fn browser(io: Backend) {
 
 const REQUESTS: &str = r#"
 import hashlib, requests, sys
-url, digest = sys.argv[1:3]
+url, digest, trusted = sys.argv[1], sys.argv[2], sys.argv[3:]
 with requests.Session() as session:
+    session.verify = trusted[0] if trusted else True
+    session.trust_env = False
     whole = session.get(url)
     assert hashlib.sha256(whole.content).hexdigest() == digest
     tag = whole.headers["ETag"]
@@ -382,7 +388,8 @@ fn requests(io: Backend) {
     let content = common::Noise::new(5).bytes(3 << 20);
     stores.put_bytes(&content);
     let server = Server::start(&stores, io, &[]);
-    let url = format!("http://{}{}", server.objects, common::PATH);
+    let url = server.url(common::PATH);
     let mut python = program("python3").unwrap();
-    run(python.args(["-c", REQUESTS, &url, &sha256(&content)]));
+    python.args(["-c", REQUESTS, &url, &sha256(&content)]);
+    run(python.args(secure::is_on().then(|| stores.file("tls.pem"))));
 }
