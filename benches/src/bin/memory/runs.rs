@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
+use penstock::memory::limits;
 use penstock_benches::common::certificate::Certificate;
 use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::stats::Summary;
@@ -287,6 +288,7 @@ impl Subject<'_> {
         let (alone, beside) = (Summary::of(&alone), Summary::of(&beside));
         let part = beside.median / alone.median;
         let each = stalled_bytes / stalled.max(1) as u64;
+        let (each_most, of_cores) = self.user_bytes()?;
         Ok(vec![
             verdict(
                 &format!("VmHWM and sockets never over {mib} MiB"),
@@ -320,12 +322,33 @@ impl Subject<'_> {
                 first_byte < 50_000,
             ),
             verdict(
-                "user memory per stalled client at most 2 KiB",
+                &format!(
+                    "user memory per stalled client at most {} bytes{}",
+                    each_most,
+                    if of_cores > 0 {
+                        ", and what TLS takes of the cores"
+                    } else {
+                        ""
+                    },
+                ),
                 format!("{each} bytes"),
                 // With few clients, only the allocator's steps are visible.
-                stalled_bytes <= stalled as u64 * 2048 + ALLOCATOR_SLACK_BYTES,
+                stalled_bytes <= stalled as u64 * each_most + of_cores + ALLOCATOR_SLACK_BYTES,
             ),
         ])
+    }
+
+    /// User memory that a stalled client may take, and what all of them together may take of the cores. With TLS both are what
+    /// the plan has for it: sessions, and the memory of handshakes and ready keys, which is first touched when clients come.
+    fn user_bytes(&self) -> anyhow::Result<(u64, u64)> {
+        let cores = std::thread::available_parallelism()?.get() as u64;
+        Ok(match self.certificate {
+            None => (2048, 0),
+            Some(_) => (
+                limits::CONNECTION_USER_BYTES + limits::TLS_CONNECTION_BYTES,
+                cores * limits::TLS_CORE_BYTES,
+            ),
+        })
     }
 
     /// Clients that stall come first, with the receive buffers that the kernel gives everybody: it takes the beginning
