@@ -22,6 +22,8 @@ pub mod objects;
 
 pub mod stores;
 
+pub mod remote;
+
 pub mod config;
 
 pub mod io;

@@ -47,6 +47,7 @@ fn config(stores: &Stores, io: Backend) -> String {
         .map(|path| format!("{path:?}"))
         .collect();
     let access_log = stores.file("access.log");
+    let cache = stores.file("cache");
     let [certificate, key] = Identity::shared().write(stores, "tls");
     let ocsp = stores.file("tls.ocsp");
     fs::write(&ocsp, [0x30, 0]).unwrap();
@@ -54,6 +55,11 @@ fn config(stores: &Stores, io: Backend) -> String {
         "store = [{}]\n\
          store_timeout = \"4s\"\n\
          survey_every = \"0s\"\n\
+         cache = {cache:?}\n\
+         cache_size = \"100MiB\"\n\
+         store_ttl = \"30s\"\n\
+         fetches = 8\n\
+         no_hedging = true\n\
          allow_stale = true\n\
          hot_objects = \"1MiB\"\n\
          share_files = 100\n\

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From top to bottom. `cli` belongs to the program, the others to the library.
-const ROOMS: [&str; 16] = [
+const ROOMS: [&str; 17] = [
     "cli",
     "control",
     "connection",
@@ -16,6 +16,7 @@ const ROOMS: [&str; 16] = [
     "engine",
     "objects",
     "stores",
+    "remote",
     "config",
     "io",
     "tls",

@@ -5,6 +5,7 @@
 
 pub mod ack_meter;
 pub mod batch;
+mod fetch;
 pub mod hot;
 pub mod produce;
 pub mod readahead;

@@ -118,12 +118,19 @@ pub fn plan_piece(
         },
         result => return result,
     };
-    Err(match object.stores_away() {
+    let error = match object.stores_away() {
         0 => failed,
         away => PieceError::StoresAway {
             away,
             cause: Box::new(failed),
         },
+    };
+    Err(match object.is_remote() {
+        // Whether it may be fetched is found out where it is.
+        true => PieceError::NotFetched {
+            cause: Box::new(error),
+        },
+        false => error,
     })
 }
 

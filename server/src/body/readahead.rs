@@ -160,7 +160,7 @@ fn is_fast(interval: Interval) -> Option<bool> {
 }
 
 /// Whether a turn's peer is fast by what it acknowledged since that was last known.
-fn is_fast_now(turn: &Turn<'_>) -> io::Result<bool> {
+pub(super) fn is_fast_now(turn: &Turn<'_>) -> io::Result<bool> {
     let now = Instant::now();
     let meter: &AckMeter = turn.meter;
     meter.update(turn.socket.unacknowledged_bytes()?, now);

@@ -13,13 +13,15 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use super::batch::Batch;
+use super::fetch::Fetching;
 use super::hot::HotObjects;
-use super::readahead::{Cursor, Readahead, Slot};
+use super::readahead::{Cursor, Readahead, Slot, is_fast_now};
 use super::rebuilt::RebuiltBlocks;
 use super::resource::{OpenResource, Resource, Resources};
 use super::splice;
@@ -27,7 +29,9 @@ use super::turn::{Turn, Way};
 use super::zero_copy::ZeroCopy;
 use crate::engine::{Engine, PieceError};
 use crate::io::{Segmentation, sent_or_zero};
-use crate::objects::LookupError;
+use crate::memory::limits::FETCH_ATTEMPTS_MAX;
+use crate::objects::{LookupError, Object};
+use crate::remote::Fetcher;
 use crate::tls::Workspace;
 
 /// One core's sources of bodies.
@@ -40,6 +44,8 @@ pub struct Sources {
     pub hot: HotObjects,
     /// Rebuilt blocks, for other clients of the same object.
     pub rebuilt: RebuiltBlocks,
+    /// What fetches parts of remote shares, if there are remote stores.
+    pub fetcher: Option<Arc<Fetcher>>,
     /// What is read ahead with; `None` if nothing is.
     pub readahead: Option<Rc<Readahead>>,
     /// Sends that pin their buffers.
@@ -97,6 +103,9 @@ impl From<PieceError> for SendError {
 struct Ready<'a> {
     has_yielded: bool,
     is_prepared: bool,
+    is_fetched: bool,
+    /// How often what was fetched was not there in the end.
+    attempts: usize,
     batch: Option<Rc<Batch>>,
     permit: Option<SemaphorePermit<'a>>,
 }
@@ -185,7 +194,19 @@ impl Sources {
             }
             // Boxed, so that a connection that waits for credit doesn't hold room for a piece's state.
             if Box::pin(self.get_ready(&mut ready, turn, (body, &resource), slot)).await? {
-                return Box::pin(self.send_produced(ready, turn, &resource)).await;
+                let attempts = ready.attempts + 1;
+                match Box::pin(self.send_produced(ready, turn, &resource)).await {
+                    // What was fetched is gone again, or did not match its checksum.
+                    Err(SendError::Piece(PieceError::NotFetched { .. }))
+                        if attempts < FETCH_ATTEMPTS_MAX =>
+                    {
+                        ready = Ready {
+                            attempts,
+                            ..Ready::default()
+                        };
+                    }
+                    result => return result,
+                }
             }
         }
     }
@@ -221,11 +242,21 @@ impl Sources {
             self.engine.io.yield_now().await;
             return Ok(false);
         }
+        if let OpenResource::Object(object) = resource
+            && object.is_remote()
+            && !std::mem::replace(&mut ready.is_fetched, true)
+            && self.fetch(turn, object).await?
+        {
+            return Ok(false);
+        }
         if !ready.is_prepared {
             self.resources
                 .prepare(&self.engine, resource, turn.body.start)
                 .await?;
-            if let (OpenResource::Object(object), Some(readahead)) = (resource, &self.readahead) {
+            if let (OpenResource::Object(object), Some(readahead)) = (resource, &self.readahead)
+                // What is fetched lies in the page cache, and what comes next is fetched ahead.
+                && !object.is_remote()
+            {
                 ready.batch = readahead
                     .batch(&self.engine, turn, object, slot, &body.cursor)
                     .await?;
@@ -243,6 +274,18 @@ impl Sources {
             }
         }
         Ok(true)
+    }
+
+    /// Has fetched what the turn takes of remote shares. Returns whether that took waiting.
+    async fn fetch(&self, turn: &Turn<'_>, object: &Rc<Object>) -> Result<bool, SendError> {
+        let fetcher = self.fetcher.as_ref();
+        let fetcher = fetcher.ok_or(PieceError::Bug("a remote share without a fetcher"))?;
+        let fetching = Fetching::new(fetcher, &self.engine, object);
+        let wanted = turn.wanted();
+        if is_fast_now(turn)? {
+            fetching.ahead(wanted.start);
+        }
+        Ok(Box::pin(fetching.run(&wanted)).await?)
     }
 
     /// Produces a piece, keeps what others may want of it, and sends it.

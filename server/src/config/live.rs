@@ -109,6 +109,7 @@ impl Settings {
             }};
         }
         fixed! {
+            remote "cache, cache-size, store-ttl, fetches and no-hedging",
             store_timeout "store-timeout",
             tahoe_segment_bytes_max "tahoe-segment-max",
             listen "listen",

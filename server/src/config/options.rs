@@ -18,7 +18,8 @@ use super::values::{
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// A store directory; repeat the option for each store. A store holds at most one share of an object
+    /// A store: a directory, or the URL of a bucket, as s3://bucket/prefix?endpoint=http://127.0.0.1:8333; repeat the option
+    /// for each. A store holds at most one share of an object
     #[arg(long, value_name = "DIR")]
     #[serde(deserialize_with = "values::directories_key")]
     pub store: Vec<PathBuf>,
@@ -32,6 +33,26 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "values::time_key")]
     pub survey_every: Option<humantime::Duration>,
+    /// Where what was fetched from remote stores is kept, on a local disk; one server has it at a time [default: penstock in
+    /// $CACHE_DIRECTORY, $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// How much of that disk it may take [default: 10GiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[serde(deserialize_with = "values::size_key")]
+    pub cache_size: Option<ByteSize>,
+    /// How long what a remote store has of an object counts as known, also that it has nothing; 0s asks every time
+    /// [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "values::time_key")]
+    pub store_ttl: Option<humantime::Duration>,
+    /// Fetches from remote stores at one time, each of which takes memory [default: 32]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "values::number_key")]
+    pub fetches: Option<usize>,
+    /// Wait for remote stores that are late, instead of fetching other shares in their place
+    #[arg(long)]
+    pub no_hedging: bool,
     /// Serve an older put of a key where too few shares of the newest are left
     #[arg(long)]
     pub allow_stale: bool,
@@ -292,6 +313,11 @@ impl Options {
             } else {
                 self.admin_host
             },
+            cache: self.cache.or(file.cache),
+            cache_size: self.cache_size.or(file.cache_size),
+            store_ttl: self.store_ttl.or(file.store_ttl),
+            fetches: self.fetches.or(file.fetches),
+            no_hedging: self.no_hedging || file.no_hedging,
             admin_client_ca: self.admin_client_ca.or(file.admin_client_ca),
             admin_token_file: self.admin_token_file.or(file.admin_token_file),
             drain_delay: self.drain_delay.or(file.drain_delay),
@@ -389,6 +415,7 @@ pub(super) fn example(name: &str) -> Option<String> {
     }
     let kind = argument.get_value_names()?.first()?.as_str();
     let value = match (kind, name) {
+        ("DIR", "cache") => "\"/var/cache/penstock\"",
         ("DIR", _) => "[\"/srv/disk0\", \"/srv/disk1\"]",
         ("ORIGIN", _) => "[\"https://example.org\"]",
         ("NETWORK", _) => "[\"10.0.0.0/8\"]",
@@ -410,6 +437,7 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("FILTER", _) => "\"info\"",
         ("TIME", _) => "\"30s\"",
         ("SIZE", "memory") => "\"512MiB\"",
+        ("SIZE", "cache_size") => "\"200GiB\"",
         ("SIZE", _) => "\"1MiB\"",
         ("COUNT", _) => "\"unlimited\"",
         ("N", "cores" | "pool_buffers") => "4",

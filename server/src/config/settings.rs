@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use penstock_remote::RemoteUrl;
 
 use super::address::{Address, AdminAddress};
 use super::bounds::{SettingsError, SizeBounds, bounded};
@@ -24,6 +25,8 @@ use crate::tls::certificates::CertificateFiles;
 pub struct Settings {
     /// Store directories.
     pub stores: Vec<PathBuf>,
+    /// How remote stores are used.
+    pub remote: Remote,
     /// How long a store may take for one call.
     pub store_timeout: Duration,
     /// How long after a look at all objects the next one begins; `None` for none at all.
@@ -126,6 +129,7 @@ const fn sizes(least: u64, most: u64, step: u64) -> SizeBounds {
     SizeBounds { least, most, step }
 }
 
+const CACHE_SIZES: SizeBounds = sizes(limits::CACHE_SIZE_LEAST, 1 << 60, 1);
 const MEMORY_SIZES: SizeBounds = sizes(1 << 20, 64 << 40, 1);
 /// Direct reads go into pool buffers, so these are whole pages.
 const POOL_BUFFER_SIZES: SizeBounds = sizes(64 << 10, 1 << 30, 4096);
@@ -138,7 +142,33 @@ const SEND_BUFFER_SIZES: SizeBounds = sizes(
     1,
 );
 
+/// How remote stores are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Where what was fetched is kept; `None` is the usual directory.
+    pub cache: Option<PathBuf>,
+    /// How many bytes that may take.
+    pub cache_size: u64,
+    /// How long a listing of an object counts.
+    pub ttl: Duration,
+    /// Fetches at one time.
+    pub fetches: usize,
+    /// Whether other shares are fetched where a store is late.
+    pub hedges: bool,
+}
+
+/// Whether a store is remote: a URL, not a directory.
+pub fn is_remote(store: &Path) -> bool {
+    store.to_str().is_some_and(RemoteUrl::is_one)
+}
+
 impl Settings {
+    /// Remote stores.
+    pub fn remote_stores(&self) -> usize {
+        let remote = self.stores.iter().filter(|store| is_remote(store));
+        remote.count()
+    }
+
     /// Fills in the defaults and checks every value. `cores` is what the machine has.
     pub fn new(options: Options, cores: usize) -> Result<Settings, SettingsError> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -191,6 +221,31 @@ impl Settings {
         };
         Ok(Settings {
             stores: options.store,
+            remote: Remote {
+                cache: options.cache,
+                cache_size: CACHE_SIZES.check(
+                    "cache-size",
+                    options
+                        .cache_size
+                        .unwrap_or(ByteSize(limits::CACHE_SIZE_DEFAULT)),
+                )?,
+                ttl: bounded(
+                    "store-ttl",
+                    options
+                        .store_ttl
+                        .unwrap_or(limits::STORE_TTL_DEFAULT.into()),
+                    Duration::ZERO.into(),
+                    limits::STORE_TTL_MOST.into(),
+                )?
+                .into(),
+                fetches: bounded(
+                    "fetches",
+                    options.fetches.unwrap_or(limits::REMOTE_FETCHES_DEFAULT),
+                    limits::REMOTE_FETCHES_LEAST,
+                    limits::REMOTE_FETCHES_MAX,
+                )?,
+                hedges: !options.no_hedging,
+            },
             store_timeout: store_timeout.into(),
             survey_every,
             allow_stale: options.allow_stale,

@@ -114,6 +114,7 @@ pub fn for_piece(error: &PieceError) -> Answer {
             "too few good shares of this object are left",
         ),
         PieceError::StoresAway { .. } | PieceError::NoBuffers => STORES_AWAY,
+        PieceError::NotFetched { cause } => for_piece(cause),
         PieceError::TooFewBlocks { .. } | PieceError::WrongCiphertext { .. } => TOO_FEW_OF_A_FILE,
         PieceError::BufferTooSmall { .. } => BUFFER_TOO_SMALL,
         PieceError::Code(_) | PieceError::Bug(_) => (

@@ -8,6 +8,7 @@ use super::memory_limit::{BothMemoryRefusal, MemoryRefusal};
 use crate::config::address::{Address, FORMS};
 use crate::io::ProbeError;
 use crate::memory::plan::PlanRefusal;
+use crate::remote::StartError;
 use crate::s3::keys::KeysError;
 use crate::stores::StoresError;
 
@@ -17,6 +18,12 @@ pub enum ServeError {
     /// No store can be read, or one is given twice.
     #[error(transparent)]
     Stores(#[from] StoresError),
+    /// The cache of remote stores, or their client, can't be used.
+    #[error(transparent)]
+    Remote(#[from] StartError),
+    /// There is no usual place for the cache.
+    #[error("remote stores need a cache on a local disk: give --cache DIR")]
+    NoCache,
     /// Neither stores nor nodes.
     #[error("nothing to serve: give a --store or a --tahoe-node")]
     NoStores,

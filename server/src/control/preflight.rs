@@ -1,5 +1,6 @@
 //! What is checked before the server starts: its directories, its memory plan, and the limits of the machine.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::ServeError;
@@ -9,6 +10,7 @@ use crate::config::values::ZeroCopyMode;
 use crate::io::{self as kernel, Resource};
 use crate::memory::limits;
 use crate::memory::plan::{Declared, MemoryPlan};
+use crate::remote::{Remote, RemoteOptions};
 use crate::stores::Stores;
 
 /// Tries the stores and nodes. Some must answer; those that don't are suspended, and looked for from now on.
@@ -17,7 +19,37 @@ pub(super) fn start_stores(settings: &Settings) -> Result<Arc<Stores>, ServeErro
     if stores.is_empty() && nodes.is_empty() {
         return Err(ServeError::NoStores);
     }
-    Ok(Stores::new(stores, nodes, settings.store_timeout).start()?)
+    let remote = match settings.remote_stores() {
+        0 => None,
+        _ => Some(start_remote(settings)?),
+    };
+    Ok(Stores::new(stores, nodes, settings.store_timeout, remote)?.start()?)
+}
+
+/// Opens the cache of remote stores.
+fn start_remote(settings: &Settings) -> Result<Arc<Remote>, ServeError> {
+    let wanted = &settings.remote;
+    let dir = match &wanted.cache {
+        Some(dir) => dir.clone(),
+        None => usual_cache().ok_or(ServeError::NoCache)?,
+    };
+    let options = RemoteOptions {
+        fetches: wanted.fetches,
+        ttl: wanted.ttl,
+        hedges: wanted.hedges,
+    };
+    Ok(Remote::start(&dir, wanted.cache_size, options)?)
+}
+
+/// Where programs keep what they can get again: what systemd gives a service, or what the XDG base directory specification
+/// says.
+fn usual_cache() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let base = set("CACHE_DIRECTORY")
+        .or_else(|| set("XDG_CACHE_HOME"))
+        .map(PathBuf::from);
+    let base = base.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))?;
+    Some(base.join("penstock"))
 }
 
 /// Divides the declared memory, which must be there, within this machine's limit on descriptors, which is raised as far
@@ -36,6 +68,8 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         memory_bytes: settings.memory_bytes,
         cores: settings.cores,
         stores: settings.stores.len() + settings.tahoe_nodes.len(),
+        remote_stores: settings.remote_stores(),
+        fetches: settings.remote.fetches,
         pool_buffers: settings.pool_buffers,
         pool_buffer_bytes: settings.pool_buffer_bytes,
         hot_bytes: settings.hot_bytes,

@@ -190,6 +190,8 @@ async fn serve(
     let (io, unregistered) = Io::new(plan.backend, pool)?;
     let verified = VerifiedLeaves::new(plan.verify_age);
     let (stats, timeout) = (Arc::clone(&plan.stats), plan.stores.timeout());
+    let fetcher = plan.stores.remote();
+    let fetcher = fetcher.map(|remote| Arc::clone(remote.fetcher()));
     let engine = Engine::new(io, pool.clone(), verified, stats, timeout);
     let files = OpenFiles::new(plan.share_files, &plan.budget);
     let codes = Rc::new(Codes::new(pool.piece_capacity(), &plan.budget));
@@ -218,6 +220,7 @@ async fn serve(
         hot: HotObjects::new(plan.hot_bytes, objects_max, plan.verify_age),
         rebuilt: RebuiltBlocks::new(plan.rebuilt_bytes, plan.verify_age),
         readahead: readahead.cloned().map(Readahead::new),
+        fetcher,
         zero_copy: ZeroCopy::new(plan.zero_copy, pool, Arc::clone(&plan.stats)),
         permits: Semaphore::new(pool.buffers()),
         workspace: plan.tls.as_ref().map(|_| {

@@ -27,6 +27,12 @@ pub enum PieceError {
         /// What is missing.
         cause: Box<PieceError>,
     },
+    /// The same, and remote stores have more of them, which was not fetched yet.
+    #[error("not fetched: {cause}")]
+    NotFetched {
+        /// What is missing.
+        cause: Box<PieceError>,
+    },
     /// Reads that hang have all pool buffers, and the reserve.
     #[error("reads that hang have all pool buffers")]
     NoBuffers,
@@ -72,4 +78,14 @@ pub enum PieceError {
     /// The server is stopping: the thread that read is gone.
     #[error("reading was interrupted")]
     Interrupted,
+}
+
+impl PieceError {
+    /// What is wrong if nothing more can be fetched.
+    pub fn into_cause(self) -> PieceError {
+        match self {
+            PieceError::NotFetched { cause } => *cause,
+            error => error,
+        }
+    }
 }

@@ -113,6 +113,10 @@ impl Engine {
         self.stats.table_read_bytes.add(window.len() as u64);
         let kept = self.checksums.insert(object, number, index, &window);
         if let Err(error) = &kept {
+            let start = object.geometry().table_offset() + index * TABLE_PAGE_BYTES as u64;
+            if object.refetch(number, copy, &(start..start + TABLE_PAGE_BYTES as u64)) {
+                return Ok((false, Some(window)));
+            }
             tracing::warn!(
                 key = %object.header().key, share = %number, path = %object.share_path(number, copy),
                 "leaf checksums can't be used: {error}"
@@ -186,6 +190,11 @@ impl Engine {
 
 /// Marks a leaf that does not match its checksum.
 fn mark_bad_leaf(object: &Object, number: ShareNumber, copy: CopyNumber, leaf: u64) {
+    let bytes = object.layout().leaf_range(&(leaf..leaf + 1));
+    let in_file = bytes.start.in_file().0..bytes.end.in_file().0;
+    if object.refetch(number, copy, &in_file) {
+        return;
+    }
     if object.mark_bad(number, copy, leaf) {
         let bad = object.layout().leaf_range(&(leaf..leaf + 1));
         tracing::warn!(

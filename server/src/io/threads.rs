@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::sys;
-use crate::memory::limits::{STORE_LOOK_THREADS_MAX, STORE_QUEUE_MAX, STORE_READ_THREADS_MAX};
+use crate::memory::limits::{STORE_QUEUE_MAX, STORE_READ_THREADS_MAX};
 
 /// The stack of each thread. A limit on address space (RLIMIT_DATA) counts all of it, used or not.
 const STACK_BYTES: usize = 256 * 1024;
@@ -185,10 +185,10 @@ pub struct StoreThreads {
 }
 
 impl StoreThreads {
-    /// None yet. Thread names tell the store's number.
-    pub fn new(store: usize) -> Arc<StoreThreads> {
+    /// None yet, and `looks_max` at most that look things up. Thread names tell the store's number.
+    pub fn new(store: usize, looks_max: usize) -> Arc<StoreThreads> {
         Arc::new(StoreThreads {
-            looks: Threads::new(format!("look-{store}"), STORE_LOOK_THREADS_MAX),
+            looks: Threads::new(format!("look-{store}"), looks_max),
             reads: Threads::new(format!("read-{store}"), STORE_READ_THREADS_MAX),
             is_local: AtomicBool::new(false),
         })

@@ -332,6 +332,59 @@ pub const STORE_RECENT_CALLS_LEAST: usize = 3;
 /// When most stores have said whether an object changed, the others have so much longer at least. What they say then
 /// counts from the next request on.
 pub const RECHECK_GRACE: Duration = Duration::from_millis(20);
+/// Bytes that are there or missing together, of a cached share: every file system tells holes as fine as this.
+pub const REMOTE_UNIT_BYTES: u64 = 64 << 10;
+/// A share file no longer than this is fetched whole when its header is.
+pub const REMOTE_FIRST_BYTES: u64 = 256 << 10;
+/// Bytes of one fetch for a client that waits for them: up to the next multiple of this in the share file. Its price is
+/// a request, and what is fetched in vain.
+pub const REMOTE_EXTENT_BYTES: u64 = 1 << 20;
+/// Bytes of one fetch for what a fast client will want next, and how far it goes ahead of it.
+pub const REMOTE_AHEAD_BYTES: u64 = 4 << 20;
+/// Fetches at one time when the operator does not say: as many as keep four stores busy that are 30 ms away.
+pub const REMOTE_FETCHES_DEFAULT: usize = 32;
+/// The least that may be set: those of one piece of a usual object, and some in their place.
+pub const REMOTE_FETCHES_LEAST: usize = 8;
+/// The most that may be set.
+pub const REMOTE_FETCHES_MAX: usize = 4096;
+/// The most of them at one store, while another is asked in place of one that is late.
+pub const REMOTE_FETCHES_OF_STORE_MAX: usize = 24;
+/// How often a piece is fetched again that is gone, or does not match, when it is read.
+pub const FETCH_ATTEMPTS_MAX: usize = 8;
+/// How long connecting to a remote store may take.
+pub const REMOTE_CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// How long a remote store may take to begin an answer, and to go on with it.
+pub const REMOTE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take for a call on an object or a marker, which is some answers.
+pub const REMOTE_CALL_WITHIN: Duration = Duration::from_secs(15);
+/// What the HTTP client holds of an answer at one time.
+pub const REMOTE_HTTP_BUFFER_BYTES: usize = 64 << 10;
+/// `SO_RCVBUF` of a connection to a remote store; the kernel allows twice as much for its own structures.
+pub const REMOTE_RECEIVE_BUFFER_BYTES: usize = 256 << 10;
+/// Objects of which each remote store's files are remembered.
+pub const REMOTE_LISTINGS_MAX: usize = 2048;
+/// Files that a remote store may have of one object: some puts, and what their ends left.
+pub const REMOTE_FILES_OF_OBJECT_MAX: usize = 256;
+/// How long a listing of an object counts when the operator does not say.
+pub const STORE_TTL_DEFAULT: Duration = Duration::from_secs(60);
+/// The most that may be set.
+pub const STORE_TTL_MOST: Duration = Duration::from_secs(24 * 3600);
+/// How often a remote store that serves is tried: each time is a request.
+pub const REMOTE_TRY_EVERY: Duration = Duration::from_secs(30);
+/// Bytes of the cache when the operator does not say.
+pub const CACHE_SIZE_DEFAULT: u64 = 10 << 30;
+/// The least that may be set.
+pub const CACHE_SIZE_LEAST: u64 = 64 << 20;
+/// A store's first byte is late no sooner than after this,
+pub const HEDGE_AFTER_LEAST: Duration = Duration::from_millis(20);
+/// and always after this.
+pub const HEDGE_AFTER_MOST: Duration = Duration::from_secs(2);
+/// One fetch in so many may be a hedge.
+pub const HEDGE_EVERY: u64 = 20;
+/// Hedges that are saved up while none is needed.
+pub const HEDGES_SAVED_MAX: u64 = 32;
+/// A body is late that comes at less than one part in so many of the others' median rate.
+pub const HEDGE_RATE_PART: u64 = 4;
 /// Pages of leaf checksum tables cached per core (4 KiB each; one covers 2 MiB of a share at the
 /// usual leaf size).
 pub const TABLE_PAGES_MAX: usize = 512;
@@ -587,6 +640,39 @@ const STORES_FIXED: usize = 8;
 const STORE_BYTES: u64 = (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u64 * (32 << 10)
     + 4 * SURVEY_NAMES_MAX as u64 * 128
     + LISTING_BATCH as u64 * 2048;
+/// What remote stores take: fetches, each with a unit that is written, what the HTTP client holds, a TLS record, and what the
+/// kernel has received; the client; what is known of files in the cache; and for each store what it has of objects, and
+/// further threads for look-ups, which wait for its answers.
+pub fn remote_bytes(stores: usize, fetches: usize) -> u64 {
+    if stores == 0 {
+        return 0;
+    }
+    let fetch = REMOTE_UNIT_BYTES
+        + 2 * REMOTE_HTTP_BUFFER_BYTES as u64
+        + REMOTE_TLS_BYTES
+        + 2 * REMOTE_RECEIVE_BUFFER_BYTES as u64
+        + CONNECTION_KERNEL_BYTES;
+    let threads = (REMOTE_LOOK_THREADS_MAX - STORE_LOOK_THREADS_MAX) as u64 * (32 << 10);
+    let store = REMOTE_LISTINGS_MAX as u64 * REMOTE_LISTING_BYTES + threads;
+    REMOTE_CLIENT_BYTES
+        + CACHE_FILES_MAX as u64 * CACHE_FILE_BYTES
+        + fetches as u64 * fetch
+        + stores as u64 * store
+}
+/// What TLS to a remote store takes of each connection.
+const REMOTE_TLS_BYTES: u64 = 36 << 10;
+/// The client of remote stores: its runtime, its thread, the roots that it trusts.
+const REMOTE_CLIENT_BYTES: u64 = 3 << 20;
+/// What is remembered of one object's files in a remote store.
+const REMOTE_LISTING_BYTES: u64 = 400;
+/// Helper threads of a remote store that look things up: each waits for its answers.
+pub const REMOTE_LOOK_THREADS_MAX: usize = 16;
+/// Look-ups under way at once, per core, where there are remote stores.
+pub const REMOTE_LOOKUPS_MAX: usize = 16;
+/// Cached files that are remembered while nobody has them open. If there are more, the directory is read again.
+pub const CACHE_FILES_MAX: usize = 32 * 1024;
+/// What each of them takes.
+const CACHE_FILE_BYTES: u64 = 112;
 /// What the threads of so many stores take, beside the fixed bytes.
 pub const fn stores_bytes(stores: usize) -> u64 {
     stores.saturating_sub(STORES_FIXED) as u64 * STORE_BYTES

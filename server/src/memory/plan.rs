@@ -10,7 +10,7 @@ use super::limits::{
     REBUILT_PART, RECEIVE_BUFFER_BYTES, REFUSALS_MAX, RING_BYTES, SEND_BUFFER_BYTES_MIN,
     SEND_BUFFER_FLOOR_BYTES_MAX, SHARE_FILE_BYTES, TABLE_CACHE_BYTES, TAHOE_BYTES,
     TLS_CONNECTION_BYTES, TLS_CORE_BYTES, VERIFIED_BYTES, admin_bytes, connection_bytes,
-    reserve_buffers, socket_bytes, stores_bytes,
+    remote_bytes, reserve_buffers, socket_bytes, stores_bytes,
 };
 
 /// What the plan starts from.
@@ -22,6 +22,10 @@ pub struct Declared {
     pub cores: usize,
     /// Stores and nodes.
     pub stores: usize,
+    /// Those of the stores that are remote.
+    pub remote_stores: usize,
+    /// Fetches from them at one time.
+    pub fetches: usize,
     /// Pool buffers per core.
     pub pool_buffers: usize,
     /// Bytes of one.
@@ -61,6 +65,8 @@ pub struct MemoryPlan {
     pub admin_bytes: u64,
     /// The threads of the stores.
     pub stores_bytes: u64,
+    /// Remote stores: fetches, and what is known of their files.
+    pub remote_bytes: u64,
     /// The access log: what waits to be written.
     pub access_log_bytes: u64,
     /// Per core: ring.
@@ -240,6 +246,7 @@ impl MemoryPlan {
                     0
                 },
             stores_bytes: stores_bytes(declared.stores),
+            remote_bytes: remote_bytes(declared.remote_stores, declared.fetches),
             access_log_bytes: if declared.access_log {
                 ACCESS_LOG_BYTES
             } else {
@@ -269,6 +276,7 @@ impl MemoryPlan {
         let base = plan.fixed_bytes
             + plan.admin_bytes
             + plan.stores_bytes
+            + plan.remote_bytes
             + plan.access_log_bytes
             + cores as u64 * plan.core_bytes();
         // Memory for n connections at the least floor: n * connection = left * (1 - 1/CREDIT_PART).
@@ -422,6 +430,7 @@ impl std::fmt::Display for MemoryPlan {
             ("process", 1, self.fixed_bytes),
             ("admin listener", 1, self.admin_bytes),
             ("stores: threads", 1, self.stores_bytes),
+            ("remote stores: fetches, listings", 1, self.remote_bytes),
             ("access log", 1, self.access_log_bytes),
             ("core: pool buffers", cores, self.pool_bytes),
             ("core: ring", cores, self.ring_bytes),
@@ -494,6 +503,8 @@ mod tests {
             memory_bytes: memory_mib << 20,
             cores: 2,
             stores: 6,
+            remote_stores: 0,
+            fetches: 0,
             pool_buffers: POOL_BUFFERS_DEFAULT,
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
             hot_bytes: None,
@@ -679,6 +690,8 @@ mod tests {
                 memory_bytes: memory,
                 cores,
                 stores: 6,
+                remote_stores: 0,
+                fetches: 0,
                 pool_buffers,
                 pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
                 hot_bytes,

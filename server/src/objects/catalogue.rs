@@ -20,8 +20,9 @@ use super::servable::Shape;
 use super::{Layout, LookupError, Object, Share};
 use crate::io::StoreFile;
 use crate::memory::limits::{
-    CLOSED_HANDLE_BYTES, LOOKUPS_MAX, OBJECT_RECHECK, OPEN_PATIENCE, REOPEN_PATIENCE,
-    SHARE_FILE_BYTES, STORE_PATIENCE, TABLE_PAGE_BYTES, TORN_LOOKS_MAX, UNREADABLE_RECHECK,
+    CLOSED_HANDLE_BYTES, LOOKUPS_MAX, OBJECT_RECHECK, OPEN_PATIENCE, REMOTE_LOOKUPS_MAX,
+    REOPEN_PATIENCE, SHARE_FILE_BYTES, STORE_PATIENCE, TABLE_PAGE_BYTES, TORN_LOOKS_MAX,
+    UNREADABLE_RECHECK,
 };
 use crate::stores::{Recheck, Stores, object_number};
 use crate::units::{CopyNumber, ObjectId, ShareNumber};
@@ -89,6 +90,10 @@ impl Catalogue {
         files: Rc<OpenFiles>,
         codes: Rc<Codes>,
     ) -> Catalogue {
+        let lookups = match stores.remote() {
+            Some(_) => REMOTE_LOOKUPS_MAX,
+            None => LOOKUPS_MAX,
+        };
         Catalogue {
             stores: RefCell::new(stores),
             stale: Cell::new(stale),
@@ -96,7 +101,7 @@ impl Catalogue {
             objects: RefCell::new(LruCache::unbounded()),
             files,
             codes,
-            lookups: Semaphore::new(LOOKUPS_MAX),
+            lookups: Semaphore::new(lookups),
             next_id: Cell::new(ObjectId::FIRST),
         }
     }
@@ -420,8 +425,9 @@ impl Catalogue {
         let share = |share: OpenShare, copy| {
             let store = stores.stores().get(share.store)?;
             let file = StoreFile::new(share.file, store.threads());
+            let cached = share.backing.and_then(|of| of.downcast().ok());
             // A copy of the path, too.
-            Some(Share::new(share.path.clone(), file, store, copy))
+            Some(Share::new(share.path.clone(), file, store, copy, cached))
         };
         for opened in opened {
             if let Some(slot) = shares.get_mut(usize::from(opened.number)) {
@@ -437,6 +443,10 @@ impl Catalogue {
                 further.push((number, share));
             }
         }
+        let is_remote = shares
+            .iter()
+            .flatten()
+            .any(|share| share.cached().is_some());
         let id = self.next_id.get();
         self.next_id.set(id.next());
         Ok(Object {
@@ -455,6 +465,7 @@ impl Catalogue {
             checked: Cell::new(Instant::now()),
             changed: Cell::new(false),
             number: object_number(key.as_str()),
+            is_remote,
             _files: files,
         })
     }

@@ -20,6 +20,6 @@ pub use catalogue::{Catalogue, Health, ObjectHandle};
 pub use error::LookupError;
 pub use handle::Handle;
 pub use layout::Layout;
-pub use object::Object;
+pub use object::{Lacking, Object};
 pub use share::{DirectFile, Share};
 pub use survey::Survey;

@@ -13,8 +13,9 @@ use lru::LruCache;
 use super::lines::Lines;
 use super::open_files::Held;
 use super::{Layout, Share};
-use crate::memory::limits::BAD_LEAVES_MAX;
-use crate::units::{CopyNumber, ObjectId, ShareNumber, ShareOffset};
+use crate::memory::limits::{BAD_LEAVES_MAX, TABLE_PAGE_BYTES};
+use crate::remote::CachedShare;
+use crate::units::{CopyNumber, ObjectId, ShareNumber, ShareOffset, in_file};
 
 /// An object with at least k shares open. Its bytes never change: a new put is another object.
 pub struct Object {
@@ -41,7 +42,19 @@ pub struct Object {
     pub(super) changed: Cell<bool>,
     /// Tells it apart for its stores.
     pub(super) number: u64,
+    /// Whether any of its shares is in a remote store.
+    pub(super) is_remote: bool,
     pub(super) _files: Held,
+}
+
+/// What is lacking of a share before a range of it can be read.
+pub enum Lacking<'a> {
+    /// It is at hand.
+    Nothing,
+    /// Bytes that a remote store has.
+    Bytes(&'a Arc<CachedShare>),
+    /// No copy of it can be read there.
+    Share,
 }
 
 impl Object {
@@ -126,14 +139,80 @@ impl Object {
         window: &Range<ShareOffset>,
         also_slow: bool,
     ) -> Option<CopyNumber> {
-        let bad = self.bad_leaves.borrow();
+        let ranges = self.is_remote.then(|| self.file_ranges(window));
+        let is_here = |share: &Share| match (&ranges, share.cached()) {
+            (Some(ranges), Some(cached)) => cached.has_all(ranges),
+            _ => true,
+        };
+        let mut good = self.good_copies(number, window, also_slow);
+        let here = good.find(|(_, share)| is_here(share));
+        here.map(|(copy, _)| copy)
+    }
+
+    /// The copies of a share that are good for a range of its space, as far as is known.
+    fn good_copies(
+        &self,
+        number: ShareNumber,
+        window: &Range<ShareOffset>,
+        also_slow: bool,
+    ) -> impl Iterator<Item = (CopyNumber, &Share)> {
+        let leaves = self.layout.leaves(window);
         let numbered = (0..=u8::MAX).map(CopyNumber).zip(self.copies(number));
-        let mut usable = numbered.filter(|(copy, share)| {
-            let mut leaves = self.layout.leaves(window);
+        numbered.filter(move |(copy, share)| {
+            let bad = self.bad_leaves.borrow();
+            let mut leaves = leaves.clone();
             share.is_usable(also_slow)
                 && (bad.is_empty() || !leaves.any(|leaf| bad.contains(&(number, *copy, leaf))))
+        })
+    }
+
+    /// What is lacking of a share before a range of its space can be read.
+    pub fn lacking(&self, number: ShareNumber, window: &Range<ShareOffset>) -> Lacking<'_> {
+        let ranges = self.file_ranges(window);
+        let mut lacking = Lacking::Share;
+        for (_, share) in self.good_copies(number, window, true) {
+            match share.cached() {
+                Some(cached) if !cached.has_all(&ranges) => lacking = Lacking::Bytes(cached),
+                _ => return Lacking::Nothing,
+            }
+        }
+        lacking
+    }
+
+    /// What of a share's file takes part where a range of its space is read: the range itself, and its checksums.
+    pub fn file_ranges(&self, window: &Range<ShareOffset>) -> [Range<u64>; 2] {
+        let geometry = self.geometry();
+        let leaves = self.layout.leaves(window);
+        let page_of = |leaf| geometry.table_page_of(leaf).0;
+        let pages = page_of(leaves.start)..page_of(leaves.end.saturating_sub(1)) + 1;
+        let table = geometry.table_offset();
+        let page_start = |page| table + page * TABLE_PAGE_BYTES as u64;
+        let range = in_file(window);
+        [
+            range.start.0..range.end.0,
+            page_start(pages.start)..page_start(pages.end),
+        ]
+    }
+
+    /// Whether shares of it are in remote stores.
+    pub fn is_remote(&self) -> bool {
+        self.is_remote
+    }
+
+    /// Has bytes of a share fetched again that don't match their checksum. Returns whether they will be.
+    pub fn refetch(&self, number: ShareNumber, copy: CopyNumber, range: &Range<u64>) -> bool {
+        let cached = self.share(number, copy).and_then(Share::cached);
+        cached.is_some_and(|cached| cached.refetch(range))
+    }
+
+    /// Which copy of a share's file this is.
+    pub fn copy_of(&self, number: ShareNumber, cached: &Arc<CachedShare>) -> Option<CopyNumber> {
+        let mut numbered = (0..=u8::MAX).map(CopyNumber).zip(self.copies(number));
+        let found = numbered.find(|(_, share)| {
+            let of = share.cached();
+            of.is_some_and(|of| Arc::ptr_eq(of, cached))
         });
-        usable.next().map(|(copy, _)| copy)
+        found.map(|(copy, _)| copy)
     }
 
     /// Marks a leaf that did not match its checksum. Returns whether that is news.

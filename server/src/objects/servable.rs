@@ -272,6 +272,8 @@ mod tests {
             memory_bytes: memory_mib << 20,
             cores: 1,
             stores: 6,
+            remote_stores: 0,
+            fetches: 0,
             pool_buffers: POOL_BUFFERS_DEFAULT,
             pool_buffer_bytes: POOL_BUFFER_BYTES_DEFAULT,
             hot_bytes: None,

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::io::{self as files, FileVersion, StoreFile};
 use crate::memory::limits::{FILE_SETTLES, REVALIDATE_AFTER, UNREADABLE_SPOTS_MAX};
+use crate::remote::CachedShare;
 use crate::stores::{OpenHere, Store};
 use crate::units::CopyNumber;
 
@@ -31,6 +32,8 @@ pub struct Share {
     spots: Cell<usize>,
     /// Set once direct reads failed.
     no_direct: Cell<bool>,
+    /// What fills its file, if its store is remote.
+    cached: Option<Arc<CachedShare>>,
     _open: OpenHere,
 }
 
@@ -55,9 +58,19 @@ struct Validation {
     settled: bool,
 }
 
+/// The part of a version's number that counts changes; the rest is the copy's.
+const VERSION_MASK: u32 = (1 << 24) - 1;
+
 impl Share {
     /// A share whose file was just opened in a store, and which copy of it that is.
-    pub fn new(path: PathBuf, file: StoreFile, store: &Arc<Store>, copy: CopyNumber) -> Share {
+    /// If its store is remote, `cached` fills the file.
+    pub fn new(
+        path: PathBuf,
+        file: StoreFile,
+        store: &Arc<Store>,
+        copy: CopyNumber,
+        cached: Option<Arc<CachedShare>>,
+    ) -> Share {
         files::advise_sequential(&file);
         Share {
             path,
@@ -68,11 +81,12 @@ impl Share {
             spots: Cell::new(0),
             validation: Cell::new(Validation {
                 // No copy ever has the version of another: what was verified of one says nothing of the other.
-                version: u32::from(copy.0) << 24,
+                version: u32::from(copy.0) << VERSION_MASK.count_ones(),
                 ..Validation::default()
             }),
             direct: RefCell::default(),
             no_direct: Cell::new(false),
+            cached,
         }
     }
 
@@ -84,6 +98,11 @@ impl Share {
     /// Its store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// What fills its file, if its store is remote.
+    pub fn cached(&self) -> Option<&Arc<CachedShare>> {
+        self.cached.as_ref()
     }
 
     /// Whether it is to be read: its store serves, and it was not given up. With `also_slow` the store may be slow.
@@ -152,6 +171,11 @@ impl Share {
     /// or times. `None` while its times are too young to tell. What was read between two calls that give the same
     /// number is still what the file holds. An answer counts for [`REVALIDATE_AFTER`].
     pub fn revalidate(&self, now: Instant) -> Option<u32> {
+        if let Some(cached) = &self.cached {
+            // Nobody else writes to it, and nothing that was written changes.
+            let copy = self.validation.get().version & !VERSION_MASK;
+            return Some(copy | cached.version() & VERSION_MASK);
+        }
         let mut known = self.validation.get();
         let fresh = |at: Instant| now.saturating_duration_since(at) < REVALIDATE_AFTER;
         if known.settled && known.asked.is_some_and(fresh) {
@@ -177,7 +201,7 @@ impl Share {
     /// The version as it was validated last, however long ago; validates the file if that never succeeded.
     pub fn version(&self) -> Option<u32> {
         let known = self.validation.get();
-        if known.settled {
+        if known.settled && self.cached.is_none() {
             Some(known.version)
         } else {
             self.revalidate(Instant::now())

@@ -1,4 +1,4 @@
-//! The stores: directories that may hang, fail or be slow, each with a deadline and threads of its own.
+//! The stores: directories, and buckets of remote stores, that may hang, fail or be slow, each with a deadline and threads of its own.
 //!
 //! All cores share one [`Stores`]. A call on a store runs on one of its few [threads](crate::io::Threads), and is waited
 //! for until the deadline. A store that is late, fails or is slow is suspended ([`health`]): nobody asks it any more, its
@@ -7,6 +7,7 @@
 pub mod counts;
 pub mod health;
 mod probe;
+mod remote;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use decode_kernel::share::Key;
@@ -11,6 +12,7 @@ use penstock_store::{self as store, Id, Look, Presence};
 
 use super::health::Cause;
 use crate::memory::limits::DIRECT_ALIGN;
+use crate::remote::Origin;
 
 /// The marker of a store: a file that is always there.
 const MARKER: &str = "penstock-store.toml";
@@ -60,6 +62,11 @@ pub trait Disk: Send + Sync {
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         Some((bytes(found.f_bavail), bytes(found.f_blocks)))
     }
+
+    /// The remote store that this is, if it is one.
+    fn origin(&self) -> Option<&Arc<Origin>> {
+        None
+    }
 }
 
 /// What a server asks.
@@ -108,7 +115,7 @@ pub(super) fn probe(root: &Path, is_node: bool) -> Result<Found, (Cause, String)
     Ok(found)
 }
 
-fn is_local(root: &Path) -> bool {
+pub(super) fn is_local(root: &Path) -> bool {
     const TMPFS: u64 = 0x0102_1994;
     const RAMFS: u64 = 0x8584_58f6;
     const OVERLAYFS: u64 = 0x794c_7630;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use decode_kernel::share::Key;
 use decode_kernel::tahoe::ChkCap;
+use penstock_remote::{RemoteUrl, UrlError};
 use penstock_store::tahoe::{self, NodeLook};
 use penstock_store::{Id, Look, RejectReason};
 use tokio::sync::oneshot;
@@ -20,8 +21,13 @@ use tokio::time::{Sleep, sleep};
 use super::counts::Counts;
 use super::health::{Cause, Change, Health, State};
 use super::probe::{Directory, Disk, Found};
+use super::remote::Bucket;
 use crate::io::StoreThreads;
-use crate::memory::limits::RECHECK_GRACE;
+use crate::memory::limits::{
+    RECHECK_GRACE, REMOTE_CALL_WITHIN, REMOTE_LOOK_THREADS_MAX, REMOTE_TRY_EVERY,
+    STORE_LOOK_THREADS_MAX, STORE_TRY_EVERY,
+};
+use crate::remote::{Origin, Pace, Remote};
 
 /// A directory that holds shares, or that of a Tahoe-LAFS storage node.
 pub struct Store {
@@ -36,6 +42,8 @@ pub struct Store {
     returns: Arc<AtomicU64>,
     known: Mutex<Known>,
     counts: Counts,
+    /// How fast it was to look objects up, if it is remote.
+    look_pace: Pace,
 }
 
 /// How far a store may be used: see [`ALL`] and the others.
@@ -112,12 +120,16 @@ impl Store {
         disk: &Arc<dyn Disk>,
         returns: &Arc<AtomicU64>,
     ) -> Arc<Store> {
+        let looks_max = match disk.origin() {
+            Some(_) => REMOTE_LOOK_THREADS_MAX,
+            None => STORE_LOOK_THREADS_MAX,
+        };
         Arc::new(Store {
             use_: Use(AtomicU8::new(ALL)),
             path,
             is_node,
             timeout,
-            threads: StoreThreads::new(number),
+            threads: StoreThreads::new(number, looks_max),
             disk: Arc::clone(disk),
             returns: Arc::clone(returns),
             known: Mutex::new(Known {
@@ -127,6 +139,7 @@ impl Store {
                 directory: None,
             }),
             counts: Counts::default(),
+            look_pace: Pace::default(),
         })
     }
 
@@ -137,7 +150,20 @@ impl Store {
         Store::new(0, path, false, Duration::from_secs(60), &disk, &returns)
     }
 
-    /// Its directory.
+    /// The remote store that this is, if it is one.
+    pub fn origin(&self) -> Option<&Arc<Origin>> {
+        self.disk.origin()
+    }
+
+    /// How often it is tried while it serves.
+    pub(super) fn try_every(&self) -> Duration {
+        match self.origin() {
+            Some(_) => REMOTE_TRY_EVERY,
+            None => STORE_TRY_EVERY,
+        }
+    }
+
+    /// Its directory, or URL.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -364,6 +390,23 @@ impl Store {
         format!("no {what} in time")
     }
 
+    /// Others have answered, and this one is not waited for.
+    fn leave<T: Send + 'static>(self: &Arc<Store>, asked: Asked<T>) -> String {
+        let store = Arc::clone(self);
+        tokio::task::spawn_local(async move {
+            let start = Instant::now();
+            let answer = asked.answer.await;
+            if let Ok((_, took)) = &answer {
+                store
+                    .look_pace
+                    .note_first_byte((*took).max(start.elapsed()));
+            }
+            // It may have files, and closing them may block.
+            let _ = store.threads.looks.submit(move || drop(answer));
+        });
+        "later than usual, and not waited for".to_owned()
+    }
+
     /// Draws the conclusions from a look.
     fn judge_look(&self, look: &Look, object: u64) {
         for problem in look.problems() {
@@ -416,6 +459,14 @@ pub enum StoresError {
         .0.display(), .1.display()
     )]
     SameId(PathBuf, PathBuf),
+    /// A remote store can't be used as it was given.
+    #[error("store {}: {reason}", .path.display())]
+    Remote {
+        /// Its URL.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The thread that watches them can't be started.
     #[error("starting a thread for the stores: {0}")]
     Thread(io::Error),
@@ -426,10 +477,18 @@ pub struct Stores {
     stores: Box<[Arc<Store>]>,
     nodes: Box<[Arc<Store>]>,
     timeout: Duration,
+    /// The calls on those that are directories.
     disk: Arc<dyn Disk>,
+    /// What those that are remote share.
+    remote: Option<Arc<Remote>>,
     returns: Arc<AtomicU64>,
     /// The fewest shares that an object took which was opened; `u16::MAX` before.
     least_k: AtomicU16,
+}
+
+/// The URL of a remote store, if a store's path is one; an error if it is a wrong one.
+fn remote_url(path: &str) -> Option<Result<RemoteUrl, String>> {
+    RemoteUrl::is_one(path).then(|| path.parse().map_err(|error: UrlError| error.to_string()))
 }
 
 /// Whether an object changed in its stores since it was opened.
@@ -442,57 +501,111 @@ pub enum Recheck {
 }
 
 impl Stores {
-    /// Stores in these directories and nodes, all of which serve until they are found not to.
-    pub fn new(stores: &[PathBuf], nodes: &[PathBuf], timeout: Duration) -> Stores {
-        Stores::on(&(Arc::new(Directory) as _), stores, nodes, timeout)
+    /// Stores in these directories and nodes, all of which serve until they are found not to. Those that are URLs are
+    /// remote.
+    ///
+    /// # Errors
+    /// [`StoresError::Remote`].
+    pub fn new(
+        stores: &[PathBuf],
+        nodes: &[PathBuf],
+        timeout: Duration,
+        remote: Option<Arc<Remote>>,
+    ) -> Result<Stores, StoresError> {
+        Stores::on(&(Arc::new(Directory) as _), stores, nodes, timeout, remote)
     }
 
-    /// The same with other calls.
+    /// The same with other calls on directories.
+    ///
+    /// # Errors
+    /// As [`Stores::new`].
     pub fn on(
         disk: &Arc<dyn Disk>,
         stores: &[PathBuf],
         nodes: &[PathBuf],
         timeout: Duration,
-    ) -> Stores {
-        let returns = Arc::default();
-        let make = |(number, path): (usize, &PathBuf)| {
-            let is_node = number >= stores.len();
-            Store::new(number, path.clone(), is_node, timeout, disk, &returns)
-        };
-        let mut all: Vec<Arc<Store>> = stores.iter().chain(nodes).enumerate().map(make).collect();
-        let nodes = all.split_off(stores.len()).into();
-        Stores {
-            stores: all.into(),
-            nodes,
+        remote: Option<Arc<Remote>>,
+    ) -> Result<Stores, StoresError> {
+        let none = Stores {
+            stores: Box::default(),
+            nodes: Box::default(),
             timeout,
             disk: Arc::clone(disk),
-            returns,
+            remote,
+            returns: Arc::default(),
             least_k: AtomicU16::new(u16::MAX),
-        }
+        };
+        none.in_place(stores, nodes)
     }
 
     /// Stores in other directories and nodes. Those that are here too are the same ones there, with all that is known of
     /// them.
-    pub(super) fn in_place(&self, stores: &[PathBuf], nodes: &[PathBuf]) -> Stores {
+    ///
+    /// # Errors
+    /// As [`Stores::new`].
+    pub(super) fn in_place(
+        &self,
+        stores: &[PathBuf],
+        nodes: &[PathBuf],
+    ) -> Result<Stores, StoresError> {
         let make = |(number, path): (usize, &PathBuf)| {
             let is_node = number >= stores.len();
             let known = if is_node { &self.nodes } else { &self.stores };
             let known = known.iter().find(|store| store.path == *path);
-            known.map(Arc::clone).unwrap_or_else(|| {
-                let (disk, returns) = (&self.disk, &self.returns);
-                Store::new(number, path.clone(), is_node, self.timeout, disk, returns)
-            })
+            match known {
+                Some(known) => Ok(Arc::clone(known)),
+                None => self.make(number, path, is_node),
+            }
         };
-        let mut all: Vec<Arc<Store>> = stores.iter().chain(nodes).enumerate().map(make).collect();
+        let all = stores.iter().chain(nodes).enumerate().map(make);
+        let mut all: Vec<Arc<Store>> = all.collect::<Result<_, _>>()?;
         let nodes = all.split_off(stores.len()).into();
-        Stores {
+        Ok(Stores {
             stores: all.into(),
             nodes,
             timeout: self.timeout,
             disk: Arc::clone(&self.disk),
+            remote: self.remote.clone(),
             returns: Arc::clone(&self.returns),
             least_k: AtomicU16::new(self.least_k.load(Relaxed)),
-        }
+        })
+    }
+
+    fn make(&self, number: usize, path: &Path, is_node: bool) -> Result<Arc<Store>, StoresError> {
+        let url = path.to_str().filter(|_| !is_node).and_then(remote_url);
+        let (disk, timeout) = match url {
+            None => (Arc::clone(&self.disk), self.timeout),
+            Some(url) => {
+                let failed = |reason: String| StoresError::Remote {
+                    path: path.to_owned(),
+                    reason,
+                };
+                let url = url.map_err(failed)?;
+                let remote = self.remote.as_ref();
+                let remote = remote.ok_or_else(|| {
+                    failed("the server was started without remote stores: restart it".to_owned())
+                })?;
+                let origin = remote
+                    .origin(&url)
+                    .map_err(|error| failed(error.to_string()))?;
+                let bucket: Arc<dyn Disk> = Arc::new(Bucket::new(origin, remote));
+                (bucket, self.timeout.max(REMOTE_CALL_WITHIN))
+            }
+        };
+        let path = path.to_owned();
+        Ok(Store::new(
+            number,
+            path,
+            is_node,
+            timeout,
+            &disk,
+            &self.returns,
+        ))
+    }
+
+    /// What remote stores share, if there are any.
+    pub fn remote(&self) -> Option<&Arc<Remote>> {
+        self.remote.as_ref()
     }
 
     /// Whatever was opened before counts as old, and is looked up again.
@@ -561,36 +674,94 @@ impl Stores {
     }
 
     /// Looks for an object in all stores that serve. Each has its time; what is late is suspended.
+    ///
+    /// A remote store that is later than it usually is is not waited for if the others suffice: of every put they have at
+    /// least one share, since all but fewer than k stores answered.
     pub async fn look(&self, key: &Key, also_slow: bool) -> Vec<Look> {
-        let asked: Vec<_> = (0..)
-            .zip(&self.stores)
-            .map(|(number, store)| {
-                let key = key.clone();
-                store.ask(also_slow, LOOK_UP, move |store| {
-                    store.disk.look(number, &store.path, &key)
-                })
-            })
-            .collect();
-        let mut alarm = pin!(sleep(self.timeout));
+        let start = Instant::now();
+        let mut looks: Vec<Option<Look>> = self.stores.iter().map(|_| None).collect();
+        let mut open: Vec<(usize, Asked<Look>)> = Vec::with_capacity(self.stores.len());
+        let away = |number: usize, why| {
+            let path = self
+                .stores
+                .get(number)
+                .map_or(Path::new(""), |store| &store.path);
+            Look::away(number, path, why)
+        };
+        for (number, store) in self.stores.iter().enumerate() {
+            let key = key.clone();
+            let asked = store.ask(also_slow, LOOK_UP, move |store| {
+                store.disk.look(number, &store.path, &key)
+            });
+            match asked {
+                Ok(asked) => open.push((number, asked)),
+                Err(why) => looks[number] = Some(away(number, why)),
+            }
+        }
         let object = object_number(key.as_str());
-        let mut looks = Vec::with_capacity(asked.len());
-        for ((number, store), asked) in self.stores.iter().enumerate().zip(asked) {
-            let away = |why| Look::away(number, &store.path, why);
-            let look = match asked {
-                Err(why) => away(why),
-                Ok(asked) => match wait(asked, alarm.as_mut()).await {
-                    Ok(Some(answer)) => {
+        let mut late = Vec::new();
+        let mut alarm = pin!(sleep(self.timeout));
+        poll_fn(|context| {
+            open.retain_mut(|(number, asked)| {
+                let Poll::Ready(answer) = Pin::new(&mut asked.answer).poll(context) else {
+                    return true;
+                };
+                let store = &self.stores[*number];
+                looks[*number] = Some(match answer {
+                    Ok(answer) => {
+                        if store.origin().is_some() {
+                            store.look_pace.note_first_byte(answer.1);
+                        }
                         let look = store.answered(answer);
                         store.judge_look(&look, object);
                         look
                     }
-                    Ok(None) => away("the look-up failed".to_owned()),
-                    Err(asked) => away(store.late(asked, LOOK_UP)),
-                },
+                    Err(_) => away(*number, "the look-up failed".to_owned()),
+                });
+                false
+            });
+            loop {
+                let suffice = open.len() < usize::from(self.least_k.load(Relaxed))
+                    && self.least_k.load(Relaxed) < u16::MAX
+                    && looks.iter().flatten().filter(|look| look.is_here()).count() + open.len()
+                        == self.stores.len();
+                let due = |(number, _): &(usize, Asked<Look>)| {
+                    let store = &self.stores[*number];
+                    match store.origin() {
+                        Some(_) if suffice => start + store.look_pace.hedge_after(),
+                        _ => start + store.timeout,
+                    }
+                };
+                let Some(next) = open.iter().map(due).min() else {
+                    return Poll::Ready(());
+                };
+                alarm.as_mut().reset(next.into());
+                if alarm.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                let now = Instant::now();
+                let (overdue, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut open)
+                    .into_iter()
+                    .partition(|asked| due(asked) <= now);
+                late.extend(
+                    overdue
+                        .into_iter()
+                        .map(|(number, asked)| (number, asked, suffice)),
+                );
+                open = rest;
+            }
+        })
+        .await;
+        for (number, asked, suffice) in late {
+            let store = &self.stores[number];
+            let is_spared = suffice && start.elapsed() < store.timeout;
+            let why = match is_spared {
+                true => store.leave(asked),
+                false => store.late(asked, LOOK_UP),
             };
-            looks.push(look);
+            looks[number] = Some(away(number, why));
         }
-        looks
+        looks.into_iter().flatten().collect()
     }
 
     /// Looks for a Tahoe-LAFS file in all nodes that serve, as [`Stores::look`] does.

@@ -89,7 +89,7 @@ impl Setting {
 
     fn stores(&self) -> Stores {
         let disk: Arc<dyn Disk> = Arc::clone(&self.disk) as _;
-        Stores::on(&disk, &self.paths, &[], TIMEOUT)
+        Stores::on(&disk, &self.paths, &[], TIMEOUT, None).unwrap()
     }
 }
 
@@ -251,7 +251,8 @@ fn a_server_without_any_store_or_with_one_twice_does_not_start() {
         setting.disk.set(path, false);
     }
     let twice = [&setting.paths[..], &setting.paths[..1]].concat();
-    let error = Stores::new(&twice, &[], TIMEOUT).start().err().unwrap();
+    let stores = Stores::new(&twice, &[], TIMEOUT, None).unwrap();
+    let error = stores.start().err().unwrap();
     assert!(matches!(error, StoresError::Same(..)), "{error}");
 }
 

@@ -13,7 +13,7 @@ use super::health::{Cause, State};
 use super::probe::Found;
 use super::store::{Store, Stores, StoresError};
 use crate::memory::limits::{
-    STORE_PATIENCE, STORE_SLOW, STORE_SLOW_TIMES, STORE_SPACE_EVERY, STORE_TICK, STORE_TRY_EVERY,
+    STORE_PATIENCE, STORE_SLOW, STORE_SLOW_TIMES, STORE_SPACE_EVERY, STORE_TICK,
 };
 
 type Result<T> = std::result::Result<T, (Cause, String)>;
@@ -103,7 +103,7 @@ impl Watch {
                 None if store.serves(true)
                     && watched
                         .tried
-                        .is_none_or(|tried| now.duration_since(tried) >= STORE_TRY_EVERY) =>
+                        .is_none_or(|tried| now.duration_since(tried) >= store.try_every()) =>
                 {
                     self.try_store(at, store, now);
                 }
@@ -182,7 +182,7 @@ impl Stores {
         stores: &[PathBuf],
         nodes: &[PathBuf],
     ) -> std::result::Result<Arc<Stores>, StoresError> {
-        let new = self.in_place(stores, nodes);
+        let new = self.in_place(stores, nodes)?;
         let new = new.start_new(|store| !self.has(store))?;
         self.note_change();
         Ok(new)
@@ -260,15 +260,17 @@ impl Stores {
                 waiting += 1;
             }
         }
+        let timeouts = self.all().map(|store| store.timeout());
+        let patience_at_start = timeouts.max().unwrap_or_else(|| self.timeout());
         while waiting > 0 {
-            let Ok((at, result)) = watch.results.recv_deadline(now + self.timeout()) else {
+            let Ok((at, result)) = watch.results.recv_deadline(now + patience_at_start) else {
                 break;
             };
             watch.stores[at].trying = None;
             found[at] = Some(result);
             waiting -= 1;
         }
-        let timeout = humantime::format_duration(self.timeout());
+        let timeout = humantime::format_duration(patience_at_start);
         for ((found, watched), store) in found.iter_mut().zip(&mut watch.stores).zip(self.all()) {
             if let Some((_, late)) = &mut watched.trying {
                 *late = true;

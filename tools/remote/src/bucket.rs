@@ -34,6 +34,41 @@ const READ_BYTES_MAX: u64 = 1 << 20;
 /// Names in one page of a listing.
 const PAGE: usize = 1000;
 
+/// Makes a call again, a few times, where that may help.
+macro_rules! again {
+    ($bucket:expr, $what:expr, $call:expr) => {{
+        let what: &str = $what;
+        let mut tries = Tries::default();
+        loop {
+            let result = $call.await;
+            let result = result.map_err(|error| RemoteError::of(&$bucket.0.name, what, &error));
+            if let Some(result) = tries.judge(result).await {
+                break result;
+            }
+        }
+    }};
+}
+
+/// How often a call was made.
+#[derive(Default)]
+struct Tries(u32);
+
+impl Tries {
+    /// What came of a call, unless it is to be made again: then waits until that is due.
+    async fn judge<T>(&mut self, result: Result<T, RemoteError>) -> Option<Result<T, RemoteError>> {
+        self.0 += 1;
+        match result {
+            Err(error) if error.is_temporary() && self.0 < TRIES => {
+                // Not all clients at one time.
+                let pause = PAUSE * 2_u32.pow(self.0 - 1);
+                sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+                None
+            }
+            result => Some(result),
+        }
+    }
+}
+
 /// A file of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -175,30 +210,6 @@ impl Bucket {
         })
     }
 
-    /// Makes a call again, a few times, where that may help.
-    async fn again<T>(
-        &self,
-        what: &str,
-        mut call: impl AsyncFnMut() -> object_store::Result<T>,
-    ) -> Result<T, RemoteError> {
-        let mut pause = PAUSE;
-        for _ in 1..TRIES {
-            match call()
-                .await
-                .map_err(|error| RemoteError::of(&self.0.name, what, &error))
-            {
-                Err(error) if error.is_temporary() => {
-                    // Not all clients at one time.
-                    sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-                    pause *= 2;
-                }
-                result => return result,
-            }
-        }
-        let last = call().await;
-        last.map_err(|error| RemoteError::of(&self.0.name, what, &error))
-    }
-
     /// A page of the files whose names begin with a prefix: those after a name, or what a page before said comes next.
     /// With `dirs` what lies behind a slash is told as one.
     ///
@@ -213,18 +224,16 @@ impl Bucket {
         at_most: usize,
     ) -> Result<Page, RemoteError> {
         let full = format!("{}{prefix}", self.0.prefix);
-        let listed = self
-            .again(&format!("list {prefix}"), async || {
-                let options = PaginatedListOptions {
-                    offset: after.map(|after| format!("{}{after}", self.0.prefix)),
-                    delimiter: dirs.then_some(Cow::Borrowed("/")),
-                    max_keys: Some(at_most.clamp(1, PAGE)),
-                    page_token: next.clone(),
-                    ..PaginatedListOptions::default()
-                };
-                self.0.store.list_paginated(Some(&full), options).await
-            })
-            .await?;
+        let listed = again!(self, &format!("list {prefix}"), {
+            let options = PaginatedListOptions {
+                offset: after.map(|after| format!("{}{after}", self.0.prefix)),
+                delimiter: dirs.then_some(Cow::Borrowed("/")),
+                max_keys: Some(at_most.clamp(1, PAGE)),
+                page_token: next.clone(),
+                ..PaginatedListOptions::default()
+            };
+            self.0.store.list_paginated(Some(&full), options)
+        })?;
         let short = |path: &Path| {
             let name = path.as_ref().strip_prefix(&self.0.prefix)?;
             Some(name.to_owned())
@@ -312,9 +321,7 @@ impl Bucket {
     pub async fn read(&self, name: &str) -> Result<Bytes, RemoteError> {
         let path = self.path(name)?;
         let what = format!("get {name}");
-        let result = self
-            .again(&what, async || self.0.store.get(&path).await)
-            .await?;
+        let result = again!(self, &what, self.0.store.get(&path))?;
         if result.meta.size > READ_BYTES_MAX {
             return Err(RemoteError::new(
                 RemoteErrorKind::Protocol,
@@ -337,9 +344,7 @@ impl Bucket {
     pub async fn head(&self, name: &str) -> Result<Entry, RemoteError> {
         let path = self.path(name)?;
         let what = format!("head {name}");
-        let found = self
-            .again(&what, async || self.0.store.head(&path).await)
-            .await?;
+        let found = again!(self, &what, self.0.store.head(&path))?;
         Ok(Entry {
             name: name.to_owned(),
             bytes: found.size,
@@ -358,14 +363,11 @@ impl Bucket {
             PutMode::Overwrite => StorePutMode::Overwrite,
             PutMode::Create => StorePutMode::Create,
         };
-        let put = async || {
+        let put = again!(self, &format!("put {name}"), {
             let payload = PutPayload::from_bytes(bytes.clone());
-            self.0
-                .store
-                .put_opts(&path, payload, mode.clone().into())
-                .await
-        };
-        self.again(&format!("put {name}"), put).await.map(drop)
+            self.0.store.put_opts(&path, payload, mode.clone().into())
+        });
+        put.map(drop)
     }
 
     /// Copies a file, within the store. It has at most 5 GB, by S3's rules.
@@ -374,8 +376,8 @@ impl Bucket {
     /// The store's.
     pub async fn copy(&self, from: &str, to: &str) -> Result<(), RemoteError> {
         let (source, target) = (self.path(from)?, self.path(to)?);
-        let copy = async || self.0.store.copy(&source, &target).await;
-        self.again(&format!("copy {from} to {to}"), copy).await
+        let what = format!("copy {from} to {to}");
+        again!(self, &what, self.0.store.copy(&source, &target))
     }
 
     /// Removes a file. One that is not there is removed already.
@@ -384,8 +386,8 @@ impl Bucket {
     /// The store's.
     pub async fn delete(&self, name: &str) -> Result<(), RemoteError> {
         let path = self.path(name)?;
-        let delete = async || self.0.store.delete(&path).await;
-        match self.again(&format!("delete {name}"), delete).await {
+        let what = format!("delete {name}");
+        match again!(self, &what, self.0.store.delete(&path)) {
             Err(error) if error.kind() == RemoteErrorKind::NotFound => Ok(()),
             result => result,
         }
@@ -397,8 +399,8 @@ impl Bucket {
     /// The store's.
     pub async fn upload(&self, name: &str) -> Result<Upload, RemoteError> {
         let path = self.path(name)?;
-        let begin = async || self.0.store.create_multipart(&path).await;
-        let id = self.again(&format!("begin to write {name}"), begin).await?;
+        let what = format!("begin to write {name}");
+        let id = again!(self, &what, self.0.store.create_multipart(&path))?;
         Ok(Upload {
             bucket: self.clone(),
             name: name.to_owned(),
@@ -425,12 +427,11 @@ impl Upload {
     /// The store's.
     pub async fn part(&mut self, bytes: Bytes) -> Result<(), RemoteError> {
         let (store, number) = (&self.bucket.0.store, self.parts.len());
-        let put = async || {
-            let payload = PutPayload::from_bytes(bytes.clone());
-            store.put_part(&self.path, &self.id, number, payload).await
-        };
         let what = format!("write part {number} of {}", self.name);
-        let part = self.bucket.again(&what, put).await?;
+        let part = again!(self.bucket, &what, {
+            let payload = PutPayload::from_bytes(bytes.clone());
+            store.put_part(&self.path, &self.id, number, payload)
+        })?;
         self.parts.push(part);
         Ok(())
     }
@@ -441,12 +442,11 @@ impl Upload {
     /// The store's.
     pub async fn complete(self) -> Result<(), RemoteError> {
         let store = &self.bucket.0.store;
-        let complete = async || {
-            let parts = self.parts.clone();
-            store.complete_multipart(&self.path, &self.id, parts).await
-        };
         let what = format!("complete {}", self.name);
-        self.bucket.again(&what, complete).await.map(drop)
+        let complete = again!(self.bucket, &what, {
+            store.complete_multipart(&self.path, &self.id, self.parts.clone())
+        });
+        complete.map(drop)
     }
 
     /// Gives it up.
@@ -455,9 +455,12 @@ impl Upload {
     /// The store's.
     pub async fn abort(self) -> Result<(), RemoteError> {
         let store = &self.bucket.0.store;
-        let abort = async || store.abort_multipart(&self.path, &self.id).await;
         let what = format!("give up {}", self.name);
-        self.bucket.again(&what, abort).await
+        again!(
+            self.bucket,
+            &what,
+            store.abort_multipart(&self.path, &self.id)
+        )
     }
 }
 

@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::super::{access_log, logging};
 use super::memory;
+use super::remote;
 use super::state::ServerState;
 use super::stores as reports;
 use crate::stats::{
@@ -174,6 +175,7 @@ impl Collector for CoresCollector {
             },
         )?;
         encode_stores(&mut encoder, &self.0.stores())?;
+        remote::encode(&mut encoder, &self.0.stores())?;
         encode_reloads(&mut encoder, &self.0)?;
         let info = ConstGauge::new(1i64);
         let mut metric = encoder.encode_descriptor(

@@ -35,6 +35,7 @@ mod guard;
 mod guests;
 mod memory;
 mod metrics;
+mod remote;
 mod state;
 mod status;
 mod stores;

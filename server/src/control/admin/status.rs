@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::memory;
+use super::remote::{self, RemoteReport};
 use super::state::ServerState;
 use super::stores::{self, StoreReport};
 use crate::connection::list::Listed;
@@ -37,6 +38,9 @@ pub(super) struct StatusReport {
     responses: BTreeMap<u16, u64>,
     totals: BTreeMap<&'static str, u64>,
     stores: Vec<StoreReport>,
+    /// What remote stores share, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<RemoteReport>,
     /// What a look at all objects in the background found.
     survey: SurveyReport,
     /// Of each core, the connections that hold the most memory, and the slowest ones.
@@ -108,6 +112,7 @@ pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> 
             .map(|scalar| (scalar.name, sum(&|stats| (scalar.cell)(stats).get())))
             .collect(),
         stores: stores::reports(server),
+        remote: remote::report(&server.stores()),
         survey: SurveyReport {
             rounds: server.survey.rounds(),
             found: server.survey.total(),

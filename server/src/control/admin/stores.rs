@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::remote::{self, OriginReport};
 use super::state::ServerState;
 use crate::stats::Kind;
 use crate::stores::counts::Counts;
@@ -33,6 +34,8 @@ pub(super) struct StoreReport {
     open_files: u64,
     free_bytes: u64,
     total_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<OriginReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,5 +135,6 @@ fn report(store: &Store) -> StoreReport {
         open_files: number("store_open_files"),
         free_bytes: number("store_free_bytes"),
         total_bytes: number("store_total_bytes"),
+        remote: remote::origin_report(store),
     }
 }

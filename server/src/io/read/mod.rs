@@ -310,7 +310,7 @@ mod tests {
     }
 
     fn store_file(file: File) -> Arc<StoreFile> {
-        Arc::new(StoreFile::new(file, &StoreThreads::new(0)))
+        Arc::new(StoreFile::new(file, &StoreThreads::new(0, 1)))
     }
 
     /// Waits for a read as long as it takes.
@@ -432,7 +432,7 @@ mod tests {
         let pool = Pool::with_reserve(1, 1, 16 << 10, |_| true);
         let done = run(Backend::Epoll, async {
             let (reader, _) = Reader::new(Backend::Epoll, &pool).unwrap();
-            let threads = StoreThreads::new(0);
+            let threads = StoreThreads::new(0, 1);
             let (release, hang) = std::sync::mpsc::channel::<()>();
             let hang = Arc::new(std::sync::Mutex::new(hang));
             for _ in 0..STORE_READ_THREADS_MAX {

@@ -1,0 +1,352 @@
+//! A remote share as a local file: sparse, of the share's own format, and filled as its bytes are wanted.
+//!
+//! What of it is there is what the file system says: holes are what is missing (`SEEK_HOLE`, lseek(2)). So there is no
+//! bitmap that could be wrong after a crash, none that grows with the object, and a reader sees the beginning of an
+//! extent before its end has come. Writes are whole units of [`UNIT_BYTES`], so that no page is there in part.
+//!
+//! A page that a crash has torn is a leaf that does not match its checksum: its unit is dropped and fetched again, once.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+use tokio::sync::Notify;
+
+use super::cache::Cache;
+use super::fetch::Fetch;
+use super::origin::Origin;
+use crate::memory::limits::{REMOTE_EXTENT_BYTES, REMOTE_UNIT_BYTES as UNIT_BYTES};
+
+/// Units that are fetched again because they did not match, of one share file, at most: beyond it the share is bad.
+const REFETCHED_MAX: usize = 256;
+
+/// The share file of a remote store, as far as it was fetched. All cores share it.
+pub struct CachedShare {
+    origin: Arc<Origin>,
+    /// Its name in the store.
+    name: String,
+    bytes: u64,
+    file: File,
+    path: PathBuf,
+    cache: Arc<Cache>,
+    /// Set once no byte is missing.
+    is_whole: AtomicBool,
+    /// Counts what was dropped again. What was verified before says nothing of what takes its place.
+    version: AtomicU32,
+    fetches: Mutex<Fetches>,
+    /// Told whenever bytes have come or a fetch has ended.
+    progress: Notify,
+    /// When somebody wanted bytes of it last: milliseconds since the cache was opened.
+    wanted: AtomicU64,
+}
+
+#[derive(Default)]
+struct Fetches {
+    under_way: Vec<Arc<Fetch>>,
+    /// Units that did not match their checksums and were fetched again.
+    refetched: BTreeSet<u64>,
+    /// Extents that were wanted since the last sweep.
+    wanted: BTreeSet<u64>,
+}
+
+impl CachedShare {
+    pub(super) fn new(
+        origin: Arc<Origin>,
+        name: String,
+        bytes: u64,
+        file: File,
+        path: PathBuf,
+        cache: Arc<Cache>,
+    ) -> CachedShare {
+        CachedShare {
+            origin,
+            name,
+            bytes,
+            file,
+            path,
+            cache,
+            is_whole: AtomicBool::new(false),
+            version: AtomicU32::new(0),
+            fetches: Mutex::default(),
+            progress: Notify::new(),
+            wanted: AtomicU64::new(0),
+        }
+    }
+
+    /// The store that has it.
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// Its name in the store.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of the whole file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The local file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Told whenever bytes have come or a fetch has ended.
+    pub fn progress(&self) -> &Notify {
+        &self.progress
+    }
+
+    /// Counts what was dropped again after it had been there.
+    pub fn version(&self) -> u32 {
+        self.version.load(Relaxed)
+    }
+
+    /// Whether all bytes of a range are there.
+    pub fn has(&self, range: &Range<u64>) -> bool {
+        self.is_whole.load(Relaxed) || self.missing(range).is_none()
+    }
+
+    /// Whether all bytes of some ranges are there.
+    pub fn has_all(&self, ranges: &[Range<u64>]) -> bool {
+        self.is_whole.load(Relaxed) || ranges.iter().all(|range| self.missing(range).is_none())
+    }
+
+    /// The first bytes of a range that are missing, as whole units; `None` if it is there.
+    pub fn missing(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        if self.is_whole.load(Relaxed) || range.is_empty() {
+            return None;
+        }
+        let end = range.end.min(self.bytes);
+        let hole = match seek(&self.file, SeekFrom::Hole(range.start)) {
+            Ok(hole) if hole >= end => return None,
+            Ok(hole) => hole,
+            // The file is shorter than it was made: as good as empty.
+            Err(_) => range.start,
+        };
+        let start = hole / UNIT_BYTES * UNIT_BYTES;
+        let data = match seek(&self.file, SeekFrom::Data(hole)) {
+            Ok(data) => data,
+            Err(_) => self.bytes,
+        };
+        Some(start..data.min(self.bytes))
+    }
+
+    /// Notes that bytes of it are wanted now, so that they stay.
+    pub fn want(&self, range: &Range<u64>) {
+        self.wanted.store(self.cache.clock(), Relaxed);
+        if self.is_whole.load(Relaxed) && !self.cache.is_crowded() {
+            return;
+        }
+        let extents = range.start / REMOTE_EXTENT_BYTES..range.end.div_ceil(REMOTE_EXTENT_BYTES);
+        self.fetches().wanted.extend(extents);
+    }
+
+    /// When it was wanted last, by [`Cache::clock`].
+    pub(super) fn last_wanted(&self) -> u64 {
+        self.wanted.load(Relaxed)
+    }
+
+    fn fetches(&self) -> MutexGuard<'_, Fetches> {
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fetch that is under way for the first missing byte of a range.
+    pub fn under_way(&self, range: &Range<u64>) -> Option<Arc<Fetch>> {
+        let missing = self.missing(range)?;
+        let at = missing.start.max(range.start);
+        let fetches = self.fetches();
+        let covers = |fetch: &&Arc<Fetch>| fetch.range.contains(&at);
+        fetches.under_way.iter().find(covers).map(Arc::clone)
+    }
+
+    /// Whether some of a range is neither there nor on its way.
+    pub fn lacks_a_fetch(&self, range: &Range<u64>) -> bool {
+        self.next_fetch(&self.fetches(), range, 1).is_some()
+    }
+
+    /// Registers a fetch for the first bytes of `range` that are neither there nor on their way, no longer than
+    /// `at_most`. `None` if there are none.
+    pub(super) fn begin(&self, range: &Range<u64>, at_most: u64) -> Option<Arc<Fetch>> {
+        let mut fetches = self.fetches();
+        let next = self.next_fetch(&fetches, range, at_most)?;
+        let fetch = Arc::new(Fetch::new(next, Instant::now()));
+        fetches.under_way.push(Arc::clone(&fetch));
+        Some(fetch)
+    }
+
+    fn next_fetch(
+        &self,
+        fetches: &Fetches,
+        range: &Range<u64>,
+        at_most: u64,
+    ) -> Option<Range<u64>> {
+        let mut from = range.start;
+        // As often as fetches are under way, and holes lie between them.
+        loop {
+            let missing = self.missing(&(from..range.end))?;
+            let start = missing.start.max(from / UNIT_BYTES * UNIT_BYTES);
+            let covering = |fetch: &&Arc<Fetch>| fetch.range.contains(&start);
+            if let Some(fetch) = fetches.under_way.iter().find(covering) {
+                from = fetch.range.end;
+                if from >= range.end {
+                    return None;
+                }
+                continue;
+            }
+            let others = fetches.under_way.iter().map(|fetch| fetch.range.start);
+            let next = others.filter(|other| *other > start).min();
+            let end = (start + at_most)
+                .min(missing.end)
+                .min(range.end.next_multiple_of(UNIT_BYTES))
+                .min(next.unwrap_or(u64::MAX));
+            return Some(start..end.min(self.bytes));
+        }
+    }
+
+    /// A fetch has ended, or can't be made.
+    pub(super) fn end(&self, fetch: &Arc<Fetch>) {
+        let mut fetches = self.fetches();
+        fetches.under_way.retain(|other| !Arc::ptr_eq(other, fetch));
+        drop(fetches);
+        if !self.is_whole.load(Relaxed) && self.missing(&(0..self.bytes)).is_none() {
+            self.is_whole.store(true, Relaxed);
+        }
+        self.progress.notify_waiters();
+    }
+
+    /// Bytes have come: whole units, or the file's end. Returns how many bytes of the disk they take.
+    ///
+    /// # Errors
+    /// The cache's disk's. Nothing of them is there then.
+    pub(super) fn fill(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let written = self.file.write_all_at(bytes, at);
+        if written.is_err() {
+            // A part of a page would count as all of it.
+            self.drop_range(&(at..at + bytes.len() as u64));
+        }
+        written?;
+        self.progress.notify_waiters();
+        Ok(())
+    }
+
+    /// What did not match its checksum is fetched again, if that was not done before. Returns whether it will be.
+    pub fn refetch(&self, range: &Range<u64>) -> bool {
+        let units = range.start / UNIT_BYTES..range.end.div_ceil(UNIT_BYTES);
+        let mut fetches = self.fetches();
+        if fetches
+            .under_way
+            .iter()
+            .any(|fetch| fetch.range.start < range.end && range.start < fetch.range.end)
+        {
+            // It is on its way.
+            return !self.has(range);
+        }
+        if !self.has(range) {
+            // It was dropped meanwhile.
+            return true;
+        }
+        let is_old = units.clone().any(|unit| fetches.refetched.contains(&unit));
+        if is_old || fetches.refetched.len() >= REFETCHED_MAX {
+            return false;
+        }
+        fetches.refetched.extend(units.clone());
+        drop(fetches);
+        tracing::warn!(
+            share = self.name, store = %self.origin, offset = range.start,
+            "cached bytes don't match their checksum: they are fetched again"
+        );
+        self.drop_range(&(units.start * UNIT_BYTES..(units.end * UNIT_BYTES).min(self.bytes)))
+    }
+
+    /// Drops whole units. Returns whether they are gone.
+    fn drop_range(&self, range: &Range<u64>) -> bool {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let length = (range.end - range.start).next_multiple_of(UNIT_BYTES);
+        self.is_whole.store(false, Relaxed);
+        let done = fallocate(&self.file, flags, range.start, length);
+        self.version.fetch_add(1, Relaxed);
+        done.is_ok()
+    }
+
+    /// Drops what nobody wanted since the last time. Returns how many bytes it takes on the disk now.
+    pub(super) fn sweep(&self) -> u64 {
+        let (wanted, under_way) = {
+            let mut fetches = self.fetches();
+            let under_way: Vec<Range<u64>> = fetches
+                .under_way
+                .iter()
+                .map(|fetch| fetch.range.clone())
+                .collect();
+            (std::mem::take(&mut fetches.wanted), under_way)
+        };
+        // The beginning has the header, and the end the checksums: they are wanted by whoever goes on.
+        let last = self.bytes.saturating_sub(1) / REMOTE_EXTENT_BYTES;
+        for extent in 1..last {
+            let range = extent * REMOTE_EXTENT_BYTES..(extent + 1) * REMOTE_EXTENT_BYTES;
+            let busy = |fetch: &Range<u64>| fetch.start < range.end && range.start < fetch.end;
+            if wanted.contains(&extent) || under_way.iter().any(busy) {
+                continue;
+            }
+            if seek(&self.file, SeekFrom::Data(range.start)).is_ok_and(|data| data < range.end) {
+                self.drop_range(&range);
+            }
+        }
+        self.disk_bytes()
+    }
+
+    /// Bytes that it takes on the disk.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        disk_bytes(&self.file)
+    }
+}
+
+impl Drop for CachedShare {
+    fn drop(&mut self) {
+        self.cache.closed(&self.path, self.disk_bytes());
+    }
+}
+
+/// Bytes that a file takes on the disk.
+pub(super) fn disk_bytes(file: &File) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().map_or(0, |found| found.blocks() * 512)
+}
+
+/// Whether a file system tells holes as finely as it has to: what was written is there, and nothing beside it.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn tells_holes(file: &File) -> io::Result<bool> {
+    const AT: u64 = 1 << 20;
+    file.set_len(4 << 20)?;
+    file.write_all_at(&vec![1; UNIT_BYTES as usize], AT)?;
+    let found = (
+        seek(file, SeekFrom::Data(0)),
+        seek(file, SeekFrom::Hole(AT)),
+        seek(file, SeekFrom::Data(AT + UNIT_BYTES)),
+    );
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let punched = fallocate(file, flags, AT, UNIT_BYTES);
+    let left = seek(file, SeekFrom::Data(0));
+    Ok(found == (Ok(AT), Ok(AT + UNIT_BYTES), Err(Errno::NXIO))
+        && punched.is_ok()
+        && left == Err(Errno::NXIO))
+}

@@ -1,0 +1,342 @@
+//! Stores that are buckets: the right bytes whatever stores do, nothing fetched twice, and a cache that outlives its server.
+
+mod common;
+
+use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, together};
+use penstock_faultproxy::{Chance, DirectoryBuckets, FaultProxy, Faults, Seen};
+
+on_both_backends! {
+    objects_of_buckets_are_served_whole_and_in_ranges
+    what_was_fetched_is_not_fetched_again
+    any_two_of_six_stores_may_be_gone
+    a_store_that_lies_costs_no_byte
+    a_store_that_hangs_breaks_no_download
+    many_cold_clients_have_every_byte_fetched_once
+    the_cache_outlives_its_server
+    what_rots_in_the_cache_is_fetched_again
+    a_new_put_is_seen_when_its_listing_is_old
+    directories_and_buckets_mix
+}
+
+const BLOCK: u32 = 64 << 10;
+/// Some extents of each share, and an end that fills no block.
+const SIZE: usize = 4 * (3 << 20) + 12_345;
+
+/// Six stores, each behind a proxy of its own.
+struct Buckets {
+    stores: Stores,
+    _server: DirectoryBuckets,
+    proxies: Vec<FaultProxy>,
+}
+
+impl Buckets {
+    fn new() -> Buckets {
+        let stores = Stores::new(6);
+        let root = stores.file("buckets");
+        fs::create_dir(&root).unwrap();
+        for (number, path) in stores.paths.iter().enumerate() {
+            std::os::unix::fs::symlink(path, root.join(format!("store-{number}"))).unwrap();
+        }
+        let server = DirectoryBuckets::start(&root).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let proxy = |seed| FaultProxy::start(any, server.address(), Faults::default(), seed);
+        let proxies: Vec<FaultProxy> = (0..6).map(|seed| proxy(seed).unwrap()).collect();
+        for proxy in &proxies {
+            proxy.keep_seen();
+        }
+        Buckets {
+            stores,
+            _server: server,
+            proxies,
+        }
+    }
+
+    fn url(&self, store: usize) -> String {
+        format!(
+            "s3://store-{store}?endpoint=http://{}&region=us-east-1",
+            self.proxies[store].address()
+        )
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.stores.file("cache")
+    }
+
+    fn command(&self, io: Backend, options: &[&str]) -> Command {
+        let stores: Vec<String> = (0..6).map(|store| self.url(store)).collect();
+        self.command_of(io, &stores, options)
+    }
+
+    fn command_of(&self, io: Backend, stores: &[String], options: &[&str]) -> Command {
+        let mut command = common::penstock();
+        command.arg("serve");
+        for store in stores {
+            command.args(["--store", store]);
+        }
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["--cores", "2", "--survey-every", "0s"]);
+        command.args(["--io", &io.to_string()]);
+        command.arg("--cache").arg(self.cache());
+        command.args(options);
+        command
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "secret");
+        command
+    }
+
+    fn serve(&self, io: Backend, options: &[&str]) -> Server {
+        Server::launch(self.command(io, options)).expect("it starts")
+    }
+
+    /// Stores that do this, the others do nothing wrong.
+    fn set(&self, stores: &[usize], faults: &[&str]) {
+        for (number, proxy) in self.proxies.iter().enumerate() {
+            let struck = stores.contains(&number);
+            let chances = faults.iter().filter(|_| struck);
+            proxy.set(Faults {
+                chances: chances
+                    .map(|fault| fault.parse::<Chance>().unwrap())
+                    .collect(),
+                ..Faults::default()
+            });
+        }
+    }
+
+    /// What was asked of each store since the last time.
+    fn seen(&self) -> Vec<Vec<Seen>> {
+        self.proxies.iter().map(FaultProxy::take_seen).collect()
+    }
+}
+
+/// The bytes of shares that were asked for.
+fn fetched(seen: &[Seen]) -> Vec<Range<u64>> {
+    let ranges = seen.iter().filter(|seen| seen.target.contains(".share"));
+    ranges.filter_map(|seen| seen.range.clone()).collect()
+}
+
+fn content(seed: u64) -> Vec<u8> {
+    Noise::new(seed).bytes(SIZE)
+}
+
+fn whole(server: &Server, path: &str, content: &[u8]) {
+    let response = get(server.plain, path, &[]);
+    assert_eq!(response.status(), 200, "{}", server.log());
+    assert_same(&response.body, content, path);
+}
+
+fn objects_of_buckets_are_served_whole_and_in_ranges(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(1);
+    buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
+    buckets.stores.put("small", &mut &content[..1000], 4, BLOCK);
+    buckets.stores.put("empty", &mut &b""[..], 4, BLOCK);
+    let server = buckets.serve(io, &[]);
+    let mut client = Client::connect_plain(server.plain);
+    // The middle of it first: what is before is not there yet.
+    for range in [
+        5_000_000..5_000_100,
+        0..1,
+        SIZE - 10..SIZE,
+        700_000..9_000_000,
+    ] {
+        let field = format!("Range: bytes={}-{}", range.start, range.end - 1);
+        let part = client.request("GET", PATH, &[&field]);
+        assert_eq!(part.status(), 206, "{}", server.log());
+        assert_same(&part.body, &content[range], &field);
+    }
+    whole(&server, PATH, &content);
+    whole(&server, "/small", &content[..1000]);
+    whole(&server, "/empty", b"");
+    let head = client.request("HEAD", PATH, &[]);
+    assert_eq!((head.status(), head.head.length()), (200, SIZE as u64));
+    assert_eq!(get(server.plain, "/nothing", &[]).status(), 404);
+}
+
+fn what_was_fetched_is_not_fetched_again(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(2);
+    buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
+    let server = buckets.serve(io, &[]);
+    whole(&server, PATH, &content);
+    let first: usize = buckets.seen().iter().map(|seen| fetched(seen).len()).sum();
+    assert!(first >= 4 * 4, "{first} parts of shares");
+    for _ in 0..3 {
+        whole(&server, PATH, &content);
+    }
+    let again: usize = buckets.seen().iter().map(|seen| fetched(seen).len()).sum();
+    assert_eq!(again, 0);
+}
+
+fn any_two_of_six_stores_may_be_gone(io: Backend) {
+    let buckets = Buckets::new();
+    let pairs = (0..6).flat_map(|one| (one + 1..6).map(move |two| [one, two]));
+    let content = content(3);
+    for pair in pairs.clone() {
+        let key = format!("of-{}-{}", pair[0], pair[1]);
+        buckets.stores.put(&key, &mut &content[..], 4, BLOCK);
+    }
+    let server = buckets.serve(io, &[]);
+    // All look-ups are done while all is well: what is tested is the way of the bytes.
+    for pair in pairs.clone() {
+        let path = format!("/of-{}-{}", pair[0], pair[1]);
+        assert_eq!(
+            get(server.plain, &path, &["Range: bytes=0-0"]).status(),
+            206
+        );
+    }
+    for pair in pairs {
+        buckets.set(&pair, &["slowdown"]);
+        let path = format!("/of-{}-{}", pair[0], pair[1]);
+        whole(&server, &path, &content);
+    }
+}
+
+fn a_store_that_lies_costs_no_byte(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(4);
+    let lies = [
+        "short",
+        "wrong-range",
+        "wrong-bytes",
+        "whole",
+        "truncated",
+        "reset=70000",
+        "slowdown",
+    ];
+    for lie in lies {
+        buckets.stores.put(lie, &mut &content[..], 4, BLOCK);
+    }
+    let server = buckets.serve(io, &[]);
+    for lie in lies {
+        let path = format!("/{lie}");
+        assert_eq!(
+            get(server.plain, &path, &["Range: bytes=0-0"]).status(),
+            206
+        );
+        buckets.set(&[1], &[lie]);
+        whole(&server, &path, &content);
+        buckets.set(&[], &[]);
+    }
+}
+
+fn a_store_that_hangs_breaks_no_download(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(5);
+    for key in ["before", "within"] {
+        buckets.stores.put(key, &mut &content[..], 4, BLOCK);
+    }
+    let server = buckets.serve(io, &[]);
+    for (key, fault) in [("before", "late=1h"), ("within", "hang=100000")] {
+        let path = format!("/{key}");
+        assert_eq!(
+            get(server.plain, &path, &["Range: bytes=0-0"]).status(),
+            206
+        );
+        buckets.set(&[2], &[fault]);
+        whole(&server, &path, &content);
+    }
+}
+
+fn many_cold_clients_have_every_byte_fetched_once(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(6);
+    buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
+    let server = buckets.serve(io, &["--no-hedging"]);
+    together(32, |_| whole(&server, PATH, &content));
+    for (store, seen) in buckets.seen().iter().enumerate() {
+        let mut ranges = fetched(seen);
+        ranges.sort_by_key(|range| range.start);
+        for pair in ranges.windows(2) {
+            assert!(pair[0].end <= pair[1].start, "store {store}: {ranges:?}");
+        }
+    }
+}
+
+fn the_cache_outlives_its_server(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(7);
+    buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
+    let server = buckets.serve(io, &[]);
+    whole(&server, PATH, &content);
+    // While it has the cache, nobody else gets it.
+    let refused = Server::launch(buckets.command(io, &[])).err().unwrap();
+    assert!(
+        refused.contains("another process uses the cache"),
+        "{refused}"
+    );
+    // Killed, not stopped.
+    drop(server);
+    buckets.seen();
+    let server = buckets.serve(io, &[]);
+    whole(&server, PATH, &content);
+    let again: Vec<_> = buckets
+        .seen()
+        .iter()
+        .flat_map(|seen| fetched(seen))
+        .collect();
+    assert_eq!(again, []);
+}
+
+fn what_rots_in_the_cache_is_fetched_again(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(8);
+    buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
+    let server = buckets.serve(io, &[]);
+    whole(&server, PATH, &content);
+    drop(server);
+    for file in fs::read_dir(buckets.cache()).unwrap() {
+        let path = file.unwrap().path();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        if file.metadata().unwrap().len() > 3 << 20 {
+            file.write_all_at(&[0; 5000], 1 << 20).unwrap();
+        }
+    }
+    buckets.seen();
+    let server = buckets.serve(io, &[]);
+    whole(&server, PATH, &content);
+    let again: Vec<_> = buckets
+        .seen()
+        .iter()
+        .flat_map(|seen| fetched(seen))
+        .collect();
+    // The unit of each data share that rotted, and no more.
+    assert_eq!(again.len(), 4, "{again:?}");
+    let bytes: u64 = again.iter().map(|range| range.end - range.start).sum();
+    assert_eq!(bytes, 4 * (64 << 10), "{again:?}");
+    whole(&server, PATH, &content);
+}
+
+fn a_new_put_is_seen_when_its_listing_is_old(io: Backend) {
+    let buckets = Buckets::new();
+    let (old, new) = (content(9), content(10));
+    buckets.stores.put(KEY, &mut &old[..], 4, BLOCK);
+    let server = buckets.serve(io, &["--store-ttl", "0s"]);
+    whole(&server, PATH, &old);
+    buckets.stores.put(KEY, &mut &new[..], 4, BLOCK);
+    common::wait_until(|| match get(server.plain, PATH, &[]).body == new {
+        true => Ok(()),
+        false => Err("the old one is still served".to_owned()),
+    });
+}
+
+fn directories_and_buckets_mix(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(11);
+    buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
+    let mut stores: Vec<String> = (0..3).map(|store| buckets.url(store)).collect();
+    stores.extend(
+        buckets.stores.paths[3..]
+            .iter()
+            .map(|path| path.display().to_string()),
+    );
+    let server = Server::launch(buckets.command_of(io, &stores, &[])).expect("it starts");
+    whole(&server, PATH, &content);
+    buckets.set(&[0, 1], &["slowdown"]);
+    whole(&server, PATH, &content);
+}
