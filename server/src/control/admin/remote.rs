@@ -35,8 +35,11 @@ pub(super) struct OriginReport {
     first_byte_p95_ms: Option<f64>,
 }
 
+/// A counter among others.
+type Of<T> = fn(&T) -> &AtomicU64;
+
 /// The counters of hedges, by what became of them.
-const HEDGES: [(&str, fn(&FetchCounts) -> &AtomicU64); 5] = [
+const HEDGES: [(&str, Of<FetchCounts>); 5] = [
     ("fired", |counts| &counts.hedges_fired),
     ("won", |counts| &counts.hedges_won),
     ("refused_budget", |counts| &counts.hedges_over_budget),
@@ -45,7 +48,7 @@ const HEDGES: [(&str, fn(&FetchCounts) -> &AtomicU64); 5] = [
 ];
 
 /// The counters of each remote store: name, help, value.
-const NUMBERS: [(&str, &str, fn(&Counts) -> &AtomicU64); 3] = [
+const NUMBERS: [(&str, &str, Of<Counts>); 3] = [
     (
         "remote_fetches",
         "Parts of shares that were fetched from a remote store",
