@@ -28,6 +28,9 @@ const BLOCK: u32 = 64 << 10;
 /// Some extents of each share, and an end that fills no block.
 const SIZE: usize = 4 * (3 << 20) + 12_345;
 
+/// For tests that count: on a busy machine others may be asked in place of a store that is late.
+const ONCE: [&str; 1] = ["--no-hedging"];
+
 /// Six stores, each behind a proxy of its own.
 struct Buckets {
     stores: Stores,
@@ -162,7 +165,7 @@ fn what_was_fetched_is_not_fetched_again(io: Backend) {
     let buckets = Buckets::new();
     let content = content(2);
     buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
-    let server = buckets.serve(io, &[]);
+    let server = buckets.serve(io, &ONCE);
     whole(&server, PATH, &content);
     let first: usize = buckets.seen().iter().map(|seen| fetched(seen).len()).sum();
     assert!(first >= 4 * 4, "{first} parts of shares");
@@ -194,7 +197,17 @@ fn any_two_of_six_stores_may_be_gone(io: Backend) {
         buckets.set(&pair, &["slowdown"]);
         let path = format!("/of-{}-{}", pair[0], pair[1]);
         whole(&server, &path, &content);
+        buckets.set(&[], &[]);
+        all_serve(&server);
     }
+}
+
+/// Waits until no store is suspended any more.
+fn all_serve(server: &Server) {
+    server.wait_for_status("six stores that serve", |status| {
+        let stores = status["stores"].as_array().unwrap();
+        stores.iter().all(|store| store["state"] == "serving")
+    });
 }
 
 fn a_store_that_lies_costs_no_byte(io: Backend) {
@@ -222,6 +235,7 @@ fn a_store_that_lies_costs_no_byte(io: Backend) {
         buckets.set(&[1], &[lie]);
         whole(&server, &path, &content);
         buckets.set(&[], &[]);
+        all_serve(&server);
     }
 }
 
@@ -240,6 +254,8 @@ fn a_store_that_hangs_breaks_no_download(io: Backend) {
         );
         buckets.set(&[2], &[fault]);
         whole(&server, &path, &content);
+        buckets.set(&[], &[]);
+        all_serve(&server);
     }
 }
 
@@ -262,10 +278,10 @@ fn the_cache_outlives_its_server(io: Backend) {
     let buckets = Buckets::new();
     let content = content(7);
     buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
-    let server = buckets.serve(io, &[]);
+    let server = buckets.serve(io, &ONCE);
     whole(&server, PATH, &content);
     // While it has the cache, nobody else gets it.
-    let refused = Server::launch(buckets.command(io, &[])).err().unwrap();
+    let refused = Server::launch(buckets.command(io, &ONCE)).err().unwrap();
     assert!(
         refused.contains("another process uses the cache"),
         "{refused}"
@@ -273,7 +289,7 @@ fn the_cache_outlives_its_server(io: Backend) {
     // Killed, not stopped.
     drop(server);
     buckets.seen();
-    let server = buckets.serve(io, &[]);
+    let server = buckets.serve(io, &ONCE);
     whole(&server, PATH, &content);
     let again: Vec<_> = buckets
         .seen()
@@ -287,7 +303,7 @@ fn what_rots_in_the_cache_is_fetched_again(io: Backend) {
     let buckets = Buckets::new();
     let content = content(8);
     buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
-    let server = buckets.serve(io, &[]);
+    let server = buckets.serve(io, &ONCE);
     whole(&server, PATH, &content);
     drop(server);
     for file in fs::read_dir(buckets.cache()).unwrap() {
@@ -298,17 +314,15 @@ fn what_rots_in_the_cache_is_fetched_again(io: Backend) {
         }
     }
     buckets.seen();
-    let server = buckets.serve(io, &[]);
+    let server = buckets.serve(io, &ONCE);
     whole(&server, PATH, &content);
     let again: Vec<_> = buckets
         .seen()
         .iter()
         .flat_map(|seen| fetched(seen))
         .collect();
-    // The unit of each data share that rotted, and no more.
-    assert_eq!(again.len(), 4, "{again:?}");
-    let bytes: u64 = again.iter().map(|range| range.end - range.start).sum();
-    assert_eq!(bytes, 4 * (64 << 10), "{again:?}");
+    // The units that rotted, and no more.
+    assert_eq!(again, vec![1 << 20..(1 << 20) + (64 << 10); 4]);
     whole(&server, PATH, &content);
 }
 

@@ -154,7 +154,8 @@ impl<'a> Fetching<'a> {
         let data = data.map(way);
         let chosen = match (data, any) {
             (Some(data), Some(any)) => {
-                Some(match data.takes > PARITY_TIMES * any.takes + PARITY_PRICE {
+                let is_slow = data.takes > PARITY_TIMES * any.takes + PARITY_PRICE;
+                Some(match is_slow && self.fetcher.hedges() {
                     true => any,
                     false => data,
                 })
@@ -432,6 +433,10 @@ impl<'a> Fetching<'a> {
         let mut estimates: Vec<_> = estimates
             .filter_map(|number| self.estimate(number, &window, false))
             .collect();
+        let here = estimates.iter().filter(|(_, target)| target.is_none());
+        if here.count() >= k {
+            return;
+        }
         let mut times: Vec<Duration> = estimates.iter().map(|(takes, _)| *takes).collect();
         times.sort_unstable();
         let Some(usual) = times.get(k - 1) else {

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
@@ -29,7 +29,9 @@ use super::turn::{Turn, Way};
 use super::zero_copy::ZeroCopy;
 use crate::engine::{Engine, PieceError};
 use crate::io::{Segmentation, sent_or_zero};
-use crate::memory::limits::FETCH_ATTEMPTS_MAX;
+use crate::memory::limits::{
+    FETCH_ATTEMPTS_MAX, REMOTE_PATIENCE, REMOTE_PAUSE_LEAST, REMOTE_PAUSE_MOST,
+};
 use crate::objects::{LookupError, Object};
 use crate::remote::Fetcher;
 use crate::tls::Workspace;
@@ -95,6 +97,21 @@ impl From<io::Error> for SendError {
 impl From<PieceError> for SendError {
     fn from(error: PieceError) -> SendError {
         SendError::Piece(error)
+    }
+}
+
+/// How long a turn waits for remote stores.
+struct Patience {
+    began: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience {
+            began: Instant::now(),
+            pause: REMOTE_PAUSE_LEAST,
+        }
     }
 }
 
@@ -179,7 +196,7 @@ impl Sources {
         let Some(body) = body.filter(|_| turn.admitted > 0) else {
             return Ok(turn.send([&turn.head[..]].into_iter())?);
         };
-        let resource = match body.resource.open() {
+        let mut resource = match body.resource.open() {
             Some(resource) => resource,
             None => {
                 let reopened = Box::pin(self.resources.reopen(&self.engine, &body.resource)).await;
@@ -188,12 +205,26 @@ impl Sources {
             }
         };
         let mut ready = Ready::default();
+        let mut returns = None;
         loop {
             if let Some(sent) = self.send_from_memory(turn, &resource)? {
                 return Ok(sent);
             }
             // Boxed, so that a connection that waits for credit doesn't hold room for a piece's state.
-            if Box::pin(self.get_ready(&mut ready, turn, (body, &resource), slot)).await? {
+            let is_ready = Box::pin(self.get_ready(&mut ready, turn, (body, &resource), slot));
+            let is_ready = match is_ready.await {
+                Err(error @ SendError::Piece(PieceError::StoresAway { .. })) => {
+                    let patience = returns.get_or_insert_with(Patience::new);
+                    match Box::pin(self.await_stores(patience, body, &resource)).await {
+                        Some(again) => resource = again,
+                        None => return Err(error),
+                    }
+                    ready = Ready::default();
+                    continue;
+                }
+                is_ready => is_ready?,
+            };
+            if is_ready {
                 let attempts = ready.attempts + 1;
                 match Box::pin(self.send_produced(ready, turn, &resource)).await {
                     // What was fetched is gone again, or did not match its checksum.
@@ -274,6 +305,32 @@ impl Sources {
             }
         }
         Ok(true)
+    }
+
+    /// Too few shares of a remote object can be had now: some stores failed just now, are suspended, or were late when it
+    /// was looked up. A download is not broken for that: they are asked again for a while. `None` when that is over.
+    async fn await_stores(
+        &self,
+        patience: &mut Patience,
+        body: &Body,
+        resource: &OpenResource,
+    ) -> Option<OpenResource> {
+        let OpenResource::Object(object) = resource else {
+            return None;
+        };
+        if !object.is_remote() || patience.began.elapsed() >= REMOTE_PATIENCE {
+            return None;
+        }
+        tokio::time::sleep(patience.pause).await;
+        patience.pause = (2 * patience.pause).min(REMOTE_PAUSE_MOST);
+        if let Resource::Object(handle) = &body.resource {
+            // If that fails, what is known of it may do.
+            let _ = self.resources.catalogue.look_again(handle).await;
+        }
+        match body.resource.open() {
+            Some(resource) => Some(resource),
+            None => Some(OpenResource::Object(Rc::clone(object))),
+        }
     }
 
     /// Has fetched what the turn takes of remote shares. Returns whether that took waiting.

@@ -357,6 +357,12 @@ pub const REMOTE_CONNECT_WITHIN: Duration = Duration::from_secs(3);
 pub const REMOTE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long it may take for a call on an object or a marker, which is some answers.
 pub const REMOTE_CALL_WITHIN: Duration = Duration::from_secs(15);
+/// How long a client waits for remote stores that failed, or are suspended, where it takes them.
+pub const REMOTE_PATIENCE: Duration = Duration::from_secs(10);
+/// The pause before they are asked again; it doubles,
+pub const REMOTE_PAUSE_LEAST: Duration = Duration::from_millis(50);
+/// up to this.
+pub const REMOTE_PAUSE_MOST: Duration = Duration::from_millis(800);
 /// What the HTTP client holds of an answer at one time.
 pub const REMOTE_HTTP_BUFFER_BYTES: usize = 64 << 10;
 /// `SO_RCVBUF` of a connection to a remote store; the kernel allows twice as much for its own structures.

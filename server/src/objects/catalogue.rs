@@ -191,6 +191,20 @@ impl Catalogue {
         .await
     }
 
+    /// Looks for more shares of the object that a client holds. Where there are some, the handle has them from then on.
+    ///
+    /// # Errors
+    /// As for a request.
+    pub async fn look_again(&self, handle: &Rc<ObjectHandle>) -> Result<(), LookupError> {
+        let key = Key::new(handle.name().key()).map_err(|_| LookupError::NotFound)?;
+        let _turn = self.lookups.acquire().await;
+        if let Some(object) = handle.open() {
+            // What was found before does not count as fresh.
+            object.changed.set(true);
+        }
+        self.look_up(key, Some(handle), Need::Usual).await.map(drop)
+    }
+
     fn known(&self, path: &str) -> Option<Opened> {
         let handle = self.objects.borrow_mut().get(path).cloned()?;
         let object = handle.open()?;

@@ -293,8 +293,10 @@ impl Stores {
         times.get(times.len() / 2).copied()
     }
 
+    /// A remote store is judged where it is chosen, for each fetch.
     fn is_slow(&self, store: &Store, took: Duration) -> bool {
-        took > STORE_SLOW
+        store.origin().is_none()
+            && took > STORE_SLOW
             && self
                 .others(store)
                 .is_some_and(|others| took > STORE_SLOW_TIMES * others)
