@@ -699,6 +699,9 @@ impl Stores {
             }
         }
         let object = object_number(key.as_str());
+        let hedges = self
+            .remote()
+            .is_some_and(|remote| remote.fetcher().hedges());
         let mut late = Vec::new();
         let mut alarm = pin!(sleep(self.timeout));
         poll_fn(|context| {
@@ -721,7 +724,8 @@ impl Stores {
                 false
             });
             loop {
-                let suffice = open.len() < usize::from(self.least_k.load(Relaxed))
+                let suffice = hedges
+                    && open.len() < usize::from(self.least_k.load(Relaxed))
                     && self.least_k.load(Relaxed) < u16::MAX
                     && looks.iter().flatten().filter(|look| look.is_here()).count() + open.len()
                         == self.stores.len();
