@@ -25,6 +25,7 @@ use crate::engine::{Engine, PieceError};
 use crate::memory::limits::{HEDGE_RATE_PART, REMOTE_AHEAD_BYTES, REMOTE_EXTENT_BYTES};
 use crate::objects::{Lacking, Object};
 use crate::remote::{CachedShare, Fetch, Fetcher, HedgeRefusal, Outcome};
+use crate::stores::Cause;
 use crate::units::{ObjectOffset, ShareNumber, ShareOffset};
 
 /// How often a body that is under way is compared with the others.
@@ -392,6 +393,12 @@ impl<'a> Fetching<'a> {
                     failed.push(*number);
                     if let (true, Some(store)) = (is_first, store) {
                         store.note_failure(&io::Error::other(why), object.number());
+                    }
+                }
+                Outcome::Away(why) => {
+                    failed.push(*number);
+                    if let (true, Some(store)) = (is_first, store) {
+                        store.suspend(Cause::Missing, &why);
                     }
                 }
                 Outcome::Hung => {

@@ -16,6 +16,8 @@ pub enum Outcome {
     Gone(String),
     /// The store failed.
     Failed(String),
+    /// The store can't be connected to, or takes no keys of ours.
+    Away(String),
     /// The store did not answer in time.
     Hung,
     /// It lost against others that were fetched in its place.

@@ -147,7 +147,7 @@ impl Fetcher {
                     counts.fetches.fetch_add(1, Relaxed);
                     fetcher.save();
                 }
-                Outcome::Gone(why) | Outcome::Failed(why) => {
+                Outcome::Gone(why) | Outcome::Failed(why) | Outcome::Away(why) => {
                     counts.failed.fetch_add(1, Relaxed);
                     tracing::debug!(share = share.name(), store = %share.origin(), "fetch failed: {why}");
                 }
@@ -185,6 +185,7 @@ async fn fill(share: &CachedShare, fetch: &Fetch) -> Outcome {
     let failed = |error: RemoteError| match error.kind() {
         RemoteErrorKind::NotFound => Outcome::Gone(error.to_string()),
         RemoteErrorKind::Timeout => Outcome::Hung,
+        RemoteErrorKind::Unreachable | RemoteErrorKind::Denied => Outcome::Away(error.to_string()),
         _ => Outcome::Failed(error.to_string()),
     };
     let origin = share.origin();

@@ -76,6 +76,7 @@ impl Bucket {
                     let error = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
                     return Err(error.into());
                 }
+                Some(Outcome::Away(why)) => return Err(RejectReason::Away(why)),
                 Some(Outcome::Failed(why) | Outcome::NotKept(why)) => {
                     return Err(io::Error::other(why).into());
                 }
