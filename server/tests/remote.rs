@@ -20,6 +20,7 @@ on_both_backends! {
     many_cold_clients_have_every_byte_fetched_once
     the_cache_outlives_its_server
     what_rots_in_the_cache_is_fetched_again
+    without_a_cache_objects_are_served_from_memory
     a_new_put_is_seen_when_its_listing_is_old
     directories_and_buckets_mix
 }
@@ -324,6 +325,21 @@ fn what_rots_in_the_cache_is_fetched_again(io: Backend) {
     // The units that rotted, and no more.
     assert_eq!(again, vec![1 << 20..(1 << 20) + (64 << 10); 4]);
     whole(&server, PATH, &content);
+}
+
+fn without_a_cache_objects_are_served_from_memory(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(12);
+    for key in ["before", "after"] {
+        buckets.stores.put(key, &mut &content[..], 4, BLOCK);
+    }
+    let server = buckets.serve(io, &[]);
+    whole(&server, "/before", &content);
+    // Nothing can be created there any more.
+    fs::remove_dir_all(buckets.cache()).unwrap();
+    together(4, |_| whole(&server, "/after", &content));
+    server.wait_for_log("the cache can't be written");
+    whole(&server, "/before", &content);
 }
 
 fn a_new_put_is_seen_when_its_listing_is_old(io: Backend) {

@@ -22,9 +22,9 @@ use tokio::time::{Sleep, sleep_until};
 use super::produce::plan_piece;
 use crate::engine::plan;
 use crate::engine::{Engine, PieceError};
-use crate::memory::limits::{HEDGE_RATE_PART, REMOTE_AHEAD_BYTES, REMOTE_EXTENT_BYTES};
+use crate::memory::limits::{HEDGE_RATE_PART, REMOTE_AHEAD_BYTES};
 use crate::objects::{Lacking, Object};
-use crate::remote::{CachedShare, Fetch, Fetcher, HedgeRefusal, Outcome};
+use crate::remote::{CachedShare, Fetch, Fetcher, HedgeRefusal, Outcome, Place};
 use crate::stores::Cause;
 use crate::units::{ObjectOffset, ShareNumber, ShareOffset};
 
@@ -129,7 +129,10 @@ impl<'a> Fetching<'a> {
     }
 
     fn attempt(&self, wanted: &Range<ObjectOffset>) -> Result<(), PieceError> {
-        plan_piece(self.object, wanted.clone(), self.engine.pool.room()).map(drop)
+        let plan = plan_piece(self.object, wanted.clone(), self.engine.pool.room())?;
+        let reads = plan.reads.iter().map(|read| (read.share, &read.window));
+        self.object.want_cached(reads);
+        Ok(())
     }
 
     /// The way that is expected to end first: `None` if too few shares can be had. `in_vain` has shares chosen although
@@ -206,7 +209,8 @@ impl<'a> Fetching<'a> {
         for target in targets {
             for range in &target.ranges {
                 target.share.want(range);
-                let extent_end = range.end.next_multiple_of(REMOTE_EXTENT_BYTES);
+                let at_most = target.share.extent_bytes();
+                let extent_end = range.end.next_multiple_of(at_most);
                 let range = range.start..extent_end.min(target.share.bytes());
                 while target.share.lacks_a_fetch(&range) {
                     let slot = match self.fetcher.try_slot() {
@@ -218,7 +222,6 @@ impl<'a> Fetching<'a> {
                             None => return,
                         },
                     };
-                    let at_most = REMOTE_EXTENT_BYTES;
                     let started = self.fetcher.start(&target.share, &range, at_most, slot);
                     self.wait_for(target, started);
                 }
@@ -451,9 +454,13 @@ impl<'a> Fetching<'a> {
         };
         // In order: data shares, but for those whose stores are slow.
         let most = PARITY_TIMES * *usual + PARITY_PRICE;
-        estimates.retain(|(takes, _)| *takes <= most);
+        let waits = !self.fetcher.hedges();
+        estimates.retain(|(takes, _)| waits || *takes <= most);
         estimates.truncate(k);
         for target in estimates.into_iter().filter_map(|(_, target)| target) {
+            if target.share.place() == Place::Memory {
+                return;
+            }
             // Whole extents: the one that is being sent, and the next.
             let start = target.ranges[0].start;
             let end = (start + REMOTE_AHEAD_BYTES).next_multiple_of(REMOTE_AHEAD_BYTES);

@@ -51,6 +51,15 @@ pub fn send(
         return Ok(None);
     }
     let healthy = plan::healthy(object.layout(), turn.wanted());
+    // From here to the pipe nothing of a cached share becomes a hole.
+    let _held: Vec<_> = match object.is_remote() {
+        true => {
+            let reads = healthy.reads.iter();
+            let reads = reads.map(|read| (read.share, &read.window));
+            object.hold_cached(reads).collect()
+        }
+        false => Vec::new(),
+    };
     let mut parts = parts(engine, rebuilt, object, &healthy);
     let known: u64 = parts.iter().map(Part::bytes).sum();
     let limit = match known {

@@ -341,6 +341,12 @@ pub const REMOTE_FIRST_BYTES: u64 = 256 << 10;
 pub const REMOTE_EXTENT_BYTES: u64 = 1 << 20;
 /// Bytes of one fetch for what a fast client will want next, and how far it goes ahead of it.
 pub const REMOTE_AHEAD_BYTES: u64 = 4 << 20;
+/// What is kept of remote shares while the cache's disk can't be written: some pieces of clients that are being sent to.
+pub const CACHE_MEMORY_BYTES: u64 = 16 << 20;
+/// Bytes of one fetch then.
+pub const MEMORY_EXTENT_BYTES: u64 = 2 * REMOTE_UNIT_BYTES;
+/// How long a cache's disk that failed is left alone.
+pub const CACHE_BROKEN: Duration = Duration::from_secs(30);
 /// Fetches at one time when the operator does not say: as many as keep four stores busy that are 30 ms away.
 pub const REMOTE_FETCHES_DEFAULT: usize = 32;
 /// The least that may be set: those of one piece of a usual object, and some in their place.
@@ -661,6 +667,7 @@ pub fn remote_bytes(stores: usize, fetches: usize) -> u64 {
     let threads = (REMOTE_LOOK_THREADS_MAX - STORE_LOOK_THREADS_MAX) as u64 * (32 << 10);
     let store = REMOTE_LISTINGS_MAX as u64 * REMOTE_LISTING_BYTES + threads;
     REMOTE_CLIENT_BYTES
+        + CACHE_MEMORY_BYTES
         + CACHE_FILES_MAX as u64 * CACHE_FILE_BYTES
         + fetches as u64 * fetch
         + stores as u64 * store

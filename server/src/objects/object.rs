@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 use std::time::{Instant, SystemTime};
 
 use decode_kernel::code::Code;
@@ -192,6 +192,31 @@ impl Object {
             range.start.0..range.end.0,
             page_start(pages.start)..page_start(pages.end),
         ]
+    }
+
+    /// Notes which bytes of remote shares are wanted, so that they stay.
+    pub fn want_cached<'a>(
+        &'a self,
+        reads: impl IntoIterator<Item = (ShareNumber, &'a Range<ShareOffset>)>,
+    ) {
+        self.hold_cached(reads).for_each(drop);
+    }
+
+    /// Keeps what is there of remote shares from being dropped, and notes that it is wanted.
+    pub fn hold_cached<'a>(
+        &'a self,
+        reads: impl IntoIterator<Item = (ShareNumber, &'a Range<ShareOffset>)>,
+    ) -> impl Iterator<Item = RwLockReadGuard<'a, ()>> {
+        let wanted = reads.into_iter().flat_map(|(number, window)| {
+            let copies = self.copies(number);
+            copies.map(move |share| (share, window))
+        });
+        wanted.filter_map(|(share, window)| {
+            let cached = share.cached()?;
+            let range = in_file(window);
+            cached.want(&(range.start.0..range.end.0));
+            Some(cached.hold())
+        })
     }
 
     /// Whether shares of it are in remote stores.

@@ -15,11 +15,12 @@ use std::time::Instant;
 
 use lru::LruCache;
 use penstock_remote::Entry;
+use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 
 use super::origin::Origin;
 use super::share::{CachedShare, tells_holes};
-use crate::memory::limits::CACHE_FILES_MAX;
+use crate::memory::limits::{CACHE_BROKEN, CACHE_FILES_MAX, CACHE_MEMORY_BYTES};
 
 /// The file whose lock says that the directory is in use.
 const LOCK: &str = "lock";
@@ -47,13 +48,51 @@ pub enum CacheError {
     },
 }
 
+/// Where a share is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file of the cache.
+    Disk,
+    /// In a file in memory, of which there is little: while the cache's disk can't be written.
+    Memory,
+}
+
+/// How full a place is.
+struct Fill {
+    size: u64,
+    /// Bytes, as far as they are known: counted up as they come, and anew when room is made.
+    used: AtomicU64,
+    is_making_room: AtomicBool,
+}
+
+impl Fill {
+    fn new(size: u64, used: u64) -> Fill {
+        Fill {
+            size,
+            used: AtomicU64::new(used),
+            is_making_room: AtomicBool::new(false),
+        }
+    }
+
+    fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    /// Takes off what is not there any more. Returns what is left.
+    fn take_off(&self, bytes: u64) -> u64 {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let before = self.used.fetch_update(Relaxed, Relaxed, less);
+        before.unwrap_or_default().saturating_sub(bytes)
+    }
+}
+
 /// A directory of cached shares.
 pub struct Cache {
     dir: PathBuf,
-    size: u64,
-    /// Bytes on the disk, as far as they are known: counted up as bytes come, and anew when room is made.
-    used: AtomicU64,
-    is_full: AtomicBool,
+    disk: Fill,
+    memory: Fill,
+    /// Until when the disk is left alone, by [`Cache::clock`]; 0 if it did not fail.
+    broken_until: AtomicU64,
     opened: Instant,
     files: Mutex<Files>,
     _lock: File,
@@ -120,9 +159,9 @@ impl Cache {
         }
         let cache = Cache {
             dir: dir.to_owned(),
-            size,
-            used: AtomicU64::new(used),
-            is_full: AtomicBool::new(false),
+            disk: Fill::new(size, used),
+            memory: Fill::new(CACHE_MEMORY_BYTES, 0),
+            broken_until: AtomicU64::new(0),
             opened: Instant::now(),
             files: Mutex::new(Files {
                 open: HashMap::new(),
@@ -130,7 +169,7 @@ impl Cache {
             }),
             _lock: lock,
         };
-        cache.make_room(0);
+        cache.make_room(Place::Disk, 0);
         Ok(Arc::new(cache))
     }
 
@@ -141,12 +180,37 @@ impl Cache {
 
     /// Bytes that it may hold.
     pub fn size(&self) -> u64 {
-        self.size
+        self.disk.size
     }
 
     /// Bytes that it holds.
     pub fn used(&self) -> u64 {
-        self.used.load(Relaxed)
+        self.disk.used()
+    }
+
+    /// Whether its disk failed just now, so that shares are kept in memory, of which there is little.
+    pub fn is_broken(&self) -> bool {
+        self.clock() < self.broken_until.load(Relaxed)
+    }
+
+    /// Its disk can't be written, or is full beyond help. What is open goes on as far as it is there; what is opened from now on
+    /// is kept in memory for a while.
+    pub(super) fn note_broken(&self, error: &io::Error) {
+        let until = self.clock() + CACHE_BROKEN.as_millis() as u64;
+        if self.broken_until.swap(until, Relaxed) < self.clock() {
+            tracing::error!(
+                cache = %self.dir.display(), %error,
+                "the cache can't be written: remote shares are served without it, slower"
+            );
+        }
+        self.files().open.clear();
+    }
+
+    fn fill(&self, place: Place) -> &Fill {
+        match place {
+            Place::Disk => &self.disk,
+            Place::Memory => &self.memory,
+        }
     }
 
     /// Milliseconds since it was opened.
@@ -155,8 +219,9 @@ impl Cache {
     }
 
     /// Whether it is so full that open files may have to give something up.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.used() > self.size / 2
+    pub(super) fn is_crowded(&self, place: Place) -> bool {
+        let fill = self.fill(place);
+        fill.used() > fill.size / 2
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
@@ -166,7 +231,7 @@ impl Cache {
     /// The local file of a share that a store has.
     ///
     /// # Errors
-    /// The cache's disk's.
+    /// The system's, if there is not even memory for it.
     pub fn share(
         self: &Arc<Cache>,
         origin: &Arc<Origin>,
@@ -177,13 +242,28 @@ impl Cache {
         if let Some(open) = files.open.get(&path).and_then(Weak::upgrade) {
             return Ok(open);
         }
-        let file = create(&path)?;
-        if file.metadata()?.len() != entry.bytes {
-            // Whatever made it that long was not this file.
-            file.set_len(0)?;
-            file.set_len(entry.bytes)?;
-        }
-        files.closed.pop(&path);
+        let on_disk = match self.is_broken() {
+            true => None,
+            false => match sized(create(&path), entry.bytes) {
+                Ok(file) => Some(file),
+                Err(error) => {
+                    drop(files);
+                    self.note_broken(&error);
+                    files = self.files();
+                    None
+                }
+            },
+        };
+        let (file, place) = match on_disk {
+            Some(file) => {
+                files.closed.pop(&path);
+                (file, Place::Disk)
+            }
+            None => {
+                let file = memfd_create("penstock-share", MemfdFlags::CLOEXEC)?;
+                (sized(Ok(file.into()), entry.bytes)?, Place::Memory)
+            }
+        };
         let share = Arc::new(CachedShare::new(
             Arc::clone(origin),
             entry.name.clone(),
@@ -191,19 +271,18 @@ impl Cache {
             file,
             path.clone(),
             Arc::clone(self),
+            place,
         ));
         files.open.insert(path, Arc::downgrade(&share));
         Ok(share)
     }
 
-    /// The open file by this path.
-    pub fn find(&self, path: &Path) -> Option<Arc<CachedShare>> {
-        self.files().open.get(path)?.upgrade()
-    }
-
     /// Nobody has it open any more.
-    pub(super) fn closed(&self, path: &Path, bytes: u64) {
+    pub(super) fn closed(&self, path: &Path, place: Place, bytes: u64) {
         let mut files = self.files();
+        if place == Place::Memory {
+            self.memory.take_off(bytes);
+        }
         // It may have been opened again.
         if files
             .open
@@ -213,58 +292,79 @@ impl Cache {
             return;
         }
         files.open.remove(path);
-        if files.closed.len() < CACHE_FILES_MAX {
+        if place == Place::Disk && files.closed.len() < CACHE_FILES_MAX {
             files.closed.put(path.to_owned(), bytes);
         }
     }
 
+    /// Whether so many more bytes may be kept in memory. Makes room for them.
+    pub(super) fn has_memory_for(&self, bytes: u64) -> bool {
+        self.memory.used() + bytes <= self.memory.size || self.make_room(Place::Memory, bytes)
+    }
+
     /// Bytes came. Makes room if that is due.
-    pub(super) fn note_filled(&self, bytes: u64) {
-        let used = self.used.fetch_add(bytes, Relaxed) + bytes;
-        if used > self.size && !self.is_full.swap(true, Relaxed) {
-            self.make_room(0);
-            self.is_full.store(false, Relaxed);
+    pub(super) fn note_filled(&self, place: Place, bytes: u64) {
+        let fill = self.fill(place);
+        let used = fill.used.fetch_add(bytes, Relaxed) + bytes;
+        if used > fill.size && !fill.is_making_room.swap(true, Relaxed) {
+            self.make_room(place, 0);
+            fill.is_making_room.store(false, Relaxed);
         }
     }
 
     /// Makes room until a part of the size is free, and `more` bytes beside it. Returns whether there is room for those.
-    pub(super) fn make_room(&self, more: u64) -> bool {
-        let low_water = (self.size / 16 * LOW_WATER).saturating_sub(more);
-        let mut used = self.used();
-        while used > low_water {
+    pub(super) fn make_room(&self, place: Place, more: u64) -> bool {
+        let fill = self.fill(place);
+        let low_water = (fill.size / 16 * LOW_WATER).saturating_sub(more);
+        let mut used = fill.used();
+        while place == Place::Disk && used > low_water {
             let Some((path, bytes)) = self.files().closed.pop_lru() else {
                 break;
             };
             match fs::remove_file(&path) {
-                Ok(()) => used = self.used.fetch_sub(bytes.min(used), Relaxed) - bytes.min(used),
+                Ok(()) => used = fill.take_off(bytes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "a cached share can't be removed");
                 }
             }
         }
-        if used <= low_water {
-            return true;
+        if used > low_water {
+            used = self.sweep(place, low_water);
         }
+        used.saturating_add(more) <= fill.size
+    }
+
+    /// Has open shares give up what nobody wanted lately, the longest unwanted one first. Returns what is used then.
+    fn sweep(&self, place: Place, low_water: u64) -> u64 {
         let open: Vec<Arc<CachedShare>> = {
             let files = self.files();
             files.open.values().filter_map(Weak::upgrade).collect()
         };
-        let mut open: Vec<(u64, Arc<CachedShare>)> = open
-            .into_iter()
-            .map(|share| (share.last_wanted(), share))
-            .collect();
-        open.sort_by_key(|(wanted, _)| *wanted);
-        for (_, share) in open {
+        let here = open.into_iter().filter(|share| share.place() == place);
+        let mut here: Vec<_> = here.map(|share| (share.last_wanted(), share)).collect();
+        here.sort_by_key(|(wanted, _)| *wanted);
+        let fill = self.fill(place);
+        let mut used = fill.used();
+        for (_, share) in here {
             let before = share.disk_bytes();
-            let freed = before.saturating_sub(share.sweep());
-            used = self.used.fetch_sub(freed.min(used), Relaxed) - freed.min(used);
+            used = fill.take_off(before.saturating_sub(share.sweep()));
             if used <= low_water {
                 break;
             }
         }
-        used.saturating_add(more) <= self.size
+        used
     }
+}
+
+/// A file of this length: another length was made by something else.
+fn sized(file: io::Result<File>, bytes: u64) -> io::Result<File> {
+    let file = file?;
+    if file.metadata()?.len() != bytes {
+        file.set_len(0)?;
+        file.set_len(bytes)?;
+    }
+    Ok(file)
 }
 
 /// A file that is read and written, and that only its owner may see.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use penstock_remote::{RemoteError, RemoteErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::cache::Place;
 use super::fetch::{Fetch, Outcome};
 use super::share::CachedShare;
 use crate::memory::limits::{
@@ -156,7 +157,7 @@ impl Fetcher {
                 }
                 Outcome::Cancelled => {}
                 Outcome::NotKept(why) => {
-                    tracing::warn!(path = %share.path().display(), "the cache can't be written: {why}");
+                    tracing::debug!(path = %share.path().display(), "not kept: {why}");
                 }
             }
             started.finish(outcome);
@@ -242,14 +243,18 @@ async fn fill(share: &CachedShare, fetch: &Fetch) -> Outcome {
 
 /// Writes to the cache. Where the disk is full, room is made, once.
 fn keep(share: &CachedShare, bytes: &[u8], at: u64) -> io::Result<()> {
-    let result = match share.fill(bytes, at) {
-        Err(error) if is_full(&error) && share.cache().make_room(bytes.len() as u64) => {
-            share.fill(bytes, at)
-        }
-        result => result,
-    };
-    if result.is_ok() {
-        share.cache().note_filled(bytes.len() as u64);
+    let (cache, place, length) = (share.cache(), share.place(), bytes.len() as u64);
+    if place == Place::Memory && !cache.has_memory_for(length) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    let mut result = share.fill(bytes, at);
+    if result.as_ref().is_err_and(is_full) && cache.make_room(place, length) {
+        result = share.fill(bytes, at);
+    }
+    match &result {
+        Ok(()) => cache.note_filled(place, length),
+        Err(error) if place == Place::Disk => cache.note_broken(error),
+        Err(_) => {}
     }
     result
 }

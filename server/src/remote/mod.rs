@@ -17,7 +17,7 @@ mod origin;
 mod pace;
 mod share;
 
-pub use cache::{Cache, CacheError};
+pub use cache::{Cache, CacheError, Place};
 pub use context::{Remote, RemoteOptions, StartError};
 pub use fetch::{Fetch, Outcome};
 pub use fetcher::{FetchCounts, Fetcher, HedgeRefusal};

@@ -13,17 +13,19 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-use super::cache::Cache;
+use super::cache::{Cache, Place};
 use super::fetch::Fetch;
 use super::origin::Origin;
-use crate::memory::limits::{REMOTE_EXTENT_BYTES, REMOTE_UNIT_BYTES as UNIT_BYTES};
+use crate::memory::limits::{
+    MEMORY_EXTENT_BYTES, REMOTE_EXTENT_BYTES, REMOTE_UNIT_BYTES as UNIT_BYTES,
+};
 
 /// Units that are fetched again because they did not match, of one share file, at most: beyond it the share is bad.
 const REFETCHED_MAX: usize = 256;
@@ -44,6 +46,10 @@ pub struct CachedShare {
     fetches: Mutex<Fetches>,
     /// Told whenever bytes have come or a fetch has ended.
     progress: Notify,
+    /// Where it is kept.
+    place: Place,
+    /// Held by who sends pages of it that were verified before, so that none becomes a hole meanwhile.
+    pages: RwLock<()>,
     /// When somebody wanted bytes of it last: milliseconds since the cache was opened.
     wanted: AtomicU64,
 }
@@ -65,6 +71,7 @@ impl CachedShare {
         file: File,
         path: PathBuf,
         cache: Arc<Cache>,
+        place: Place,
     ) -> CachedShare {
         CachedShare {
             origin,
@@ -77,6 +84,8 @@ impl CachedShare {
             version: AtomicU32::new(0),
             fetches: Mutex::default(),
             progress: Notify::new(),
+            place,
+            pages: RwLock::new(()),
             wanted: AtomicU64::new(0),
         }
     }
@@ -99,6 +108,24 @@ impl CachedShare {
     /// The local file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Where it is kept.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Bytes of one fetch for who waits for it.
+    pub fn extent_bytes(&self) -> u64 {
+        match self.place {
+            Place::Disk => REMOTE_EXTENT_BYTES,
+            Place::Memory => MEMORY_EXTENT_BYTES,
+        }
+    }
+
+    /// Keeps what is there from being dropped.
+    pub fn hold(&self) -> RwLockReadGuard<'_, ()> {
+        self.pages.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn path(&self) -> &PathBuf {
@@ -152,10 +179,11 @@ impl CachedShare {
     /// Notes that bytes of it are wanted now, so that they stay.
     pub fn want(&self, range: &Range<u64>) {
         self.wanted.store(self.cache.clock(), Relaxed);
-        if self.is_whole.load(Relaxed) && !self.cache.is_crowded() {
+        if !self.cache.is_crowded(self.place) {
             return;
         }
-        let extents = range.start / REMOTE_EXTENT_BYTES..range.end.div_ceil(REMOTE_EXTENT_BYTES);
+        let extent = self.extent_bytes();
+        let extents = range.start / extent..range.end.div_ceil(extent);
         self.fetches().wanted.extend(extents);
     }
 
@@ -232,15 +260,15 @@ impl CachedShare {
         self.progress.notify_waiters();
     }
 
-    /// Bytes have come: whole units, or the file's end. Returns how many bytes of the disk they take.
+    /// Bytes have come: whole units, or the file's end.
     ///
     /// # Errors
-    /// The cache's disk's. Nothing of them is there then.
+    /// The cache's disk's, or that there is no room. Nothing of them is there then.
     pub(super) fn fill(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let written = self.file.write_all_at(bytes, at);
         if written.is_err() {
             // A part of a page would count as all of it.
-            self.drop_range(&(at..at + bytes.len() as u64));
+            self.punch(&(at..at + bytes.len() as u64));
         }
         written?;
         self.progress.notify_waiters();
@@ -273,11 +301,13 @@ impl CachedShare {
             share = self.name, store = %self.origin, offset = range.start,
             "cached bytes don't match their checksum: they are fetched again"
         );
-        self.drop_range(&(units.start * UNIT_BYTES..(units.end * UNIT_BYTES).min(self.bytes)))
+        let dropped = units.start * UNIT_BYTES..(units.end * UNIT_BYTES).min(self.bytes);
+        let _pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        self.punch(&dropped)
     }
 
-    /// Drops whole units. Returns whether they are gone.
-    fn drop_range(&self, range: &Range<u64>) -> bool {
+    /// Makes a hole of whole units. Returns whether it is one.
+    fn punch(&self, range: &Range<u64>) -> bool {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let length = (range.end - range.start).next_multiple_of(UNIT_BYTES);
         self.is_whole.store(false, Relaxed);
@@ -297,16 +327,24 @@ impl CachedShare {
                 .collect();
             (std::mem::take(&mut fetches.wanted), under_way)
         };
-        // The beginning has the header, and the end the checksums: they are wanted by whoever goes on.
-        let last = self.bytes.saturating_sub(1) / REMOTE_EXTENT_BYTES;
-        for extent in 1..last {
-            let range = extent * REMOTE_EXTENT_BYTES..(extent + 1) * REMOTE_EXTENT_BYTES;
+        let length = self.extent_bytes();
+        let last = self.bytes.saturating_sub(1) / length;
+        let extents = match self.place {
+            // The beginning has the header, and the end the checksums: they are wanted by whoever goes on.
+            Place::Disk => 1..last,
+            Place::Memory => 0..last + 1,
+        };
+        for extent in extents {
+            let range = extent * length..(extent + 1) * length;
             let busy = |fetch: &Range<u64>| fetch.start < range.end && range.start < fetch.end;
             if wanted.contains(&extent) || under_way.iter().any(busy) {
                 continue;
             }
-            if seek(&self.file, SeekFrom::Data(range.start)).is_ok_and(|data| data < range.end) {
-                self.drop_range(&range);
+            if seek(&self.file, SeekFrom::Data(range.start)).is_ok_and(|data| data < range.end)
+                // Who sends pages of it wants them.
+                && let Ok(_pages) = self.pages.try_write()
+            {
+                self.punch(&range);
             }
         }
         self.disk_bytes()
@@ -320,7 +358,7 @@ impl CachedShare {
 
 impl Drop for CachedShare {
     fn drop(&mut self) {
-        self.cache.closed(&self.path, self.disk_bytes());
+        self.cache.closed(&self.path, self.place, self.disk_bytes());
     }
 }
 

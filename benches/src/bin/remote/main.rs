@@ -137,10 +137,19 @@ impl Stores {
         let stores: Vec<PathBuf> = self.proxies.iter().enumerate().map(url).collect();
         let cache = self.place.join("cache");
         let more = format!("--cache={} --survey-every=0s {more}", cache.display());
-        let keys = ["env", "AWS_ACCESS_KEY_ID=key", "AWS_SECRET_ACCESS_KEY=secret"];
+        let keys = [
+            "env",
+            "AWS_ACCESS_KEY_ID=key",
+            "AWS_SECRET_ACCESS_KEY=secret",
+        ];
         let mut command: Vec<String> = keys.map(str::to_owned).into();
         let penstock = launch::penstock(options.penstock.as_deref())?;
-        command.extend(launch::serve_command(&penstock, &options.io, &stores, &more));
+        command.extend(launch::serve_command(
+            &penstock,
+            &options.io,
+            &stores,
+            &more,
+        ));
         Server::start(None, &command, &self.place.join("log"))
     }
 }
@@ -160,7 +169,10 @@ impl Results {
     }
 
     fn verdict(&mut self, what: &str, holds: bool) {
-        println!("  {}: {what}", if holds { "holds" } else { "DOES NOT HOLD" });
+        println!(
+            "  {}: {what}",
+            if holds { "holds" } else { "DOES NOT HOLD" }
+        );
         if !holds {
             self.failed.push(what.to_owned());
         }
@@ -202,7 +214,11 @@ fn main() -> anyhow::Result<()> {
         results.record.write(path)?;
         println!("\nwritten: {}", path.display());
     }
-    ensure!(results.failed.is_empty(), "does not hold: {}", results.failed.join("; "));
+    ensure!(
+        results.failed.is_empty(),
+        "does not hold: {}",
+        results.failed.join("; ")
+    );
     Ok(())
 }
 
@@ -235,7 +251,9 @@ fn tail(options: &Options, stores: &Stores, results: &mut Results) -> anyhow::Re
                     })
                 })
                 .collect();
-            let done = clients.into_iter().map(|client| client.join().expect("no panic"));
+            let done = clients
+                .into_iter()
+                .map(|client| client.join().expect("no panic"));
             done.collect::<anyhow::Result<Vec<_>>>()
         })?;
         let mut first: Vec<f64> = took
@@ -256,8 +274,16 @@ fn tail(options: &Options, stores: &Stores, results: &mut Results) -> anyhow::Re
     };
     results.row("tail", "p99 hedged / well", hedged / well, "times");
     results.row("tail", "p99 not hedged / well", waited / well, "times");
-    results.row("tail", "requests hedged / well", hedged_asked / asked, "times");
-    results.verdict("p99 with a late store is at most 1.5 times", hedged <= 1.5 * well);
+    results.row(
+        "tail",
+        "requests hedged / well",
+        hedged_asked / asked,
+        "times",
+    );
+    results.verdict(
+        "p99 with a late store is at most 1.5 times",
+        hedged <= 1.5 * well,
+    );
     results.verdict("at most 6% more requests", hedged_asked <= 1.06 * asked);
     Ok(())
 }
@@ -313,14 +339,25 @@ fn sequential(options: &Options, stores: &Stores, results: &mut Results) -> anyh
         median(all)
     };
     let (plain, cold, warm) = (median(plain), median(cold), median(warm));
-    results.row("sequential", "4 connections, ranges of 8 MiB", plain, "MB/s");
+    results.row(
+        "sequential",
+        "4 connections, ranges of 8 MiB",
+        plain,
+        "MB/s",
+    );
     results.row("sequential", "cold, through 30 ms", cold, "MB/s");
     results.row("sequential", "warm, from the cache", warm, "MB/s");
     results.row("sequential", "directories", local, "MB/s");
     results.row("sequential", "cold / 4 connections", cold / plain, "times");
     results.row("sequential", "warm / directories", warm / local, "times");
-    results.verdict("a cold download has 80% of 4 connections' rate", cold >= 0.8 * plain);
-    results.verdict("a warm one is as fast as from directories (90%)", warm >= 0.9 * local);
+    results.verdict(
+        "a cold download has 80% of 4 connections' rate",
+        cold >= 0.8 * plain,
+    );
+    results.verdict(
+        "a warm one is as fast as from directories (90%)",
+        warm >= 0.9 * local,
+    );
     Ok(())
 }
 
@@ -330,7 +367,10 @@ fn once(options: &Options, stores: &Stores, results: &mut Results) -> anyhow::Re
     let bytes: usize = 64 << 20;
     let content = stores.put("once", bytes, 3)?;
     stores.set(Duration::from_millis(20), None);
-    let server = stores.serve(options, "--no-hedging --max-connections-per-address=unlimited")?;
+    let server = stores.serve(
+        options,
+        "--no-hedging --max-connections-per-address=unlimited",
+    )?;
     stores.seen();
     let mut plan = Plan::new(&server.url("once"));
     plan.duration = Duration::from_secs(120);
@@ -341,16 +381,24 @@ fn once(options: &Options, stores: &Stores, results: &mut Results) -> anyhow::Re
     });
     let report = penstock_load::run(&plan)?;
     let completed: u64 = report.groups.iter().map(|group| group.completed).sum();
-    ensure!(completed == clients as u64, "{completed} of {clients} downloads were whole");
+    ensure!(
+        completed == clients as u64,
+        "{completed} of {clients} downloads were whole"
+    );
     let mut twice = 0;
     let mut fetched = 0;
     for seen in stores.seen() {
         let shares = seen.iter().filter(|seen| seen.target.contains(".share"));
         let mut ranges: Vec<_> = shares.filter_map(|seen| seen.range.clone()).collect();
         ranges.sort_by_key(|range| range.start);
-        fetched += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        fetched += ranges
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum::<u64>();
         let pairs = ranges.windows(2);
-        twice += pairs.map(|pair| pair[0].end.saturating_sub(pair[1].start)).sum::<u64>();
+        twice += pairs
+            .map(|pair| pair[0].end.saturating_sub(pair[1].start))
+            .sum::<u64>();
     }
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     results.row("once", "clients", clients as f64, "");
@@ -364,7 +412,11 @@ fn once(options: &Options, stores: &Stores, results: &mut Results) -> anyhow::Re
 /// heads of its answers.
 fn memory(options: &Options, stores: &Stores, results: &mut Results) -> anyhow::Result<()> {
     const DECLARED: u64 = 256 << 20;
-    let (stalled, slow) = if options.quick { (200, 20) } else { (2000, 200) };
+    let (stalled, slow) = if options.quick {
+        (200, 20)
+    } else {
+        (2000, 200)
+    };
     let objects = stalled + slow;
     for number in 0..objects {
         stores.put(&format!("crowd/{number}"), 2 << 20, number as u64)?;
@@ -391,10 +443,18 @@ fn memory(options: &Options, stores: &Stores, results: &mut Results) -> anyhow::
             ..Group::new(Class::Slow, slow)
         });
         let report = penstock_load::run(&plan)?;
-        let watched = report.server.as_ref().context("the server was not watched")?;
+        let watched = report
+            .server
+            .as_ref()
+            .context("the server was not watched")?;
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         let moved: u64 = report.groups.iter().map(|group| group.body_bytes).sum();
-        results.row("memory", &format!("{name}: process and sockets"), mib(watched.peaks.bound), "MiB");
+        results.row(
+            "memory",
+            &format!("{name}: process and sockets"),
+            mib(watched.peaks.bound),
+            "MiB",
+        );
         results.row("memory", &format!("{name}: received"), mib(moved), "MiB");
         results.verdict(
             &format!("{name}: never over {} MiB", DECLARED >> 20),
