@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 /// What a download took.
-pub struct Got {
+pub(crate) struct Got {
     /// Until the first byte of the body.
     pub first_byte: Duration,
     /// Until the last one.
@@ -74,7 +74,7 @@ impl Connection {
 ///
 /// # Errors
 /// If it is not received whole.
-pub fn download(address: SocketAddr, path: &str) -> anyhow::Result<Got> {
+pub(crate) fn download(address: SocketAddr, path: &str) -> anyhow::Result<Got> {
     Connection::open(address)?.get(path, None)
 }
 
@@ -82,7 +82,12 @@ pub fn download(address: SocketAddr, path: &str) -> anyhow::Result<Got> {
 ///
 /// # Errors
 /// If one is not received whole.
-pub fn parts(address: SocketAddr, path: &str, bytes: usize, part: usize) -> anyhow::Result<()> {
+pub(crate) fn parts(
+    address: SocketAddr,
+    path: &str,
+    bytes: usize,
+    part: usize,
+) -> anyhow::Result<()> {
     let mut connection = Connection::open(address)?;
     for first in (0..bytes).step_by(part) {
         let last = (first + part).min(bytes) - 1;
