@@ -18,6 +18,13 @@ pub fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
+/// Whether a byte and the one behind it are such a pair. It looks at all of them, so that the compiler compares many at a
+/// time.
+pub fn has_pair(bytes: &[u8], is_pair: impl Fn(u8, u8) -> bool) -> bool {
+    let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+    pairs.fold(false, |found, (&one, &next)| found | is_pair(one, next))
+}
+
 /// Whether this is a token (RFC 9110 section 5.6.2): a method, the name of a field.
 pub fn is_token(text: &str) -> bool {
     let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);

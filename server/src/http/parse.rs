@@ -6,6 +6,8 @@
 //! An edge that only reads can be stricter than RFC 9112 asks for: what it doesn't understand in one way only, it
 //! refuses, so that nothing in front of it can be made to understand it in another.
 
+use std::mem::MaybeUninit;
+
 use super::conditions::{Conditions, IfRange};
 use super::cors::CrossOrigin;
 use super::digest::Integrity;
@@ -125,7 +127,7 @@ const BODY: Fault = (
 pub fn parse(bytes: &[u8]) -> Parsed {
     match understand(bytes) {
         Ok(None) => Parsed::NeedMore,
-        Ok(Some((request, length))) => Parsed::Request(Box::new(request), length),
+        Ok(Some((request, length))) => Parsed::Request(request, length),
         Err((status, reason)) => Parsed::Refused(Refusal {
             status,
             reason,
@@ -157,10 +159,10 @@ fn leading_lines(bytes: &[u8]) -> usize {
     start.unwrap_or(bytes.len())
 }
 
-fn understand(bytes: &[u8]) -> Result<Option<(Request, usize)>, Fault> {
-    let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
-    let mut head = httparse::Request::new(&mut fields);
-    let length = match head.parse(bytes) {
+fn understand(bytes: &[u8]) -> Result<Option<(Box<Request>, usize)>, Fault> {
+    let mut fields = [const { MaybeUninit::uninit() }; HEADER_FIELDS_MAX];
+    let mut head = httparse::Request::new(&mut []);
+    let length = match head.parse_with_uninit_headers(bytes, &mut fields) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return incomplete(&head, bytes).map(|()| None),
         Err(httparse::Error::Version) => return other_version(bytes),
@@ -214,14 +216,11 @@ fn incomplete(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<(), Faul
 /// RFC 9112 section 2.2 lets a server take a line feed alone for the end of a line. What takes it otherwise sees other
 /// fields than we do.
 fn has_bare_line_feed(bytes: &[u8]) -> bool {
-    bytes
-        .iter()
-        .enumerate()
-        .any(|(at, &b)| b == b'\n' && (at == 0 || bytes[at - 1] != b'\r'))
+    bytes.starts_with(b"\n") || field::has_pair(bytes, |one, next| next == b'\n' && one != b'\r')
 }
 
 /// A head of a version that `httparse` doesn't know. A later minor version is served as HTTP/1.1 (RFC 9110 section 2.5).
-fn other_version(bytes: &[u8]) -> Result<Option<(Request, usize)>, Fault> {
+fn other_version(bytes: &[u8]) -> Result<Option<(Box<Request>, usize)>, Fault> {
     let start = leading_lines(bytes);
     let end = bytes[start..].iter().position(|&b| b == b'\n');
     let line = &bytes[start..end.map_or(bytes.len(), |end| start + end)];
@@ -273,7 +272,7 @@ fn method(name: &str) -> Result<Method, Fault> {
 }
 
 /// `bytes` is what the head was read from.
-fn request(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Request, Fault> {
+fn request(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Box<Request>, Fault> {
     let method = method(head.method.unwrap_or_default())?;
     let text = head.path.unwrap_or_default();
     if text.len() > TARGET_BYTES_MAX {
@@ -289,7 +288,7 @@ fn request(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Request, Fa
         "the request target must be an absolute path (or an http URL) that decodes to UTF-8",
     ))?;
     let http10 = head.version == Some(0);
-    let mut request = Request {
+    let mut request = Box::new(Request {
         method,
         path: target.path,
         query: target.query,
@@ -306,7 +305,7 @@ fn request(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Request, Fa
         },
         keep_alive: false,
         http10,
-    };
+    });
     let mut fields = Fields::default();
     for line in head.headers.iter() {
         fields.take(line.name, line.value, &mut request)?;
@@ -360,7 +359,7 @@ impl Fields {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         let conditions = &mut request.conditions;
         // What is no text is as if it were empty, which is no number, date, tag or token either.
-        let text = field::trim(str::from_utf8(value).unwrap_or_default());
+        let text = || field::trim(str::from_utf8(value).unwrap_or_default());
         if is("host") {
             self.hosts += 1;
             if !target::is_host(value.trim_ascii()) {
@@ -370,6 +369,7 @@ impl Fields {
                 ));
             }
         } else if is("connection") {
+            let text = text();
             // An option that is no text may be `close` to somebody else.
             self.close |= text.is_empty() && !value.is_empty();
             for option in field::list(text) {
@@ -378,40 +378,40 @@ impl Fields {
             }
         } else if is("range") {
             self.ranges += 1;
-            request.ranges = range::parse(text);
+            request.ranges = range::parse(text());
         } else if is("if-range") {
             self.if_ranges += 1;
-            conditions.if_range = Some(IfRange::parse(text));
+            conditions.if_range = Some(IfRange::parse(text()));
         } else if is("if-match") {
-            append(&mut conditions.if_match, text);
+            append(&mut conditions.if_match, text());
         } else if is("if-none-match") {
-            append(&mut conditions.if_none_match, text);
+            append(&mut conditions.if_none_match, text());
         } else if is("if-modified-since") {
             self.if_modified_sinces += 1;
-            conditions.if_modified_since = httpdate::parse_http_date(text).ok();
+            conditions.if_modified_since = httpdate::parse_http_date(text()).ok();
         } else if is("if-unmodified-since") {
             self.if_unmodified_sinces += 1;
-            conditions.if_unmodified_since = httpdate::parse_http_date(text).ok();
+            conditions.if_unmodified_since = httpdate::parse_http_date(text()).ok();
         } else if is("x-forwarded-for") {
             let forwarded = request.forwarded.get_or_insert_default();
-            append(&mut forwarded.x_forwarded_for, text);
+            append(&mut forwarded.x_forwarded_for, text());
         } else if is("forwarded") {
             let forwarded = request.forwarded.get_or_insert_default();
-            append(&mut forwarded.forwarded, text);
+            append(&mut forwarded.forwarded, text());
         } else if is("origin") {
-            cross_origin(request).origin = text.to_owned();
+            cross_origin(request).origin = text().to_owned();
         } else if is("access-control-request-method") {
             cross_origin(request).preflight = request.method == Method::Options;
         } else if is("access-control-request-headers") {
-            cross_origin(request).names = text.to_owned();
+            cross_origin(request).names = text().to_owned();
         } else if is("want-repr-digest") {
-            request.integrity.digest.take(text);
+            request.integrity.digest.take(text());
         } else if is("x-amz-checksum-mode") {
             // As S3 has it (GetObject).
-            request.integrity.checksum = text == "ENABLED";
+            request.integrity.checksum = text() == "ENABLED";
         } else if is("transfer-encoding") {
             // Chunks are a body. In another coding, its end can't be found.
-            return Err(match text.eq_ignore_ascii_case("chunked") {
+            return Err(match text().eq_ignore_ascii_case("chunked") {
                 true => BODY,
                 false => (
                     Status::NotImplemented,
@@ -419,7 +419,7 @@ impl Fields {
                 ),
             });
         } else if is("content-length") {
-            self.take_length(text)?;
+            self.take_length(text())?;
         }
         Ok(())
     }

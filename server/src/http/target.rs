@@ -5,6 +5,8 @@ use std::net::Ipv6Addr;
 
 use percent_encoding::percent_decode;
 
+use super::field;
+
 /// The path and the query of a request target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -31,7 +33,7 @@ pub fn parse(target: &str) -> Option<Target> {
         path
     };
     // A target has no fragment (RFC 9112 section 3.2): what judges it in front of us may take `#` for a part of the path.
-    if target.contains('#') {
+    if target.as_bytes().contains(&b'#') {
         return None;
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -47,7 +49,11 @@ pub fn parse(target: &str) -> Option<Target> {
 fn decode(path: &str) -> Option<String> {
     let path = path.strip_prefix('/').unwrap_or(path);
     // The usual case: nothing to decode, and no segment that begins with a dot.
-    if !path.starts_with('.') && !path.contains('%') && !path.contains("/.") {
+    let bytes = path.as_bytes();
+    if !bytes.starts_with(b".")
+        && !bytes.contains(&b'%')
+        && !field::has_pair(bytes, |one, next| one == b'/' && next == b'.')
+    {
         return Some(path.to_owned());
     }
     let mut kept: Vec<Cow<'_, str>> = Vec::new();
@@ -105,12 +111,36 @@ pub fn is_host(value: &[u8]) -> bool {
 
 /// A port may be empty (RFC 3986 section 3.2.3).
 fn is_port(digits: &[u8]) -> bool {
-    let digits = str::from_utf8(digits).unwrap_or("x");
-    digits.is_empty() || digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+    let port = digits.iter().try_fold(0_u16, |port, &b| {
+        let digit = b.is_ascii_digit().then(|| u16::from(b - b'0'))?;
+        port.checked_mul(10)?.checked_add(digit)
+    });
+    port.is_some()
 }
+
+/// The bytes that a `reg-name` may have as they are: unreserved ones and sub-delims.
+static NAME_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let marks = b"-._~!$&'()*+,;=";
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// `reg-name` of RFC 3986 section 3.2.2; IPv4 addresses look like one.
 fn is_registered_name(name: &[u8]) -> bool {
+    // The usual case: nothing is encoded.
+    if name.iter().all(|b| NAME_BYTES[usize::from(*b)]) {
+        return true;
+    }
     let mut rest = name;
     loop {
         rest = match rest {
@@ -118,7 +148,7 @@ fn is_registered_name(name: &[u8]) -> bool {
             [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
                 rest
             }
-            [b, rest @ ..] if b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(b) => rest,
+            [b, rest @ ..] if NAME_BYTES[usize::from(*b)] => rest,
             _ => return false,
         };
     }
