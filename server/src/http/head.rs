@@ -145,7 +145,7 @@ pub fn respond(request: &Request, object: &impl Representation, context: &Contex
                 Selected::One(range) => range,
                 _ => 0..size,
             };
-            head.formatted("Content-Length", body.end - body.start);
+            head.content_length(body.end - body.start);
             if status == Status::PartialContent {
                 head.formatted(
                     "Content-Range",
@@ -155,7 +155,7 @@ pub fn respond(request: &Request, object: &impl Representation, context: &Contex
             body
         }
     };
-    head.field("Accept-Ranges", "bytes");
+    head.put("Accept-Ranges: bytes\r\n");
     head.describe(object, request, &validators);
     head.put(object.content_fields());
     // Clients check the body against it, so it goes with the whole alone.
@@ -334,8 +334,12 @@ impl Head {
             Status::Ok => head.put("HTTP/1.1 200 OK\r\n"),
             _ => head.put_formatted(format_args!("HTTP/1.1 {status}\r\n")),
         }
-        head.field("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
-        head.date("Date", context.now);
+        head.put(concat!(
+            "Server: penstock/",
+            env!("CARGO_PKG_VERSION"),
+            "\r\n"
+        ));
+        head.date("Date: ", context.now);
         // Whoever puts says what an object is, and no browser shall guess otherwise.
         head.put("X-Content-Type-Options: nosniff\r\n");
         if let Some(id) = request.and_then(|request| request.id.as_deref()) {
@@ -367,10 +371,29 @@ impl Head {
         }
     }
 
+    /// A field whose value is a date, by its name with the colon.
     fn date(&mut self, name: &str, date: SystemTime) {
         self.put(name);
-        self.put(": ");
         self.bytes.extend_from_slice(&date_text(date));
+        self.put("\r\n");
+    }
+
+    /// The most frequent field with a number does without formatting too.
+    fn content_length(&mut self, length: u64) {
+        // A number of 64 bits has 20 digits at most.
+        let mut digits = [0; 20];
+        let mut start = digits.len();
+        let mut left = length;
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (left % 10) as u8;
+            left /= 10;
+            if left == 0 {
+                break;
+            }
+        }
+        self.put("Content-Length: ");
+        self.bytes.extend_from_slice(&digits[start..]);
         self.put("\r\n");
     }
 
@@ -387,7 +410,7 @@ impl Head {
     ) {
         self.field("ETag", object.etag());
         if let Some(modified) = validators.modified {
-            self.date("Last-Modified", modified);
+            self.date("Last-Modified: ", modified);
         }
         if request.integrity.digest.wanted() {
             self.put(object.digest());
