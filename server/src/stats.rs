@@ -94,10 +94,13 @@ pub struct Histogram {
 impl Histogram {
     /// Counts one; only the owning core calls this.
     pub fn record(&self, time: Duration) {
-        let place = BOUNDS_MS.partition_point(|bound| Duration::from_millis(*bound) < time);
-        self.buckets[place].add(1);
-        self.sum_us
-            .add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        // Most took less than the first bound.
+        let mut bounds = BOUNDS_MS.iter().map(|bound| Duration::from_millis(*bound));
+        let place = bounds.position(|bound| time <= bound);
+        self.buckets[place.unwrap_or(BOUNDS_MS.len())].add(1);
+        let whole = time.as_secs().saturating_mul(1_000_000);
+        let micros = whole.saturating_add(time.subsec_micros().into());
+        self.sum_us.add(micros);
     }
 }
 
