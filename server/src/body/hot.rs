@@ -142,13 +142,14 @@ impl HotObjects {
         engine: &Engine,
         turn: &Turn<'_>,
         object: &Object,
+        now: Instant,
     ) -> io::Result<Option<usize>> {
         if !self.can_hold(object) {
             return Ok(None);
         }
         let ring = self.ring.borrow();
         let start = turn.body.start.0;
-        let place = self.place(&ring, object, Instant::now());
+        let place = self.place(&ring, object, now);
         let Some(place) = place.filter(|place| place.filled > start) else {
             return Ok(None);
         };
@@ -156,7 +157,7 @@ impl HotObjects {
         let Some(bytes) = ring.find(place.at + start, length) else {
             return Ok(None);
         };
-        let (head, bytes) = (&turn.head[..], ring.read(bytes));
+        let (head, bytes) = (turn.head, ring.read(bytes));
         let sent = turn.send([head, bytes].into_iter())?;
         let of_body = sent.saturating_sub(head.len());
         engine.stats.hot_sent_bytes.add(of_body as u64);

@@ -175,10 +175,10 @@ impl Resources {
 
 impl Resource {
     /// What it stands for, if that is open.
-    pub fn open(&self) -> Option<OpenResource> {
+    pub fn open(&self, now: Instant) -> Option<OpenResource> {
         Some(match self {
-            Resource::Object(handle) => OpenResource::Object(handle.open()?),
-            Resource::File(handle) => OpenResource::File(handle.open()?),
+            Resource::Object(handle) => OpenResource::Object(handle.open(now)?),
+            Resource::File(handle) => OpenResource::File(handle.open(now)?),
             Resource::Literal(bytes) | Resource::Document(bytes, _) => {
                 OpenResource::Literal(bytes.clone())
             }
@@ -189,9 +189,11 @@ impl Resource {
     /// was closed neither.
     pub fn is_degraded(&self) -> bool {
         match self {
-            Resource::Object(handle) => handle
-                .open()
-                .is_some_and(|object| object.live_shares() < object.geometry().n().into()),
+            Resource::Object(handle) => {
+                let degraded =
+                    |object: &Object| object.live_shares() < object.geometry().n().into();
+                handle.peek(degraded).unwrap_or(false)
+            }
             Resource::File(_) | Resource::Literal(_) | Resource::Document(..) => false,
         }
     }

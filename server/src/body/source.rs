@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use super::batch::Batch;
@@ -165,9 +166,7 @@ impl Sources {
             if done >= bytes {
                 break;
             }
-            let head = turn
-                .head
-                .slice(done.min(turn.head.len())..bytes.min(turn.head.len()));
+            let head = &turn.head[done.min(turn.head.len())..bytes.min(turn.head.len())];
             let start = turn.body.start + done.saturating_sub(turn.head.len()) as u64;
             let part = Turn {
                 way: Way::Collected(&record),
@@ -194,11 +193,15 @@ impl Sources {
         slot: &Slot,
     ) -> Result<usize, SendError> {
         let Some(body) = body.filter(|_| turn.admitted > 0) else {
-            return Ok(turn.send([&turn.head[..]].into_iter())?);
+            return Ok(turn.send([turn.head].into_iter())?);
         };
-        let mut resource = match body.resource.open() {
+        let now = Instant::now();
+        // It is the time as long as nothing was waited for.
+        let mut unwaited = Some(now);
+        let mut resource = match body.resource.open(now) {
             Some(resource) => resource,
             None => {
+                unwaited = None;
                 let reopened = Box::pin(self.resources.reopen(&self.engine, &body.resource)).await;
                 self.engine.stats.reopened.add(1);
                 reopened.map_err(SendError::Reopen)?
@@ -207,7 +210,8 @@ impl Sources {
         let mut ready = Ready::default();
         let mut returns = None;
         loop {
-            if let Some(sent) = self.send_from_memory(turn, &resource)? {
+            let now = unwaited.take().unwrap_or_else(Instant::now);
+            if let Some(sent) = self.send_from_memory(turn, &resource, now)? {
                 return Ok(sent);
             }
             // Boxed, so that a connection that waits for credit doesn't hold room for a piece's state.
@@ -247,11 +251,12 @@ impl Sources {
         &self,
         turn: &Turn<'_>,
         resource: &OpenResource,
+        now: Instant,
     ) -> io::Result<Option<usize>> {
         let OpenResource::Object(object) = resource else {
             return Ok(None);
         };
-        match self.hot.send(&self.engine, turn, object)? {
+        match self.hot.send(&self.engine, turn, object, now)? {
             None => splice::send(&self.engine, &self.rebuilt, turn, object),
             sent => Ok(sent),
         }
@@ -327,7 +332,7 @@ impl Sources {
             // If that fails, what is known of it may do.
             let _ = self.resources.catalogue.look_again(handle).await;
         }
-        match body.resource.open() {
+        match body.resource.open(Instant::now()) {
             Some(resource) => Some(resource),
             None => Some(OpenResource::Object(Rc::clone(object))),
         }
@@ -367,7 +372,7 @@ impl Sources {
             self.hot.keep(object, &piece, now);
         }
         let head_bytes = turn.head.len();
-        let message = piece.into_message(turn.head.clone());
+        let message = piece.into_message(Bytes::copy_from_slice(turn.head));
         let offered = message.bytes();
         // Asked once: for a small buffer that is a system call.
         let segmentation = match turn.is_plain() {

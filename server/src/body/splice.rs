@@ -83,7 +83,7 @@ fn send_copied(
     object: &Object,
     parts: &[Part<'_>],
 ) -> io::Result<Option<usize>> {
-    let head = Some(Part::Head(&turn.head)).filter(|_| !turn.head.is_empty());
+    let head = Some(Part::Head(turn.head)).filter(|_| !turn.head.is_empty());
     let mut copied = Copied {
         left: turn.head.len() + parts.iter().map(Part::bytes).sum::<u64>() as usize,
         parts: head.iter().chain(parts),
@@ -244,7 +244,7 @@ fn send_parts(
     let socket = turn.socket;
     let mut left: u64 = parts.iter().map(Part::bytes).sum();
     let segmentation = turn.segmentation(turn.head.len() + left as usize)?;
-    let mut head = Some(&turn.head[..]).filter(|head| !head.is_empty());
+    let mut head = Some(turn.head).filter(|head| !head.is_empty());
     let mut sent = None;
     for group in parts.chunk_by(|one, next| one.is_kept() == next.is_kept()) {
         let bytes: u64 = group.iter().map(Part::bytes).sum();

@@ -5,8 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use super::ack_meter::AckMeter;
 use crate::io::{Segmentation, Socket, sent_or_zero};
 use crate::memory::limits::SEGMENT_BYTES_MAX;
@@ -41,7 +39,7 @@ pub struct Turn<'a> {
     /// The socket's `SO_SNDBUF`.
     pub send_buffer: u32,
     /// What of the response's head is to be sent now.
-    pub head: Bytes,
+    pub head: &'a [u8],
     /// The unsent range of the object.
     pub body: Range<ObjectOffset>,
     /// How many bytes of it the gate admitted; 0 while the head alone is sent.

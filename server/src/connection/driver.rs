@@ -71,14 +71,16 @@ pub async fn drive(
     }
     let mut is_clean = true;
     loop {
+        let now = Instant::now();
         if protocol.take_begun() {
-            connection.timing.begin(Instant::now());
+            connection.timing.begin(now);
         }
+        let mut held = held_bytes(&connection, &protocol);
         // Where very many clients send long heads at once, there is no memory for this one.
-        while !connection.claim_head(held_bytes(&connection, &protocol))
-            && protocol.memory_refused(&core.context())
-        {}
-        connection.enter(protocol.phase(), held_bytes(&connection, &protocol));
+        while !connection.claim_head(held) && protocol.memory_refused(&core.context()) {
+            held = held_bytes(&connection, &protocol);
+        }
+        connection.enter(protocol.phase(), held, now);
         let action = protocol.next();
         let result = match action {
             Action::Receive => receive(&core, &connection, &mut protocol).await,
@@ -104,7 +106,7 @@ pub async fn drive(
             protocol.closed();
         }
         if let Some(cut) = protocol.take_cut() {
-            request_log::note_end(&core, &connection, cut, false);
+            request_log::note_end(&core, &connection, cut, false, Instant::now());
         }
         if action == Action::Send && matches!(protocol.next(), Action::Send | Action::Open) {
             // Perhaps nothing was waited for: other connections get their turn by hand.
@@ -196,9 +198,14 @@ fn receive_end(connection: &Connection, protocol: &mut BodyProtocol) -> io::Resu
 /// What responses on a connection depend on now. One whose key is worn ends after a response, as when the server stops.
 fn context_of(core: &Core, connection: &Connection) -> Context {
     let mut context = core.context();
-    let session = connection.session();
-    context.draining |= session.is_some_and(|session| session.borrow().is_worn());
+    context.draining = is_ending(core, connection);
     context
+}
+
+/// Whether every response is now the connection's last.
+fn is_ending(core: &Core, connection: &Connection) -> bool {
+    let session = connection.session();
+    core.draining.get() || session.is_some_and(|session| session.borrow().is_worn())
 }
 
 /// Bytes that are held for what the client sends and is sent.
@@ -300,7 +307,7 @@ async fn take_turn(
     out: &Outgoing<Body>,
     admitted: usize,
 ) -> Result<usize, SendError> {
-    let head = out.head().slice(..out.head().len().min(admitted));
+    let head = &out.head()[..out.head().len().min(admitted)];
     let body = out.body();
     let body = ObjectOffset(body.start)..ObjectOffset(body.end);
     let turn = Turn {
@@ -322,6 +329,9 @@ async fn take_turn(
 
 /// Waits until the limits on rates let some of these bytes leave; `None` if there are no limits.
 async fn keep_to_rate(connection: &Connection, bytes: u64) -> io::Result<Option<Reservation>> {
+    if !connection.limited.is_limited() {
+        return Ok(None);
+    }
     let now = Instant::now();
     let Some(reservation) = connection.limited.reserve(bytes, now) else {
         return Ok(None);
@@ -362,9 +372,12 @@ fn note_sent(core: &Core, connection: &Connection, protocol: &mut BodyProtocol, 
             let asked = out.is_unsent() || bytes >= out.remaining();
             asked && out.object().is_some_and(|body| body.resource.is_degraded())
         });
-    request_log::note_sent(core, connection, bytes, degraded);
-    if let Some(finished) = protocol.sent(bytes, &context_of(core, connection)) {
-        request_log::note_end(core, connection, finished, true);
+    let now = Instant::now();
+    request_log::note_sent(core, connection, bytes, degraded, now);
+    let ending = is_ending(core, connection);
+    let context = || context_of(core, connection);
+    if let Some(finished) = protocol.sent(bytes, ending, context) {
+        request_log::note_end(core, connection, finished, true, now);
     }
 }
 

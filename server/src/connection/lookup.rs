@@ -98,7 +98,8 @@ pub async fn open(
     let site = &context.site;
     if site.is_s3(request) {
         let grant = access::check(core, request, site, false)?;
-        return Ok((open_s3(core, request, context, &grant).await?, grant.rate));
+        let opened = Box::pin(open_s3(core, request, context, &grant)).await?;
+        return Ok((opened, grant.rate));
     }
     let route = route::route(request, core.sources.resources.gateway.is_some(), site);
     let grant = access::check(core, request, site, matches!(route, Route::Cap { .. }))?;
@@ -115,7 +116,8 @@ pub async fn open(
             opened => opened?,
         },
         Route::Cap { text, name, save } => {
-            let (description, body) = open_cap(&core.sources, &text, name.as_deref(), save).await?;
+            let opened = Box::pin(open_cap(&core.sources, &text, name.as_deref(), save));
+            let (description, body) = opened.await?;
             Opened::Object(description, body)
         }
     };

@@ -64,13 +64,14 @@ impl Secured {
             Ok(place) => place,
             Err(waits) => {
                 // It is we who take the time, so that no deadline of the client's runs.
-                connection.enter(Phase::Opening, 0);
+                connection.enter(Phase::Opening, 0, now);
                 self.places.give_way(now, end);
                 waits.await.map_err(|_| io::ErrorKind::ResourceBusy)?
             }
         };
-        connection.enter(Phase::Handshake, 0);
-        place.begin(Instant::now());
+        let now = Instant::now();
+        connection.enter(Phase::Handshake, 0, now);
+        place.begin(now);
         Ok(place)
     }
 

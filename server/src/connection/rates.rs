@@ -199,6 +199,11 @@ impl Limited {
         self.buckets.borrow_mut().request = rate.map(|rate| Arc::new(Bucket::new(rate)));
     }
 
+    /// Whether there is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.buckets.borrow().all().next().is_some()
+    }
+
     /// Reserves some of `wanted` bytes; `None` if there is no limit. The lower the rates, the fewer bytes: what takes about
     /// [`RATE_STEP`] to flow.
     pub fn reserve(&self, wanted: u64, now: Instant) -> Option<Reservation> {

@@ -87,11 +87,11 @@ impl Going {
 }
 
 /// The kernel took bytes of the response; `degraded` says whether shares of its object are missing.
-pub fn note_sent(core: &Core, connection: &Connection, bytes: u64, degraded: bool) {
+pub fn note_sent(core: &Core, connection: &Connection, bytes: u64, degraded: bool, now: Instant) {
     let timing = &connection.timing;
     let mut going = timing.0.get();
     if going.first_byte.is_none() && bytes > 0 {
-        let first_byte = going.begun.elapsed();
+        let first_byte = now.saturating_duration_since(going.begun);
         core.stats().first_byte.record(first_byte);
         going.first_byte = Some(first_byte);
     }
@@ -101,14 +101,20 @@ pub fn note_sent(core: &Core, connection: &Connection, bytes: u64, degraded: boo
 }
 
 /// A response ended: it is counted if it is complete, and logged.
-pub fn note_end(core: &Core, connection: &Connection, finished: Finished, complete: bool) {
+pub fn note_end(
+    core: &Core,
+    connection: &Connection,
+    finished: Finished,
+    complete: bool,
+    now: Instant,
+) {
     let Finished {
         status,
         method,
         record,
     } = finished;
     let going = connection.timing.0.get();
-    let duration = going.begun.elapsed();
+    let duration = now.saturating_duration_since(going.begun);
     if complete {
         let place = match method {
             Some(Method::Get) => 0,

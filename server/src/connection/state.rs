@@ -212,11 +212,11 @@ impl Connection {
     }
 
     /// Notes the state that the connection is in.
-    pub fn enter(&self, phase: Phase, held_bytes: usize) {
+    pub fn enter(&self, phase: Phase, held_bytes: usize, now: Instant) {
         self.held_bytes.set(held_bytes);
         if self.phase.replace(phase) != phase {
             self.member.set_sending(phase == Phase::Sending);
-            self.since.set(Instant::now());
+            self.since.set(now);
         }
     }
 }

@@ -16,8 +16,6 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use super::head::{self, Context, Representation, Response};
 use super::multipart::Parts;
 use super::parse::{self, Method, Parsed, Refusal, Request};
@@ -49,10 +47,10 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Outgoing<O> {
     status: Status,
-    /// The unsent rest of the head (and of an error's text), or of the lines before a range.
-    head: Bytes,
-    /// The memory that it lies in, which is freed with the last byte of it.
-    head_held_bytes: usize,
+    /// The head (and an error's text), or the lines before a range; freed with the last byte of it.
+    head: Vec<u8>,
+    /// Bytes of it that were sent.
+    head_sent: usize,
     /// The unsent bytes of the object that follow it.
     body: Range<u64>,
     /// What follows those, if several ranges were asked for.
@@ -70,8 +68,8 @@ pub struct Outgoing<O> {
 
 impl<O> Outgoing<O> {
     /// The unsent rest of the head.
-    pub fn head(&self) -> &Bytes {
-        &self.head
+    pub fn head(&self) -> &[u8] {
+        &self.head[self.head_sent..]
     }
     /// The unsent range of the object; empty when only the head is left.
     pub fn body(&self) -> Range<u64> {
@@ -92,7 +90,7 @@ impl<O> Outgoing<O> {
     }
     /// Bytes of the head and the range that are being sent.
     fn unsent_bytes(&self) -> u64 {
-        self.head.len() as u64 + (self.body.end - self.body.start)
+        self.head().len() as u64 + (self.body.end - self.body.start)
     }
     /// Begins the next part of a body of several ranges, if the present one is sent.
     fn advance(&mut self) {
@@ -100,8 +98,8 @@ impl<O> Outgoing<O> {
             return;
         }
         if let Some(part) = self.parts.as_mut().and_then(|parts| parts.next()) {
-            self.head_held_bytes = part.lines.capacity();
-            self.head = Bytes::from(part.lines);
+            self.head = part.lines.into_bytes();
+            self.head_sent = 0;
             self.body = part.range;
         }
     }
@@ -216,7 +214,7 @@ impl<O> Protocol<O> {
             State::Sending(out) => {
                 let request = out.request.as_ref().map_or(0, |it| it.held_bytes());
                 let parts = out.parts.as_ref().map_or(0, |it| it.held_bytes());
-                out.head_held_bytes + request + parts
+                out.head.capacity() + request + parts
             }
             _ => 0,
         };
@@ -452,8 +450,8 @@ impl<O> Protocol<O> {
         }
         self.state = State::Sending(Outgoing {
             status,
-            head_held_bytes: head.capacity(),
-            head: Bytes::from(head),
+            head,
+            head_sent: 0,
             body,
             parts,
             object,
@@ -475,7 +473,15 @@ impl<O> Protocol<O> {
 
     /// The kernel took `bytes` of the response: of its head first, then of its body. Returns what
     /// is known of the response when this finished it.
-    pub fn sent(&mut self, bytes: u64, context: &Context) -> Option<Finished> {
+    ///
+    /// `ending` says whether every response is now its connection's last; the `context` is for the next request of a
+    /// pipeline.
+    pub fn sent(
+        &mut self,
+        bytes: u64,
+        ending: bool,
+        context: impl FnOnce() -> Context,
+    ) -> Option<Finished> {
         let State::Sending(out) = &mut self.state else {
             return None;
         };
@@ -484,11 +490,11 @@ impl<O> Protocol<O> {
             out.request = None;
             out.begun = true;
         }
-        let of_head = bytes.min(out.head.len() as u64);
-        let _ = out.head.split_to(of_head as usize);
-        if out.head.is_empty() {
-            out.head = Bytes::new();
-            out.head_held_bytes = 0;
+        let of_head = bytes.min(out.head().len() as u64);
+        out.head_sent += of_head as usize;
+        if out.head().is_empty() {
+            out.head = Vec::new();
+            out.head_sent = 0;
         }
         out.body.start = (out.body.start + (bytes - of_head)).min(out.body.end);
         out.advance();
@@ -501,11 +507,11 @@ impl<O> Protocol<O> {
             method,
             record,
         };
-        if out.keep_alive && !context.draining {
+        if out.keep_alive && !ending {
             self.state = State::Reading;
             if !self.pending.is_empty() {
                 let pending = std::mem::take(&mut self.pending);
-                self.parse_pending(pending, context);
+                self.parse_pending(pending, &context());
             }
         } else {
             self.pending = Vec::new();
@@ -606,7 +612,7 @@ mod tests {
         while let Some(out) = protocol.outgoing() {
             let bytes = out.unsent_bytes().min(step);
             total += bytes;
-            if protocol.sent(bytes, &context()).is_some() {
+            if protocol.sent(bytes, false, context).is_some() {
                 break;
             }
         }
@@ -661,13 +667,9 @@ mod tests {
     fn draining_ends_the_connection_after_the_response_under_way() {
         let mut protocol = received(GET);
         protocol.opened(&Object(10), Object(10), &context());
-        let draining = Context {
-            draining: true,
-            ..context()
-        };
         let left = protocol.outgoing().unwrap().remaining();
-        protocol.sent(left - 1, &context());
-        protocol.sent(1, &draining);
+        protocol.sent(left - 1, false, context);
+        protocol.sent(1, true, context);
         assert_eq!(protocol.next(), Action::Linger);
     }
 
@@ -688,7 +690,7 @@ mod tests {
 
         let mut protocol = received(GET);
         protocol.opened(&Object(10), Object(10), &context());
-        protocol.sent(1, &context());
+        protocol.sent(1, false, context);
         assert!(protocol.body_failed(Status::InternalError, "lost", &context()));
         assert_eq!(protocol.next(), Action::Close);
     }
@@ -751,7 +753,7 @@ mod tests {
         protocol.opened(&long, Object(10), &context());
         assert!(protocol.held_bytes() > 2500);
         protocol.memory_refused(&context());
-        let head = protocol.outgoing().unwrap().head().clone();
+        let head = protocol.outgoing().unwrap().head().to_vec();
         assert!(head.starts_with(b"HTTP/1.1 503 "));
         assert!(protocol.held_bytes() <= PENDING_BYTES_FREE);
         take_all(&mut protocol, u64::MAX);
@@ -759,7 +761,7 @@ mod tests {
         // Once a byte was sent it is too late for another answer.
         let mut protocol = received(GET);
         protocol.opened(&long, Object(10), &context());
-        protocol.sent(1, &context());
+        protocol.sent(1, false, context);
         protocol.memory_refused(&context());
         take_all(&mut protocol, u64::MAX);
         assert_eq!(protocol.next(), Action::Receive);
@@ -800,7 +802,7 @@ mod tests {
             let mut ranges = Vec::new();
             loop {
                 let out = protocol.outgoing().unwrap();
-                let head = out.head().clone();
+                let head = out.head().to_vec();
                 let left = out.remaining();
                 if !out.body().is_empty() && out.body().end != bytes.end {
                     ranges.push(out.body());
@@ -809,7 +811,7 @@ mod tests {
                 let sent = out.unsent_bytes().min(step);
                 let of_head = sent.min(head.len() as u64) as usize;
                 text.push_str(str::from_utf8(&head[..of_head]).unwrap());
-                if protocol.sent(sent, &context()).is_some() {
+                if protocol.sent(sent, false, context).is_some() {
                     break;
                 }
                 assert_eq!(protocol.outgoing().unwrap().remaining(), left - sent);

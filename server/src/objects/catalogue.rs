@@ -147,13 +147,14 @@ impl Catalogue {
             // Only Tahoe-LAFS files are served.
             return Err(LookupError::NotFound);
         }
-        let opened = with_patience(OPEN_PATIENCE, async |need| {
+        // Boxed, so that what is found open takes no room for this.
+        let opened = Box::pin(with_patience(OPEN_PATIENCE, async |need| {
             let _turn = self.lookups.acquire().await;
             // Another request may have opened it while this one waited.
             if let Some(opened) = self.fresh(path) {
                 return Ok(opened);
             }
-            if let Some((handle, object)) = self.known(path)
+            if let Some((handle, object)) = self.known(path, Instant::now())
                 && self.is_unchanged(&key, &object).await
                 // Stores that were not asked when it was opened, as slow ones, may have what is missing now.
                 && can_be_read(&object)
@@ -162,7 +163,7 @@ impl Catalogue {
                 return Ok((handle, object));
             }
             self.look_up(key.clone(), None, need).await
-        });
+        }));
         let opened = opened.await;
         if matches!(opened, Err(LookupError::NoOpenFiles)) {
             self.files.tell_refusal();
@@ -179,7 +180,7 @@ impl Catalogue {
         with_patience(REOPEN_PATIENCE, async |need| {
             let _turn = self.lookups.acquire().await;
             // Another client of it may have opened it.
-            if let Some(object) = handle.open() {
+            if let Some(object) = handle.open(Instant::now()) {
                 return Ok(object);
             }
             // There is no point in opening files that can't be kept.
@@ -198,23 +199,23 @@ impl Catalogue {
     pub async fn look_again(&self, handle: &Rc<ObjectHandle>) -> Result<(), LookupError> {
         let key = Key::new(handle.name().key()).map_err(|_| LookupError::NotFound)?;
         let _turn = self.lookups.acquire().await;
-        if let Some(object) = handle.open() {
+        if let Some(object) = handle.open(Instant::now()) {
             // What was found before does not count as fresh.
             object.changed.set(true);
         }
         self.look_up(key, Some(handle), Need::Usual).await.map(drop)
     }
 
-    fn known(&self, path: &str) -> Option<Opened> {
+    fn known(&self, path: &str, now: Instant) -> Option<Opened> {
         let handle = self.objects.borrow_mut().get(path).cloned()?;
-        let object = handle.open()?;
+        let object = handle.open(now)?;
         Some((handle, object))
     }
 
     /// An open object whose stores were asked less than [`OBJECT_RECHECK`] ago.
     fn fresh(&self, path: &str) -> Option<Opened> {
-        let (handle, object) = self.known(path)?;
         let now = Instant::now();
+        let (handle, object) = self.known(path, now)?;
         handle.ask(now);
         let age = now.saturating_duration_since(object.checked.get());
         let most = match can_be_read(&object) {
@@ -261,7 +262,7 @@ impl Catalogue {
                     OpenError::TooFew { generation, .. } => *generation == handle.name().generation,
                     _ => true,
                 });
-                let known = known.and_then(|handle| Some((handle.open()?, handle)));
+                let known = known.and_then(|handle| Some((handle.open(Instant::now())?, handle)));
                 return match error {
                     OpenError::NotFound { .. } => Err(LookupError::NotFound),
                     // What is open is still what it was.

@@ -56,10 +56,10 @@ impl<N, T> Handle<N, T> {
     }
 
     /// What it stands for, if its files are open. They stay open as long as somebody keeps that.
-    pub fn open(&self) -> Option<Rc<T>> {
+    pub fn open(&self, now: Instant) -> Option<Rc<T>> {
         let open = self.open.borrow().clone();
         if open.is_some() {
-            self.used.set(Instant::now());
+            self.used.set(now);
         }
         open
     }

@@ -85,6 +85,9 @@ impl Object {
 
     /// Whether it has expired at this time.
     pub fn is_expired(&self, now: SystemTime) -> bool {
+        if self.header.metadata.expires.is_none() {
+            return false;
+        }
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since.map_or(0, |since| since.as_secs());
         self.header.metadata.is_expired(seconds)

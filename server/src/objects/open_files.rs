@@ -250,9 +250,9 @@ mod tests {
         let refused = table.open(3, Need::Usual).err();
         assert_eq!(refused, Some(LookupError::NoOpenFiles));
         // Who is being read stays, however urgent it is, and whoever has waited for longer gives way.
-        let reading = first.open().unwrap();
+        let reading = first.open(Instant::now()).unwrap();
         let third = table.open(3, Need::Urgent).unwrap();
-        assert!(second.open().is_none() && third.open().is_some());
+        assert!(second.open(Instant::now()).is_none() && third.open(Instant::now()).is_some());
         drop(reading);
         let budget = Arc::clone(table.all.budget());
         assert_eq!(
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(table.keys(), [3, 2, 1]);
         let again = table.all.hold(6, &mut table.known, Need::Urgent).unwrap();
         second.set_open(Rc::new(again), 6);
-        assert!(second.open().is_some() && first.open().is_none());
+        assert!(second.open(Instant::now()).is_some() && first.open(Instant::now()).is_none());
         assert_eq!(table.all.used(), 2 * EACH);
         drop((first, second, third));
         table.open(4, Need::Usual).map(drop).unwrap();
@@ -279,7 +279,7 @@ mod tests {
         let first = table.open(1, Need::Usual).unwrap();
         let refused = table.open(2, Need::Urgent).err();
         assert_eq!(refused, Some(LookupError::NoOpenFiles));
-        assert!(first.open().is_some());
+        assert!(first.open(Instant::now()).is_some());
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Gateway {
         with_patience(REOPEN_PATIENCE, async |need| {
             let _turn = self.lookups.acquire().await;
             // Another client of it may have opened it.
-            if let Some(file) = handle.open() {
+            if let Some(file) = handle.open(Instant::now()) {
                 return Ok(file);
             }
             // There is no point in opening files that can't be kept.
@@ -228,7 +228,7 @@ impl Gateway {
     fn fresh(&self, name: &Name) -> Option<Opened> {
         let handle = self.known.borrow_mut().get(name).cloned()?;
         handle.ask(Instant::now());
-        let file = handle.open()?;
+        let file = handle.open(Instant::now())?;
         // What comes back may have more of it.
         let recheck = match file.is_damaged() || file.returns != self.stores.borrow().returns() {
             true => TAHOE_RECHECK_DAMAGED,
