@@ -21,6 +21,7 @@ on_both_backends! {
     the_cache_outlives_its_server
     what_rots_in_the_cache_is_fetched_again
     without_a_cache_objects_are_served_from_memory
+    a_server_that_takes_over_has_the_cache
     a_new_put_is_seen_when_its_listing_is_old
     directories_and_buckets_mix
 }
@@ -340,6 +341,35 @@ fn without_a_cache_objects_are_served_from_memory(io: Backend) {
     together(4, |_| whole(&server, "/after", &content));
     server.wait_for_log("the cache can't be written");
     whole(&server, "/before", &content);
+}
+
+fn a_server_that_takes_over_has_the_cache(io: Backend) {
+    let buckets = Buckets::new();
+    let (old_content, new_content) = (content(13), content(14));
+    buckets.stores.put("old", &mut &old_content[..], 4, BLOCK);
+    buckets.stores.put("new", &mut &new_content[..], 4, BLOCK);
+    let socket = buckets.stores.file("hand-over");
+    let socket = socket.to_str().unwrap();
+    let old = buckets.serve(io, &[ONCE[0], "--hand-over", socket]);
+    whole(&old, "/old", &old_content);
+    // A download of the old server goes on meanwhile.
+    let mut client = Client::connect_plain(old.plain);
+    client.ask("GET", "/old", &[]);
+    let head = client.head();
+    buckets.seen();
+    let new = buckets.serve(io, &[ONCE[0], "--take-over", socket, "--hand-over", socket]);
+    whole(&new, "/old", &old_content);
+    let again: Vec<_> = buckets
+        .seen()
+        .iter()
+        .flat_map(|seen| fetched(seen))
+        .collect();
+    assert_eq!(again, []);
+    whole(&new, "/new", &new_content);
+    let body = client.body(head.length() as usize);
+    assert_same(&body, &old_content, "of the old server");
+    drop(old);
+    whole(&new, "/new", &new_content);
 }
 
 fn a_new_put_is_seen_when_its_listing_is_old(io: Backend) {

@@ -19,6 +19,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
 use super::given::Activated;
+use crate::remote::Cache;
 
 /// Listeners sent with one byte. The kernel takes up to 253 (SCM_MAX_FD).
 const LISTENERS_AT_ONCE: usize = 64;
@@ -76,6 +78,8 @@ pub(super) struct Offer {
     pub(super) memory_bytes: u64,
     /// Which of them a service manager made.
     pub(super) activated: Activated,
+    /// What the new server has together with this one from then on.
+    pub(super) cache: Option<Arc<Cache>>,
 }
 
 /// A new server is ready. It is told to go on when `stopped` is used.
@@ -114,6 +118,9 @@ fn give(stream: &UnixStream, offer: &Offer, tell: &Sender<Successor>) -> io::Res
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(READY_WITHIN))?;
     tracing::info!(process, "a new server gets the listeners");
+    if let Some(cache) = &offer.cache {
+        cache.share_with_successor()?;
+    }
     let greeting = serde_json::to_vec(&Greeting {
         protocol: PROTOCOL,
         objects: offer.objects.len(),
@@ -308,6 +315,7 @@ mod tests {
             admin_file: Some("/run/admin.sock".into()),
             memory_bytes: 1 << 30,
             activated: Activated::default(),
+            cache: None,
         }
     }
 

@@ -178,6 +178,10 @@ pub fn serve(
             admin_file: admin_file.as_ref().map(|file| file.path().to_owned()),
             memory_bytes: settings.memory_bytes,
             activated,
+            cache: state
+                .stores()
+                .remote()
+                .map(|remote| Arc::clone(remote.cache())),
         };
         let begun = socket.place().and_then(|(listener, file)| {
             let successors = hand_over::offer(listener, offer)?;

@@ -37,6 +37,7 @@ fn start_remote(settings: &Settings) -> Result<Arc<Remote>, ServeError> {
         fetches: wanted.fetches,
         ttl: wanted.ttl,
         hedges: wanted.hedges,
+        takes_over: settings.take_over.is_some(),
     };
     Ok(Remote::start(&dir, wanted.cache_size, options)?)
 }

@@ -26,6 +26,8 @@ use crate::memory::limits::{CACHE_BROKEN, CACHE_FILES_MAX, CACHE_MEMORY_BYTES};
 const LOCK: &str = "lock";
 /// The end of a cached share's file name.
 const EXTENSION: &str = "share";
+/// How often it is tried whether another server is gone.
+const ALONE_TRY_EVERY_MS: u64 = 1000;
 /// What is left of the size when room was made, in parts of 16.
 const LOW_WATER: u64 = 15;
 
@@ -95,7 +97,13 @@ pub struct Cache {
     broken_until: AtomicU64,
     opened: Instant,
     files: Mutex<Files>,
-    _lock: File,
+    lock: File,
+    /// Whether no other server has it, so that something of it may be dropped.
+    is_alone: AtomicBool,
+    /// When it was tried last whether the other server is gone, by [`Cache::clock`].
+    tried: AtomicU64,
+    /// Held while something is dropped.
+    dropping: Mutex<()>,
 }
 
 struct Files {
@@ -105,11 +113,12 @@ struct Files {
 }
 
 impl Cache {
-    /// Opens a directory as a cache of so many bytes, and creates it if it is not there.
+    /// Opens a directory as a cache of so many bytes, and creates it if it is not there. A server that takes over has it
+    /// together with the one before, once that [shares](Cache::share_with_successor) it.
     ///
     /// # Errors
     /// [`CacheError`].
-    pub fn open(dir: &Path, size: u64) -> Result<Arc<Cache>, CacheError> {
+    pub fn open(dir: &Path, size: u64, takes_over: bool) -> Result<Arc<Cache>, CacheError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |error| CacheError::Io { path, error }
@@ -128,11 +137,12 @@ impl Cache {
             .mode(0o600)
             .open(&path)
             .map_err(failed(&path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
+        let is_alone = match lock.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) if takes_over && lock.try_lock_shared().is_ok() => false,
             Err(TryLockError::WouldBlock) => return Err(CacheError::InUse(dir.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
-        }
+        };
         let probe = dir.join("probe");
         let tells = create(&probe).and_then(|file| tells_holes(&file));
         // It is overwritten the next time if it can't be removed.
@@ -167,10 +177,47 @@ impl Cache {
                 open: HashMap::new(),
                 closed,
             }),
-            _lock: lock,
+            lock,
+            is_alone: AtomicBool::new(is_alone),
+            tried: AtomicU64::new(0),
+            dropping: Mutex::new(()),
         };
         cache.make_room(Place::Disk, 0);
         Ok(Arc::new(cache))
+    }
+
+    /// Another server takes over, and has the cache too from now on: both fill it, and nothing is dropped until one of them
+    /// has ended. So neither makes a hole of what the other sends.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn share_with_successor(&self) -> io::Result<()> {
+        let _dropping = self.dropping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_alone.store(false, Relaxed);
+        self.lock.lock_shared()
+    }
+
+    /// Has something dropped, unless another server may send of it.
+    pub(super) fn drop_with<T>(&self, drop: impl FnOnce() -> T) -> Option<T> {
+        let _dropping = self.dropping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.becomes_alone().then(drop)
+    }
+
+    fn becomes_alone(&self) -> bool {
+        if self.is_alone.load(Relaxed) {
+            return true;
+        }
+        let now = self.clock();
+        if now.saturating_sub(self.tried.swap(now, Relaxed)) < ALONE_TRY_EVERY_MS {
+            return false;
+        }
+        let is_alone = self.lock.try_lock().is_ok();
+        if !is_alone {
+            // A lock that can't be changed is lost (flock(2)).
+            let _ = self.lock.try_lock_shared();
+        }
+        self.is_alone.store(is_alone, Relaxed);
+        is_alone
     }
 
     /// Its directory.
@@ -314,6 +361,11 @@ impl Cache {
 
     /// Makes room until a part of the size is free, and `more` bytes beside it. Returns whether there is room for those.
     pub(super) fn make_room(&self, place: Place, more: u64) -> bool {
+        self.drop_with(|| self.drop_until(place, more))
+            .unwrap_or(false)
+    }
+
+    fn drop_until(&self, place: Place, more: u64) -> bool {
         let fill = self.fill(place);
         let low_water = (fill.size / 16 * LOW_WATER).saturating_sub(more);
         let mut used = fill.used();

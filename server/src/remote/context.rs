@@ -23,6 +23,8 @@ pub struct RemoteOptions {
     pub ttl: Duration,
     /// Whether others are asked where one is late.
     pub hedges: bool,
+    /// Whether this server takes over from another, which has the cache still.
+    pub takes_over: bool,
 }
 
 /// Why remote stores can't be used.
@@ -64,7 +66,7 @@ impl Remote {
         })?;
         Ok(Arc::new(Remote {
             client,
-            cache: Cache::open(cache, cache_size)?,
+            cache: Cache::open(cache, cache_size, options.takes_over)?,
             fetcher: Fetcher::new(options.fetches, options.hedges),
             options,
         }))

@@ -302,8 +302,11 @@ impl CachedShare {
             "cached bytes don't match their checksum: they are fetched again"
         );
         let dropped = units.start * UNIT_BYTES..(units.end * UNIT_BYTES).min(self.bytes);
-        let _pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
-        self.punch(&dropped)
+        let drop = || {
+            let _pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+            self.punch(&dropped)
+        };
+        self.cache.drop_with(drop).unwrap_or(false)
     }
 
     /// Makes a hole of whole units. Returns whether it is one.
