@@ -31,6 +31,8 @@ const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(100);
 /// A file that is read whole is no longer.
 const READ_BYTES_MAX: u64 = 1 << 20;
+/// Pages of one listing that may have no file: a store that gives more would be asked for ever.
+const EMPTY_PAGES_MAX: usize = 32;
 /// Names in one page of a listing.
 const PAGE: usize = 1000;
 
@@ -263,8 +265,19 @@ impl Bucket {
     pub async fn list(&self, prefix: &str, at_most: usize) -> Result<Vec<Entry>, RemoteError> {
         let mut files: Vec<Entry> = Vec::new();
         let mut next = None;
+        let mut empty = 0;
         loop {
-            let page = self.page(prefix, false, None, next, at_most + 1).await?;
+            let more = at_most.saturating_add(1);
+            let page = self.page(prefix, false, None, next, more).await?;
+            empty += usize::from(page.files.is_empty());
+            if empty > EMPTY_PAGES_MAX {
+                return Err(RemoteError::new(
+                    RemoteErrorKind::Protocol,
+                    &self.0.name,
+                    format!("list {prefix}"),
+                    "page after page without a file".to_owned(),
+                ));
+            }
             files.extend(page.files);
             if files.len() > at_most {
                 return Err(RemoteError::new(

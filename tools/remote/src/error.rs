@@ -33,6 +33,8 @@ pub struct RemoteError {
     store: String,
     what: String,
     reason: String,
+    /// Whether the same request may do better soon.
+    again: bool,
 }
 
 impl RemoteError {
@@ -42,7 +44,12 @@ impl RemoteError {
         what: impl Into<String>,
         reason: impl Into<String>,
     ) -> RemoteError {
+        let again = matches!(
+            kind,
+            RemoteErrorKind::SlowDown | RemoteErrorKind::Timeout | RemoteErrorKind::Unreachable
+        );
         RemoteError {
+            again,
             kind,
             store: store.to_owned(),
             what: what.into(),
@@ -63,6 +70,9 @@ impl RemoteError {
             Of::PermissionDenied { .. } | Of::Unauthenticated { .. } => RemoteErrorKind::Denied,
             _ => kind_of_source(error),
         };
+        let again = is_broken(error)
+            || matches!(status(error), Some(500 | 502 | 504))
+            || innermost(error).contains("InternalError");
         let mut reason = innermost(error);
         // An answer's body may be long.
         if reason.len() > REASON_BYTES_MAX {
@@ -73,7 +83,9 @@ impl RemoteError {
             reason.truncate(end);
             reason.push('…');
         }
-        RemoteError::new(kind, store, what, reason)
+        let mut made = RemoteError::new(kind, store, what, reason);
+        made.again |= again;
+        made
     }
 
     /// What kind of failure it is.
@@ -83,10 +95,7 @@ impl RemoteError {
 
     /// Whether the same request may do better soon.
     pub fn is_temporary(&self) -> bool {
-        matches!(
-            self.kind,
-            RemoteErrorKind::SlowDown | RemoteErrorKind::Timeout | RemoteErrorKind::Unreachable
-        )
+        self.again
     }
 }
 
@@ -108,16 +117,31 @@ fn kind_of_source(error: &object_store::Error) -> RemoteErrorKind {
             };
         }
     }
-    // The crate tells a status in words only.
     let text = innermost(error);
-    if text.contains("503") || text.contains("429") || text.contains("SlowDown") {
+    if matches!(status(error), Some(429 | 503)) || text.contains("SlowDown") {
         return RemoteErrorKind::SlowDown;
     }
     let lies = ["non-partial", "Requested", "Content-Range", "CONTENT_RANGE"];
-    match lies.iter().any(|lie| text.contains(lie)) {
+    let lies = lies.iter().any(|lie| text.contains(lie));
+    // 416: the file ends before the bytes that its own header promises.
+    match lies || status(error) == Some(416) {
         true => RemoteErrorKind::Protocol,
         false => RemoteErrorKind::Other,
     }
+}
+
+/// The status of an answer that is an error. The crate tells it in words only.
+fn status(error: &object_store::Error) -> Option<u16> {
+    let text = innermost(error);
+    let (_, rest) = text.split_once("status code: ")?;
+    rest.get(..3)?.parse().ok()
+}
+
+/// Whether a connection broke under the request or its answer.
+fn is_broken(error: &object_store::Error) -> bool {
+    chain(error)
+        .filter_map(|error| error.downcast_ref::<HttpError>())
+        .any(|http| http.kind() == HttpErrorKind::Interrupted)
 }
 
 /// The innermost error that says something: those around it repeat it.

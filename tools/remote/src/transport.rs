@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Uri;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::{HeaderMap, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Frame, Incoming};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
@@ -31,6 +33,10 @@ const UPLOAD_RATE_LEAST: u64 = 64 << 10;
 const IDLE_KEPT: Duration = Duration::from_secs(30);
 /// The longest answer but to a GET of a file: a page of a listing has 1,000 names of 1,024 bytes at most.
 const ANSWER_BYTES_MAX: u64 = 8 << 20;
+
+/// What is read of the body of an error, and what is told of its code and message each.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+const SAID_CHARS_MAX: usize = 150;
 
 type Connections = Pool<HttpsConnector<TcpConnector>, HttpRequestBody>;
 
@@ -123,7 +129,7 @@ impl HttpService for Service {
             })?,
             Err(late) => return Err(HttpError::new(HttpErrorKind::Timeout, late)),
         };
-        let (head, body) = answer.into_parts();
+        let (mut head, body) = answer.into_parts();
         let left = match kind {
             Kind::Get if head.status.is_success() => u64::MAX,
             _ => ANSWER_BYTES_MAX,
@@ -133,9 +139,53 @@ impl HttpService for Service {
             left,
             idle: options.idle_timeout,
             alarm: Box::pin(sleep(options.idle_timeout)),
+            waits: false,
         };
+        if !head.status.is_success() {
+            let told = Limited::new(body, ERROR_BYTES_MAX).collect().await;
+            // Where it can't be read the status says enough.
+            let told = told.map_or_else(|_| Bytes::new(), |told| told.to_bytes());
+            return Ok(HttpResponse::from_parts(head, said(&told).into()));
+        }
+        // object_store wants a length, which a chunked answer has not.
+        if head.status == StatusCode::PARTIAL_CONTENT
+            && !head.headers.contains_key(CONTENT_LENGTH)
+            && let Some(bytes) = range_bytes(&head.headers)
+        {
+            head.headers.insert(CONTENT_LENGTH, bytes.into());
+        }
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
     }
+}
+
+/// What an error's body says: its code and message. The rest repeats the request, down to what was signed.
+fn said(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        let (value, _) = rest.split_once(&format!("</{name}>"))?;
+        let plain = value.chars().map(|c| if c.is_control() { ' ' } else { c });
+        Some(plain.take(SAID_CHARS_MAX).collect::<String>())
+    };
+    let parts = [element("Code"), element("Message")];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+}
+
+/// Whether the connection ended before the body did.
+fn is_cut_off(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.is_incomplete_message()
+        || source.is_some_and(|source| source.kind() == std::io::ErrorKind::UnexpectedEof)
+}
+
+/// The number of bytes that `Content-Range` tells.
+fn range_bytes(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let (range, _) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    last.checked_sub(first)?.checked_add(1)
 }
 
 /// A body that may not pause for too long, nor be too long.
@@ -144,6 +194,8 @@ struct Bounded {
     left: u64,
     idle: Duration,
     alarm: Pin<Box<Sleep>>,
+    /// Whether the alarm was set: it is when the reader finds nothing. Time that the reader takes is not the store's.
+    waits: bool,
 }
 
 /// Why a body was given up.
@@ -165,15 +217,24 @@ impl Body for Bounded {
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            if !this.waits {
+                this.waits = true;
+                this.alarm.as_mut().reset(Instant::now() + this.idle);
+            }
             ready!(this.alarm.as_mut().poll(context));
             let idle = BodyError::Idle(this.idle);
             return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Timeout, idle))));
         };
-        this.alarm.as_mut().reset(Instant::now() + this.idle);
+        this.waits = false;
         let frame = match frame {
             None => return Poll::Ready(None),
             Some(Err(error)) => {
-                let error = HttpError::new(HttpErrorKind::Interrupted, error);
+                // Cut off in an orderly way, it is a wrong answer; else the connection broke.
+                let kind = match is_cut_off(&error) || error.is_parse() {
+                    true => HttpErrorKind::Decode,
+                    false => HttpErrorKind::Interrupted,
+                };
+                let error = HttpError::new(kind, error);
                 return Poll::Ready(Some(Err(error)));
             }
             Some(Ok(frame)) => frame,

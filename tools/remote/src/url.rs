@@ -81,10 +81,12 @@ impl FromStr for RemoteUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<RemoteUrl, UrlError> {
-        let shown = match text.split_once('@') {
+        // A key that somebody put into the query is not told.
+        let shown = text.split_once('?').map_or(text, |(before, _)| before);
+        let shown = match shown.split_once('@') {
             // What stands before it may be a secret.
             Some((_, rest)) => format!("…@{rest}"),
-            None => text.to_owned(),
+            None => shown.to_owned(),
         };
         let wrong = |reason: &str| UrlError {
             text: shown.clone(),
@@ -242,10 +244,15 @@ mod tests {
         ] {
             assert!(text.parse::<RemoteUrl>().is_err(), "{text}");
         }
-        let error = "s3://AKIA:topsecret@bucket"
-            .parse::<RemoteUrl>()
-            .unwrap_err();
-        assert!(!error.to_string().contains("topsecret"), "{error}");
+        for text in [
+            "s3://AKIA:topsecret@bucket",
+            "s3://bucket?secret_access_key=topsecret",
+            "s3://bucket?region=a&token=topsecret",
+            "s3://bucket?endpoint=http://AKIA:topsecret@host",
+        ] {
+            let error = text.parse::<RemoteUrl>().unwrap_err();
+            assert!(!error.to_string().contains("topsecret"), "{error}");
+        }
         for path in ["/srv/disk0", "disk0", "./s3:/x", "a b://c"] {
             assert!(!RemoteUrl::is_one(path), "{path}");
         }
