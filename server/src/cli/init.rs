@@ -1,7 +1,8 @@
 //! `penstock init`: makes directories stores.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use penstock::config::settings::is_remote;
 use penstock_store::{NewStore, init};
 
 #[derive(Debug, clap::Args)]
@@ -46,6 +47,7 @@ fn new_store(text: &str) -> Result<NewStore, String> {
             "{domain:?} is no name of a domain: letters, digits and -_.: make one"
         )),
         _ if path.is_empty() => Err("the directory is missing".to_owned()),
+        _ if is_remote(Path::new(path)) => Err(super::NO_BUCKETS.to_owned()),
         domain => Ok(NewStore {
             path: PathBuf::from(path),
             domain: domain.map(str::to_owned),

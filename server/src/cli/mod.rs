@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
+use penstock::config::settings::is_remote;
 use penstock::control::logging::{self, LogThread};
 
 /// Prints a line on standard output. A reader that went away (`| head`) doesn't end the command, which may have more to
@@ -140,9 +141,23 @@ const READER_GONE: u8 = 128 + 13;
 #[derive(Debug, clap::Args)]
 struct Stores {
     /// A store directory; repeat it for each
-    #[arg(long = "store", value_name = "DIR", required = true)]
+    #[arg(long = "store", value_name = "DIR", required = true, value_parser = directory())]
     stores: Vec<PathBuf>,
 }
+
+/// Reads the path of a directory. Only the server knows buckets; to other commands a URL would be a mistyped path, and
+/// what they say of that would mislead.
+fn directory() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
+    use clap::builder::TypedValueParser as _;
+    clap::builder::PathBufValueParser::new().try_map(|path| match is_remote(&path) {
+        true => Err(NO_BUCKETS),
+        false => Ok(path),
+    })
+}
+
+/// What is said of a bucket where a directory is needed.
+const NO_BUCKETS: &str = "this command works on directories. A bucket becomes a store when the files of a store \
+    are copied into it; `penstock serve` reads it";
 
 /// Reads a key from the command line.
 fn key(text: &str) -> Result<Key, String> {

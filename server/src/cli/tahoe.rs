@@ -22,6 +22,7 @@ pub(super) struct Sources {
     #[arg(
         long = "store",
         value_name = "DIR",
+        value_parser = super::directory(),
         required_unless_present = "nodes",
         conflicts_with = "nodes"
     )]
