@@ -7,6 +7,8 @@ use crate::memory::limits::{HEDGE_AFTER_LEAST, HEDGE_AFTER_MOST};
 
 /// First bytes that are remembered.
 const REMEMBERED: usize = 64;
+/// A first byte that takes so many times as long as the median is late.
+const MEDIAN_TIMES: u32 = 3;
 /// What is expected of a store that was never asked.
 const UNKNOWN: Duration = Duration::from_millis(100);
 /// The part of the newest body in the mean rate.
@@ -73,7 +75,12 @@ impl Pace {
 
     /// How long a first byte may take before others are asked too.
     pub fn hedge_after(&self) -> Duration {
-        let usual = self.first_byte_p95().unwrap_or(HEDGE_AFTER_MOST);
+        let (p95, median) = (self.first_byte_p95(), self.quantile(0.5));
+        // Of a store that is late more often than five times in a hundred, the 95th percentile is what late is.
+        let usual = match (p95, median) {
+            (Some(p95), Some(median)) => p95.min(MEDIAN_TIMES * median),
+            _ => HEDGE_AFTER_MOST,
+        };
         usual
             .mul_f64(1.2)
             .clamp(HEDGE_AFTER_LEAST, HEDGE_AFTER_MOST)
@@ -114,6 +121,17 @@ mod tests {
         }
         assert_eq!(pace.first_byte_p95(), Some(millis(1)));
         assert_eq!(pace.hedge_after(), HEDGE_AFTER_LEAST);
+    }
+
+    /// Story: with one answer in ten 2 s late, none was late before 2 s, and nothing was hedged.
+    #[test]
+    fn a_store_that_is_often_late_is_late_all_the_same() {
+        let pace = Pace::default();
+        for at in 0..REMEMBERED {
+            pace.note_first_byte(millis(if at % 8 == 0 { 2000 } else { 50 }));
+        }
+        assert_eq!(pace.first_byte_p95(), Some(millis(2000)));
+        assert_eq!(pace.hedge_after(), millis(180));
     }
 
     #[test]
