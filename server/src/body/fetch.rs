@@ -22,7 +22,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::produce::plan_piece;
 use crate::engine::plan;
 use crate::engine::{Engine, PieceError};
-use crate::memory::limits::{HEDGE_RATE_PART, REMOTE_AHEAD_BYTES};
+use crate::memory::limits::{HEDGE_RATE_PART, REMOTE_AHEAD_BYTES, REMOTE_AHEAD_EXTENTS};
 use crate::objects::{Lacking, Object};
 use crate::remote::{CachedShare, Fetch, Fetcher, HedgeRefusal, Outcome, Place};
 use crate::stores::Cause;
@@ -429,7 +429,8 @@ impl<'a> Fetching<'a> {
     /// Starts to fetch what a fast peer will want next, as far as there are slots to spare.
     pub(super) fn ahead(&self, from: ObjectOffset) {
         let layout = self.object.layout();
-        let segments = (REMOTE_AHEAD_BYTES / layout.block_bytes).max(1);
+        let far = REMOTE_AHEAD_EXTENTS * REMOTE_AHEAD_BYTES;
+        let segments = (far / layout.block_bytes).max(1);
         let until = from + segments * layout.segment_bytes();
         let wanted = from..until.min(layout.end());
         if wanted.start >= wanted.end {
@@ -461,9 +462,9 @@ impl<'a> Fetching<'a> {
             if target.share.place() == Place::Memory {
                 return;
             }
-            // Whole extents: the one that is being sent, and the next.
+            // Whole extents: the one that is being sent, and the next ones.
             let start = target.ranges[0].start;
-            let end = (start + REMOTE_AHEAD_BYTES).next_multiple_of(REMOTE_AHEAD_BYTES);
+            let end = (start + far).next_multiple_of(REMOTE_AHEAD_BYTES);
             let range = &(start..end.min(target.share.bytes()));
             target.share.want(range);
             while target.share.lacks_a_fetch(range) && self.fetcher.has_slots_to_spare() {

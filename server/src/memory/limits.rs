@@ -339,8 +339,10 @@ pub const REMOTE_FIRST_BYTES: u64 = 256 << 10;
 /// Bytes of one fetch for a client that waits for them: up to the next multiple of this in the share file. Its price is
 /// a request, and what is fetched in vain.
 pub const REMOTE_EXTENT_BYTES: u64 = 1 << 20;
-/// Bytes of one fetch for what a fast client will want next, and how far it goes ahead of it.
+/// Bytes of one fetch for what a fast client will want next.
 pub const REMOTE_AHEAD_BYTES: u64 = 4 << 20;
+/// How many of them it goes ahead of the client, in each share: several answers are waited for at one time.
+pub const REMOTE_AHEAD_EXTENTS: u64 = 3;
 /// What is kept of remote shares while the cache's disk can't be written: some pieces of clients that are being sent to.
 pub const CACHE_MEMORY_BYTES: u64 = 16 << 20;
 /// Bytes of one fetch then.
