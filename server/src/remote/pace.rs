@@ -7,8 +7,8 @@ use crate::memory::limits::{HEDGE_AFTER_LEAST, HEDGE_AFTER_MOST};
 
 /// First bytes that are remembered.
 const REMEMBERED: usize = 64;
-/// A first byte that takes so many times as long as the median is late.
-const MEDIAN_TIMES: u32 = 3;
+/// A first byte that takes so many times as long as 75 of 100 is late.
+const P75_TIMES: f64 = 1.5;
 /// What is expected of a store that was never asked.
 const UNKNOWN: Duration = Duration::from_millis(100);
 /// The part of the newest body in the mean rate.
@@ -75,10 +75,10 @@ impl Pace {
 
     /// How long a first byte may take before others are asked too.
     pub fn hedge_after(&self) -> Duration {
-        let (p95, median) = (self.first_byte_p95(), self.quantile(0.5));
+        let (p95, p75) = (self.first_byte_p95(), self.quantile(0.75));
         // Of a store that is late more often than five times in a hundred, the 95th percentile is what late is.
-        let usual = match (p95, median) {
-            (Some(p95), Some(median)) => p95.min(MEDIAN_TIMES * median),
+        let usual = match (p95, p75) {
+            (Some(p95), Some(p75)) => p95.min(p75.mul_f64(P75_TIMES)),
             _ => HEDGE_AFTER_MOST,
         };
         usual
@@ -131,7 +131,7 @@ mod tests {
             pace.note_first_byte(millis(if at % 8 == 0 { 2000 } else { 50 }));
         }
         assert_eq!(pace.first_byte_p95(), Some(millis(2000)));
-        assert_eq!(pace.hedge_after(), millis(180));
+        assert_eq!(pace.hedge_after(), millis(90));
     }
 
     #[test]
