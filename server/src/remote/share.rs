@@ -2,7 +2,7 @@
 //!
 //! What of it is there is what the file system says: holes are what is missing (`SEEK_HOLE`, lseek(2)). So there is no
 //! bitmap that could be wrong after a crash, none that grows with the object, and a reader sees the beginning of an
-//! extent before its end has come. Writes are whole units of [`UNIT_BYTES`], so that no page is there in part.
+//! extent before its end has come. Some ranges are remembered, since asking may wait for a write to the same file. Writes are whole units of [`UNIT_BYTES`], so that no page is there in part.
 //!
 //! A page that a crash has torn is a leaf that does not match its checksum: its unit is dropped and fetched again, once.
 
@@ -41,6 +41,8 @@ pub struct CachedShare {
     cache: Arc<Cache>,
     /// Set once no byte is missing.
     is_whole: AtomicBool,
+    /// What is known to be there. The file system knows more, but to ask it may wait for a write to the same file.
+    known: Mutex<Known>,
     /// Counts what was dropped again. What was verified before says nothing of what takes its place.
     version: AtomicU32,
     fetches: Mutex<Fetches>,
@@ -63,6 +65,40 @@ struct Fetches {
     wanted: BTreeSet<u64>,
 }
 
+/// Ranges of a file that are there: in order, none next to another. As few as [`KNOWN_MAX`]; the file system knows the others.
+#[derive(Default)]
+struct Known(Vec<Range<u64>>);
+
+/// Files that are read from their beginning have one or two, and a client that jumps adds one.
+const KNOWN_MAX: usize = 32;
+
+impl Known {
+    fn holds(&self, range: &Range<u64>) -> bool {
+        let after = self.0.partition_point(|known| known.start <= range.start);
+        let before = after.checked_sub(1).and_then(|at| self.0.get(at));
+        range.is_empty() || before.is_some_and(|known| known.end >= range.end)
+    }
+
+    fn add(&mut self, mut range: Range<u64>) {
+        let first = self.0.partition_point(|known| known.end < range.start);
+        let last = self.0.partition_point(|known| known.start <= range.end);
+        if let Some(touched) = self
+            .0
+            .get(first..last)
+            .filter(|touched| !touched.is_empty())
+        {
+            range.start = range.start.min(touched[0].start);
+            range.end = range.end.max(touched[touched.len() - 1].end);
+        }
+        self.0.splice(first..last, [range]);
+        if self.0.len() > KNOWN_MAX {
+            let lengths = self.0.iter().map(|known| known.end - known.start);
+            let shortest = lengths.enumerate().min_by_key(|(_, length)| *length);
+            self.0.remove(shortest.map_or(0, |(at, _)| at));
+        }
+    }
+}
+
 impl CachedShare {
     pub(super) fn new(
         origin: Arc<Origin>,
@@ -81,6 +117,7 @@ impl CachedShare {
             path,
             cache,
             is_whole: AtomicBool::new(false),
+            known: Mutex::default(),
             version: AtomicU32::new(0),
             fetches: Mutex::default(),
             progress: Notify::new(),
@@ -148,12 +185,19 @@ impl CachedShare {
 
     /// Whether all bytes of a range are there.
     pub fn has(&self, range: &Range<u64>) -> bool {
-        self.is_whole.load(Relaxed) || self.missing(range).is_none()
+        self.has_all(std::slice::from_ref(range))
     }
 
     /// Whether all bytes of some ranges are there.
     pub fn has_all(&self, ranges: &[Range<u64>]) -> bool {
-        self.is_whole.load(Relaxed) || ranges.iter().all(|range| self.missing(range).is_none())
+        if self.is_whole.load(Relaxed) {
+            return true;
+        }
+        let is_known = {
+            let known = self.known();
+            ranges.iter().all(|range| known.holds(range))
+        };
+        is_known || ranges.iter().all(|range| self.missing(range).is_none())
     }
 
     /// The first bytes of a range that are missing, as whole units; `None` if it is there.
@@ -162,12 +206,22 @@ impl CachedShare {
             return None;
         }
         let end = range.end.min(self.bytes);
+        let version = self.version();
         let hole = match seek(&self.file, SeekFrom::Hole(range.start)) {
-            Ok(hole) if hole >= end => return None,
             Ok(hole) => hole,
             // The file is shorter than it was made: as good as empty.
             Err(_) => range.start,
         };
+        if hole > range.start {
+            let mut known = self.known();
+            // What was dropped meanwhile is not there any more.
+            if self.version() == version {
+                known.add(range.start..hole.min(self.bytes));
+            }
+        }
+        if hole >= end {
+            return None;
+        }
         let start = hole / UNIT_BYTES * UNIT_BYTES;
         let data = match seek(&self.file, SeekFrom::Data(hole)) {
             Ok(data) => data,
@@ -190,6 +244,10 @@ impl CachedShare {
     /// When it was wanted last, by [`Cache::clock`].
     pub(super) fn last_wanted(&self) -> u64 {
         self.wanted.load(Relaxed)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fetches(&self) -> MutexGuard<'_, Fetches> {
@@ -271,6 +329,7 @@ impl CachedShare {
             self.punch(&(at..at + bytes.len() as u64));
         }
         written?;
+        self.known().add(at..at + bytes.len() as u64);
         self.progress.notify_waiters();
         Ok(())
     }
@@ -313,10 +372,18 @@ impl CachedShare {
     fn punch(&self, range: &Range<u64>) -> bool {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let length = (range.end - range.start).next_multiple_of(UNIT_BYTES);
-        self.is_whole.store(false, Relaxed);
+        self.forget();
         let done = fallocate(&self.file, flags, range.start, length);
-        self.version.fetch_add(1, Relaxed);
+        // Whoever asked in between may have seen what is gone now.
+        self.forget();
         done.is_ok()
+    }
+
+    fn forget(&self) {
+        let mut known = self.known();
+        self.is_whole.store(false, Relaxed);
+        self.version.fetch_add(1, Relaxed);
+        known.0.clear();
     }
 
     /// Drops what nobody wanted since the last time. Returns how many bytes it takes on the disk now.
@@ -390,4 +457,40 @@ pub(super) fn tells_holes(file: &File) -> io::Result<bool> {
     Ok(found == (Ok(AT), Ok(AT + UNIT_BYTES), Err(Errno::NXIO))
         && punched.is_ok()
         && left == Err(Errno::NXIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is added in whatever order: what is held was added, and neighbours are one.
+        #[test]
+        fn what_is_known_was_added(added in prop::collection::vec((0_u64..300, 1_u64..20), 1..60)) {
+            let mut known = Known::default();
+            let (mut there, mut most) = ([false; 400], 0);
+            for (start, length) in added {
+                known.add(start..start + length);
+                there[start as usize..(start + length) as usize].fill(true);
+                most = most.max(known.0.len());
+                prop_assert!(most <= KNOWN_MAX);
+                for pair in known.0.windows(2) {
+                    prop_assert!(pair[0].end < pair[1].start);
+                }
+            }
+            for known in &known.0 {
+                prop_assert!(there[known.start as usize..known.end as usize].iter().all(|there| *there));
+            }
+            for start in 0..300_u64 {
+                let one = start..start + 1;
+                prop_assert!(!known.holds(&one) || there[start as usize]);
+                // Of few ranges none is forgotten.
+                if most < KNOWN_MAX && there[start as usize] {
+                    prop_assert!(known.holds(&one));
+                }
+            }
+        }
+    }
 }
