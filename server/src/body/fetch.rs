@@ -394,8 +394,16 @@ impl<'a> Fetching<'a> {
                 }
                 Outcome::Failed(why) => {
                     failed.push(*number);
+                    let error = io::Error::other(why);
                     if let (true, Some(store)) = (is_first, store) {
-                        store.note_failure(&io::Error::other(why), object.number());
+                        store.note_failure(&error, object.number());
+                    }
+                    // A store that fails for this object alone is not asked for every piece of it.
+                    if let Some(copy) = copy
+                        && let Some(of) = object.share(*number, copy)
+                        && !of.note_spot()
+                    {
+                        engine.give_up(object, *number, copy, &error);
                     }
                 }
                 Outcome::Away(why) => {

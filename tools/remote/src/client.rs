@@ -65,6 +65,8 @@ impl Client {
         };
         let runtime = Builder::new_current_thread()
             .enable_all()
+            // They look names up.
+            .max_blocking_threads(4)
             .build()
             .map_err(|error| failed("a runtime", &error))?;
         let handle = runtime.handle().clone();
