@@ -10,7 +10,7 @@
 //! has often put the bytes there. A further source is a further rung: one in memory belongs in
 //! `Sources::send_from_memory`, one that has to fetch in [`Resources::prepare`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,11 +31,12 @@ use super::zero_copy::ZeroCopy;
 use crate::engine::{Engine, PieceError};
 use crate::io::{Segmentation, sent_or_zero};
 use crate::memory::limits::{
-    FETCH_ATTEMPTS_MAX, REMOTE_PATIENCE, REMOTE_PAUSE_LEAST, REMOTE_PAUSE_MOST,
+    FETCH_ATTEMPTS_MAX, REMOTE_EXTENT_BYTES, REMOTE_PATIENCE, REMOTE_PAUSE_LEAST, REMOTE_PAUSE_MOST,
 };
 use crate::objects::{LookupError, Object};
 use crate::remote::Fetcher;
 use crate::tls::Workspace;
+use crate::units::ObjectOffset;
 
 /// One core's sources of bodies.
 pub struct Sources {
@@ -66,6 +67,8 @@ pub struct Body {
     /// Where its bytes come from.
     pub resource: Resource,
     cursor: Cursor,
+    /// From where on it is asked again what to fetch ahead.
+    ahead_at: Cell<ObjectOffset>,
 }
 
 impl Body {
@@ -74,6 +77,7 @@ impl Body {
         Body {
             resource,
             cursor: Cursor::default(),
+            ahead_at: Cell::default(),
         }
     }
 }
@@ -281,7 +285,7 @@ impl Sources {
         if let OpenResource::Object(object) = resource
             && object.is_remote()
             && !std::mem::replace(&mut ready.is_fetched, true)
-            && self.fetch(turn, object).await?
+            && self.fetch(turn, body, object).await?
         {
             return Ok(false);
         }
@@ -339,13 +343,19 @@ impl Sources {
     }
 
     /// Has fetched what the turn takes of remote shares. Returns whether that took waiting.
-    async fn fetch(&self, turn: &Turn<'_>, object: &Rc<Object>) -> Result<bool, SendError> {
+    async fn fetch(
+        &self,
+        turn: &Turn<'_>,
+        body: &Body,
+        object: &Rc<Object>,
+    ) -> Result<bool, SendError> {
         let fetcher = self.fetcher.as_ref();
         let fetcher = fetcher.ok_or(PieceError::Bug("a remote share without a fetcher"))?;
         let fetching = Fetching::new(fetcher, &self.engine, object);
         let wanted = turn.wanted();
-        if is_fast_now(turn)? {
+        if wanted.start >= body.ahead_at.get() && is_fast_now(turn)? {
             fetching.ahead(wanted.start);
+            body.ahead_at.set(wanted.start + REMOTE_EXTENT_BYTES);
         }
         Ok(Box::pin(fetching.run(&wanted)).await?)
     }

@@ -73,10 +73,11 @@ struct Known(Vec<Range<u64>>);
 const KNOWN_MAX: usize = 32;
 
 impl Known {
-    fn holds(&self, range: &Range<u64>) -> bool {
-        let after = self.0.partition_point(|known| known.start <= range.start);
+    /// The first byte from `start` on that is not known to be there.
+    fn behind(&self, start: u64) -> u64 {
+        let after = self.0.partition_point(|known| known.start <= start);
         let before = after.checked_sub(1).and_then(|at| self.0.get(at));
-        range.is_empty() || before.is_some_and(|known| known.end >= range.end)
+        before.map_or(start, |known| known.end.max(start))
     }
 
     fn add(&mut self, mut range: Range<u64>) {
@@ -193,11 +194,13 @@ impl CachedShare {
         if self.is_whole.load(Relaxed) {
             return true;
         }
-        let is_known = {
-            let known = self.known();
-            ranges.iter().all(|range| known.holds(range))
-        };
-        is_known || ranges.iter().all(|range| self.missing(range).is_none())
+        ranges.iter().all(|range| {
+            let unknown = self.known().behind(range.start);
+            // What is on its way is known as it comes.
+            let is_coming = |fetch: &Arc<Fetch>| fetch.range.contains(&unknown);
+            unknown >= range.end
+                || !self.fetches().under_way.iter().any(is_coming) && self.missing(range).is_none()
+        })
     }
 
     /// The first bytes of a range that are missing, as whole units; `None` if it is there.
@@ -287,6 +290,15 @@ impl CachedShare {
         let mut from = range.start;
         // As often as fetches are under way, and holes lie between them.
         loop {
+            from = self.known().behind(from);
+            if from >= range.end {
+                return None;
+            }
+            let coming = |fetch: &&Arc<Fetch>| fetch.range.contains(&from);
+            if let Some(fetch) = fetches.under_way.iter().find(coming) {
+                from = fetch.range.end;
+                continue;
+            }
             let missing = self.missing(&(from..range.end))?;
             let start = missing.start.max(from / UNIT_BYTES * UNIT_BYTES);
             let covering = |fetch: &&Arc<Fetch>| fetch.range.contains(&start);
@@ -484,11 +496,11 @@ mod tests {
                 prop_assert!(there[known.start as usize..known.end as usize].iter().all(|there| *there));
             }
             for start in 0..300_u64 {
-                let one = start..start + 1;
-                prop_assert!(!known.holds(&one) || there[start as usize]);
+                let is_known = known.behind(start) > start;
+                prop_assert!(!is_known || there[start as usize]);
                 // Of few ranges none is forgotten.
                 if most < KNOWN_MAX && there[start as usize] {
-                    prop_assert!(known.holds(&one));
+                    prop_assert!(is_known);
                 }
             }
         }
