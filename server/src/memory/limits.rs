@@ -334,6 +334,8 @@ pub const STORE_RECENT_CALLS_LEAST: usize = 3;
 pub const RECHECK_GRACE: Duration = Duration::from_millis(20);
 /// Bytes that are there or missing together, of a cached share: every file system tells holes as fine as this.
 pub const REMOTE_UNIT_BYTES: u64 = 64 << 10;
+/// Who waits for bytes of a fetch is told of the first unit, and then so often.
+pub const REMOTE_TOLD_EVERY: u64 = 4 * REMOTE_UNIT_BYTES;
 /// A share file no longer than this is fetched whole when its header is.
 pub const REMOTE_FIRST_BYTES: u64 = 256 << 10;
 /// Bytes of one fetch for a client that waits for them: up to the next multiple of this in the share file. Its price is

@@ -13,7 +13,8 @@ use super::cache::Place;
 use super::fetch::{Fetch, Outcome};
 use super::share::CachedShare;
 use crate::memory::limits::{
-    HEDGE_EVERY, HEDGES_SAVED_MAX, REMOTE_FETCHES_OF_STORE_MAX, REMOTE_UNIT_BYTES,
+    HEDGE_EVERY, HEDGES_SAVED_MAX, REMOTE_FETCHES_OF_STORE_MAX, REMOTE_TOLD_EVERY,
+    REMOTE_UNIT_BYTES,
 };
 
 /// Why others were not asked in place of one that is late.
@@ -229,6 +230,12 @@ async fn fill(share: &CachedShare, fetch: &Fetch) -> Outcome {
                 }
                 at += unit.len() as u64;
                 unit.clear();
+                // The end of the fetch is told when it has ended.
+                if at == fetch.range.start + REMOTE_UNIT_BYTES
+                    || at.is_multiple_of(REMOTE_TOLD_EVERY)
+                {
+                    share.tell_progress();
+                }
             }
         }
     }

@@ -324,9 +324,16 @@ impl CachedShare {
         let mut fetches = self.fetches();
         fetches.under_way.retain(|other| !Arc::ptr_eq(other, fetch));
         drop(fetches);
-        if !self.is_whole.load(Relaxed) && self.missing(&(0..self.bytes)).is_none() {
+        let known = self.known();
+        if known.behind(0) >= self.bytes {
             self.is_whole.store(true, Relaxed);
         }
+        drop(known);
+        self.progress.notify_waiters();
+    }
+
+    /// Tells who waits that bytes have come. To wake a core costs as much as to write a unit.
+    pub(super) fn tell_progress(&self) {
         self.progress.notify_waiters();
     }
 
@@ -342,7 +349,6 @@ impl CachedShare {
         }
         written?;
         self.known().add(at..at + bytes.len() as u64);
-        self.progress.notify_waiters();
         Ok(())
     }
 
