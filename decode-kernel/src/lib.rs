@@ -48,3 +48,8 @@ pub mod share;
 pub mod tahoe;
 
 pub use code::{CodeError, Role};
+
+/// README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -22,7 +22,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let usages = df::df(&arguments.stores.stores, !arguments.no_count)?;
+    let stores = arguments.stores.directories()?;
+    let usages = df::df(&stores, !arguments.no_count)?;
     for usage in &usages {
         // Nobody may be there to read it.
         if let Some(reason) = &usage.reason {

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "KEY|CAP", required_unless_present = "cap_file")]
     name: Option<String>,
     /// Only these bytes of a Tahoe-LAFS file: the first and the last, counted from 0
-    #[arg(long, value_name = "FIRST-LAST", requires = "nodes", conflicts_with = "stores", value_parser = range)]
+    #[arg(long, value_name = "FIRST-LAST", requires = "nodes", conflicts_with_all = ["stores", "config"], value_parser = range)]
     range: Option<Range<u64>>,
     /// Read an older put where too few shares of the newest are left
     #[arg(long)]

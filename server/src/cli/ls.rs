@@ -36,7 +36,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         long,
         json,
     } = arguments;
-    let stores = stores.stores;
+    let stores = stores.directories()?;
     let listing = ls::ls(&LsOptions { stores, prefix })?;
     for problem in &listing.problems {
         // Nobody may be there to read it.

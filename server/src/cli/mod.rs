@@ -1,10 +1,12 @@
 //! The command line: one file per subcommand, each a thin layer over the library that does the work.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
+use penstock::config;
 use penstock::config::settings::is_remote;
 use penstock::control::logging::{self, LogThread};
 
@@ -17,6 +19,8 @@ macro_rules! say {
     }};
 }
 
+mod completions;
+mod default_config;
 mod demo;
 mod df;
 mod doctor;
@@ -24,6 +28,7 @@ mod get;
 mod init;
 mod inspect;
 mod ls;
+mod man;
 mod metrics_file;
 mod output;
 mod plan;
@@ -63,6 +68,12 @@ const DOCTOR_STATUS: &str = "Exit status: 0 if every check is ok; 1 if something
      if the command line is wrong.";
 const SIGN_STATUS: &str = "Exit status: 0 if the link was printed; 1 if there is no such key or a value can't be used; 2 \
      if the command line is wrong.";
+const COMPLETIONS_STATUS: &str = "Exit status: 0 if the script was printed; 2 if the command line is wrong; 141, without a \
+     message, if the reader of standard output went away.";
+const DEFAULT_CONFIG_STATUS: &str = "Exit status: 0 if the file was printed; 2 if the command line is wrong; 141, without a \
+     message, if the reader of standard output went away.";
+const MAN_STATUS: &str = "Exit status: 0 if all pages were written; 1 if one could not be written; 2 if the command line \
+     is wrong.";
 const INSPECT_STATUS: &str = "Exit status: 0 if all that was read of the share is good; 1 if not, or if it can't be \
      read; 2 if the command line is wrong.";
 const GET_STATUS: &str = "Exit status: 0 if all bytes were written, and verified before; 1 if not; 2 if the command \
@@ -131,6 +142,15 @@ enum Command {
     /// Check what the server can use on this machine, and print how to fix what it can't; takes the options of `serve`
     #[command(after_help = DOCTOR_STATUS)]
     Doctor(serve::Reported),
+    /// Print a configuration file that shows every option of `serve`, commented out
+    #[command(after_help = DEFAULT_CONFIG_STATUS)]
+    DefaultConfig,
+    /// Print the script by which a shell completes commands and options
+    #[command(after_help = COMPLETIONS_STATUS)]
+    Completions(completions::Arguments),
+    /// Write the manual pages, one for each command, into a directory
+    #[command(after_help = MAN_STATUS)]
+    Man(man::Arguments),
 }
 
 /// The exit status where the reader of what is written went away, as in `get … | head`: that of a program that the
@@ -141,8 +161,38 @@ const READER_GONE: u8 = 128 + 13;
 #[derive(Debug, clap::Args)]
 struct Stores {
     /// A store directory; repeat it for each
-    #[arg(long = "store", value_name = "DIR", required = true, value_parser = directory())]
+    #[arg(
+        long = "store",
+        value_name = "DIR",
+        required_unless_present = "config",
+        value_parser = directory()
+    )]
     stores: Vec<PathBuf>,
+    /// Take the stores that a configuration file of `penstock serve` names
+    #[arg(long, value_name = "FILE", conflicts_with = "stores")]
+    config: Option<PathBuf>,
+}
+
+impl Stores {
+    /// Their directories.
+    fn directories(&self) -> anyhow::Result<Vec<PathBuf>> {
+        directories(&self.stores, self.config.as_deref())
+    }
+}
+
+/// The directories of stores that are named, or that a configuration file names.
+fn directories(named: &[PathBuf], config: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
+    let Some(path) = config else {
+        return Ok(named.to_vec());
+    };
+    let stores = config::stores(path)?;
+    if stores.is_empty() {
+        bail!("{}: it names no store", path.display());
+    }
+    match stores.iter().find(|store| is_remote(store)) {
+        Some(bucket) => bail!("{}: {}: {NO_BUCKETS}", path.display(), bucket.display()),
+        None => Ok(stores),
+    }
 }
 
 /// Reads the path of a directory. Only the server knows buckets; to other commands a URL would be a mistyped path, and
@@ -196,6 +246,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sign(arguments) => sign::run(&arguments)?,
         Command::Plan(arguments) => plan::run(arguments)?,
         Command::Doctor(arguments) => return doctor::run(arguments),
+        Command::DefaultConfig => return default_config::run(),
+        Command::Completions(arguments) => return completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

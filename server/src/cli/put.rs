@@ -164,6 +164,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         progress: Progress::on_terminal("put"),
         block_size,
         failed: false,
+        stores: arguments.stores.directories()?,
         arguments,
     };
     for file in work.arguments.files.clone() {
@@ -199,6 +200,7 @@ fn file_name(path: &Path) -> anyhow::Result<&str> {
 
 struct Work {
     arguments: Arguments,
+    stores: Vec<PathBuf>,
     fields: Fields,
     puts: Puts,
     progress: Progress,
@@ -251,7 +253,7 @@ impl Work {
 
     fn try_put(&mut self, file: &Path, key: Key) -> anyhow::Result<()> {
         let mut options = PutOptions {
-            stores: self.arguments.stores.stores.clone(),
+            stores: self.stores.clone(),
             data: self.arguments.data,
             parity: self.arguments.parity.unwrap_or(0),
             key,

@@ -27,7 +27,7 @@ pub(super) struct Arguments {
 /// Exits with 1 if a share could not be moved.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let options = RebalanceOptions {
-        stores: arguments.stores.stores,
+        stores: arguments.stores.directories()?,
         drain: arguments.drain,
         rate: arguments.rate.map(|rate| rate.as_u64()),
         dry_run: arguments.dry_run,

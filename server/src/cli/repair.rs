@@ -71,7 +71,7 @@ fn repair(arguments: Arguments) -> anyhow::Result<RepairReport> {
         key,
     } = arguments;
     let options = RepairOptions {
-        stores: stores.stores,
+        stores: stores.directories()?,
         key,
         walk: walk.walk(),
     };

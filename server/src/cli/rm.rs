@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 
 /// Goes on after a failure, and exits with 1 then.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let stores = arguments.stores.stores;
+    let stores = arguments.stores.directories()?;
     let mut keys = arguments.keys;
     if let Some(prefix) = &arguments.prefix {
         keys.extend(rm::with_prefix(&stores, prefix)?);

@@ -24,8 +24,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let Arguments { stores, key, json } = arguments;
-    let result = stat::stat(&stores.stores, key)
-        .map_err(anyhow::Error::from)
+    let result = stores
+        .directories()
+        .and_then(|stores| Ok(stat::stat(&stores, key)?))
         .and_then(|stat| {
             write_all(stat.state.exit_code(), |out| match json {
                 true => json_document(out, &stat),

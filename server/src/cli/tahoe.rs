@@ -14,7 +14,7 @@ use decode_kernel::tahoe::{CAP_TEXT_MAX, Cap};
 use penstock_store::tahoe::{Limits, SEGMENT_MAX_DEFAULT};
 
 /// Stores, or nodes of a Tahoe-LAFS grid.
-// Options that require `nodes` also say that they conflict with `stores`: clap doesn't check `requires` where `nodes`
+// Options that require `nodes` also say that they conflict with the others: clap doesn't check `requires` where `nodes`
 // itself conflicts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Sources {
@@ -23,10 +23,13 @@ pub(super) struct Sources {
         long = "store",
         value_name = "DIR",
         value_parser = super::directory(),
-        required_unless_present = "nodes",
+        required_unless_present_any = ["nodes", "config"],
         conflicts_with = "nodes"
     )]
     stores: Vec<PathBuf>,
+    /// Take the stores that a configuration file of `penstock serve` names
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["stores", "nodes"])]
+    config: Option<PathBuf>,
     /// A Tahoe-LAFS storage node's directory, its `storage` or its `shares`; repeat it for each
     #[arg(long = "tahoe-node", id = "nodes", value_name = "DIR")]
     nodes: Vec<PathBuf>,
@@ -35,11 +38,11 @@ pub(super) struct Sources {
         long,
         value_name = "FILE",
         requires = "nodes",
-        conflicts_with = "stores"
+        conflicts_with_all = ["stores", "config"]
     )]
     cap_file: Option<PathBuf>,
     /// Refuse Tahoe-LAFS files with longer segments
-    #[arg(long, value_name = "SIZE", requires = "nodes", conflicts_with = "stores", default_value_t = ByteSize(SEGMENT_MAX_DEFAULT))]
+    #[arg(long, value_name = "SIZE", requires = "nodes", conflicts_with_all = ["stores", "config"], default_value_t = ByteSize(SEGMENT_MAX_DEFAULT))]
     tahoe_segment_max: ByteSize,
 }
 
@@ -63,7 +66,8 @@ impl Sources {
     pub(super) fn source(self, name: Option<String>) -> anyhow::Result<Source> {
         if self.nodes.is_empty() {
             let key = name.as_deref().map(Key::new).transpose()?;
-            return Ok(Source::Stores(self.stores, key));
+            let stores = super::directories(&self.stores, self.config.as_deref())?;
+            return Ok(Source::Stores(stores, key));
         }
         let text = match (name, self.cap_file) {
             (Some(cap), None) => cap,

@@ -93,10 +93,7 @@ pub fn load(flags: Options, path: Option<&Path>, cores: usize) -> Result<Setting
     let Some(path) = path else {
         return Settings::new(flags, cores).map_err(ConfigError::Option);
     };
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
-        path: path.to_owned(),
-        error,
-    })?;
+    let text = read(path)?;
     parse(flags, path, &text, cores)
 }
 
@@ -115,6 +112,20 @@ pub fn parse(
             Err(same) if same.option == error.option => ConfigError::Option(error),
             _ => file.value_error(error),
         }
+    })
+}
+
+/// The stores that a file names, for commands that work on those of a server. Its other options are read and not used.
+pub fn stores(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let text = read(path)?;
+    let file = File { path, text: &text };
+    Ok(file.options()?.store)
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+        path: path.to_owned(),
+        error,
     })
 }
 

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod bounds;
 pub mod bucket;
+mod commented;
 pub mod file;
 mod live;
 pub mod options;
@@ -12,7 +13,8 @@ pub mod settings;
 mod token;
 pub mod values;
 
-pub use file::{ConfigError, load};
+pub use commented::commented;
+pub use file::{ConfigError, load, stores};
 pub use live::Live;
 pub use options::Options;
 pub use settings::Settings;

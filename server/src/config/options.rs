@@ -392,6 +392,18 @@ pub(super) fn keys() -> Vec<String> {
     arguments().get_arguments().filter_map(key).collect()
 }
 
+/// The same, each with the help of its option.
+pub(super) fn keys_and_help() -> Vec<(String, String)> {
+    let help = |argument: &clap::Arg| {
+        let text = argument.get_long_help().or(argument.get_help());
+        text.map_or(String::new(), ToString::to_string)
+    };
+    arguments()
+        .get_arguments()
+        .filter_map(|argument| Some((key(argument)?, help(argument))))
+        .collect()
+}
+
 /// The words that this key of the TOML file may have, if it has words.
 pub(super) fn words(name: &str) -> Option<Vec<String>> {
     let command = arguments();
