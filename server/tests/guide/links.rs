@@ -136,6 +136,47 @@ fn options_and_metrics_in_the_text_exist() {
     }
 }
 
+/// The sources' text, with strings that go over lines put together.
+fn sources() -> String {
+    let mut text = String::new();
+    for dir in ["server/src", "tools/store/src", "decode-kernel/src"] {
+        for entry in walkdir::WalkDir::new(root().join(dir)) {
+            let entry = entry.unwrap();
+            if entry.path().extension().is_some_and(|ext| ext == "rs") {
+                text.push_str(&read(entry.path()));
+            }
+        }
+    }
+    let mut lines = text.split("\\\n");
+    let mut joined = lines.next().unwrap_or_default().to_owned();
+    lines.for_each(|line| joined.push_str(line.trim_start()));
+    joined
+}
+
+/// Each message in the tables of the chapter on messages is one of the program: what stands between two `…` is in the
+/// sources.
+#[test]
+fn messages_are_those_of_the_program() {
+    let chapter = read(&guide().join("troubleshooting.md"));
+    let sources = sources();
+    let (mut found, mut unknown) = (0, Vec::new());
+    for row in chapter.lines().filter(|line| line.starts_with("| ")) {
+        let first = row[1..].split('|').next().unwrap_or_default();
+        for message in code(first).filter(|piece| piece.contains(' ')) {
+            let parts = message.split('…').map(str::trim);
+            // Shorter ones are everywhere.
+            for part in parts.filter(|part| part.len() >= 8) {
+                found += 1;
+                if !sources.contains(part) {
+                    unknown.push(part);
+                }
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "no message has {unknown:#?}");
+    assert!(found > 40, "{found} parts of messages");
+}
+
 /// A directory that is said to be there is there: mdBook would fail otherwise.
 #[test]
 fn the_book_is_where_its_configuration_says() {
