@@ -15,7 +15,8 @@
 //! for the same number in all of a file, so that files can run side by side. Where a program of [`blocks::TOOLS`] is not
 //! installed, the file is run up to the first block that needs it.
 //!
-//! The tables are rewritten with `PENSTOCK_BLESS=1`.
+//! The tables are rewritten with `PENSTOCK_BLESS=1`. `PENSTOCK_PROGRAM=/usr/bin/penstock` has the commands run by another
+//! program than the one that was built, such as that of a package.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -44,7 +44,9 @@ pub(crate) fn run(chapter: &Chapter) -> Result<(), String> {
     for dir in [&work, &bin, &notes] {
         fs::create_dir(dir).unwrap();
     }
-    symlink(env!("CARGO_BIN_EXE_penstock"), bin.join("penstock")).unwrap();
+    let program = std::env::var_os("PENSTOCK_PROGRAM");
+    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_penstock").into());
+    symlink(program, bin.join("penstock")).unwrap();
     let mut ports = Ports::default();
     let mut script = String::new();
     for (number, step) in steps.iter().enumerate() {
