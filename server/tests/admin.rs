@@ -13,7 +13,9 @@ on_both_backends! {
     a_status_takes_no_thread
     metrics_are_prometheus_text
     metrics_and_status_agree
-    the_page_uses_only_keys_of_the_status
+    the_history_has_what_happened
+    parts_of_memory_add_up_to_what_was_declared
+    the_page_uses_only_keys_that_there_are
     objects_with_shares_missing_are_counted
     the_survey_counts_objects_that_nobody_asked_for
     many_admin_connections_take_no_more_than_planned
@@ -120,7 +122,9 @@ fn a_token_is_asked_for(io: Backend) {
     std::fs::write(&token, "0123456789abcdef\n").unwrap();
     let file = token.to_str().unwrap();
     let server = Server::start(&stores, io, &["--admin-token-file", file]);
-    for path in ["/", "/status", "/metrics", "/nothing"] {
+    for path in [
+        "/", "/page.js", "/status", "/history", "/metrics", "/nothing",
+    ] {
         let refused = Client::connect(server.admin).request(
             "GET",
             path,
@@ -173,6 +177,7 @@ fn health_and_readiness(io: Backend) {
         ("/healthz", 200),
         ("/readyz", 200),
         ("/", 200),
+        ("/history", 200),
         ("/object", 404),
     ] {
         assert_eq!(admin.request("GET", path, &[]).status(), status, "{path}");
@@ -191,7 +196,7 @@ fn a_status_takes_no_thread(io: Backend) {
         tasks.count()
     };
     let before = threads();
-    for path in ["/status", "/metrics", "/"] {
+    for path in ["/status", "/history", "/metrics", "/"] {
         assert_eq!(get(server.admin, path, &[]).status(), 200, "{path}");
         assert_eq!(threads(), before, "{path}");
     }
@@ -371,35 +376,146 @@ fn metrics_and_status_agree(io: Backend) {
 /// The words of a text that follow a `prefix`.
 fn words_behind<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
     let word = |rest: &'a str| {
-        let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '_');
         &rest[..end.unwrap_or(rest.len())]
     };
     text.split(prefix).skip(1).map(word).collect()
 }
 
-fn the_page_uses_only_keys_of_the_status(io: Backend) {
+fn history(server: &Server) -> Value {
+    let answer = get(server.admin, "/history", &[]);
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.field("content-type"), Some("application/json"));
+    serde_json::from_slice(&answer.body).expect("JSON")
+}
+
+/// The sum of a column of the history.
+fn column_sum(column: &Value) -> u64 {
+    let values = column.as_array().expect("a column");
+    values.iter().map(|value| value.as_u64().unwrap()).sum()
+}
+
+fn the_history_has_what_happened(io: Backend) {
+    let (stores, server, content) = served(io);
+    stores.remove_store(1);
+    assert_same(&get(server.objects, PATH, &[]).body, &content, "the object");
+    assert_eq!(get(server.objects, "/nothing", &[]).status(), 404);
+    let past = common::wait_until(|| {
+        let past = history(&server);
+        let responses = &past["responses"];
+        let classes = [("2xx", 1), ("3xx", 0), ("4xx", 1), ("5xx", 0)];
+        let whole = classes
+            .iter()
+            .all(|(name, count)| column_sum(&responses[*name]) == *count);
+        let states = past["stores"][1]["states"].as_array();
+        let missing = states.and_then(|states| states.last()) == Some(&1.into());
+        match whole && missing {
+            true => Ok(past),
+            false => Err(format!("not all of it: {past:#}")),
+        }
+    });
+    assert!(column_sum(&past["sent_bytes"]) >= SIZE as u64, "{past:#}");
+    assert_eq!(past["store_states"][1], "missing");
+    assert_eq!(past["every_seconds"], 5);
+    // All columns have one length.
+    let samples = past["at"].as_array().unwrap().len();
+    let phases = past["connections"].as_object().unwrap();
+    assert_eq!(phases.len(), 6);
+    let memory = past["memory"].as_object().unwrap();
+    let quantiles = past["first_byte_ms"].as_object().unwrap();
+    let groups = phases
+        .values()
+        .chain(memory.values())
+        .chain(quantiles.values());
+    let stores = past["stores"].as_array().unwrap();
+    assert_eq!(stores.len(), 6);
+    let of_stores = stores
+        .iter()
+        .flat_map(|store| [&store["states"], &store["p99_ms"]]);
+    for column in groups
+        .chain(of_stores)
+        .chain([&past["seconds"], &past["sent_bytes"]])
+    {
+        assert_eq!(column.as_array().unwrap().len(), samples, "{past:#}");
+    }
+    for group in [memory, quantiles] {
+        assert!(!group.is_empty());
+    }
+    assert!(past["memory"]["resident_bytes"][0].as_u64() > Some(0));
+    let p99 = past["first_byte_ms"]["p99"].as_array().unwrap();
+    assert!(p99.iter().any(|ms| ms.as_f64() > Some(0.0)), "{past:#}");
+}
+
+fn parts_of_memory_add_up_to_what_was_declared(io: Backend) {
     let (_stores, server, _) = served(io);
-    let page = Client::connect(server.admin).request("GET", "/", &[]);
+    let status = server.status();
+    let parts = status["memory_parts"].as_array().unwrap();
+    let planned: u64 = parts
+        .iter()
+        .map(|part| number(part, &["planned_bytes"]))
+        .sum();
+    assert_eq!(planned, number_of(&status, "memory_declared_bytes"));
+    // A response that is over has given back what it took of the pool.
+    server.wait_for_status("a pool that is free", |status| {
+        let parts = status["memory_parts"].as_array().unwrap();
+        let pool = parts
+            .iter()
+            .find(|part| part["part"] == "pool buffers")
+            .unwrap();
+        pool["used_bytes"] == 0
+    });
+}
+
+fn the_page_uses_only_keys_that_there_are(io: Backend) {
+    let (_stores, server, _) = served(io);
+    let mut client = Client::connect(server.admin);
+    let page = client.request("GET", "/", &[]);
     assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
     let policy = page.field("content-security-policy").unwrap();
     assert!(policy.starts_with("default-src 'none';"), "{policy}");
-    let (page, status) = (page.text(), server.status());
-    let has = |part: &str, name: &str| status[part].get(name).is_some();
-    for part in ["totals", "memory", "connections"] {
-        let names = words_behind(page, &format!("{part}."));
+    assert!(!policy.contains("unsafe"), "{policy}");
+    let style = client.request("GET", "/page.css", &[]);
+    assert_eq!(style.field("content-type"), Some("text/css; charset=utf-8"));
+    let script = client.request("GET", "/page.js", &[]);
+    let media_type = Some("text/javascript; charset=utf-8");
+    assert_eq!(script.field("content-type"), media_type);
+    let past = common::wait_until(|| {
+        let past = history(&server);
+        let first = past["stores"].as_array().is_some_and(|all| !all.is_empty());
+        first.then_some(past).ok_or_else(|| "no sample".to_owned())
+    });
+    let (script, status) = (script.text(), server.status());
+    let has = |document: &Value, name: &str| document.get(name).is_some();
+    let used = |part: &str| {
+        let names = words_behind(script, &format!("{part}."));
         assert!(!names.is_empty(), "{part}");
-        for name in names {
-            assert!(has(part, name), "{part}.{name}");
+        names
+    };
+    for part in ["totals", "survey"] {
+        for name in used(part) {
+            assert!(has(&status[part], name), "{part}.{name}");
         }
     }
+    for name in used("memory") {
+        let there = has(&status["memory"], name) || has(&past["memory"], name);
+        assert!(there, "memory.{name}");
+    }
+    for name in used("history") {
+        assert!(has(&past, name), "history.{name}");
+    }
+    for name in used("store") {
+        let remote = name == "remote" || name == "last_error";
+        let there = has(&status["stores"][0], name) || has(&past["stores"][0], name);
+        assert!(there || remote, "store.{name}");
+    }
     // Keys in quotes are the only such words with an underscore.
-    let keys: Vec<&str> = words_behind(page, "\"")
+    let keys: Vec<&str> = words_behind(script, "\"")
         .into_iter()
         .filter(|word| word.contains('_'))
         .collect();
     assert!(keys.len() > 10, "{keys:?}");
     for key in keys {
-        assert!(has("totals", key), "{key}");
+        assert!(has(&status["totals"], key), "{key}");
     }
 }
 

@@ -522,7 +522,7 @@ pub const ADMIN_FIELDS_MAX: usize = 64;
 pub const ADMIN_REPLIES_MAX: usize = 4;
 /// `SO_SNDBUF` of an admin connection.
 pub const ADMIN_SEND_BUFFER_BYTES: u32 = 8 * 1024;
-/// An admin connection is closed if no request arrives whole within this time. The live page asks once a second.
+/// An admin connection is closed if no request arrives whole within this time. The live page asks every two seconds.
 pub const ADMIN_IDLE: Duration = Duration::from_secs(10);
 /// An admin client has this long to take a reply,
 pub const ADMIN_REPLY_WITHIN: Duration = Duration::from_secs(15);
@@ -530,6 +530,15 @@ pub const ADMIN_REPLY_WITHIN: Duration = Duration::from_secs(15);
 pub const ADMIN_REPLY_GRACE: Duration = Duration::from_secs(1);
 /// An admin connection is closed after this time, whatever it does.
 pub const ADMIN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Samples of the past that the admin thread keeps: a quarter of an hour, one every five seconds.
+pub const HISTORY_SAMPLES: usize = 180;
+/// What they take: a part of [`FIXED_BYTES`].
+pub const HISTORY_BYTES: u64 = 36 << 10;
+/// What those of each store take.
+pub const HISTORY_STORE_BYTES: u64 = 5 << 10;
+/// The text of all of them in a reply, beside that of stores.
+pub const HISTORY_REPLY_BYTES: usize = 32 << 10;
 
 /// Buckets that S3 clients may be shown.
 pub const BUCKETS_MAX: usize = 100;
@@ -628,17 +637,18 @@ pub const MEMORY_DEFAULT: u64 = 512 << 20;
 
 // The parts of the plan. Measured with release builds; the memory test holds the sum against them.
 
-/// The process before it serves: code, heap, the control and admin threads, the allocator's slack, and
+/// The process before it serves: code, heap, the control and admin threads, the history, the allocator's slack, and
 /// the threads of some stores. Measured: 6 MiB resident when idle.
 pub const FIXED_BYTES: u64 = 8600 << 10;
 /// User memory of one admin connection: hyper's buffers for reading (twice a head, and what is left of it while it is
 /// answered) and for a response head, fields, the task.
 const ADMIN_CONNECTION_USER_BYTES: u64 = 6 * ADMIN_HEAD_BYTES_MAX as u64;
 /// The longest reply of the admin listener: metrics of so many cores and stores, while the text grows. Measured: 20 KiB
-/// for 2 cores and 6 stores.
-const fn admin_reply_bytes(cores: usize, stores: usize) -> u64 {
+/// for 2 cores and 6 stores. The history is no longer.
+pub const fn admin_reply_bytes(cores: usize, stores: usize) -> u64 {
     (16 << 10) + cores as u64 * (16 << 10) + stores as u64 * (4 << 10)
 }
+const _: () = assert!(HISTORY_REPLY_BYTES as u64 <= admin_reply_bytes(1, 0));
 /// The admin listener with all connections it may have.
 pub const fn admin_bytes(cores: usize, stores: usize) -> u64 {
     let kernel = CONNECTION_KERNEL_BYTES + socket_bytes(ADMIN_SEND_BUFFER_BYTES);
@@ -652,8 +662,9 @@ pub(super) const ADMIN_TLS_BYTES: u64 = ADMIN_CONNECTIONS_MAX as u64 * (64 << 10
 /// As many stores as this are part of the fixed bytes.
 const STORES_FIXED: usize = 8;
 /// What the threads of each further one take: what they touch of their stacks and heaps, jobs that wait. Measured: 30 KiB a thread.
-/// And the names that the survey and a listing hold of it, and the headers that a listing does.
+/// And the names that the survey and a listing hold of it, the headers that a listing does, and its history.
 const STORE_BYTES: u64 = (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u64 * (32 << 10)
+    + HISTORY_STORE_BYTES
     + 4 * SURVEY_NAMES_MAX as u64 * 128
     + LISTING_BATCH as u64 * 2048;
 /// What remote stores take: fetches, each with a unit that is written, what the HTTP client holds, a TLS record, and what the

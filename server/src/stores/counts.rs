@@ -1,6 +1,7 @@
 //! What is counted of one store: by any thread, so with atomics. Only calls that reach the store are counted; what the
 //! page cache has costs nothing here.
 
+use std::array;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -98,14 +99,33 @@ impl Counts {
         }
     }
 
+    /// How long all calls took so far.
+    pub fn times(&self) -> Times {
+        Times(array::from_fn(|at| self.latencies.0[at].load(Relaxed)))
+    }
+
     /// The time within which so many of a hundred calls ended, rounded up to a place of the histogram.
     pub fn percentile(&self, percent: u64) -> Option<Duration> {
-        let places = self.latencies.0.iter().map(|place| place.load(Relaxed));
-        let places: Vec<u64> = places.collect();
-        let all: u64 = places.iter().sum();
+        self.times().percentile(percent)
+    }
+}
+
+/// How long calls took, as it was counted at one time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times([u64; PLACES]);
+
+impl Times {
+    /// Those that were not yet counted `before`.
+    pub fn since(&self, before: &Times) -> Times {
+        Times(array::from_fn(|at| self.0[at].saturating_sub(before.0[at])))
+    }
+
+    /// The time within which so many of a hundred ended, rounded up to a place of the histogram.
+    pub fn percentile(&self, percent: u64) -> Option<Duration> {
+        let all: u64 = self.0.iter().sum();
         let wanted = (all * percent).div_ceil(100);
         let mut seen = 0;
-        for (at, count) in places.into_iter().enumerate() {
+        for (at, count) in self.0.into_iter().enumerate() {
             seen += count;
             if seen >= wanted && all > 0 {
                 return Some(Duration::from_micros(FIRST_MICROSECONDS << at));
@@ -148,7 +168,10 @@ mod tests {
             let found = counts.percentile(percent).unwrap();
             assert!(found >= exact * MS && found <= 2 * exact * MS, "{found:?}");
         }
+        let before = counts.times();
+        assert_eq!(counts.times().since(&before).percentile(50), None);
         counts.note(Duration::from_secs(1_000_000));
+        assert!(counts.times().since(&before).percentile(1).unwrap() > Duration::from_secs(30));
         assert!(counts.percentile(100).unwrap() > Duration::from_secs(30));
     }
 }

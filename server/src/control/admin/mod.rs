@@ -1,16 +1,17 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, and at `/` a page that shows it live, on a thread
-//! of its own.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`, `/history`, and at `/` a page that shows it live, on
+//! a thread of its own.
 //!
 //! It reads the cores' counters, and asks each core for a list of connections. Nothing here can slow a core, and
 //! nobody who connects can take more than the plan has for it (`guests`).
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -22,17 +23,21 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 
 use super::listeners::AdminListener;
 use crate::memory::limits::{
     ADMIN_FIELDS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_SEND_BUFFER_BYTES, RECEIVE_BUFFER_BYTES,
+    admin_reply_bytes,
 };
 use guard::Refusal;
 use guests::{Guest, Guests, Seat};
+use history::History;
 
 mod guard;
 mod guests;
+mod history;
 mod memory;
 mod metrics;
 mod remote;
@@ -48,6 +53,13 @@ const SWEEP_EVERY: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(200);
 
 type Reply = Response<Full<Bytes>>;
+
+/// What all connections share.
+struct Desk {
+    guests: Rc<Guests>,
+    server: Arc<ServerState>,
+    history: RefCell<History>,
+}
 
 /// The admin thread.
 pub(super) struct Admin {
@@ -80,14 +92,19 @@ impl Admin {
 }
 
 async fn serve(listener: AdminListener, server: Arc<ServerState>, stop: &Notify) -> io::Result<()> {
-    let guests = Guests::new();
-    let swept = Rc::clone(&guests);
+    let desk = Rc::new(Desk {
+        guests: Guests::new(),
+        history: RefCell::new(History::new(server.started)),
+        server,
+    });
+    let swept = Rc::clone(&desk.guests);
     tokio::task::spawn_local(async move {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             swept.sweep(Instant::now());
         }
     });
+    tokio::task::spawn_local(keep_history(Rc::clone(&desk)));
     match listener {
         AdminListener::Tcp(listener) => {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -97,7 +114,7 @@ async fn serve(listener: AdminListener, server: Arc<ServerState>, stop: &Notify)
                 stream.set_nodelay(true)?;
                 Ok(stream)
             };
-            accept_all(accept, &guests, &server, stop).await;
+            accept_all(accept, &desk, stop).await;
         }
         AdminListener::Unix(listener) => {
             let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -106,11 +123,24 @@ async fn serve(listener: AdminListener, server: Arc<ServerState>, stop: &Notify)
                 limit_buffers(SockRef::from(&stream));
                 Ok(stream)
             };
-            accept_all(accept, &guests, &server, stop).await;
+            accept_all(accept, &desk, stop).await;
         }
     }
     // What is open is served as long as the process is there.
     std::future::pending().await
+}
+
+/// Takes a sample every few seconds, as long as the thread is there.
+async fn keep_history(desk: Rc<Desk>) {
+    let mut turns = tokio::time::interval(history::EVERY);
+    // After a gap there is one sample of all of it, and the next come when they would have.
+    turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // The first turn is at once: nothing has happened yet.
+    turns.tick().await;
+    loop {
+        turns.tick().await;
+        desk.history.borrow_mut().take(&desk.server, Instant::now());
+    }
 }
 
 /// Bounds the kernel's queues. Sockets in the file system don't inherit this from their listener.
@@ -123,8 +153,7 @@ fn limit_buffers(socket: SockRef<'_>) {
 /// Accepts connections until it is told to stop.
 async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     accept: impl AsyncFn() -> io::Result<S>,
-    guests: &Rc<Guests>,
-    server: &Arc<ServerState>,
+    desk: &Rc<Desk>,
     stop: &Notify,
 ) {
     loop {
@@ -133,9 +162,8 @@ async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         };
         match accepted {
             Ok(stream) => {
-                if let Some(seat) = guests.seat().await {
-                    let (guests, server) = (Rc::clone(guests), Arc::clone(server));
-                    tokio::task::spawn_local(secured(stream, seat, guests, server));
+                if let Some(seat) = desk.guests.seat().await {
+                    tokio::task::spawn_local(secured(stream, seat, Rc::clone(desk)));
                 }
             }
             Err(error) => {
@@ -162,15 +190,14 @@ async fn until<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) 
 async fn secured<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
     seat: Seat,
-    guests: Rc<Guests>,
-    server: Arc<ServerState>,
+    desk: Rc<Desk>,
 ) {
-    let Some(config) = server.tls.as_ref().and_then(|tls| tls.admin()) else {
-        return connection(stream, seat, guests, server).await;
+    let Some(config) = desk.server.tls.as_ref().and_then(|tls| tls.admin()) else {
+        return connection(stream, seat, desk).await;
     };
     let accepted = Box::pin(TlsAcceptor::from(config).accept(stream));
     match until(seat.guest.ended(), accepted).await {
-        Some(Ok(stream)) => connection(stream, seat, guests, server).await,
+        Some(Ok(stream)) => connection(stream, seat, desk).await,
         Some(Err(error)) => tracing::debug!(%error, "an admin connection without a TLS session"),
         None => {}
     }
@@ -180,13 +207,12 @@ async fn secured<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
     seat: Seat,
-    guests: Rc<Guests>,
-    server: Arc<ServerState>,
+    desk: Rc<Desk>,
 ) {
     let guest = Arc::clone(&seat.guest);
     let service = service_fn(|request| {
-        let (guest, guests, server) = (Arc::clone(&guest), Rc::clone(&guests), Arc::clone(&server));
-        async move { Ok::<_, Infallible>(answer(&request, &guest, &guests, &server).await) }
+        let (guest, desk) = (Arc::clone(&guest), Rc::clone(&desk));
+        async move { Ok::<_, Infallible>(answer(&request, &guest, &desk).await) }
     });
     let served = http1::Builder::new()
         .max_buf_size(ADMIN_HEAD_BYTES_MAX)
@@ -198,12 +224,8 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     }
 }
 
-async fn answer(
-    request: &Request<Incoming>,
-    guest: &Arc<Guest>,
-    guests: &Guests,
-    server: &Arc<ServerState>,
-) -> Reply {
+async fn answer(request: &Request<Incoming>, guest: &Arc<Guest>, desk: &Desk) -> Reply {
+    let Desk { guests, server, .. } = desk;
     guest.asked();
     let short = |status, text: &str| text_reply(guest, status, text.to_owned());
     if let Err(refusal) = guard::check(request, &server.admin, &server.live()) {
@@ -224,7 +246,13 @@ async fn answer(
             ),
         },
         "/" => page(guest),
-        path @ ("/metrics" | "/status") => {
+        "/page.css" => page_part(guest, "text/css; charset=utf-8", include_str!("page.css")),
+        "/page.js" => page_part(
+            guest,
+            "text/javascript; charset=utf-8",
+            include_str!("page.js"),
+        ),
+        path @ ("/metrics" | "/status" | "/history") => {
             let Some(place) = guests.place(guest).await else {
                 let busy = "too many replies are being taken\n";
                 let mut reply = short(StatusCode::SERVICE_UNAVAILABLE, busy);
@@ -236,6 +264,7 @@ async fn answer(
                     let text = metrics::encode(Arc::clone(server));
                     (text.map_err(|e| e.to_string()), metrics::CONTENT_TYPE)
                 }
+                "/history" => (past(desk), "application/json"),
                 _ => {
                     // While many ask, some are told all but the list, which would take them a tick.
                     let listed = match guests.asking.try_acquire() {
@@ -256,7 +285,7 @@ async fn answer(
         }
         _ => short(
             StatusCode::NOT_FOUND,
-            "there is / /status /metrics /healthz /readyz\n",
+            "there is / /status /history /metrics /healthz /readyz\n",
         ),
     }
 }
@@ -306,13 +335,29 @@ fn refused(guest: &Arc<Guest>, refusal: Refusal) -> Reply {
     reply
 }
 
-/// A page that asks for `/status` once a second. Its policy lets it load nothing else.
+/// The history as text, which grows into memory that was planned for it.
+fn past(desk: &Desk) -> Result<String, String> {
+    let declared = &desk.server.plan.declared;
+    let planned = admin_reply_bytes(declared.cores, declared.stores);
+    let mut text = Vec::with_capacity(planned as usize);
+    let history = desk.history.borrow();
+    let report = history.report(Instant::now(), SystemTime::now());
+    serde_json::to_writer(&mut text, &report).map_err(|error| error.to_string())?;
+    String::from_utf8(text).map_err(|error| error.to_string())
+}
+
+/// A page that asks for `/status` and `/history` again and again. Its policy lets it load nothing else but its own parts.
 fn page(guest: &Arc<Guest>) -> Reply {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                  connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let body = guest.body(include_str!("page.html"), None);
-    let mut reply = reply(StatusCode::OK, "text/html; charset=utf-8", body);
+    let policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+                  img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let mut reply = page_part(guest, "text/html; charset=utf-8", include_str!("page.html"));
     set(&mut reply, header::CONTENT_SECURITY_POLICY, policy);
+    reply
+}
+
+/// A file of the page. It is a part of the program, and takes no memory of its own.
+fn page_part(guest: &Arc<Guest>, media_type: &'static str, text: &'static str) -> Reply {
+    let mut reply = reply(StatusCode::OK, media_type, guest.body(text, None));
     set(&mut reply, header::REFERRER_POLICY, "no-referrer");
     reply
 }

@@ -34,6 +34,8 @@ pub(super) struct StatusReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_reload: Option<LastReload>,
     memory: BTreeMap<&'static str, u64>,
+    /// Where the declared memory goes, and what of it is used.
+    memory_parts: Vec<memory::Part>,
     connections: BTreeMap<&'static str, u64>,
     responses: BTreeMap<u16, u64>,
     totals: BTreeMap<&'static str, u64>,
@@ -96,6 +98,7 @@ pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> 
             .into_iter()
             .map(|(name, _, value)| (name, value))
             .collect(),
+        memory_parts: memory::parts(server),
         connections: Phase::ALL
             .iter()
             .enumerate()
