@@ -88,10 +88,10 @@ fn the_alert_rules_name_metrics_that_exist() {
 
 #[test]
 fn promtool_takes_the_alert_rules() {
-    let Some(mut promtool) = program("promtool") else {
-        return;
-    };
-    run(promtool
-        .args(["check", "rules"])
-        .arg(directory().join("alerts.yaml")));
+    for (what, file) in [("check", "alerts.yaml"), ("test", "alerts-test.yaml")] {
+        let Some(mut promtool) = program("promtool") else {
+            return;
+        };
+        run(promtool.args([what, "rules"]).arg(directory().join(file)));
+    }
 }
