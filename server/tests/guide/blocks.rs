@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use super::read;
 
 /// Programs that a machine may lack. A block with one of these words needs it.
-pub(crate) const TOOLS: [&str; 5] = ["curl", "openssl", "aws", "sha256sum", "promtool"];
+pub(crate) const TOOLS: [&str; 5] = ["curl", "openssl", "aws", "sha256sum", "nginx"];
 
 /// What blocks may be marked with. Only the first two are run.
-const MARKS: [&str; 9] = [
-    "sh", "console", "text", "toml", "ini", "json", "yaml", "nginx", "haproxy",
-];
+const MARKS: [&str; 7] = ["sh", "console", "text", "toml", "json", "yaml", "haproxy"];
 
 /// A file of the manual.
 #[derive(Debug)]
