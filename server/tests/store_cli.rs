@@ -590,6 +590,25 @@ fn plan_doctor_and_inspect_speak_json() {
     assert_eq!(doctor["ok"], ok);
     let is_store = |check: &&Value| check["check"] == "store";
     assert_eq!(checks.iter().filter(is_store).count(), 6);
+    // What costs most comes first, with the line that fixes it: here that all stores lie in one file system.
+    let order = ["stops", "endangers_data", "slows", "note", "good"];
+    let level = |check: &Value| {
+        order
+            .iter()
+            .position(|level| check["level"] == *level)
+            .unwrap()
+    };
+    assert!(checks.is_sorted_by_key(level), "{checks:#?}");
+    let shared = checks.iter().find(|check| check["check"] == "shared_disk");
+    let fix = shared.unwrap()["fix"].as_str().unwrap();
+    assert!(fix.contains("penstock init --store"), "{fix}");
+    stores.remove_store(4);
+    let lines = on(&stores, "doctor", &[]);
+    assert_eq!(lines.status.code(), Some(1));
+    let lines = String::from_utf8(lines.stdout).unwrap();
+    assert!(lines.starts_with("amiss "), "{lines}");
+    assert!(lines.contains("the store is missing"), "{lines}");
+    assert!(lines.contains("\n        fix: mount "), "{lines}");
     let mut inspect = penstock();
     inspect
         .args(["inspect", "--leaves", "--json"])

@@ -21,6 +21,7 @@ pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
     let settings = arguments.serve.settings()?;
     let plan = preflight::memory_plan(&settings)?;
     let warnings = preflight::machine_warnings(&settings, &plan);
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     let refused = servable::refused(&plan);
     let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
     if arguments.json {

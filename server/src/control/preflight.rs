@@ -1,5 +1,6 @@
 //! What is checked before the server starts: its directories, its memory plan, and the limits of the machine.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -87,27 +88,49 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
     })?)
 }
 
+/// Something that the operator may want to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// What it is.
+    pub text: String,
+    /// The line that changes it, if one does.
+    pub fix: Option<String>,
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match &self.fix {
+            Some(fix) => write!(f, ": `{fix}`"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Advice if the limit on locked memory is too low for every core to register its pool with io_uring: once for
 /// reads, and once for zero-copy sends. A running server tries anyway, and logs the result.
-pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<String> {
+pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<Advice> {
     let (times, sends) = match settings.zero_copy {
         ZeroCopyMode::Off => (1, ""),
-        _ => (2, ", and send by copy"),
+        _ => (2, " and send by copy"),
     };
     let wanted = (limits::RING_LOCKED_BYTES + times * plan.pool_bytes) * plan.declared.cores as u64;
     let (_, locked) = kernel::resource_limit(Resource::LockedMemory);
     (locked < wanted && !kernel::may_lock_memory()).then(|| {
         let kib = wanted.div_ceil(1024);
-        format!(
-            "RLIMIT_MEMLOCK is {} KiB, rings and registered pool buffers take {kib} KiB: `ulimit -l {kib}` or \
-             LimitMEMLOCK={wanted}, else some cores use theirs unregistered{sends}",
-            locked >> 10,
-        )
+        Advice {
+            text: format!(
+                "RLIMIT_MEMLOCK is {} KiB, rings and registered pool buffers take {kib} KiB: some cores use theirs \
+                 unregistered{sends}",
+                locked >> 10,
+            ),
+            fix: Some(format!("ulimit -l {kib}, or LimitMEMLOCK={wanted} in the unit")),
+        }
     })
 }
 
 /// Limits of the machine that are lower than the plan needs, each with the command that raises it.
-pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
+pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<Advice> {
     let mut warnings = Vec::new();
     let setting = |path: &str| -> Option<Vec<u64>> {
         let text = std::fs::read_to_string(path).ok()?;
@@ -121,30 +144,38 @@ pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<String> {
     if let Some([_, pressure, _]) = setting("/proc/sys/net/ipv4/tcp_mem").as_deref()
         && pressure * 4096 < sockets
     {
-        warnings.push(format!(
-            "net.ipv4.tcp_mem puts TCP under pressure at {} MiB, this plan's sockets may take {} MiB: \
-             `sysctl net.ipv4.tcp_mem=\"{} {} {}\"`",
-            (pressure * 4096) >> 20,
-            sockets >> 20,
-            sockets / 4096,
-            sockets / 4096 * 3 / 2,
-            sockets / 4096 * 2,
-        ));
+        warnings.push(Advice {
+            text: format!(
+                "net.ipv4.tcp_mem puts TCP under pressure at {} MiB, this plan's sockets may take {} MiB",
+                (pressure * 4096) >> 20,
+                sockets >> 20,
+            ),
+            fix: Some(format!(
+                "sysctl -w net.ipv4.tcp_mem=\"{} {} {}\"",
+                sockets / 4096,
+                sockets / 4096 * 3 / 2,
+                sockets / 4096 * 2,
+            )),
+        });
     }
     if settings.hand_over.is_some()
         && let Err(refusal) =
             memory_limit::check_both(plan.declared.memory_bytes, plan.declared.memory_bytes)
     {
-        warnings.push(format!(
-            "no hand-over to a server like this one is possible: {refusal}"
-        ));
+        warnings.push(Advice {
+            text: format!("no hand-over to a server like this one is possible: {refusal}"),
+            fix: None,
+        });
     }
     let wanted = settings.send_buffer_max;
     if send_buffer_max(wanted) < wanted {
-        warnings.push(format!(
-            "net.core.wmem_max caps a connection's send buffer at {} KiB: `sysctl net.core.wmem_max={wanted}`",
-            send_buffer_max(wanted) >> 10,
-        ));
+        warnings.push(Advice {
+            text: format!(
+                "net.core.wmem_max caps a connection's send buffer at {} KiB",
+                send_buffer_max(wanted) >> 10,
+            ),
+            fix: Some(format!("sysctl -w net.core.wmem_max={wanted}")),
+        });
     }
     warnings
 }

@@ -1,0 +1,282 @@
+//! `penstock doctor`: what the server can use on this machine, what is amiss in order of what it costs, and the line that
+//! fixes it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use decode_kernel::arch::Kernel;
+use penstock::config::Settings;
+use penstock::config::settings::is_remote;
+use penstock::config::values::{BackendChoice, ZeroCopyMode};
+use penstock::control::{backend, preflight};
+use penstock::io::Backend;
+use penstock_store::{Presence, StoreError, presence};
+use serde::Serialize;
+
+use super::output::json_document;
+use super::serve::Reported;
+use machine::Machine;
+
+mod disks;
+mod machine;
+
+/// What JSON has of it.
+#[derive(Serialize)]
+struct Document {
+    /// Whether nothing is amiss.
+    ok: bool,
+    /// What is amiss first, by what it costs; then notes; then what is well.
+    checks: Vec<Check>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Check {
+    /// What was looked at: `io_uring`, `zero_copy`, `kernel`, `memory`, `machine`, `page_cache`, `network`, `huge_pages`,
+    /// `disk`, `shared_disk`, `read_only`, `store` or `node`.
+    check: &'static str,
+    /// Whether it is not amiss.
+    ok: bool,
+    /// What it is.
+    level: Level,
+    text: String,
+    /// The line that fixes it: a command, for root where it is about the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+
+/// How a check came out: first what costs most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    /// A server with these options doesn't start.
+    Stops,
+    /// Objects are away, or one failure can take more of them than their code allows.
+    EndangersData,
+    /// Clients are served slower, or the machine does more for each byte.
+    Slows,
+    /// Not amiss, but good to know.
+    Note,
+    /// As it should be.
+    Good,
+}
+
+impl Level {
+    /// How a line of it begins.
+    fn words(self) -> &'static str {
+        match self {
+            Level::Stops => "amiss   no server: ",
+            Level::EndangersData => "amiss   data: ",
+            Level::Slows => "amiss   speed: ",
+            Level::Note => "note    ",
+            Level::Good => "ok      ",
+        }
+    }
+}
+
+impl Check {
+    fn new(check: &'static str, level: Level, text: impl Into<String>) -> Check {
+        Check {
+            check,
+            ok: level >= Level::Note,
+            level,
+            text: text.into(),
+            fix: None,
+        }
+    }
+
+    /// The same with the line that fixes it.
+    fn fixed_by(mut self, line: impl Into<String>) -> Check {
+        self.fix = Some(line.into());
+        self
+    }
+}
+
+/// Exits with 0 if nothing is amiss.
+pub(super) fn run(arguments: Reported) -> anyhow::Result<ExitCode> {
+    let settings = arguments.serve.settings()?;
+    let checks = in_order(checks(&settings, &Machine::here()));
+    let ok = checks.iter().all(|check| check.ok);
+    if arguments.json {
+        // The status is a finding, also if nobody reads the rest.
+        let _ = json_document(&mut std::io::stdout().lock(), &Document { ok, checks });
+    } else {
+        for check in checks {
+            say!("{}{}", check.level.words(), check.text);
+            if let Some(fix) = check.fix {
+                say!("        fix: {fix}");
+            }
+        }
+    }
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What costs most first. Those of one level stay as they are, which is by what they cost, too.
+fn in_order(mut checks: Vec<Check>) -> Vec<Check> {
+    checks.sort_by_key(|check| check.level);
+    checks
+}
+
+/// Everything that is looked at, of each level what costs most first.
+fn checks(settings: &Settings, machine: &Machine) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let plan = preflight::memory_plan(settings);
+    match &plan {
+        Ok(plan) => checks.push(Check::new("memory", Level::Good, plan.summary())),
+        Err(error) => checks.push(Check::new("memory", Level::Stops, error.to_string())),
+    }
+    checks.push(kernel());
+    checks.extend(stores(settings));
+    checks.extend(disks::checks(machine, &disks::found(settings)));
+    let uring = uring(settings, machine);
+    let has_uring = uring.ok;
+    checks.push(uring);
+    if let Ok(plan) = &plan {
+        let locked = preflight::locked_memory_advice(settings, plan).filter(|_| has_uring);
+        let warnings = preflight::machine_warnings(settings, plan);
+        checks.extend(locked.into_iter().chain(warnings).map(|advice| {
+            let check = Check::new("machine", Level::Slows, advice.text);
+            match advice.fix {
+                Some(line) => check.fixed_by(line),
+                None => check,
+            }
+        }));
+    }
+    checks.extend(machine.checks(settings));
+    checks.push(zero_copy());
+    checks
+}
+
+fn kernel() -> Check {
+    let available: Vec<&str> = Kernel::available().map(Kernel::name).collect();
+    match Kernel::requested() {
+        Ok(kernel) => Check::new(
+            "kernel",
+            Level::Good,
+            format!(
+                "coding kernel {} (available: {})",
+                kernel.name(),
+                available.join(", ")
+            ),
+        ),
+        Err(error) => Check::new("kernel", Level::Stops, error.to_string()),
+    }
+}
+
+fn uring(settings: &Settings, machine: &Machine) -> Check {
+    match backend::choose_io(BackendChoice::Uring, settings.cores) {
+        Ok(_) => Check::new("io_uring", Level::Good, "io_uring can be used"),
+        Err(error) => {
+            let text = format!("io_uring can't be used, epoll takes its place: {error}");
+            let check = Check::new("io_uring", Level::Slows, text);
+            match machine.number("proc/sys/kernel/io_uring_disabled") {
+                Some(1 | 2) => check.fixed_by("sysctl -w kernel.io_uring_disabled=0"),
+                _ => check,
+            }
+        }
+    }
+}
+
+fn zero_copy() -> Check {
+    match backend::choose_zero_copy(ZeroCopyMode::Always, Backend::Uring) {
+        Ok(_) => Check::new(
+            "zero_copy",
+            Level::Good,
+            "zero-copy sends can be used (SEND_ZC)",
+        ),
+        Err(why) => Check::new(
+            "zero_copy",
+            Level::Slows,
+            format!("no zero-copy sends: {why}"),
+        ),
+    }
+}
+
+/// Whether each store and node is there.
+fn stores(settings: &Settings) -> Vec<Check> {
+    let stores = settings.stores.iter().map(|dir| match is_remote(dir) {
+        true => Check::new(
+            "store",
+            Level::Note,
+            format!("store {}: remote, not asked here", dir.display()),
+        ),
+        false => store(dir),
+    });
+    let nodes = settings.tahoe_nodes.iter().map(|dir| match dir.read_dir() {
+        Ok(_) => Check::new("node", Level::Good, format!("node {}", dir.display())),
+        Err(error) => Check::new(
+            "node",
+            Level::EndangersData,
+            format!("node {}: {error}", dir.display()),
+        ),
+    });
+    stores.chain(nodes).collect()
+}
+
+fn store(dir: &Path) -> Check {
+    match presence(dir) {
+        Presence::Marked(_) => Check::new("store", Level::Good, format!("store {}", dir.display())),
+        Presence::Unmarked(why) => {
+            let text = format!("{why}; until then it is read and not written");
+            let check = Check::new("store", Level::Note, text);
+            match why {
+                StoreError::Unmarked(_) => {
+                    check.fixed_by(format!("penstock init --store {}", quoted(dir)))
+                }
+                _ => check,
+            }
+        }
+        // It names the directory.
+        Presence::Absent(why) => Check::new("store", Level::EndangersData, why.to_string())
+            .fixed_by(format!("mount {}", quoted(dir))),
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    match text.chars().all(plain) && !text.is_empty() {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_can_be_pasted() {
+        for (path, shown) in [
+            ("/srv/disk-0", "/srv/disk-0"),
+            ("/srv/my disk", "'/srv/my disk'"),
+            ("/srv/it's;", r"'/srv/it'\''s;'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), shown);
+        }
+    }
+
+    #[test]
+    fn what_costs_most_comes_first() {
+        let levels = [
+            Level::Good,
+            Level::Slows,
+            Level::Note,
+            Level::Stops,
+            Level::EndangersData,
+            Level::Slows,
+        ];
+        let checks = levels.iter().zip(["a", "b", "c", "d", "e", "f"]);
+        let checks = checks.map(|(level, text)| Check::new("machine", *level, text));
+        let ordered = in_order(checks.collect());
+        let texts: Vec<&str> = ordered.iter().map(|check| check.text.as_str()).collect();
+        assert_eq!(texts, ["d", "e", "b", "f", "c", "a"]);
+        let ok: Vec<bool> = ordered.iter().map(|check| check.ok).collect();
+        assert_eq!(ok, [false, false, false, false, true, true]);
+    }
+}
