@@ -238,13 +238,14 @@ fn packaging(name: &str) -> PathBuf {
 const UNITS: [&str; 4] = [
     "penstock.service",
     "penstock.socket",
-    "penstock-scrub.service",
-    "penstock-scrub.timer",
+    "scrub/penstock-scrub.service",
+    "scrub/penstock-scrub.timer",
 ];
 
 /// The units, with this program as that which they start.
 fn units() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("scrub")).unwrap();
     for name in UNITS {
         let text = fs::read_to_string(packaging("systemd").join(name)).unwrap();
         let text = text.replace("/usr/bin/penstock", env!("CARGO_BIN_EXE_penstock"));
@@ -280,7 +281,7 @@ fn the_units_may_do_little() {
         return;
     };
     let dir = units();
-    for unit in ["penstock.service", "penstock-scrub.service"] {
+    for unit in UNITS.iter().filter(|name| name.ends_with(".service")) {
         let mut systemd = program("systemd-analyze").unwrap();
         systemd.args(["security", "--offline=true", "--no-pager", EXPOSURE_MAX]);
         let output = systemd.arg(dir.path().join(unit)).output().unwrap();
