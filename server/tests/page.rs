@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{Backend, PATH, Server, Stores, get, skip, wait_until};
+use common::{PATH, Server, Stores, get, skip, wait_until};
+use penstock_faultproxy::DirectoryBuckets;
 use serde_json::{Value, json};
 
 /// A phone, a tablet, a laptop.
@@ -215,16 +216,40 @@ impl Drop for Browser {
     }
 }
 
-/// A server with a store lost, and some traffic in its history.
-fn busy_server(stores: &Stores) -> Server {
+/// A server with a store lost, two that are remote, and some traffic in its history.
+fn busy_server(stores: &Stores) -> (Server, DirectoryBuckets) {
     stores.put_bytes(&common::Noise::new(3).bytes(3 << 20));
     stores.remove_store(1);
-    let server = Server::start(stores, Backend::Epoll, &["--survey-every", "1s"]);
+    let root = stores.file("buckets");
+    fs::create_dir(&root).unwrap();
+    let buckets = DirectoryBuckets::start(&root).unwrap();
+    let mut command = common::penstock();
+    command.arg("serve");
+    for (number, path) in stores.paths.iter().enumerate() {
+        command.arg("--store");
+        if number < 4 {
+            command.arg(path);
+            continue;
+        }
+        std::os::unix::fs::symlink(path, root.join(format!("store-{number}"))).unwrap();
+        command.arg(format!(
+            "s3://store-{number}?endpoint=http://{}&region=us-east-1",
+            buckets.address()
+        ));
+    }
+    command
+        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--cores", "2", "--survey-every", "1s", "--io", "epoll"])
+        .arg("--cache")
+        .arg(stores.file("cache"))
+        .env("AWS_ACCESS_KEY_ID", "key")
+        .env("AWS_SECRET_ACCESS_KEY", "secret");
+    let server = Server::launch(command).unwrap();
     wait_until(|| {
         for path in [PATH, "/nothing"] {
-            get(server.objects, path, &[]);
+            get(server.plain, path, &[]);
         }
-        let range = get(server.objects, PATH, &["Range: bytes=0-99"]);
+        let range = get(server.plain, PATH, &["Range: bytes=0-99"]);
         assert_eq!(range.status(), 206);
         let history = get(server.admin, "/history", &[]);
         let history: Value = serde_json::from_slice(&history.body).unwrap();
@@ -234,7 +259,19 @@ fn busy_server(stores: &Stores) -> Server {
             _ => Ok(()),
         }
     });
-    server
+    (server, buckets)
+}
+
+/// Has axe-core look for what keeps people out, if there is one.
+fn keeps_nobody_out(browser: &mut Browser, axe: Option<&str>, what: &str) {
+    let Some(axe) = axe else { return };
+    browser.value(&format!("{axe}; null"));
+    let found = browser.value(
+        "axe.run().then((found) => ({ passed: found.passes.length, wrong: found.violations.map((one) => \
+         [one.id, one.help, one.nodes.map((node) => node.html + ' ' + node.failureSummary)]) }))",
+    );
+    assert_eq!(found["wrong"], json!([]), "{what}");
+    assert!(found["passed"].as_u64() > Some(20), "{what}: {found}");
 }
 
 /// Whether the chart of this title has something drawn.
@@ -255,7 +292,7 @@ fn the_page_fits_every_screen_and_keeps_nobody_out() {
     if axe.is_none() {
         skip("the look for what keeps people out: PENSTOCK_AXE does not name axe.min.js");
     }
-    let mut server = busy_server(&stores);
+    let (mut server, _buckets) = busy_server(&stores);
     let url = format!("http://{}/", server.admin);
     for (width, scheme) in WIDTHS
         .into_iter()
@@ -273,6 +310,8 @@ fn the_page_fits_every_screen_and_keeps_nobody_out() {
         }
         // What the server told is there, the lost store included.
         browser.wait_for("document.querySelectorAll('#stores tbody tr').length === 6");
+        browser.wait_for("document.getElementById('stores').innerText.includes('s3://store-5')");
+        browser.wait_for("!document.getElementById('remote-text').hidden");
         browser.wait_for(
             "document.getElementById('alarm').textContent.includes('1 store of 6 not serving')",
         );
@@ -289,15 +328,7 @@ fn the_page_fits_every_screen_and_keeps_nobody_out() {
              .map((one) => one.outerHTML.slice(0, 99))",
         );
         assert!(sizes[1].as_u64() <= Some(width.into()), "{what}: {wide:#}");
-        if let Some(axe) = &axe {
-            browser.value(&format!("{axe}; null"));
-            let found = browser.value(
-                "axe.run().then((found) => ({ passed: found.passes.length, wrong: found.violations.map((one) => \
-                 [one.id, one.help, one.nodes.map((node) => node.html + ' ' + node.failureSummary)]) }))",
-            );
-            assert_eq!(found["wrong"], json!([]), "{what}");
-            assert!(found["passed"].as_u64() > Some(20), "{what}: {found}");
-        }
+        keeps_nobody_out(&mut browser, axe.as_deref(), &what);
     }
     assert!(browser.complaints.is_empty(), "{:#?}", browser.complaints);
 
@@ -320,5 +351,6 @@ fn the_page_fits_every_screen_and_keeps_nobody_out() {
     browser
         .wait_for("document.getElementById('alarm').textContent.includes('What you see is as of')");
     browser.wait_for("document.title.startsWith('No answer')");
+    keeps_nobody_out(&mut browser, axe.as_deref(), "gone");
     browser.picture("gone");
 }
