@@ -24,6 +24,7 @@ on_both_backends! {
     a_server_that_takes_over_has_the_cache
     a_new_put_is_seen_when_its_listing_is_old
     directories_and_buckets_mix
+    no_survey_takes_remote_shares_for_lost
 }
 
 const BLOCK: u32 = 64 << 10;
@@ -85,7 +86,10 @@ impl Buckets {
             command.args(["--store", store]);
         }
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        command.args(["--cores", "2", "--survey-every", "0s"]);
+        command.args(["--cores", "2"]);
+        if !options.contains(&"--survey-every") {
+            command.args(["--survey-every", "0s"]);
+        }
         command.args(["--io", &io.to_string()]);
         command.arg("--cache").arg(self.cache());
         command.args(options);
@@ -399,4 +403,23 @@ fn directories_and_buckets_mix(io: Backend) {
     whole(&server, PATH, &content);
     buckets.set(&[0, 1], &["slowdown"]);
     whole(&server, PATH, &content);
+}
+
+/// Story: the survey looked for the shares of buckets in directories. Of a set with three remote stores it took every object
+/// for unreadable, and alerts went off while all were served.
+fn no_survey_takes_remote_shares_for_lost(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(12);
+    buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
+    let mut stores: Vec<String> = (0..3).map(|store| buckets.url(store)).collect();
+    let directories = buckets.stores.paths[3..].iter();
+    stores.extend(directories.map(|path| path.display().to_string()));
+    let command = buckets.command_of(io, &stores, &["--survey-every", "100ms"]);
+    let server = Server::launch(command).expect("it starts");
+    whole(&server, PATH, &content);
+    server.wait_for_log("not all objects are looked at in the background");
+    let survey = &server.status()["survey"];
+    for name in ["rounds", "objects", "degraded", "unreadable"] {
+        assert_eq!(survey[name], 0, "{survey:#}");
+    }
 }

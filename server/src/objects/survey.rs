@@ -93,7 +93,8 @@ impl Survey {
     }
 
     /// Starts the survey of these stores, which ends when they are gone. It begins again so long after it has seen all.
-    /// Without stores of objects there is nothing to do.
+    /// Without stores of objects there is nothing to do. Where some are remote there is none: it would not see the shares
+    /// there, and take objects for damaged that are whole.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -104,6 +105,13 @@ impl Survey {
         every: Duration,
     ) -> std::io::Result<()> {
         if stores.stores().is_empty() {
+            return Ok(());
+        }
+        if stores.stores().iter().any(|store| store.origin().is_some()) {
+            tracing::info!(
+                "not all objects are looked at in the background: what remote stores have of them would not be seen"
+            );
+            self.forget();
             return Ok(());
         }
         let walk = Walk {
@@ -117,6 +125,14 @@ impl Survey {
             .name("survey".into())
             .spawn(move || walk.run())
             .map(drop)
+    }
+
+    /// What was found of other stores is of no use any more.
+    fn forget(&self) {
+        self.rounds.store(0, Relaxed);
+        for first in 0..=u8::MAX {
+            self.set(first, Found::default());
+        }
     }
 
     fn set(&self, first: u8, found: Found) {
