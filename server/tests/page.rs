@@ -316,6 +316,8 @@ fn the_page_fits_every_screen_and_keeps_nobody_out() {
             "document.getElementById('alarm').textContent.includes('1 store of 6 not serving')",
         );
         browser.wait_for("document.querySelector('#tiles dd.bad') !== null");
+        // Shares in remote stores count.
+        browser.wait_for("!document.body.innerText.includes(\"can't be read\")");
         // With all tables open too, nothing is wider than the screen.
         browser.picture(&format!("{width}-{scheme}"));
         browser

@@ -362,7 +362,7 @@ function showStores(status) {
     say(text, plural(remote.fetches_under_way, "fetch", "fetches") + " from remote stores under way; the cache has " +
       bytes(remote.cache_bytes) + " of " + bytes(remote.cache_size_bytes) + "; " +
       plural(remote.hedges.fired, "fetch was hedged", "fetches were hedged") + ", " + whole(remote.hedges.won) +
-      " of them won. Of remote stores the times are those to the first byte, 95% within.");
+      " of them won. Of remote stores the second time is that to the first byte, 95% within.");
   }
 }
 
@@ -379,7 +379,9 @@ function showObjects(status) {
   ];
   table(element("objects"), [["objects"], ["count"], ["what to do", "text"]],
     rows.map(([name, count, bad, advice]) => [name, [whole(count), bad && count > 0 ? "bad" : ""], bad && count > 0 ? advice : ""]));
-  say(element("objects-text"), survey.rounds > 0 ? "" : "All objects have not been looked at yet: the first five numbers are of a part of them.");
+  say(element("objects-text"), survey.rounds > 0 ? "" : status.remote
+    ? "Where stores are remote, objects that nobody asks for are not looked at: the first five numbers stay 0."
+    : "Not all objects were looked at yet: the first five numbers are of a part of them.");
 }
 
 function showConnections(status) {
