@@ -367,7 +367,7 @@ function showStores(status) {
 }
 
 function showObjects(status) {
-  const { survey, totals } = status;
+  const { survey, totals } = status, surveyed = survey.rounds > 0 || !status.remote;
   const rows = [
     ["objects in the stores", survey.objects, false, ""],
     ["with shares missing", survey.degraded, true, "penstock repair makes them whole"],
@@ -378,9 +378,10 @@ function showObjects(status) {
     ["open now, each core's, without redundancy", totals.objects_without_redundancy, true, ""],
   ];
   table(element("objects"), [["objects"], ["count"], ["what to do", "text"]],
-    rows.map(([name, count, bad, advice]) => [name, [whole(count), bad && count > 0 ? "bad" : ""], bad && count > 0 ? advice : ""]));
-  say(element("objects-text"), survey.rounds > 0 ? "" : status.remote
-    ? "Where stores are remote, objects that nobody asks for are not looked at: the first five numbers stay 0."
+    rows.map(([name, count, bad, advice], at) => surveyed || at > 4
+      ? [name, [whole(count), bad && count > 0 ? "bad" : ""], bad && count > 0 ? advice : ""] : [name, ["–", ""], ""]));
+  say(element("objects-text"), survey.rounds > 0 ? "" : !surveyed
+    ? "Where stores are remote, objects that nobody asks for are not looked at."
     : "Not all objects were looked at yet: the first five numbers are of a part of them.");
 }
 
