@@ -181,9 +181,12 @@ impl Machine {
             if receive.is_empty() || receive.len() >= cores || spread {
                 return None;
             }
+            let queues = match receive.len() {
+                1 => "one receive queue".to_owned(),
+                several => format!("{several} receive queues"),
+            };
             let text = format!(
-                "{name} has {} receive queue(s) for {cores} cores: the others wait for those that take its packets",
-                receive.len(),
+                "{name} has {queues} for {cores} cores: the others wait for those that take its packets"
             );
             let check = Check::new("network", Level::Slows, text);
             Some(check.fixed_by(format!(
@@ -334,7 +337,7 @@ mod tests {
         let found = alone.network(4);
         assert_eq!(found.len(), 1);
         assert!(
-            found[0].text.starts_with("eth0 has 1 "),
+            found[0].text.starts_with("eth0 has one receive queue "),
             "{}",
             found[0].text
         );
