@@ -98,6 +98,12 @@ const slowest = (part) => (history, at) => {
   return times.length ? times[Math.min(times.length - 1, Math.floor(times.length * part))] : null;
 };
 
+// When a sample began: where the one before ended, if it is only rounding that parts them.
+function began(history, at) {
+  const start = history.at[at] - history.seconds[at], before = history.at[at - 1];
+  return Math.abs(start - before) < 1.5 ? before : start;
+}
+
 // A series is [name, colour, value at a place of the history]. Those of a stack are drawn on each other.
 const CHARTS = [
   { title: "Sent", format: rate, binary: true, mean: true, stack: true,
@@ -203,7 +209,7 @@ function draw(chart) {
     const floor = chart.stack && number > 0 ? tops[number - 1] : null;
     let line = "", area = "", known = false;
     row.forEach((value, at) => {
-      const from = x(history.at[at] - history.seconds[at]), to = x(history.at[at]), seen = value !== null && to > left;
+      const from = x(began(history, at)), to = x(history.at[at]), seen = value !== null && to > left;
       if (seen) {
         line += (known ? "L" : "M") + from + " " + y(value) + "H" + to;
         area += "M" + from + " " + y(value) + "H" + to + "V" + (floor ? y(floor[at]) : bottom) + "H" + from + "Z";
@@ -332,7 +338,7 @@ function strip(cell, path) {
     if (state === null) return;
     const name = history.store_states[state], good = name === "serving";
     if (!good) away[name] = (away[name] || 0) + history.seconds[at];
-    const from = Math.max(0, history.at[at] - history.seconds[at] - start), to = history.at[at] - start;
+    const from = Math.max(0, began(history, at) - start), to = history.at[at] - start;
     if (to > from) make(picture, "rect", { class: good ? "good" : "bad", x: from, width: to - from, y: good ? 6 : 0, height: good ? 4 : 10 });
   });
   const told = Object.entries(away).map(([name, seconds]) => name + " for " + duration(seconds));
