@@ -15,7 +15,7 @@ use common::{
 };
 use decode_kernel::share::{BLOCKS_OFFSET, Key};
 use penstock_store::repair::{RepairOptions, repair};
-use penstock_store::{Progress, Walk};
+use penstock_store::{Progress, Store, Walk};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
@@ -400,7 +400,7 @@ fn a_repair_is_noticed(io: Backend) {
     assert!(server.total("failed_leaves") > 0);
     stores.init();
     let options = RepairOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: Some(Key::new(KEY).unwrap()),
         walk: Walk::default(),
     };

@@ -13,7 +13,7 @@ use penstock_store::put::{Content, Placement, PutError, PutOptions, Puts, Source
 use penstock_store::repair::{RepairOptions, repair};
 use penstock_store::rm::rm;
 use penstock_store::verify::{Health, VerifyOptions, verify};
-use penstock_store::{Progress, Walk};
+use penstock_store::{Progress, Store, Walk};
 
 /// Stores of which the first is on a disk that fails on demand.
 fn stores(count: usize) -> Option<(FaultFs, Stores)> {
@@ -34,7 +34,7 @@ fn stores(count: usize) -> Option<(FaultFs, Stores)> {
 
 fn options(stores: &Stores) -> PutOptions {
     PutOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         data: 2,
         parity: 1,
         key: Key::new(KEY).unwrap(),
@@ -57,7 +57,7 @@ fn put_bytes(bytes: &[u8], options: &PutOptions) -> Result<Vec<String>, PutError
 
 fn read(stores: &Stores) -> Option<Vec<u8>> {
     let options = GetOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: Key::new(KEY).unwrap(),
         stale: false,
     };
@@ -68,7 +68,7 @@ fn read(stores: &Stores) -> Option<Vec<u8>> {
 
 fn repaired(stores: &Stores) -> (bool, Vec<String>) {
     let options = RepairOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: None,
         walk: Walk::default(),
     };
@@ -81,7 +81,7 @@ fn repaired(stores: &Stores) -> (bool, Vec<String>) {
 
 fn health(stores: &Stores) -> Health {
     let options = VerifyOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: None,
         digest: true,
         walk: Walk::default(),
@@ -213,7 +213,7 @@ fn a_removal_that_one_store_can_t_take_holds() {
         put_bytes(b"bytes", &options(&stores)).unwrap();
         disk.fail(ops, error);
         // The other two suffice for 2+1, and what can't be removed is hidden.
-        let _ = rm(&stores.paths, &Key::new(KEY).unwrap());
+        let _ = rm(&Store::directories(&stores.paths), &Key::new(KEY).unwrap());
         assert_eq!(read(&stores), None, "{error:?}");
         disk.heal();
         assert_eq!(read(&stores), None);

@@ -236,7 +236,11 @@ fn ls_is_sorted_and_tells_what_it_could_not_see() {
     for key in ["b/2", "a", "b/1", "sp ace", "gone"] {
         stores.put(key, &mut &b"content"[..], 4, BLOCK);
     }
-    penstock_store::rm::rm(&stores.paths, &Key::new("gone").unwrap()).unwrap();
+    penstock_store::rm::rm(
+        &penstock_store::Store::directories(&stores.paths),
+        &Key::new("gone").unwrap(),
+    )
+    .unwrap();
     let keys = |arguments: &[&str]| -> Vec<String> {
         let lines = json_lines(&on(&stores, "ls", &[&["--json"], arguments].concat()));
         let keys = lines.iter().map(|line| line["key"].as_str().unwrap());
@@ -367,7 +371,11 @@ fn stat_tells_where_each_share_is() {
 
     expect(on(&stores, "stat", &["nothing"]), 1, &["no such object"]);
     stores.init();
-    penstock_store::rm::rm(&stores.paths, &Key::new(KEY).unwrap()).unwrap();
+    penstock_store::rm::rm(
+        &penstock_store::Store::directories(&stores.paths),
+        &Key::new(KEY).unwrap(),
+    )
+    .unwrap();
     let removed = stat(1);
     assert!(removed["object"].is_null() && removed["tombstone"].is_string());
     for store in 0..6 {
@@ -458,7 +466,7 @@ fn verify_is_not_content_while_a_store_is_away() {
     let stores = Stores::new(6);
     let text = b"three shares in the first three stores";
     let put = penstock_store::put::PutOptions {
-        stores: stores.paths[..3].to_vec(),
+        stores: penstock_store::Store::directories(&stores.paths[..3]),
         data: 2,
         parity: 1,
         key: Key::new(KEY).unwrap(),

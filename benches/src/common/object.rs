@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use decode_kernel::share::Key;
 use penstock_store::put::{self, Placement, PutOptions};
-use penstock_store::{NewStore, Progress};
+use penstock_store::{NewStore, Progress, Store};
 
 use super::seed;
 
@@ -79,7 +79,7 @@ pub fn stores(directory: &Path, [k, m]: [u16; 2]) -> anyhow::Result<Vec<PathBuf>
         .map(|number| directory.join(format!("store{number}")))
         .collect();
     let new = |path: &PathBuf| NewStore {
-        path: path.clone(),
+        store: path.as_path().into(),
         domain: None,
     };
     penstock_store::init(&stores.iter().map(new).collect::<Vec<_>>(), false)?;
@@ -101,7 +101,7 @@ pub fn put(
     let stores = stores(directory, [k, m])?;
     let mut file = File::open(plain).with_context(|| format!("can't open {}", plain.display()))?;
     let options = PutOptions {
-        stores: stores.clone(),
+        stores: Store::directories(&stores),
         data: k,
         parity: m,
         key: Key::new(key)?,
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!((coded.stores.len(), coded.degraded().len()), (6, 4));
         assert_eq!(coded.degraded()[0], coded.stores[2]);
         let options = penstock_store::get::GetOptions {
-            stores: coded.degraded().to_vec(),
+            stores: Store::directories(coded.degraded()),
             key: Key::new("a").unwrap(),
             stale: false,
         };

@@ -11,7 +11,7 @@ use penstock::config::address::Address;
 use penstock::config::{ConfigError, Options, Settings};
 use penstock::control;
 use penstock_store::put::{self, Placement, PutOptions};
-use penstock_store::{NewStore, Progress};
+use penstock_store::{NewStore, Progress, Store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -86,12 +86,12 @@ fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
         fs::create_dir_all(dir)?;
     }
     let new = stores.iter().map(|path| NewStore {
-        path: path.clone(),
+        store: path.as_path().into(),
         domain: None,
     });
     penstock_store::init(&new.collect::<Vec<_>>(), false)?;
     let options = PutOptions {
-        stores: stores.to_vec(),
+        stores: Store::directories(stores),
         data: DATA,
         parity: PARITY,
         key: Key::new(OBJECT)?,

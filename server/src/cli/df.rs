@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use penstock_store::df::{self, StoreState, StoreUsage};
 
-use super::Stores;
 use super::output::{json_line, write_all};
+use super::stores::Stores;
 
 /// A store's deviation says how much more share bytes it has than its part of all share bytes, which goes by capacity.
 #[derive(Debug, clap::Args)]
@@ -22,8 +22,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let stores = arguments.stores.directories()?;
-    let usages = df::df(&stores, !arguments.no_count)?;
+    let usages = df::df(&arguments.stores.open()?, !arguments.no_count)?;
     for usage in &usages {
         // Nobody may be there to read it.
         if let Some(reason) = &usage.reason {

@@ -1,23 +1,38 @@
-//! `penstock init`: makes directories stores.
+//! `penstock init`: makes directories and buckets stores.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use penstock::config::settings::is_remote;
 use penstock_store::{NewStore, init};
+
+use super::stores;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// An empty directory on a disk of its own, or a store of an older release; repeat it for each. `,domain=NAME` after
-    /// it says what it fails together with (a host, a shelf): of no object does a domain get more shares than may be lost
-    #[arg(long = "store", value_name = "DIR[,domain=NAME]", required = true, value_parser = new_store)]
-    stores: Vec<NewStore>,
+    /// An empty directory on a disk of its own, a store of an older release, or the URL of a bucket, as in
+    /// `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`; repeat it for each. `,domain=NAME` after it says what it fails
+    /// together with (a host, a provider): of no object does a domain get more shares than may be lost
+    #[arg(long = "store", value_name = "STORE[,domain=NAME]", required = true, value_parser = new_store)]
+    stores: Vec<Named>,
     /// Join stores of different sets to the set of the first
     #[arg(long)]
     join: bool,
 }
 
+/// A store by its name, and what it fails together with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Named {
+    path: PathBuf,
+    domain: Option<String>,
+}
+
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let markers = init(&arguments.stores, arguments.join)?;
+    let paths: Vec<PathBuf> = arguments.stores.iter().map(|of| of.path.clone()).collect();
+    let new = stores::open_named(&paths)?.into_iter().zip(&arguments.stores);
+    let new = new.map(|(store, Named { domain, .. })| NewStore {
+        store,
+        domain: domain.clone(),
+    });
+    let markers = init(&new.collect::<Vec<_>>(), arguments.join)?;
     for (store, marker) in arguments.stores.iter().zip(markers) {
         let domain = marker
             .domain
@@ -32,8 +47,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads `DIR` or `DIR,domain=NAME`.
-fn new_store(text: &str) -> Result<NewStore, String> {
+/// Reads `STORE` or `STORE,domain=NAME`.
+fn new_store(text: &str) -> Result<Named, String> {
     let (path, domain) = match text.rsplit_once(",domain=") {
         None => (text, None),
         Some((path, domain)) => (path, Some(domain)),
@@ -47,9 +62,8 @@ fn new_store(text: &str) -> Result<NewStore, String> {
             "{domain:?} is no name of a domain: letters, digits and -_.: make one"
         )),
         _ if path.is_empty() => Err("the directory is missing".to_owned()),
-        _ if is_remote(Path::new(path)) => Err(super::NO_BUCKETS.to_owned()),
-        domain => Ok(NewStore {
-            path: PathBuf::from(path),
+        domain => Ok(Named {
+            path: stores::named(path.into())?,
             domain: domain.map(str::to_owned),
         }),
     }

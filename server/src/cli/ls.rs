@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use penstock_store::ls::{self, Listed, LsOptions};
 
-use super::Stores;
 use super::output::{json_line, write_all};
+use super::stores::Stores;
 
 /// The list is sorted by key, so it is held in memory: about 250 bytes for each object, and its key.
 #[derive(Debug, clap::Args)]
@@ -36,7 +36,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         long,
         json,
     } = arguments;
-    let stores = stores.directories()?;
+    let stores = stores.open()?;
     let listing = ls::ls(&LsOptions { stores, prefix })?;
     for problem in &listing.problems {
         // Nobody may be there to read it.

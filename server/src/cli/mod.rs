@@ -1,13 +1,10 @@
 //! The command line: one file per subcommand, each a thin layer over the library that does the work.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
-use penstock::config;
-use penstock::config::settings::is_remote;
 use penstock::control::logging::{self, LogThread};
 
 /// Prints a line on standard output. A reader that went away (`| head`) doesn't end the command, which may have more to
@@ -39,6 +36,7 @@ mod rm;
 mod serve;
 mod sign;
 mod stat;
+mod stores;
 mod tahoe;
 mod verify;
 mod walk;
@@ -97,7 +95,7 @@ enum Command {
     /// Build a small 4+2 store, delete two of its six directories, and serve the rest
     #[command(after_help = SERVE_STATUS)]
     Demo(demo::Arguments),
-    /// Make directories stores
+    /// Make directories or buckets stores
     #[command(after_help = INIT_STATUS)]
     Init(init::Arguments),
     /// Store files as erasure-coded shares, one per store
@@ -156,58 +154,6 @@ enum Command {
 /// The exit status where the reader of what is written went away, as in `get … | head`: that of a program that the
 /// kernel ends with SIGPIPE, which shells and `set -o pipefail` expect. Nothing is said about it.
 const READER_GONE: u8 = 128 + 13;
-
-/// The stores that a command works on.
-#[derive(Debug, clap::Args)]
-struct Stores {
-    /// A store directory; repeat it for each
-    #[arg(
-        long = "store",
-        value_name = "DIR",
-        required_unless_present = "config",
-        value_parser = directory()
-    )]
-    stores: Vec<PathBuf>,
-    /// Take the stores that a configuration file of `penstock serve` names
-    #[arg(long, value_name = "FILE", conflicts_with = "stores")]
-    config: Option<PathBuf>,
-}
-
-impl Stores {
-    /// Their directories.
-    fn directories(&self) -> anyhow::Result<Vec<PathBuf>> {
-        directories(&self.stores, self.config.as_deref())
-    }
-}
-
-/// The directories of stores that are named, or that a configuration file names.
-fn directories(named: &[PathBuf], config: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
-    let Some(path) = config else {
-        return Ok(named.to_vec());
-    };
-    let stores = config::stores(path)?;
-    if stores.is_empty() {
-        bail!("{}: it names no store", path.display());
-    }
-    match stores.iter().find(|store| is_remote(store)) {
-        Some(bucket) => bail!("{}: {}: {NO_BUCKETS}", path.display(), bucket.display()),
-        None => Ok(stores),
-    }
-}
-
-/// Reads the path of a directory. Only the server knows buckets; to other commands a URL would be a mistyped path, and
-/// what they say of that would mislead.
-fn directory() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
-    use clap::builder::TypedValueParser as _;
-    clap::builder::PathBufValueParser::new().try_map(|path| match is_remote(&path) {
-        true => Err(NO_BUCKETS),
-        false => Ok(path),
-    })
-}
-
-/// What is said of a bucket where a directory is needed.
-const NO_BUCKETS: &str = "this command works on directories. A bucket becomes a store when the files of a store \
-    are copied into it; `penstock serve` reads it";
 
 /// Reads a key from the command line.
 fn key(text: &str) -> Result<Key, String> {

@@ -12,11 +12,11 @@ use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{Fields, Key};
 use penstock::config::bounds::SizeBounds;
-use penstock_store::Progress;
 use penstock_store::put::{self, Content, Placement, PutOptions, Puts, SourceFile};
+use penstock_store::{Progress, Store};
 use walkdir::WalkDir;
 
-use super::Stores;
+use super::stores::Stores;
 
 /// What the share format allows.
 const BLOCK_BOUNDS: SizeBounds = SizeBounds {
@@ -159,12 +159,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Some(size) => BLOCK_BOUNDS.check("block-size", size)? as u32,
     };
     let mut work = Work {
+        stores: arguments.stores.open()?,
         fields: arguments.said.fields()?,
         puts: Puts::default(),
         progress: Progress::on_terminal("put"),
         block_size,
         failed: false,
-        stores: arguments.stores.directories()?,
+        stores: arguments.stores.open()?,
         arguments,
     };
     for file in work.arguments.files.clone() {
@@ -200,7 +201,7 @@ fn file_name(path: &Path) -> anyhow::Result<&str> {
 
 struct Work {
     arguments: Arguments,
-    stores: Vec<PathBuf>,
+    stores: Vec<Store>,
     fields: Fields,
     puts: Puts,
     progress: Progress,

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use penstock_store::Progress;
 use penstock_store::rebalance::{RebalanceOptions, rebalance};
 
-use super::Stores;
+use super::stores::Stores;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
 /// Exits with 1 if a share could not be moved.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let options = RebalanceOptions {
-        stores: arguments.stores.directories()?,
+        stores: arguments.stores.open()?,
         drain: arguments.drain,
         rate: arguments.rate.map(|rate| rate.as_u64()),
         dry_run: arguments.dry_run,

@@ -7,9 +7,9 @@ use penstock_store::Progress;
 use penstock_store::repair::{self, RepairOptions, RepairReport};
 use serde::Serialize;
 
-use super::Stores;
 use super::metrics_file::MetricsFile;
 use super::output::{About, say_about, say_json};
+use super::stores::Stores;
 use super::walk;
 
 /// A run over all objects can be slowed down, and divided among several nights.
@@ -71,7 +71,7 @@ fn repair(arguments: Arguments) -> anyhow::Result<RepairReport> {
         key,
     } = arguments;
     let options = RepairOptions {
-        stores: stores.directories()?,
+        stores: stores.open()?,
         key,
         walk: walk.walk(),
     };

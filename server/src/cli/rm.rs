@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use decode_kernel::share::Key;
 use penstock_store::rm;
 
-use super::Stores;
+use super::stores::Stores;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 
 /// Goes on after a failure, and exits with 1 then.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let stores = arguments.stores.directories()?;
+    let stores = arguments.stores.open()?;
     let mut keys = arguments.keys;
     if let Some(prefix) = &arguments.prefix {
         keys.extend(rm::with_prefix(&stores, prefix)?);

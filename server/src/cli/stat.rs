@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use decode_kernel::share::Key;
 use penstock_store::stat;
 
-use super::Stores;
 use super::output::{json_document, write_all};
+use super::stores::Stores;
 
 /// Reads headers only: `verify` also reads the bytes.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let Arguments { stores, key, json } = arguments;
     let result = stores
-        .directories()
+        .open()
         .and_then(|stores| Ok(stat::stat(&stores, key)?))
         .and_then(|stat| {
             write_all(stat.state.exit_code(), |out| match json {

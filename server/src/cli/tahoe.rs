@@ -11,18 +11,21 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use decode_kernel::share::Key;
 use decode_kernel::tahoe::{CAP_TEXT_MAX, Cap};
+use penstock_store::Store;
 use penstock_store::tahoe::{Limits, SEGMENT_MAX_DEFAULT};
+
+use super::stores;
 
 /// Stores, or nodes of a Tahoe-LAFS grid.
 // Options that require `nodes` also say that they conflict with the others: clap doesn't check `requires` where `nodes`
 // itself conflicts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Sources {
-    /// A store directory; repeat it for each
+    /// A store: a directory, or the URL of a bucket as in `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`; repeat it for each
     #[arg(
         long = "store",
-        value_name = "DIR",
-        value_parser = super::directory(),
+        value_name = "STORE",
+        value_parser = stores::store(),
         required_unless_present_any = ["nodes", "config"],
         conflicts_with = "nodes"
     )]
@@ -49,7 +52,7 @@ pub(super) struct Sources {
 /// What a command reads.
 pub(super) enum Source {
     /// Objects of stores: one, or all.
-    Stores(Vec<PathBuf>, Option<Key>),
+    Stores(Vec<Store>, Option<Key>),
     /// A file of a grid.
     Tahoe {
         /// Directories of its nodes.
@@ -66,7 +69,7 @@ impl Sources {
     pub(super) fn source(self, name: Option<String>) -> anyhow::Result<Source> {
         if self.nodes.is_empty() {
             let key = name.as_deref().map(Key::new).transpose()?;
-            let stores = super::directories(&self.stores, self.config.as_deref())?;
+            let stores = stores::open(&self.stores, self.config.as_deref())?;
             return Ok(Source::Stores(stores, key));
         }
         let text = match (name, self.cap_file) {

@@ -2,13 +2,12 @@
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use decode_kernel::share::Key;
 use penstock_store::tahoe::verify as tahoe;
 use penstock_store::verify::{self, Health, VerifyOptions, VerifyReport};
-use penstock_store::{Progress, Walk};
+use penstock_store::{Progress, Store, Walk};
 use serde::Serialize;
 
 use super::metrics_file::MetricsFile;
@@ -101,7 +100,7 @@ fn verify(arguments: Arguments, metrics: &mut MetricsFile) -> anyhow::Result<Hea
 }
 
 fn verify_objects(
-    stores: Vec<PathBuf>,
+    stores: Vec<Store>,
     key: Option<Key>,
     walk: Walk,
     json: bool,

@@ -439,8 +439,9 @@ impl Catalogue {
         let mut shares: Vec<Option<Share>> = (0..geometry.n()).map(|_| None).collect();
         let share = |share: OpenShare, copy| {
             let store = stores.stores().get(share.store)?;
-            let file = StoreFile::new(share.file, store.threads());
-            let cached = share.backing.and_then(|of| of.downcast().ok());
+            let (file, backing) = share.file.into_local()?;
+            let file = StoreFile::new(file, store.threads());
+            let cached = backing.and_then(|of| of.downcast().ok());
             // A copy of the path, too.
             Some(Share::new(share.path.clone(), file, store, copy, cached))
         };
@@ -489,8 +490,9 @@ impl Catalogue {
 /// Has files closed by the threads of their stores.
 fn close(stores: &Stores, files: Vec<OpenShare>) {
     for share in files {
-        if let Some(store) = stores.stores().get(share.store) {
-            store.threads().close(share.file);
+        let file = share.file.into_local();
+        if let (Some(store), Some((file, _))) = (stores.stores().get(share.store), file) {
+            store.threads().close(file);
         }
     }
 }

@@ -83,7 +83,7 @@ impl Walk<'_> {
         drop(stores);
         let found = self.ask(|_, store| {
             let root = store.path().to_owned();
-            move || penstock_store::presence(&root)
+            move || penstock_store::presence(&root.into())
         })?;
         for (index, presence) in found {
             match presence {

@@ -92,7 +92,7 @@ pub(super) fn probe(root: &Path, is_node: bool) -> Result<Found, (Cause, String)
     };
     let mut file = None;
     if !is_node {
-        match store::presence(root) {
+        match store::presence(&root.into()) {
             Presence::Marked(marker) => {
                 found.id = Some(marker.store);
                 file = Some(root.join(MARKER));

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use decode_kernel::share::{Key, object_dir};
 use penstock_remote::{Entry, RemoteError, RemoteErrorKind};
-use penstock_store::{Listed, Look, MARKER, Marker, RejectReason, read_header};
+use penstock_store::{Listed, Look, MARKER, Marker, OpenFile, RejectReason, read_header};
 
 use super::health::Cause;
 use super::probe::{Disk, Found, is_local};
@@ -93,14 +93,14 @@ impl Disk for Bucket {
             Err(error) => return Look::away(store, root, error.to_string()),
         };
         let listing = listed(&files);
-        Look::of_listing(store, root, &listing, key, |name| {
-            let entry = files.iter().find(|file| file.name == name);
+        Look::of_listing(store, root, &listing, key, |listed| {
+            let entry = files.iter().find(|file| file.name == listed.name);
             let entry = entry.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
             let share = self.remote.cache().share(&self.origin, entry)?;
             self.fetch_header(&share)?;
             let file = share.file().try_clone()?;
             let header = read_header(&file)?;
-            Ok((header, file, Some(share as _)))
+            Ok((header, OpenFile::Cached(file, share)))
         })
     }
 

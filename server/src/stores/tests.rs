@@ -76,7 +76,7 @@ impl Setting {
             .map(|i| root.path().join(i.to_string()))
             .collect();
         let new = |path: &PathBuf| NewStore {
-            path: path.clone(),
+            store: path.as_path().into(),
             domain: None,
         };
         store::init(&paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{BLOCKS_OFFSET, Fields, Header, Key, object_dir};
 use penstock_store::put::{Placement, PutOptions, put};
-use penstock_store::{NewStore, Progress, init};
+use penstock_store::{NewStore, Progress, Store, init};
 use sha2::{Digest, Sha256};
 
 /// The key that most tests use.
@@ -69,7 +69,7 @@ impl Stores {
     /// Makes the directories stores, also those that were removed: a new disk takes the place of a lost one.
     pub fn init(&self) {
         let new = |path: &PathBuf| NewStore {
-            path: path.clone(),
+            store: path.as_path().into(),
             domain: None,
         };
         init(&self.paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();
@@ -100,7 +100,7 @@ impl Stores {
 
     fn options(&self, key: &str, data: u16, block: u32) -> PutOptions {
         PutOptions {
-            stores: self.paths.clone(),
+            stores: Store::directories(&self.paths),
             data,
             parity: self.paths.len() as u16 - data,
             key: Key::new(key).unwrap(),

@@ -1,10 +1,12 @@
-//! A bucket that is a directory, by as much of S3's interface as a reader takes: GET with a range, HEAD, ListObjectsV2.
+//! A bucket that is a directory, by as much of S3's interface as a store takes: GET with a range, HEAD, PUT with conditions,
+//! DELETE, uploads in parts, ListObjectsV2.
 //!
-//! For tests. It believes every signature and writes nothing.
+//! For tests. It believes every signature.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -12,9 +14,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED, RANGE};
+use hyper::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
+    RANGE,
+};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -22,8 +28,10 @@ use tokio::sync::oneshot;
 
 use crate::parse_range;
 
-/// When every file was written, as far as anybody is told.
-const MODIFIED: &str = "Fri, 27 Nov 2026 12:00:00 GMT";
+/// The directory, beside the buckets, of uploads that are not completed.
+const UPLOADS: &str = ".uploads";
+/// A longer body is refused.
+const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// A server of buckets, which are the directories in one. It runs until it is dropped.
 pub struct DirectoryBuckets {
@@ -87,9 +95,16 @@ async fn accept(listener: TcpListener, root: Arc<Path>) {
         let _ = stream.set_nodelay(true);
         let root = Arc::clone(&root);
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let answer = answer(&root, &request).unwrap_or_else(|error| failed(&error));
-                async move { Ok::<_, Infallible>(answer) }
+            let service = service_fn(|request: Request<Incoming>| {
+                let root = Arc::clone(&root);
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+                    let answer = body
+                        .map_err(io::Error::other)
+                        .and_then(|body| answer(&root, &head, &body.to_bytes()));
+                    Ok::<_, Infallible>(answer.unwrap_or_else(|error| failed(&error)))
+                }
             });
             // How it ended is the client's matter.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -107,6 +122,8 @@ fn failed(error: &io::Error) -> Answer {
             (StatusCode::NOT_FOUND, "NoSuchKey")
         }
         io::ErrorKind::InvalidInput => (StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange"),
+        io::ErrorKind::AlreadyExists => (StatusCode::PRECONDITION_FAILED, "PreconditionFailed"),
+        io::ErrorKind::Unsupported => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
     };
     let body = format!("<Error><Code>{code}</Code><Message>{error}</Message></Error>");
@@ -115,21 +132,156 @@ fn failed(error: &io::Error) -> Answer {
     answer
 }
 
-fn answer(root: &Path, request: &Request<Incoming>) -> io::Result<Answer> {
-    let path = request.uri().path().trim_start_matches('/');
-    if path.split('/').any(|part| part == "..") {
+fn answer(root: &Path, request: &Parts, body: &[u8]) -> io::Result<Answer> {
+    let path = request.uri.path().trim_start_matches('/');
+    if path.split('/').any(|part| part == ".." || part == UPLOADS) {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let query = request.uri().query().unwrap_or_default();
-    match *request.method() {
-        Method::GET if query.contains("list-type=2") => list(&root.join(path), query),
-        Method::GET | Method::HEAD => object(&root.join(path), request),
-        _ => {
-            let mut answer = Response::new(Full::default());
-            *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            Ok(answer)
+    let file = root.join(path);
+    let query = Query(request.uri.query().unwrap_or_default());
+    let upload = query.value("uploadId").map(|id| upload(root, &id));
+    let upload = upload.transpose()?;
+    match (&request.method, upload) {
+        (&Method::GET, None) if query.has("list-type") => list(&file, &query),
+        (&Method::GET | &Method::HEAD, None) => object(&file, request),
+        (&Method::PUT, None) => put(root, &file, request, body),
+        (&Method::DELETE, None) => delete(root, &file),
+        (&Method::POST, None) if query.has("uploads") => begin(root, path),
+        (&Method::PUT, Some(parts)) => {
+            let number: u32 = query
+                .value("partNumber")
+                .and_then(|number| number.parse().ok())
+                .ok_or(io::ErrorKind::InvalidInput)?;
+            let part = parts.join(format!("{number:05}"));
+            fs::write(&part, body)?;
+            let answer = Response::builder().header(ETAG, tag(&part)?);
+            answer.body(Full::default()).map_err(io::Error::other)
+        }
+        (&Method::POST, Some(parts)) => complete(&file, &parts),
+        (&Method::DELETE, Some(parts)) => {
+            fs::remove_dir_all(parts)?;
+            empty(StatusCode::NO_CONTENT)
+        }
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+fn empty(status: StatusCode) -> io::Result<Answer> {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    Ok(answer)
+}
+
+/// The pairs of a query.
+struct Query<'a>(&'a str);
+
+impl Query<'_> {
+    fn value(&self, name: &str) -> Option<String> {
+        let mut pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.find(|(key, _)| *key == name)?;
+        Some(value.replace("%2F", "/"))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0
+            .split('&')
+            .any(|pair| pair.split('=').next() == Some(name))
+    }
+}
+
+/// Writes a file beside its place, and gives it its name in one step.
+fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    fs::create_dir_all(dir)?;
+    let new = dir.join(format!(".new-{:016x}", fastrand::u64(..)));
+    let written = File::create_new(&new).and_then(|mut file| write(&mut file));
+    let named = written.and_then(|()| fs::rename(&new, path));
+    if named.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    named
+}
+
+fn put(root: &Path, path: &Path, request: &Parts, body: &[u8]) -> io::Result<Answer> {
+    // No bucket is made by a file in it.
+    let bucket = path
+        .strip_prefix(root)
+        .ok()
+        .and_then(|name| name.iter().next());
+    if !bucket.is_some_and(|bucket| root.join(bucket).is_dir()) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let there = tag(path).ok();
+    let header = |name| {
+        request
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let refused = match (header(IF_NONE_MATCH), header(IF_MATCH)) {
+        (Some(_), _) => there.is_some(),
+        (None, Some(tag)) => there.as_deref() != Some(tag),
+        (None, None) => false,
+    };
+    if refused {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    replace(path, |file| file.write_all(body))?;
+    let answer = Response::builder().header(ETAG, tag(path)?);
+    answer.body(Full::default()).map_err(io::Error::other)
+}
+
+/// Removes a file, and the directories that it leaves empty.
+fn delete(root: &Path, path: &Path) -> io::Result<Answer> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    for dir in path.ancestors().skip(1) {
+        // A bucket stays.
+        if dir.parent() == Some(root) || fs::remove_dir(dir).is_err() {
+            break;
         }
     }
+    empty(StatusCode::NO_CONTENT)
+}
+
+/// The directory of an upload's parts.
+fn upload(root: &Path, id: &str) -> io::Result<PathBuf> {
+    let parts = root.join(UPLOADS).join(id);
+    match id.bytes().all(|byte| byte.is_ascii_hexdigit()) && parts.is_dir() {
+        true => Ok(parts),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+fn begin(root: &Path, name: &str) -> io::Result<Answer> {
+    let id = format!("{:016x}", fastrand::u64(..));
+    fs::create_dir_all(root.join(UPLOADS).join(&id))?;
+    let (bucket, key) = name.split_once('/').unwrap_or((name, ""));
+    let body = format!(
+        "<InitiateMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{key}</Key><UploadId>{id}</UploadId>\
+         </InitiateMultipartUploadResult>"
+    );
+    Ok(Response::new(Full::from(body)))
+}
+
+fn complete(path: &Path, parts: &Path) -> io::Result<Answer> {
+    let names = fs::read_dir(parts)?.map(|entry| Ok(entry?.path()));
+    let mut names = names.collect::<io::Result<Vec<PathBuf>>>()?;
+    names.sort();
+    replace(path, |file| {
+        for name in &names {
+            io::copy(&mut File::open(name)?, file)?;
+        }
+        Ok(())
+    })?;
+    fs::remove_dir_all(parts)?;
+    let tag = tag(path)?.replace('"', "&quot;");
+    let body = format!(
+        "<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"
+    );
+    Ok(Response::new(Full::from(body)))
 }
 
 fn tag(path: &Path) -> io::Result<String> {
@@ -137,14 +289,14 @@ fn tag(path: &Path) -> io::Result<String> {
     Ok(format!("\"{:x}-{:x}\"", found.ino(), found.mtime_nsec()))
 }
 
-fn object(path: &Path, request: &Request<Incoming>) -> io::Result<Answer> {
+fn object(path: &Path, request: &Parts) -> io::Result<Answer> {
     let mut file = File::open(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(io::ErrorKind::NotFound.into());
     }
     let all = found.len();
-    let wanted = request.headers().get(RANGE).and_then(parse_range);
+    let wanted = request.headers.get(RANGE).and_then(parse_range);
     let range = wanted.clone().unwrap_or(0..all);
     let range = range.start..range.end.min(all);
     if range.start > range.end || (wanted.is_some() && range.is_empty()) {
@@ -152,7 +304,7 @@ fn object(path: &Path, request: &Request<Incoming>) -> io::Result<Answer> {
     }
     let length = range.end - range.start;
     let mut body = Vec::new();
-    if *request.method() == Method::GET {
+    if request.method == Method::GET {
         file.seek(SeekFrom::Start(range.start))?;
         file.take(length).read_to_end(&mut body)?;
     }
@@ -160,7 +312,7 @@ fn object(path: &Path, request: &Request<Incoming>) -> io::Result<Answer> {
         .header(CONTENT_LENGTH, length)
         .header(ETAG, tag(path)?)
         .header(ACCEPT_RANGES, "bytes")
-        .header(LAST_MODIFIED, MODIFIED);
+        .header(LAST_MODIFIED, httpdate::fmt_http_date(found.modified()?));
     if wanted.is_some() {
         let said = format!("bytes {}-{}/{all}", range.start, range.end - 1);
         answer = answer
@@ -170,15 +322,14 @@ fn object(path: &Path, request: &Request<Incoming>) -> io::Result<Answer> {
     answer.body(Full::from(body)).map_err(io::Error::other)
 }
 
-/// All files under a prefix, in one page.
-fn list(bucket: &Path, query: &str) -> io::Result<Answer> {
-    let value = |name: &str| {
-        let pairs = query.split('&');
-        let mut values =
-            pairs.filter_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name));
-        values.next().map(|(_, value)| value.replace("%2F", "/"))
-    };
-    let prefix = value("prefix").unwrap_or_default();
+/// Files under a prefix, up to a delimiter if there is one: a page of them.
+fn list(bucket: &Path, query: &Query<'_>) -> io::Result<Answer> {
+    let prefix = query.value("prefix").unwrap_or_default();
+    let most = query.value("max-keys").and_then(|most| most.parse().ok());
+    let most: usize = most.unwrap_or(1000);
+    let after = ["continuation-token", "start-after"];
+    let after = after.into_iter().find_map(|name| query.value(name));
+    let after = after.unwrap_or_default();
     let mut files = Vec::new();
     // The directory that the prefix names, or the one that it begins in.
     let dir = match prefix.rsplit_once('/') {
@@ -186,22 +337,51 @@ fn list(bucket: &Path, query: &str) -> io::Result<Answer> {
         None => bucket.to_owned(),
     };
     walk(bucket, &dir, &mut files)?;
-    files.retain(|(name, _)| name.starts_with(&prefix));
-    files.sort();
-    let mut body = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListBucketResult><IsTruncated>false</IsTruncated><Prefix>{prefix}</Prefix>\
-         <KeyCount>{}</KeyCount>",
-        files.len()
-    );
+    // By name: what is told of it, which is the same for all that a delimiter puts together.
+    let mut found: BTreeMap<String, Option<PathBuf>> = BTreeMap::new();
     for (name, path) in files {
-        let tag = tag(&path)?.replace('"', "&quot;");
-        body.push_str(&format!(
-            "<Contents><Key>{name}</Key><LastModified>2026-11-27T12:00:00.000Z</LastModified><ETag>{tag}</ETag>\
-             <Size>{}</Size><StorageClass>STANDARD</StorageClass></Contents>",
-            fs::metadata(&path)?.len()
-        ));
+        let Some(rest) = name.strip_prefix(&prefix) else {
+            continue;
+        };
+        match rest.split_once('/').filter(|_| query.has("delimiter")) {
+            Some((dir, _)) => found.insert(format!("{prefix}{dir}/"), None),
+            None => found.insert(name, Some(path)),
+        };
     }
-    body.push_str("</ListBucketResult>");
+    let mut body = String::new();
+    let mut listed = found.into_iter().filter(|(name, _)| *name > after);
+    let (mut last, mut count) = (String::new(), 0);
+    for (name, path) in listed.by_ref().take(most) {
+        count += 1;
+        match path {
+            None => body.push_str(&format!(
+                "<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"
+            )),
+            Some(path) => {
+                // Removed meanwhile.
+                let (Ok(tag), Ok(found)) = (tag(&path), fs::metadata(&path)) else {
+                    continue;
+                };
+                let modified = humantime::format_rfc3339_millis(found.modified()?);
+                body.push_str(&format!(
+                    "<Contents><Key>{name}</Key><LastModified>{modified}</LastModified><ETag>{}</ETag><Size>{}</Size>\
+                     <StorageClass>STANDARD</StorageClass></Contents>",
+                    tag.replace('"', "&quot;"),
+                    found.len()
+                ));
+            }
+        }
+        last = name;
+    }
+    let is_cut = listed.next().is_some();
+    let next = match is_cut {
+        true => format!("<NextContinuationToken>{last}</NextContinuationToken>"),
+        false => String::new(),
+    };
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListBucketResult><IsTruncated>{is_cut}</IsTruncated>{next}\
+         <Prefix>{prefix}</Prefix><KeyCount>{count}</KeyCount>{body}</ListBucketResult>"
+    );
     Ok(Response::new(Full::from(body)))
 }
 
@@ -213,6 +393,11 @@ fn walk(bucket: &Path, dir: &Path, files: &mut Vec<(String, PathBuf)>) -> io::Re
     };
     for entry in entries {
         let path = entry?.path();
+        let name = path.file_name().unwrap_or_default();
+        // What is being written is not there yet.
+        if name.as_encoded_bytes().starts_with(b".new-") {
+            continue;
+        }
         if path.is_dir() {
             walk(bucket, &path, files)?;
         } else if let Some(name) = path.strip_prefix(bucket).ok().and_then(Path::to_str) {

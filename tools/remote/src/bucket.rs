@@ -1,6 +1,7 @@
 //! The files of a store that is a bucket.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use object_store::multipart::{MultipartStore as _, PartId};
 use object_store::path::Path;
 use object_store::{
     GetOptions, GetRange, MultipartId, ObjectStore as _, ObjectStoreExt as _,
-    PutMode as StorePutMode, PutPayload, RetryConfig,
+    PutMode as StorePutMode, PutPayload, RetryConfig, UpdateVersion,
 };
 use tokio::time::sleep;
 
@@ -96,12 +97,14 @@ pub struct Page {
 }
 
 /// What becomes of a file by the name that is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PutMode {
     /// It is replaced.
     Overwrite,
     /// It stays, and writing fails with [`RemoteErrorKind::AlreadyExists`].
     Create,
+    /// It is replaced if this is its entity tag. Otherwise it stays, and writing fails in the same way.
+    Replace(String),
 }
 
 /// A store that is a bucket. Clones are the same one.
@@ -153,6 +156,8 @@ impl Bucket {
             .with_bucket_name(url.bucket())
             .with_virtual_hosted_style_request(url.is_virtual_hosted())
             .with_conditional_put(S3ConditionalPut::ETagMatch)
+            // One by one: not every store knows the call that removes several.
+            .with_disable_bulk_delete(true)
             .with_retry(RetryConfig {
                 max_retries: 0,
                 ..RetryConfig::default()
@@ -332,6 +337,14 @@ impl Bucket {
     /// # Errors
     /// The store's, or that it is too long.
     pub async fn read(&self, name: &str) -> Result<Bytes, RemoteError> {
+        self.read_tagged(name).await.map(|(bytes, _)| bytes)
+    }
+
+    /// The same, with its entity tag.
+    ///
+    /// # Errors
+    /// As [`Bucket::read`].
+    pub async fn read_tagged(&self, name: &str) -> Result<(Bytes, Option<String>), RemoteError> {
         let path = self.path(name)?;
         let what = format!("get {name}");
         let result = again!(self, &what, self.0.store.get(&path))?;
@@ -346,8 +359,10 @@ impl Bucket {
                 ),
             ));
         }
+        let tag = result.meta.e_tag.clone();
         let bytes = result.bytes().await;
-        bytes.map_err(|error| RemoteError::of(&self.0.name, what, &error))
+        let bytes = bytes.map_err(|error| RemoteError::of(&self.0.name, what, &error))?;
+        Ok((bytes, tag))
     }
 
     /// What is known of a file.
@@ -366,31 +381,26 @@ impl Bucket {
         })
     }
 
-    /// Writes a short file.
+    /// Writes a file in one request.
     ///
     /// # Errors
-    /// The store's, or that it is there already.
+    /// The store's, or that it is there already. After a timeout it may have been written, and a second try may find what
+    /// the first has made.
     pub async fn put(&self, name: &str, bytes: Bytes, mode: PutMode) -> Result<(), RemoteError> {
         let path = self.path(name)?;
         let mode = match mode {
             PutMode::Overwrite => StorePutMode::Overwrite,
             PutMode::Create => StorePutMode::Create,
+            PutMode::Replace(etag) => StorePutMode::Update(UpdateVersion {
+                e_tag: Some(etag),
+                version: None,
+            }),
         };
         let put = again!(self, &format!("put {name}"), {
             let payload = PutPayload::from_bytes(bytes.clone());
             self.0.store.put_opts(&path, payload, mode.clone().into())
         });
         put.map(drop)
-    }
-
-    /// Copies a file, within the store. It has at most 5 GB, by S3's rules.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn copy(&self, from: &str, to: &str) -> Result<(), RemoteError> {
-        let (source, target) = (self.path(from)?, self.path(to)?);
-        let what = format!("copy {from} to {to}");
-        again!(self, &what, self.0.store.copy(&source, &target))
     }
 
     /// Removes a file. One that is not there is removed already.
@@ -419,61 +429,93 @@ impl Bucket {
             name: name.to_owned(),
             path,
             id,
-            parts: Vec::new(),
+            parts: BTreeMap::new(),
         })
     }
 }
 
-/// A file that is being written. One that is neither completed nor aborted stays at the store, until its rules remove it.
+/// A file that is being written in parts. One that is neither completed nor aborted stays at the store, until its rules
+/// remove it.
+#[derive(Debug)]
 pub struct Upload {
     bucket: Bucket,
     name: String,
     path: Path,
     id: MultipartId,
-    parts: Vec<PartId>,
+    parts: BTreeMap<usize, PartId>,
 }
 
 impl Upload {
-    /// Writes the next part: 5 MiB at least, but for the last one.
+    /// Parts are no smaller, in bytes, but for the last one.
+    pub const PART_BYTES_MIN: u64 = 5 << 20;
+    /// There are no more of them.
+    pub const PARTS_MAX: u64 = 10_000;
+
+    /// Writes a part, the first being 0. They may come in any order, and all but the last have the same length, which some
+    /// stores ask for.
     ///
     /// # Errors
     /// The store's.
-    pub async fn part(&mut self, bytes: Bytes) -> Result<(), RemoteError> {
-        let (store, number) = (&self.bucket.0.store, self.parts.len());
+    pub async fn part(&mut self, number: usize, bytes: Bytes) -> Result<(), RemoteError> {
+        let store = &self.bucket.0.store;
         let what = format!("write part {number} of {}", self.name);
         let part = again!(self.bucket, &what, {
             let payload = PutPayload::from_bytes(bytes.clone());
             store.put_part(&self.path, &self.id, number, payload)
         })?;
-        self.parts.push(part);
+        self.parts.insert(number, part);
         Ok(())
     }
 
     /// Ends it: the file is there.
     ///
     /// # Errors
-    /// The store's.
-    pub async fn complete(self) -> Result<(), RemoteError> {
+    /// The store's, or that a part was left out. After a timeout the file may be there all the same.
+    pub async fn complete(&self) -> Result<(), RemoteError> {
         let store = &self.bucket.0.store;
         let what = format!("complete {}", self.name);
-        let complete = again!(self.bucket, &what, {
-            store.complete_multipart(&self.path, &self.id, self.parts.clone())
+        if self
+            .parts
+            .keys()
+            .ne(&(0..self.parts.len()).collect::<Vec<_>>())
+        {
+            return Err(RemoteError::new(
+                RemoteErrorKind::Other,
+                &self.bucket.0.name,
+                what,
+                "a part was left out",
+            ));
+        }
+        let parts: Vec<PartId> = self.parts.values().cloned().collect();
+        let completed = again!(self.bucket, &what, {
+            store.complete_multipart(&self.path, &self.id, parts.clone())
         });
-        complete.map(drop)
+        match completed {
+            // The first of several tries was heard, and its answer was not.
+            Err(error) if error.kind() == RemoteErrorKind::NotFound => {
+                let found = self.bucket.head(&self.name).await;
+                found.map(drop).map_err(|_| error)
+            }
+            completed => completed.map(drop),
+        }
     }
 
-    /// Gives it up.
+    /// Gives it up. One that is no more is given up already.
     ///
     /// # Errors
     /// The store's.
-    pub async fn abort(self) -> Result<(), RemoteError> {
+    pub async fn abort(&self) -> Result<(), RemoteError> {
         let store = &self.bucket.0.store;
         let what = format!("give up {}", self.name);
-        again!(
+        let aborted = again!(
             self.bucket,
             &what,
             store.abort_multipart(&self.path, &self.id)
-        )
+        );
+        match aborted {
+            Err(error) if error.kind() == RemoteErrorKind::NotFound => Ok(()),
+            aborted => aborted,
+        }
     }
 }
 

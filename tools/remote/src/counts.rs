@@ -15,8 +15,6 @@ pub enum Kind {
     Head,
     /// To write a file, or a part of one.
     Put,
-    /// To copy a file.
-    Copy,
     /// To remove a file, or an upload that was not completed.
     Delete,
     /// To begin or to complete an upload.
@@ -25,12 +23,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 6] = [
         Kind::List,
         Kind::Get,
         Kind::Head,
         Kind::Put,
-        Kind::Copy,
         Kind::Delete,
         Kind::Upload,
     ];
@@ -42,7 +39,6 @@ impl Kind {
             Kind::Get => "get",
             Kind::Head => "head",
             Kind::Put => "put",
-            Kind::Copy => "copy",
             Kind::Delete => "delete",
             Kind::Upload => "upload",
         }
@@ -55,7 +51,6 @@ impl Kind {
             Method::GET if query.contains("list-type=") => Kind::List,
             Method::GET => Kind::Get,
             Method::HEAD => Kind::Head,
-            Method::PUT if request.headers().contains_key("x-amz-copy-source") => Kind::Copy,
             Method::PUT => Kind::Put,
             Method::DELETE => Kind::Delete,
             Method::POST if query.starts_with("delete") => Kind::Delete,

@@ -21,6 +21,8 @@ pub enum RemoteErrorKind {
     Unreachable,
     /// It answered something else than what was asked.
     Protocol,
+    /// It does not know how to do that.
+    Unsupported,
     /// It failed.
     Other,
 }
@@ -68,6 +70,8 @@ impl RemoteError {
             Of::NotFound { .. } => RemoteErrorKind::NotFound,
             Of::AlreadyExists { .. } | Of::Precondition { .. } => RemoteErrorKind::AlreadyExists,
             Of::PermissionDenied { .. } | Of::Unauthenticated { .. } => RemoteErrorKind::Denied,
+            Of::NotImplemented { .. } => RemoteErrorKind::Unsupported,
+            _ if status(error) == Some(501) => RemoteErrorKind::Unsupported,
             _ => kind_of_source(error),
         };
         let again = is_broken(error)

@@ -295,21 +295,36 @@ fn writes_are_tried_again_where_that_may_help() {
 }
 
 #[test]
-fn a_copy_may_fail_after_its_status() {
+fn an_upload_may_fail_after_its_status() {
     let late = store(|_, _, before, stream| {
         let text = match before {
-            0 => "<Error><Code>InternalError</Code><Message>again</Message></Error>",
-            _ => "<CopyObjectResult><ETag>\"e\"</ETag></CopyObjectResult>",
+            0 => {
+                "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+            }
+            3 => "<Error><Code>InternalError</Code><Message>again</Message></Error>",
+            4 => {
+                "<CompleteMultipartUploadResult><ETag>\"e\"</ETag></CompleteMultipartUploadResult>"
+            }
+            _ => "",
         };
         let _ = write!(
             stream,
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}",
+            "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: {}\r\n\r\n{text}",
             text.len()
         );
     });
     let (client, bucket) = late.open();
-    client.run(bucket.copy("a", "b")).unwrap();
-    assert_eq!(bucket.requests().of(Kind::Copy), 2);
+    client.run(async {
+        let mut upload = bucket.upload("o").await.unwrap();
+        // The last part comes first.
+        upload.part(1, Bytes::from_static(b"end")).await.unwrap();
+        let error = upload.complete().await.unwrap_err();
+        assert!(error.to_string().contains("left out"), "{error}");
+        upload.part(0, Bytes::from_static(b"begin")).await.unwrap();
+        upload.complete().await.unwrap();
+    });
+    let requests = bucket.requests();
+    assert_eq!((requests.of(Kind::Put), requests.of(Kind::Upload)), (2, 3));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::date::{now, rfc3339};
 use crate::json;
 use crate::progress::Progress;
-use crate::rows::{Rows, ShareReader};
+use crate::rows::{Rows, ShareReader, prefetch};
 use crate::store::{Rejected, Scan};
 
 /// Bytes of one share that are read at once; one leaf if a leaf is longer.
@@ -356,7 +356,7 @@ struct BadRun {
 }
 
 /// Reads every leaf of every file and reports bad leaves, one finding for each run of them. Takes 1
-/// MiB of memory, or one leaf if that is longer, and a few bytes for each share.
+/// MiB of memory, or one leaf if that is longer, and a few bytes for each share; for a share in a bucket as much again.
 pub(crate) fn check_leaves(
     rows: &mut Rows,
     progress: &Progress,
@@ -388,6 +388,7 @@ pub(crate) fn check_leaves(
         // For each row: the number of good shares, and the share counted last. Copies of one share
         // follow each other, so a share counts once.
         let mut rows: Vec<(u16, Option<u16>)> = vec![(0, None); leaves];
+        prefetch(readers, &(start..start + len as u64), |_| true);
         for (i, reader) in readers.iter_mut().enumerate() {
             let number = reader.share.number;
             checked.bad_leaves +=

@@ -5,14 +5,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use serde::Serialize;
 
 use crate::json;
-use crate::store::{self, Id, Kind, Presence, StoreError};
+use crate::store::{self, Id, Presence, Store, StoreError};
 
 /// Stores whose shares are counted at the same time: their disks seek in parallel.
 const COUNTED_TOGETHER: usize = 16;
@@ -51,7 +51,7 @@ impl fmt::Display for StoreState {
 /// How full a store is.
 #[derive(Clone, Debug, Serialize)]
 pub struct StoreUsage {
-    /// Its directory.
+    /// Its directory, or its URL.
     #[serde(serialize_with = "json::path")]
     pub path: PathBuf,
     /// Its id, if it has a marker.
@@ -63,13 +63,20 @@ pub struct StoreUsage {
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The file system it is on, unless it is away.
+    /// The file system it is on, unless it is away or a bucket.
     pub space: Option<Space>,
     /// Its share files, if they were counted.
     pub shares: Option<Shares>,
     /// How much more share bytes it has than its part, in percent: all share bytes divided by the stores' capacities.
     /// Below 0 if it has less. `None` if shares were not counted, or there are none.
     pub deviation_percent: Option<f64>,
+}
+
+impl StoreUsage {
+    fn is_here(&self) -> bool {
+        let here = [StoreState::Ok, StoreState::ReadOnly, StoreState::NoMarker];
+        here.contains(&self.state)
+    }
 }
 
 /// The bytes of a file system.
@@ -100,13 +107,13 @@ pub struct Shares {
 ///
 /// # Errors
 /// If a store is given twice. One that can't be read is no error.
-pub fn df(stores: &[PathBuf], count: bool) -> Result<Vec<StoreUsage>, StoreError> {
+pub fn df(stores: &[Store], count: bool) -> Result<Vec<StoreUsage>, StoreError> {
     store::refuse_duplicates(stores)?;
     let mut usages: Vec<StoreUsage> = Vec::with_capacity(stores.len());
     let mut on_device: HashMap<u64, u64> = HashMap::new();
     let mut devices = Vec::with_capacity(stores.len());
-    for path in stores {
-        let (usage, device) = look_at(path);
+    for store in stores {
+        let (usage, device) = look_at(store);
         if let Some(device) = device {
             *on_device.entry(device).or_default() += 1;
         }
@@ -121,8 +128,9 @@ pub fn df(stores: &[PathBuf], count: bool) -> Result<Vec<StoreUsage>, StoreError
     if count {
         for usages in usages.chunks_mut(COUNTED_TOGETHER) {
             std::thread::scope(|scope| {
-                for usage in usages.iter_mut().filter(|usage| usage.space.is_some()) {
-                    scope.spawn(|| usage.shares = Some(count_shares(&usage.path)));
+                for usage in usages.iter_mut().filter(|usage| usage.is_here()) {
+                    let store = stores.iter().find(|store| store.path() == usage.path);
+                    scope.spawn(move || usage.shares = store.map(count_shares));
                 }
             });
         }
@@ -132,7 +140,8 @@ pub fn df(stores: &[PathBuf], count: bool) -> Result<Vec<StoreUsage>, StoreError
 }
 
 /// A store without its shares, and its device.
-fn look_at(path: &Path) -> (StoreUsage, Option<u64>) {
+fn look_at(store: &Store) -> (StoreUsage, Option<u64>) {
+    let path = store.path();
     let mut usage = StoreUsage {
         path: path.to_owned(),
         id: None,
@@ -143,7 +152,7 @@ fn look_at(path: &Path) -> (StoreUsage, Option<u64>) {
         shares: None,
         deviation_percent: None,
     };
-    let away = match store::presence(path) {
+    let away = match store::presence(store) {
         Presence::Marked(marker) => {
             usage.id = Some(marker.store);
             usage.domain = marker.domain;
@@ -157,7 +166,7 @@ fn look_at(path: &Path) -> (StoreUsage, Option<u64>) {
         Presence::Absent(error) => {
             usage.state = match &error {
                 StoreError::Missing(_) => StoreState::Missing,
-                StoreError::NotAStore(_) => StoreState::NotAStore,
+                StoreError::NotAStore(_) | StoreError::NotABucketStore(_) => StoreState::NotAStore,
                 _ => StoreState::Unreadable,
             };
             usage.reason = Some(error.to_string());
@@ -166,6 +175,10 @@ fn look_at(path: &Path) -> (StoreUsage, Option<u64>) {
     };
     // What is free below the mount point of a disk that is not mounted says nothing.
     if away {
+        return (usage, None);
+    }
+    // What a bucket holds nobody says.
+    if store.is_bucket() {
         return (usage, None);
     }
     let found = statvfs(path)
@@ -196,23 +209,23 @@ fn look_at(path: &Path) -> (StoreUsage, Option<u64>) {
 }
 
 /// Walks through a store. Holds the names of one directory at a time.
-fn count_shares(path: &Path) -> Shares {
-    let stores = [path.to_owned()];
+fn count_shares(store: &Store) -> Shares {
+    let stores = [store.clone()];
     let mut shares = Shares::default();
     shares.unread += store::list_stores(&stores).unlisted.len() as u64;
     for first in 0..=255 {
         let listing = store::list_objects(&stores, first);
         shares.unread += listing.unlisted.len() as u64;
         for dir in listing.dirs {
-            let Ok(files) = store::files(&store::objects_dir(path).join(dir)) else {
+            let Ok(files) = stores[0].lengths(&dir) else {
                 shares.unread += 1;
                 continue;
             };
-            for (_, file) in files.iter().filter(|(kind, _)| *kind != Kind::Tombstone) {
-                match fs::metadata(file) {
-                    Ok(found) => {
+            for (_, bytes) in files.into_iter().filter(|(kind, _)| kind.is_share()) {
+                match bytes {
+                    Ok(bytes) => {
                         shares.files += 1;
-                        shares.bytes += found.len();
+                        shares.bytes += bytes;
                     }
                     // A put or a repair replaced it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -1,7 +1,7 @@
 //! Get: reads an object from any k shares, verifies each leaf, and checks the digest of the whole.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytesize::ByteSize;
 use crc_fast::CrcAlgorithm;
@@ -12,7 +12,7 @@ use crate::date::{now, rfc3339};
 use crate::error::FileError;
 use crate::progress::Progress;
 use crate::rows::{ReadStats, RowError, Rows};
-use crate::store::{self, OpenError};
+use crate::store::{self, OpenError, Store};
 use crate::temp::{allow_open_files, replace_file, write_all_parts};
 
 /// Segments up to this length are read whole, several at once if they are short. Longer segments
@@ -24,7 +24,7 @@ const WINDOW_BYTES: u64 = 16 << 20;
 #[derive(Clone, Debug)]
 pub struct GetOptions {
     /// All stores that may have shares of it.
-    pub stores: Vec<PathBuf>,
+    pub stores: Vec<Store>,
     /// Its name.
     pub key: Key,
     /// Whether an older put may be read where the newest has too few shares left.

@@ -19,7 +19,7 @@ use crate::open::open_regular;
 use crate::progress::Progress;
 use crate::rows::ShareReader;
 use crate::stat::Lines;
-use crate::store::OpenShare;
+use crate::store::{OpenFile, OpenShare};
 
 const WINDOW_BYTES: u64 = 1 << 20;
 
@@ -80,8 +80,7 @@ pub fn inspect(path: &Path, leaves: bool, progress: &Progress) -> Result<Inspect
         number: header.number,
         store: 0,
         path: path.to_owned(),
-        file,
-        backing: None,
+        file: OpenFile::Local(file),
     };
     let mut reader = ShareReader::new(share, &header);
     let geometry = header.geometry;

@@ -1,4 +1,4 @@
-//! Objects in directory stores and all operations on their files: [`put`], [`get`], [`ls`], [`stat`], [`df`],
+//! Objects in stores, which are directories or buckets, and all operations on their files: [`put`], [`get`], [`ls`], [`stat`], [`df`],
 //! [`verify`], [`repair`], [`inspect`]. Also Tahoe-LAFS files in the directories of storage nodes ([`tahoe`]).
 //!
 //! Formats, codes and checksums are in `decode_kernel`; arguments, output and exit status are in the server's command
@@ -15,6 +15,7 @@ mod json;
 pub mod ls;
 #[cfg(test)]
 mod model_tests;
+mod new_file;
 mod open;
 mod pace;
 mod parallel;
@@ -39,8 +40,9 @@ pub use error::FileError;
 pub use progress::Progress;
 pub use rows::{ReadStats, RowError};
 pub use store::{
-    Backing, Id, Listed, Look, MARKER, Marker, NewStore, OpenError, OpenObject, OpenShare,
-    PassedOver, Presence, RejectReason, Rejected, Scan, StoreError, check_stores, fingerprint,
-    init, look, open_object, presence, read_header, refuse_duplicates,
+    Backing, BucketFile, BucketStore, Id, Listed, Look, MARKER, Marker, NewStore, OpenError,
+    OpenFile, OpenObject, OpenShare, PassedOver, Presence, RejectReason, Rejected, Scan, Store,
+    StoreError, check_stores, fingerprint, init, look, open_object, presence, read_header,
+    refuse_duplicates,
 };
 pub use walk::Walk;

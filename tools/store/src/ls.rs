@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::date::{self, rfc3339};
 use crate::error::FileError;
 use crate::json;
-use crate::store::{self, Group, OpenError, Presence, RejectReason, Rejected, StoreError};
+use crate::store::{self, Group, OpenError, Presence, RejectReason, Rejected, Store, StoreError};
 use crate::temp::allow_open_files;
 use crate::walk::{Step, Walk};
 
@@ -21,7 +21,7 @@ use crate::walk::{Step, Walk};
 #[derive(Clone, Debug, Default)]
 pub struct LsOptions {
     /// All stores that may have shares.
-    pub stores: Vec<PathBuf>,
+    pub stores: Vec<Store>,
     /// Only objects whose keys begin like this.
     pub prefix: String,
 }
@@ -297,7 +297,7 @@ pub fn ls(options: &LsOptions) -> Result<Listing, LsError> {
 
 /// A list that is being made.
 struct List<'a> {
-    stores: &'a [PathBuf],
+    stores: &'a [Store],
     prefix: &'a str,
     objects: Vec<Listed>,
     /// Each once, since most objects share them.
@@ -361,8 +361,8 @@ impl List<'_> {
     fn finish(mut self) -> Listing {
         let mut complete = self.problems.is_empty();
         let (mut away, mut least) = (0, None::<u16>);
-        for (index, path) in self.stores.iter().enumerate() {
-            match store::presence(path) {
+        for (index, store) in self.stores.iter().enumerate() {
+            match store::presence(store) {
                 Presence::Marked(marker) => {
                     least = least.into_iter().chain(marker.least_shares).min();
                 }
@@ -383,7 +383,7 @@ impl List<'_> {
         self.objects
             .sort_unstable_by(|a, b| a.place().cmp(&b.place()));
         let problem = |(store, (reason, more)): (usize, _)| Problem {
-            store: self.stores[store].clone(),
+            store: self.stores[store].path().to_owned(),
             reason,
             more,
         };

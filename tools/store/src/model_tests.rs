@@ -1,25 +1,31 @@
 //! Random histories of one object, against a model of what a reader may be told: puts, removals and repairs, some of
 //! them killed at one of their steps, while stores go away, come back as they were, and are replaced by empty ones.
 //!
-//! PENSTOCK_MODEL_SEEDS sets which histories are tried, as FIRST..END: each is told by its seed.
+//! PENSTOCK_MODEL_SEEDS sets which histories are tried, as FIRST..END: each is told by its seed. The same histories are
+//! tried with directories and with buckets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use decode_kernel::share::{Generation, Key};
+use penstock_faultproxy::DirectoryBuckets;
+use penstock_remote::{Bucket, Client, ClientOptions};
 
 use crate::get::{GetError, GetOptions, get};
 use crate::progress::Progress;
 use crate::put::{Content, Placement, PutOptions, Puts};
 use crate::repair::{RepairOptions, repair};
 use crate::rm;
-use crate::store::{self, Kind, NewStore, OpenError};
+use crate::store::{self, BucketStore, Kind, NewStore, OpenError, Store};
 use crate::verify::{VerifyOptions, verify};
 use crate::walk::Walk;
 
 const SEEDS_DEFAULT: u64 = 200;
+/// Each takes a thousand requests.
+const BUCKET_SEEDS_DEFAULT: u64 = 12;
 const OPERATIONS: usize = 20;
 
 /// What a reader is told of the object.
@@ -57,7 +63,10 @@ impl Random {
 struct History {
     random: Random,
     root: PathBuf,
-    stores: Vec<PathBuf>,
+    /// The stores' directories.
+    paths: Vec<PathBuf>,
+    /// What makes buckets of them.
+    buckets: Option<(DirectoryBuckets, Client)>,
     away: BTreeSet<usize>,
     /// k and m of every put: with several codes the model would have to know which one a reader sees.
     data: u16,
@@ -90,20 +99,20 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl History {
-    fn new(seed: u64, root: &Path) -> History {
+    fn new(seed: u64, root: &Path, in_buckets: bool) -> History {
         let mut random = Random(seed);
         let codes = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)];
         let (data, parity) = codes[random.below(codes.len())];
         let count = usize::from(data + parity) + random.below(5);
         let root = root.join("stores");
         fs::create_dir(&root).unwrap();
-        let stores: Vec<PathBuf> = (0..count).map(|i| root.join(i.to_string())).collect();
-        let new = |path: &PathBuf| NewStore {
-            path: path.clone(),
-            domain: None,
-        };
-        store::init(&stores.iter().map(new).collect::<Vec<_>>(), false).unwrap();
-        History {
+        let paths: Vec<PathBuf> = (0..count).map(|i| root.join(i.to_string())).collect();
+        let buckets = in_buckets.then(|| {
+            paths.iter().for_each(|path| fs::create_dir(path).unwrap());
+            let server = DirectoryBuckets::start(&root).unwrap();
+            (server, Client::new(ClientOptions::default()).unwrap())
+        });
+        let history = History {
             random,
             root,
             away: BTreeSet::new(),
@@ -119,7 +128,43 @@ impl History {
             maybe: Vec::new(),
             replaced: false,
             told: vec![format!("{data}+{parity} in {count} stores")],
-            stores,
+            paths,
+            buckets,
+        };
+        let new = |store| NewStore {
+            store,
+            domain: None,
+        };
+        let new: Vec<NewStore> = history.stores().into_iter().map(new).collect();
+        store::init(&new, false).unwrap();
+        history
+    }
+
+    /// The stores, as a new process opens them.
+    fn stores(&self) -> Vec<Store> {
+        let Some((server, client)) = &self.buckets else {
+            return Store::directories(&self.paths);
+        };
+        let open = |number: usize| {
+            let url = format!("s3://{number}?endpoint=http://{}", server.address());
+            let keys = Some(("id".to_owned(), "secret".to_owned()));
+            let bucket = Bucket::open_as(&url.parse().unwrap(), client, keys).unwrap();
+            Store::Bucket(BucketStore::of(bucket, url, client))
+        };
+        (0..self.paths.len()).map(open).collect()
+    }
+
+    /// Makes all files old: what a killed put left in a bucket is taken for that only then.
+    fn age(&self, dir: &Path) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                self.age(&path);
+            } else {
+                let old = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+                let file = fs::File::options().append(true).open(path).unwrap();
+                file.set_modified(old).unwrap();
+            }
         }
     }
 
@@ -144,7 +189,7 @@ impl History {
         kill: bool,
         run: impl FnOnce(&mut dyn FnMut(S) -> io::Result<()>),
     ) {
-        let at = self.random.below(2 * self.stores.len() + 3);
+        let at = self.random.below(2 * self.paths.len() + 3);
         let (root, snapshot) = (self.root.clone(), self.root.with_extension("snapshot"));
         let mut steps = 0;
         let mut taken = None;
@@ -170,7 +215,7 @@ impl History {
         let text = self.puts.to_string();
         let (n, partial) = (self.data + self.parity, self.random.below(3) == 0);
         let options = PutOptions {
-            stores: self.stores.clone(),
+            stores: self.stores(),
             data: self.data,
             parity: self.parity,
             key: key(),
@@ -213,16 +258,16 @@ impl History {
     fn remove(&mut self, kill: bool) {
         self.told.push("rm".to_owned());
         let mut result = None;
-        let stores = self.stores.clone();
+        let stores = self.stores();
         self.killed_at_a_step(kill, |after| {
             result = Some(rm::rm_in_steps(&stores, &key(), after));
         });
         if let Err(error) = result.unwrap() {
             return self.told.push(error.to_string());
         }
-        let generation = store::scan(&self.stores, &key()).tombstone;
+        let generation = store::scan(&self.stores(), &key()).tombstone;
         if !kill {
-            let written = self.stores.len() - self.away.len();
+            let written = self.paths.len() - self.away.len();
             assert!(written > self.parity.into(), "history {:#?}", self.told);
         }
         let version = Version {
@@ -250,23 +295,27 @@ impl History {
         let dir = decode_kernel::share::object_dir(&key());
         let held = |store: usize| {
             let root = match self.away.contains(&store) {
-                true => self.stores[store].with_extension("away"),
-                false => self.stores[store].clone(),
+                true => self.paths[store].with_extension("away"),
+                false => self.paths[store].clone(),
             };
             let files = store::files(&store::objects_dir(&root).join(&dir)).unwrap_or_default();
             let (_, path) = files.into_iter().find(|(kind, path)| {
-                (*kind == Kind::Tombstone) == (version.value == Value::Absent)
+                *kind != Kind::Decided
+                    && (*kind == Kind::Tombstone) == (version.value == Value::Absent)
                     && store::generation_of(path) == version.generation
             })?;
             let number = store::open_share(&path).map(|(header, _)| header.number.into());
             Some((store, number.unwrap_or(store)))
         };
-        (0..self.stores.len()).filter_map(held).collect()
+        (0..self.paths.len()).filter_map(held).collect()
     }
 
     fn repair(&mut self) {
+        if self.buckets.is_some() {
+            self.age(&self.root);
+        }
         let options = RepairOptions {
-            stores: self.stores.clone(),
+            stores: self.stores(),
             key: None,
             walk: Walk::default(),
         };
@@ -276,7 +325,7 @@ impl History {
         });
         self.told.push(format!("repair: {done:?}"));
         let Ok(report) = report else {
-            assert_eq!(self.away.len(), self.stores.len());
+            assert_eq!(self.away.len(), self.paths.len());
             return;
         };
         if self.current.generation.is_some() {
@@ -303,10 +352,10 @@ impl History {
     }
 
     fn take_away(&mut self) {
-        let store = self.random.below(self.stores.len());
+        let store = self.random.below(self.paths.len());
         if self.away.insert(store) {
             self.told.push(format!("{store} goes away"));
-            let path = &self.stores[store];
+            let path = &self.paths[store];
             fs::rename(path, path.with_extension("away")).unwrap();
         }
     }
@@ -326,10 +375,10 @@ impl History {
             return;
         }
         let stays = holders[self.random.below(holders.len())];
-        for store in 0..self.stores.len() {
+        for store in 0..self.paths.len() {
             let goes = store != stays && holders.contains(&store);
             if goes && self.away.insert(store) {
-                let path = &self.stores[store];
+                let path = &self.paths[store];
                 fs::rename(path, path.with_extension("away")).unwrap();
             } else if !goes && self.away.contains(&store) {
                 self.back(store);
@@ -340,23 +389,27 @@ impl History {
 
     fn back(&mut self, store: usize) {
         self.told.push(format!("{store} comes back"));
-        let path = &self.stores[store];
+        let path = &self.paths[store];
         fs::rename(path.with_extension("away"), path).unwrap();
         self.away.remove(&store);
     }
 
     /// Replaces a store's disk by an empty one.
     fn replace(&mut self) {
-        let store = self.random.below(self.stores.len());
-        if self.away.contains(&store) || self.stores.len() - self.away.len() < 2 {
+        let store = self.random.below(self.paths.len());
+        if self.away.contains(&store) || self.paths.len() - self.away.len() < 2 {
             return; // Alone, it would begin a new set.
         }
         self.told.push(format!("{store} is replaced"));
-        let path = self.stores[store].clone();
+        let path = self.paths[store].clone();
         fs::remove_dir_all(&path).unwrap();
-        let others = (0..self.stores.len()).filter(|i| *i == store || !self.away.contains(i));
+        let others = (0..self.paths.len()).filter(|i| *i == store || !self.away.contains(i));
+        if self.buckets.is_some() {
+            fs::create_dir(&path).unwrap();
+        }
+        let stores = self.stores();
         let new = |i: usize| NewStore {
-            path: self.stores[i].clone(),
+            store: stores[i].clone(),
             domain: None,
         };
         store::init(&others.map(new).collect::<Vec<_>>(), true).unwrap();
@@ -369,7 +422,7 @@ impl History {
 
     fn get(&self) -> Result<u64, GetError> {
         let options = GetOptions {
-            stores: self.stores.clone(),
+            stores: self.stores(),
             key: key(),
             stale: false,
         };
@@ -431,7 +484,7 @@ impl History {
         self.repair();
         self.check();
         let options = VerifyOptions {
-            stores: self.stores.clone(),
+            stores: self.stores(),
             key: None,
             digest: true,
             walk: Walk::default(),
@@ -444,7 +497,7 @@ impl History {
                 "history {:#?}",
                 self.told
             );
-            let scan = store::scan(&self.stores, &key());
+            let scan = store::scan(&self.stores(), &key());
             let left = (scan.undecided.len(), scan.removed.len());
             assert_eq!(left, (0, 0), "history {:#?}", self.told);
             assert!(scan.groups.len() <= 1, "history {:#?}", self.told);
@@ -452,10 +505,9 @@ impl History {
     }
 }
 
-#[test]
-fn no_history_brings_an_old_state_back() {
+fn try_histories(in_buckets: bool, default: u64) {
     let text = std::env::var("PENSTOCK_MODEL_SEEDS");
-    let seeds = text.map_or(0..SEEDS_DEFAULT, |text| {
+    let seeds = text.map_or(0..default, |text| {
         let (first, end) = text.split_once("..").expect("FIRST..END");
         first.parse().unwrap()..end.parse().unwrap()
     });
@@ -465,11 +517,21 @@ fn no_history_brings_an_old_state_back() {
     };
     for seed in seeds {
         let root = directory().unwrap();
-        let mut history = History::new(seed, root.path());
+        let mut history = History::new(seed, root.path(), in_buckets);
         history.told.push(format!("seed {seed}"));
         for _ in 0..OPERATIONS {
             history.step();
         }
         history.end();
     }
+}
+
+#[test]
+fn no_history_brings_an_old_state_back() {
+    try_histories(false, SEEDS_DEFAULT);
+}
+
+#[test]
+fn nor_does_one_of_buckets() {
+    try_histories(true, BUCKET_SEEDS_DEFAULT);
 }

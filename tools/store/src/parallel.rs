@@ -5,8 +5,8 @@ use std::thread;
 
 /// Threads at most; a wide code has hundreds of shares.
 const THREADS_MAX: usize = 16;
-/// The stack of each: file operations need little.
-const STACK_BYTES: usize = 128 << 10;
+/// The stack of each: file operations need little, requests to a bucket some more.
+const STACK_BYTES: usize = 512 << 10;
 
 /// Does `work` on every item, on several threads. Returns the results in order.
 pub(crate) fn each<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {

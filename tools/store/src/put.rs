@@ -33,8 +33,7 @@ use decode_kernel::share::{Fields, Generation, GeometryError, Header, HeaderErro
 
 use crate::error::{FileError, list};
 use crate::progress::Progress;
-use crate::store::{self, Places, StoreError, Tally};
-use crate::temp::remove_stale;
+use crate::store::{self, Places, Store, StoreError, Tally};
 use attempt::{Attempt, Failure};
 use commit::Step;
 use encoding::Encoding;
@@ -63,7 +62,7 @@ const PARITY_BYTES: usize = 8 << 20;
 #[derive(Clone, Debug)]
 pub struct PutOptions {
     /// The stores of one set. At most one share of the object goes to each.
-    pub stores: Vec<PathBuf>,
+    pub stores: Vec<Store>,
     /// k: the number of data shares, which is also the number needed to read.
     pub data: u16,
     /// m: the number of parity shares, which is also the number that may be lost. n = k + m.
@@ -238,6 +237,10 @@ pub enum PutError {
     Open(#[from] store::OpenError),
 }
 
+fn paths(stores: &[Store]) -> Vec<PathBuf> {
+    stores.iter().map(|store| store.path().to_owned()).collect()
+}
+
 /// What a put reads.
 pub enum Content<'a> {
     /// A stream, which can be read once.
@@ -264,8 +267,8 @@ impl Content<'_> {
 }
 
 /// Stores all bytes of `source`. The memory it takes does not depend on their number: a batch of segments (8 MiB, or
-/// one segment of at most [`SEGMENT_BYTES_MAX`]), 8 MiB of parity (or one leaf of each parity share), and 4 KiB for
-/// each share.
+/// one segment of at most [`SEGMENT_BYTES_MAX`]), 8 MiB of parity (or one leaf of each parity share), and for each share
+/// 4 KiB in a directory, three parts of an upload in a bucket: 24 MiB, and more where it has over 80 GB.
 ///
 /// # Errors
 /// If nothing was stored; the object is as it was.
@@ -331,21 +334,21 @@ impl Puts {
                 Ok(report) => break Ok(report),
             }
         };
-        self.known = Some((options.stores.clone(), places));
+        self.known = Some((paths(&options.stores), places));
         result
     }
 
     /// The stores, as they are now. The first time, files of interrupted puts are removed.
-    fn places(&mut self, stores: &[PathBuf]) -> Result<Places, PutError> {
+    fn places(&mut self, stores: &[Store]) -> Result<Places, PutError> {
         if let Some((known, mut places)) = self.known.take()
-            && known == stores
+            && known == paths(stores)
         {
             places.refresh();
             return Ok(places);
         }
         let places = Places::new(stores)?;
         for place in &places.open {
-            remove_stale(&place.path);
+            place.store.remove_stale();
         }
         Ok(places)
     }

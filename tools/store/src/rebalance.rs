@@ -6,20 +6,19 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
-use std::io::{self, Read, Seek, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
-use decode_kernel::share::{Header, object_dir};
+use decode_kernel::share::{Header, PAGE_BYTES, object_dir};
 
 use crate::error::{During, FileError};
+use crate::new_file::NewFile;
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::rate::Rate;
 use crate::repair::{Target, place};
-use crate::store::{self, Group, Kind, OpenShare, Place, Places, StoreError};
-use crate::temp::{TempFile, allow_open_files, remove_stale, sync_dir};
+use crate::store::{self, Group, Kind, OpenShare, Place, Places, Store, StoreError};
+use crate::temp::allow_open_files;
 
 /// Bytes that are copied at once.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -28,7 +27,7 @@ const WINDOW_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct RebalanceOptions {
     /// All stores of a set.
-    pub stores: Vec<PathBuf>,
+    pub stores: Vec<Store>,
     /// Those of them that are to be emptied. Their markers say so from then on, and no put or repair writes there.
     pub drain: Vec<PathBuf>,
     /// Bytes copied per second at most; `None` is no limit.
@@ -143,10 +142,7 @@ pub fn rebalance(
         report("", Moved::PassedOver(passed.clone()));
     }
     for path in &options.drain {
-        let known = places
-            .open
-            .iter_mut()
-            .find(|place| is_same(&place.path, path));
+        let known = places.open.iter_mut().find(|place| place.store.is(path));
         let place = known.ok_or_else(|| RebalanceError::Drain(path.clone()))?;
         if options.dry_run {
             place.marker.drain = true;
@@ -156,7 +152,7 @@ pub fn rebalance(
     }
     if !options.dry_run {
         for place in &places.open {
-            remove_stale(&place.path);
+            place.store.remove_stale();
         }
     }
     let mut rate = Rate::new(options.rate);
@@ -186,7 +182,8 @@ pub fn rebalance(
                     let path = target.path.clone();
                     let done = match options.dry_run {
                         true => Ok(()),
-                        false => copy(share, &target, &group.header, &mut rate, progress),
+                        false => copy(share, &target, &group.header, &mut rate, progress)
+                            .and_then(|()| remove(&stores[share.store], share, &group.header)),
                     };
                     done.map(|()| (share, path))
                         .map_err(|reason| (share, reason))
@@ -194,7 +191,7 @@ pub fn rebalance(
                 Step::Remove { share, other } => {
                     let done = match options.dry_run {
                         true => Ok(()),
-                        false => remove(share).map_err(|error| error.to_string()),
+                        false => remove(&stores[share.store], share, &group.header),
                     };
                     done.map(|()| (share, other))
                         .map_err(|reason| (share, reason))
@@ -223,10 +220,6 @@ pub fn rebalance(
         }
     }
     Ok(sum)
-}
-
-fn is_same(a: &std::path::Path, b: &std::path::Path) -> bool {
-    a == b || fs::canonicalize(a).is_ok_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
 }
 
 /// What is to be done with a share file.
@@ -286,15 +279,15 @@ fn steps<'a>(group: &'a Group, places: &'a Places) -> Vec<Step<'a>> {
 }
 
 fn target(header: &Header, number: u16, to: &Place) -> Target {
-    let dir = store::objects_dir(&to.path).join(object_dir(&header.key));
+    let (dir, generation) = (object_dir(&header.key), &header.generation);
     Target {
         number,
-        root: to.path.clone(),
-        path: dir.join(Kind::Share.file_name(&header.generation)),
+        path: to.store.object_file(&dir, Kind::Share, generation),
+        store: to.store.clone(),
     }
 }
 
-/// Copies a share to its new place, verifies it there, and removes the old file.
+/// Copies a share to its new place, and verifies it there.
 fn copy(
     share: &OpenShare,
     target: &Target,
@@ -302,39 +295,44 @@ fn copy(
     rate: &mut Rate,
     progress: &Progress,
 ) -> Result<(), String> {
-    let mut copied = || -> Result<TempFile, FileError> {
-        let temp = TempFile::create(&target.root)?;
-        let (mut from, mut to) = (&share.file, temp.file());
-        from.rewind().during("read", &share.path)?;
+    let bytes = header.geometry.share_file_bytes();
+    let mut copied = || -> Result<NewFile, FileError> {
+        let mut file = target.store.create(target.path.clone(), bytes)?;
         let mut buffer = vec![0; WINDOW_BYTES];
-        loop {
-            let len = match from.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error).during("read", &share.path),
-            };
-            rate.take(len as u64);
-            to.write_all(&buffer[..len]).during("write", temp.path())?;
-            progress.add(len as u64);
+        let first = PAGE_BYTES as u64;
+        for start in (first..bytes).step_by(WINDOW_BYTES) {
+            let len = (bytes - start).min(WINDOW_BYTES as u64);
+            let part = &mut buffer[..len as usize];
+            rate.take(len);
+            share
+                .file
+                .read_exact_at(part, start)
+                .during("read", &share.path)?;
+            file.append(&[part])?;
+            progress.add(len);
         }
-        to.sync_all().during("sync", temp.path())?;
-        Ok(temp)
+        let mut page = [0; PAGE_BYTES];
+        share
+            .file
+            .read_exact_at(&mut page, 0)
+            .during("read", &share.path)?;
+        file.finish(&page)?;
+        Ok(file)
     };
-    let temp = copied().map_err(|error| error.to_string())?;
-    place(temp, target, header, &Pace::default()).map_err(|reason| {
-        format!("{reason}; if the share is damaged, `penstock repair` it first")
-    })?;
-    remove(share).map_err(|error| error.to_string())
+    let file = copied().map_err(|error| error.to_string())?;
+    place(file, target, header, &Pace::default())
+        .map_err(|reason| format!("{reason}; if the share is damaged, `penstock repair` it first"))
 }
 
 /// Removes a share file, after its copy is durable.
-fn remove(share: &OpenShare) -> Result<(), FileError> {
-    fs::remove_file(&share.path).during("remove", &share.path)?;
-    let dir = share.path.parent().unwrap_or(std::path::Path::new("/"));
-    // A directory that holds nothing more is no use.
-    match fs::remove_dir(dir) {
-        Ok(()) => Ok(()),
-        Err(_) => sync_dir(dir),
-    }
+fn remove(store: &Store, share: &OpenShare, header: &Header) -> Result<(), String> {
+    let removed = |path: &Path| store.remove(path).during("remove", path);
+    let mark = share.path.with_extension(Kind::Decided.extension());
+    let is_pending = Kind::of(&share.path) == Some(Kind::Pending);
+    let dir = object_dir(&header.key);
+    let done = removed(&share.path)
+        .and_then(|()| if is_pending { removed(&mark) } else { Ok(()) })
+        // A directory that holds nothing more is no use.
+        .and_then(|()| store.remove_empty(&dir));
+    done.map_err(|error| error.to_string())
 }

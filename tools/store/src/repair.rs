@@ -15,7 +15,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -27,15 +26,17 @@ use crate::date::now;
 use crate::error::{During, FileError};
 use crate::get::read_object;
 use crate::json;
+use crate::new_file::{DECIDED_TEXT, NewFile};
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::put::remove_older;
 use crate::rm;
 use crate::rows::{Rows, ShareReader};
 use crate::store::{
-    self, Group, Kind, OpenError, OpenShare, PassedOver, Places, Rejected, Scan, StoreError,
+    self, Group, Kind, OpenError, OpenFile, OpenShare, PassedOver, Places, Rejected, Scan, Store,
+    StoreError,
 };
-use crate::temp::{TempFile, allow_open_files, create_dir, is_abandoned, remove_stale, sync_dir};
+use crate::temp::allow_open_files;
 use crate::walk::{Step, Walk};
 use crate::write::NewShares;
 
@@ -49,7 +50,7 @@ const READ_BACK_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct RepairOptions {
     /// All stores of a set.
-    pub stores: Vec<PathBuf>,
+    pub stores: Vec<Store>,
     /// One object, or all if `None`.
     pub key: Option<Key>,
     /// How fast it reads, and how a run over all objects is divided.
@@ -234,7 +235,7 @@ pub fn repair(
         report(&Subject::Stores, Repaired::PassedOver(store.clone()));
     }
     for place in &places.open {
-        remove_stale(&place.path);
+        place.store.remove_stale();
     }
     let mut sum = RepairReport {
         stores_passed_over: places.passed_over.len() as u64,
@@ -289,7 +290,7 @@ pub fn repair(
 
 /// A repair under way.
 struct Work<'a> {
-    stores: &'a [PathBuf],
+    stores: &'a [Store],
     places: &'a Places,
     progress: &'a Progress,
     pace: &'a Pace,
@@ -335,7 +336,7 @@ impl Work<'_> {
             }
         }
         if scan.away.is_empty() {
-            let shares = remove_abandoned(&scan.undecided);
+            let shares = remove_abandoned(self.stores, &scan.undecided);
             if shares > 0 {
                 report(Repaired::Undecided { shares });
             }
@@ -435,8 +436,8 @@ impl Work<'_> {
         let mut good = usize::from(geometry.n()) - missing.len() - checked.damaged.len();
         let mut whole = true;
         let mut settled = 0;
-        for path in &pending {
-            match settle(path, &header) {
+        for (store, path) in &pending {
+            match settle(&self.stores[*store], path, &header) {
                 Ok(()) => settled += 1,
                 Err(error) => {
                     whole = false;
@@ -511,8 +512,8 @@ impl Work<'_> {
             match self.places.open.iter().find(|place| place.index == *store) {
                 Some(place) => targets.push(Target {
                     number: *number,
-                    root: place.path.clone(),
-                    path: final_path(path, header),
+                    path: final_path(&place.store, path, header),
+                    store: place.store.clone(),
                 }),
                 None => failed(
                     *number,
@@ -538,43 +539,55 @@ impl Work<'_> {
                 failed(number, reason);
                 continue;
             };
-            let dir = store::objects_dir(&place.path).join(object_dir(&header.key));
+            let dir = object_dir(&header.key);
+            let path = place
+                .store
+                .object_file(&dir, Kind::Share, &header.generation);
             targets.push(Target {
                 number,
-                root: place.path.clone(),
-                path: dir.join(Kind::Share.file_name(&header.generation)),
+                store: place.store.clone(),
+                path,
             });
         }
         targets
     }
 }
 
-/// Gives a share of a decided put its final name.
-fn settle(path: &Path, header: &Header) -> Result<(), FileError> {
-    let last = final_path(path, header);
-    match fs::rename(path, &last) {
+/// Gives a share of a decided put its final name, or, in a bucket, its mark.
+fn settle(store: &Store, path: &Path, header: &Header) -> Result<(), FileError> {
+    if store.is_bucket() {
+        let mark = path.with_extension(Kind::Decided.extension());
+        return store.write(&mark, DECIDED_TEXT);
+    }
+    let last = final_path(store, path, header);
+    match std::fs::rename(path, &last) {
         // The put itself was faster.
         Err(error) if error.kind() == io::ErrorKind::NotFound && last.exists() => Ok(()),
         renamed => renamed.during("rename", path),
     }?;
-    sync_dir(path.parent().unwrap_or(Path::new("/")))
+    store.sync_parent(path)
 }
 
-/// The name of a share file once its put is decided. A file that was copied by hand keeps the name it was given.
-fn final_path(path: &Path, header: &Header) -> PathBuf {
+/// The name of a share file once its put is decided. A file that was copied by hand keeps the name it was given, and one
+/// in a bucket the name it has.
+fn final_path(store: &Store, path: &Path, header: &Header) -> PathBuf {
     match Kind::of(path) {
-        Some(Kind::Pending) => path.with_file_name(Kind::Share.file_name(&header.generation)),
+        Some(Kind::Pending) if !store.is_bucket() => {
+            path.with_file_name(Kind::Share.file_name(&header.generation))
+        }
         _ => path.to_owned(),
     }
 }
 
 /// Removes the files of puts that were never decided and whose processes are gone. Returns their number.
-fn remove_abandoned(undecided: &[Group]) -> usize {
+fn remove_abandoned(stores: &[Store], undecided: &[Group]) -> usize {
     let mut removed = 0;
     for group in undecided {
-        if group.pending.iter().all(|path| is_abandoned(path)) {
+        let mut files = group.pending.iter();
+        if files.all(|(store, path)| stores[*store].is_abandoned(path)) {
             let files = group.pending.iter();
-            removed += files.filter(|path| fs::remove_file(path).is_ok()).count();
+            let remove = |(store, path): &&(usize, PathBuf)| stores[*store].remove(path).is_ok();
+            removed += files.filter(remove).count();
         }
     }
     removed
@@ -591,8 +604,7 @@ struct Done {
 /// A share to be written, and its place.
 pub(crate) struct Target {
     pub(crate) number: u16,
-    /// The store's directory.
-    pub(crate) root: PathBuf,
+    pub(crate) store: Store,
     pub(crate) path: PathBuf,
 }
 
@@ -615,7 +627,8 @@ fn rebuild(
     let mut results = Vec::new();
     let mut going = Vec::new();
     for target in targets {
-        match shares.add(&target.root, target.number) {
+        let (path, bytes) = (target.path.clone(), geometry.share_file_bytes());
+        match shares.add(&target.store, target.number, path, bytes) {
             Ok(()) => going.push(target),
             Err(error) => results.push((target.number, Err(error.to_string()))),
         }
@@ -651,46 +664,47 @@ fn rebuild(
         let placed = match (&failed, temp) {
             (Some(error), _) => Err(error.clone()),
             (None, Err(error)) => Err(error.to_string()),
-            (None, Ok(temp)) => place(temp, &target, &header, pace).map(|()| target.path),
+            (None, Ok(file)) => place(file, &target, &header, pace).map(|()| target.path),
         };
         results.push((number, placed));
     }
     results
 }
 
-/// Reads a new share back, then renames it into place.
+/// Puts a new share in place, once it was read back. A bucket keeps what it was sent: it checked the digest of each request.
 pub(crate) fn place(
-    mut temp: TempFile,
+    mut file: NewFile,
     target: &Target,
     header: &Header,
     pace: &Pace,
 ) -> Result<(), String> {
-    // The read back should come from the disk and not from the page cache, where the system follows
-    // the advice.
-    let _ = rustix::fs::fadvise(temp.file(), 0, None, rustix::fs::Advice::DontNeed);
-    read_back(&temp, target, header, pace)
-        .map_err(|what| format!("{}: {what} reads back differently", temp.path().display()))?;
-    let dir = target.path.parent().unwrap_or(Path::new("/"));
-    create_dir(dir)
-        .and_then(|()| temp.rename(&target.path))
+    if let Some(temp) = file.temp() {
+        // The read back should come from the disk and not from the page cache, where the system follows
+        // the advice.
+        let _ = rustix::fs::fadvise(temp.file(), 0, None, rustix::fs::Advice::DontNeed);
+        read_back(temp.path(), target, header, pace)
+            .map_err(|what| format!("{}: {what} reads back differently", temp.path().display()))?;
+    }
+    file.prepare()
+        .and_then(|()| file.place())
         .map_err(|error| error.to_string())?;
-    temp.keep();
-    sync_dir(dir).map_err(|error| error.to_string())
+    let synced = file.sync_place();
+    file.keep();
+    synced.map_err(|error| error.to_string())
 }
 
 /// Verifies every part of a share that was just written. An error names the bad part.
-fn read_back(temp: &TempFile, target: &Target, header: &Header, pace: &Pace) -> Result<(), String> {
+fn read_back(path: &Path, target: &Target, header: &Header, pace: &Pace) -> Result<(), String> {
     let number = target.number;
-    let (found, file) = store::open_share(temp.path()).map_err(|error| error.to_string())?;
+    let (found, file) = store::open_share(path).map_err(|error| error.to_string())?;
     if found.number != number || !found.same_object(header) {
         return Err("the header".to_owned());
     }
     let share = OpenShare {
         number,
         store: 0,
-        path: temp.path().to_owned(),
-        file,
-        backing: None,
+        path: path.to_owned(),
+        file: OpenFile::Local(file),
     };
     let mut reader = ShareReader::new(share, header).paced(pace);
     let geometry = header.geometry;

@@ -6,9 +6,8 @@
 //! comes back with old shares, the tombstone hides those as well. It expires after [`TOMBSTONE_AGE`], at a repair with
 //! all stores present.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use decode_kernel::share::{Generation, Key, object_dir};
@@ -16,13 +15,12 @@ use decode_kernel::share::{Generation, Key, object_dir};
 use crate::error::{During, FileError, list};
 use crate::parallel;
 use crate::put::{PutError, new_generation};
-use crate::store::{self, Kind, OpenError, Place, Places, StoreError};
-use crate::temp::{TempFile, create_dir, sync_dir};
+use crate::store::{self, Kind, OpenError, Place, Places, Store, StoreError};
 
 /// How long a tombstone is kept: a store that was away for longer may bring removed objects back.
 pub const TOMBSTONE_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 
-const TOMBSTONE_TEXT: &str = "\
+const TOMBSTONE_TEXT: &[u8] = b"\
     The object of this directory was removed. This file keeps stores that were away from bringing it back.\n\
     `penstock repair` removes it after 90 days.\n";
 
@@ -81,7 +79,7 @@ pub enum RmError {
 ///
 /// # Errors
 /// If no store can be read.
-pub fn with_prefix(stores: &[PathBuf], prefix: &str) -> Result<Vec<Key>, StoreError> {
+pub fn with_prefix(stores: &[Store], prefix: &str) -> Result<Vec<Key>, StoreError> {
     store::check_stores(stores)?;
     let mut keys: Vec<Key> = store::keys(stores)
         .filter(|key| key.as_str().starts_with(prefix))
@@ -94,13 +92,13 @@ pub fn with_prefix(stores: &[PathBuf], prefix: &str) -> Result<Vec<Key>, StoreEr
 ///
 /// # Errors
 /// If it is not there, or too few stores can take the tombstone: then it is still there.
-pub fn rm(stores: &[PathBuf], key: &Key) -> Result<RmReport, RmError> {
+pub fn rm(stores: &[Store], key: &Key) -> Result<RmReport, RmError> {
     rm_in_steps(stores, key, &mut |_| Ok(()))
 }
 
 /// As [`rm`], but calls `after` at each step. An error from `after` ends it like a crash.
 pub(crate) fn rm_in_steps(
-    stores: &[PathBuf],
+    stores: &[Store],
     key: &Key,
     after: &mut dyn FnMut(Step) -> io::Result<()>,
 ) -> Result<RmReport, RmError> {
@@ -168,36 +166,39 @@ fn hide(
     };
     let dir = object_dir(key);
     let mut tombstones = Vec::new();
-    let mut after = |step| after(step).during("continue the removal in", &first.path);
-    let written = parallel::each(places.open.iter().collect(), |place| {
-        write_tombstone(place, &dir)
-    });
-    for (place, written) in places.open.iter().zip(written) {
+    let mut after = |step| after(step).during("continue the removal in", first.store.path());
+    let written = parallel::each(places.open.iter().collect(), |place: &Place| {
         let path = tombstone_path(place, &dir, generation);
-        match written.and_then(|temp| put_in_place(temp, &path)) {
-            Ok(()) => tombstones.push(path),
+        let prepared = place.store.prepare(&path, TOMBSTONE_TEXT);
+        (prepared, path)
+    });
+    for (place, (prepared, path)) in places.open.iter().zip(written) {
+        match prepared.and_then(|prepared| prepared.place()) {
+            Ok(()) => tombstones.push((place, path)),
             Err(error) => reasons.push(error.to_string()),
         }
         after(Step::Tombstone(place.index)).map_err(RmError::Files)?;
     }
-    let synced = parallel::each(tombstones, |path| match sync_parent(&path) {
-        Ok(()) => Ok(path),
-        Err(error) => {
-            let _ = fs::remove_file(path);
-            Err(error)
+    let synced = parallel::each(tombstones, |(place, path)| {
+        match place.store.sync_parent(&path) {
+            Ok(()) => Ok((place, path)),
+            Err(error) => {
+                let _ = place.store.remove(&path);
+                Err(error)
+            }
         }
     });
     let mut tombstones = Vec::new();
     for synced in synced {
         match synced {
-            Ok(path) => tombstones.push(path),
+            Ok(tombstone) => tombstones.push(tombstone),
             Err(error) => reasons.push(error.to_string()),
         }
     }
     if tombstones.len() < needed {
         let have = tombstones.len();
-        for tombstone in tombstones {
-            let _ = fs::remove_file(tombstone);
+        for (place, tombstone) in tombstones {
+            let _ = place.store.remove(&tombstone);
         }
         return too_few(have, reasons);
     }
@@ -210,29 +211,7 @@ fn hide(
 }
 
 fn tombstone_path(place: &Place, dir: &str, generation: &Generation) -> PathBuf {
-    let dir = store::objects_dir(&place.path).join(dir);
-    dir.join(Kind::Tombstone.file_name(generation))
-}
-
-/// Writes a tombstone under a temporary name, and makes the directory that it is for.
-fn write_tombstone(place: &Place, dir: &str) -> Result<TempFile, FileError> {
-    create_dir(&store::objects_dir(&place.path).join(dir))?;
-    let temp = TempFile::create(&place.path)?;
-    let mut file = temp.file();
-    file.write_all(TOMBSTONE_TEXT.as_bytes())
-        .and_then(|()| file.sync_all())
-        .during("write", temp.path())?;
-    Ok(temp)
-}
-
-fn put_in_place(mut temp: TempFile, path: &Path) -> Result<(), FileError> {
-    temp.rename(path)?;
-    temp.keep();
-    Ok(())
-}
-
-fn sync_parent(path: &Path) -> Result<(), FileError> {
-    sync_dir(path.parent().unwrap_or(Path::new("/")))
+    place.store.object_file(dir, Kind::Tombstone, generation)
 }
 
 /// Finishes a removal in an object's directory: the tombstone goes to the stores that lack it, and the files that it
@@ -247,9 +226,9 @@ pub(crate) fn finish(
     let mut done = 0;
     for place in &places.open {
         let path = tombstone_path(place, dir, tombstone);
-        if !path.exists() {
-            put_in_place(write_tombstone(place, dir)?, &path)?;
-            sync_parent(&path)?;
+        let files = place.store.files(dir).unwrap_or_default();
+        if !files.iter().any(|(_, file)| *file == path) {
+            place.store.write(&path, TOMBSTONE_TEXT)?;
             done += 1;
         }
     }
@@ -257,16 +236,16 @@ pub(crate) fn finish(
     let made = UNIX_EPOCH + Duration::from_nanos(tombstone.unix_nanos());
     let is_old = |time: SystemTime| time.elapsed().is_ok_and(|age| age >= TOMBSTONE_AGE);
     // The tombstone of an object that expired has the generation of its put, which may be much older.
-    let written = |place: &Place| fs::metadata(tombstone_path(place, dir, tombstone))?.modified();
+    let written = |place: &Place| place.store.modified(&tombstone_path(place, dir, tombstone));
     let expired =
         is_old(made) && (places.open.iter()).all(|place| written(place).is_ok_and(is_old));
     if done == 0 && all_here && expired {
         for place in &places.open {
             let path = tombstone_path(place, dir, tombstone);
-            fs::remove_file(&path).during("remove", &path)?;
+            place.store.remove(&path).during("remove", &path)?;
             done += 1;
-            // The directory is empty now, unless a put has begun.
-            let _ = path.parent().map(fs::remove_dir);
+            // It is empty now, unless a put has begun.
+            let _ = place.store.remove_empty(dir);
         }
     }
     Ok(done)
@@ -277,14 +256,13 @@ fn remove_covered(places: &Places, dir: &str, tombstone: &Generation) -> Result<
     let mut removed = 0;
     let mut failed = None;
     for place in &places.open {
-        let dir = store::objects_dir(&place.path).join(dir);
-        let files = match store::files(&dir) {
+        let files = match place.store.files(dir) {
             Ok(files) => files,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(cause) => {
                 failed = failed.or(Some(FileError {
                     action: "list",
-                    path: dir,
+                    path: place.store.object_dir(dir),
                     cause,
                 }));
                 continue;
@@ -295,8 +273,8 @@ fn remove_covered(places: &Places, dir: &str, tombstone: &Generation) -> Result<
             if !covered {
                 continue;
             }
-            match fs::remove_file(&path) {
-                Ok(()) => removed += 1,
+            match place.store.remove(&path) {
+                Ok(()) => removed += usize::from(kind != Kind::Decided),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(cause) => {
                     failed = failed.or(Some(FileError {

@@ -5,13 +5,13 @@
 //! and repair use this.
 
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use decode_kernel::CodeError;
 use decode_kernel::code::{Code, Coder};
 use decode_kernel::share::{BLOCKS_OFFSET, Header, Key, PAGE_BYTES, TablePage};
 
 use crate::pace::Pace;
+use crate::parallel;
 use crate::store::{Group, OpenShare};
 
 /// Rebuild plans kept for reuse. Damage that differs from row to row needs more than one.
@@ -99,6 +99,7 @@ impl Rows {
     ) -> Result<(), RowError> {
         let leaf_bytes = u64::from(self.header.geometry.leaf_bytes());
         let leaves = (range.end - range.start).div_ceil(leaf_bytes) as usize;
+        prefetch(&self.readers, &range, |number| wanted.contains(&number));
         let mut good = vec![vec![false; leaves]; wanted.len()];
         for ((number, output), good) in wanted.iter().zip(&mut *outputs).zip(&mut good) {
             self.read_one(*number, &range, output, good);
@@ -229,6 +230,21 @@ impl Rows {
         self.stats.rebuilt_bytes += (bad.len() * (to - from)) as u64;
         Ok(())
     }
+}
+
+/// Has the first copies of shares in buckets fetched side by side, as each takes its time to answer. Takes as much memory as
+/// they are long.
+pub(crate) fn prefetch(readers: &[ShareReader], range: &Range<u64>, wanted: impl Fn(u16) -> bool) {
+    let mut last = None;
+    let firsts = readers.iter().filter(|reader| {
+        let number = reader.share.number;
+        last.replace(number) != Some(number) && wanted(number) && reader.share.file.is_remote()
+    });
+    let firsts: Vec<&ShareReader> = firsts.collect();
+    parallel::each(firsts, |reader| {
+        let file = &reader.share.file;
+        file.prefetch(BLOCKS_OFFSET + range.start, range.end - range.start);
+    });
 }
 
 /// One share file, read leaf by leaf with verification.

@@ -12,7 +12,7 @@ use crate::check::missing;
 use crate::date::{self, rfc3339};
 use crate::json;
 use crate::ls::Health;
-use crate::store::{self, Group, OpenError, RejectReason, Rejected, Scan, StoreError};
+use crate::store::{self, Group, OpenError, RejectReason, Rejected, Scan, Store, StoreError};
 use crate::temp::allow_open_files;
 
 /// Whether an object can be read, as far as headers tell.
@@ -220,7 +220,7 @@ pub enum StatError {
 ///
 /// # Errors
 /// If no store can be read, or too many files are open.
-pub fn stat(stores: &[PathBuf], key: &Key) -> Result<ObjectStat, StatError> {
+pub fn stat(stores: &[Store], key: &Key) -> Result<ObjectStat, StatError> {
     allow_open_files(stores.len());
     store::check_stores(stores)?;
     let mut scan = store::scan(stores, key);
@@ -291,8 +291,9 @@ fn state(scan: &Scan) -> State {
     }
 }
 
-fn path_of(stores: &[PathBuf], index: usize) -> PathBuf {
-    stores.get(index).cloned().unwrap_or_default()
+fn path_of(stores: &[Store], index: usize) -> PathBuf {
+    let store = stores.get(index).map(Store::path);
+    store.unwrap_or(Path::new("")).to_owned()
 }
 
 fn object(group: &Group) -> Object {
@@ -348,7 +349,7 @@ impl fmt::Display for Lines<'_> {
 }
 
 impl ObjectStat {
-    fn add_files(&mut self, stores: &[PathBuf], group: &Group, state: FileState) {
+    fn add_files(&mut self, stores: &[Store], group: &Group, state: FileState) {
         let mut last = None;
         for share in &group.shares {
             let again = last.replace(share.number) == Some(share.number);
@@ -369,7 +370,7 @@ impl ObjectStat {
         }
     }
 
-    fn add_put(&mut self, stores: &[PathBuf], group: &Group, state: FileState) {
+    fn add_put(&mut self, stores: &[Store], group: &Group, state: FileState) {
         let Header {
             geometry,
             generation,

@@ -29,7 +29,7 @@ pub fn names_after(root: &Path, first: u8, after: &str, most: usize) -> io::Resu
     let mut found = Names::default();
     let entries = match fs::read_dir(objects_dir(root).join(format!("{first:02x}"))) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match presence(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match presence(&root.into()) {
             Presence::Absent(error) => return Err(io::Error::other(error)),
             _ => return Ok(found),
         },
@@ -70,7 +70,7 @@ pub struct Glance {
 
 /// Looks at what a store has of the object in the directory `dir` (`ab/cdef…`). Reads headers, and closes the files.
 pub fn glance(root: &Path, dir: &str) -> Glance {
-    let look = look_in(0, root, dir, None);
+    let look = look_in(0, &root.into(), dir, None);
     let mut puts: Vec<Shares> = Vec::new();
     for (header, kind, share) in look.shares {
         let put = match puts.iter_mut().find(|put| put.header.same_object(&header)) {
@@ -148,12 +148,12 @@ mod tests {
     use crate::progress::Progress;
     use crate::put::{Placement, PutOptions, default_block_bytes, put};
     use crate::rm::rm;
-    use crate::{NewStore, init};
+    use crate::{NewStore, Store, init};
 
     fn stores(root: &Path, count: usize) -> Vec<PathBuf> {
         let paths: Vec<PathBuf> = (0..count).map(|i| root.join(i.to_string())).collect();
         let new = |path: &PathBuf| NewStore {
-            path: path.clone(),
+            store: path.as_path().into(),
             domain: None,
         };
         init(&paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();
@@ -162,7 +162,7 @@ mod tests {
 
     fn store(stores: &[PathBuf], key: &str) {
         let options = PutOptions {
-            stores: stores.to_vec(),
+            stores: Store::directories(stores),
             data: 2,
             parity: 1,
             key: Key::new(key).unwrap(),
@@ -198,7 +198,7 @@ mod tests {
         let dir = objects_dir(&stores[1]).join(object_dir(&Key::new("a").unwrap()));
         fs::remove_dir_all(dir).unwrap();
         assert_eq!(of(&stores, "a").unwrap().shares, 2);
-        rm(&stores, &Key::new("a").unwrap()).unwrap();
+        rm(&Store::directories(&stores), &Key::new("a").unwrap()).unwrap();
         assert!(of(&stores, "a").is_none());
     }
 

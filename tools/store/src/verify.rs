@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use decode_kernel::share::Key;
@@ -14,7 +13,7 @@ use crate::get::read_object;
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::rows::Rows;
-use crate::store::{self, OpenError, Presence, RejectReason, Rejected, Scan, StoreError};
+use crate::store::{self, OpenError, Presence, RejectReason, Rejected, Scan, Store, StoreError};
 use crate::temp::allow_open_files;
 use crate::walk::{Step, Walk};
 
@@ -22,7 +21,7 @@ use crate::walk::{Step, Walk};
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
     /// All stores that may have shares.
-    pub stores: Vec<PathBuf>,
+    pub stores: Vec<Store>,
     /// One object, or all if `None`.
     pub key: Option<Key>,
     /// Whether to check the digest of the whole object too, which reads the data a second time.
@@ -160,11 +159,11 @@ pub fn verify(
     allow_open_files(stores.len());
     store::check_stores(stores)?;
     let mut sum = VerifyReport::default();
-    for (store, path) in stores.iter().enumerate() {
-        if let Presence::Absent(error) = store::presence(path) {
+    for (store, root) in stores.iter().enumerate() {
+        if let Presence::Absent(error) = store::presence(root) {
             sum.stores_away += 1;
             let reason = RejectReason::Away(error.reason());
-            let path = path.clone();
+            let path = root.path().to_owned();
             report(
                 &Subject::Stores,
                 Finding::Rejected(Rejected {

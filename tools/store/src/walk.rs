@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{During, FileError};
 use crate::pace::Pace;
-use crate::store::{self, RejectReason, Rejected};
+use crate::store::{self, RejectReason, Rejected, Store};
 use crate::temp::replace_file;
 
 /// How a run over all objects of the stores goes. By default it is as fast as it can, from the first object to the last.
@@ -52,7 +52,7 @@ impl Walk {
     /// What `visit` returns, or if the cursor can't be read or written.
     pub(crate) fn go<E: From<FileError>>(
         &self,
-        stores: &[PathBuf],
+        stores: &[Store],
         pace: &Pace,
         visit: &mut dyn FnMut(Step<'_>) -> Result<(), E>,
     ) -> Result<bool, E> {
@@ -223,13 +223,17 @@ mod tests {
         };
         let (pace, mut visited) = (walk.pace(), Vec::new());
         let whole = walk
-            .go::<FileError>(&[root.join("store")], &pace, &mut |step| {
-                if let Step::Object(dir) = step {
-                    visited.push(dir.to_owned());
-                    pace.wait(10);
-                }
-                Ok(())
-            })
+            .go::<FileError>(
+                &Store::directories([root.join("store")]),
+                &pace,
+                &mut |step| {
+                    if let Step::Object(dir) = step {
+                        visited.push(dir.to_owned());
+                        pace.wait(10);
+                    }
+                    Ok(())
+                },
+            )
             .unwrap();
         (visited, whole)
     }
@@ -297,7 +301,7 @@ mod tests {
             ..Walk::default()
         };
         let (mut strays, mut unlisted) = (0, 0);
-        let stores = [root.path().join("store")];
+        let stores = Store::directories([root.path().join("store")]);
         walk.go::<FileError>(&stores, &walk.pace(), &mut |step| {
             match step {
                 Step::Stray(..) => strays += 1,

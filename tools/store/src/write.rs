@@ -2,23 +2,24 @@
 //! renames them. Put uses this for all n shares, and repair for those it rebuilds.
 //!
 //! The table follows the blocks, so its offset is unknown until all blocks are written, and its
-//! size has no bound. Finished pages therefore wait in a spool, an unlinked file beside the share. A
+//! size has no bound. Finished pages therefore wait in a spool, an unlinked file of this machine. A
 //! share with fewer than 512 leaves needs no spool.
 //!
 //! A store that fails costs its own share: the first error of a share is kept, and the others go on.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use decode_kernel::share::{
     BLOCKS_OFFSET, Generation, Header, LeafChecksum, PAGE_BYTES, TABLE_PAGE_ENTRIES, TablePage,
 };
 
 use crate::error::{During, FileError};
+use crate::new_file::{NewFile, spool};
 use crate::parallel;
-use crate::temp::{TempFile, tmp_dir, write_all_parts};
+use crate::store::Store;
 
 /// Pages copied from the spool by one write.
 const TABLE_BATCH_PAGES: u64 = 64;
@@ -33,7 +34,7 @@ pub(crate) struct NewShares {
 
 struct NewShare {
     number: u16,
-    temp: TempFile,
+    file: NewFile,
     /// What its store failed with; nothing is written from then on.
     failed: Option<FileError>,
     spool: Spool,
@@ -46,7 +47,7 @@ struct NewShare {
 }
 
 struct Spool {
-    dir: PathBuf,
+    store: Store,
     file: Option<File>,
 }
 
@@ -65,18 +66,20 @@ impl NewShares {
         }
     }
 
-    /// Starts share `number` in a temporary file of `store`.
-    pub(crate) fn add(&mut self, store: &Path, number: u16) -> Result<(), FileError> {
-        let temp = TempFile::create(store)?;
-        temp.file()
-            .seek(SeekFrom::Start(BLOCKS_OFFSET))
-            .during("seek in", temp.path())?;
+    /// Starts share `number`, a file of `store` that will be `path` and have about so many bytes.
+    pub(crate) fn add(
+        &mut self,
+        store: &Store,
+        number: u16,
+        path: PathBuf,
+        bytes: u64,
+    ) -> Result<(), FileError> {
         self.shares.push(NewShare {
             number,
-            temp,
+            file: store.create(path, bytes)?,
             failed: None,
             spool: Spool {
-                dir: tmp_dir(store),
+                store: store.clone(),
                 file: None,
             },
             entries: Vec::with_capacity(TABLE_PAGE_ENTRIES),
@@ -123,10 +126,10 @@ impl NewShares {
     }
 
     /// The files with their share numbers, in the order in which they were added; an error for each that failed.
-    pub(crate) fn into_files(self) -> impl Iterator<Item = (u16, Result<TempFile, FileError>)> {
+    pub(crate) fn into_files(self) -> impl Iterator<Item = (u16, Result<NewFile, FileError>)> {
         self.shares.into_iter().map(|share| {
             let file = match share.failed {
-                None => Ok(share.temp),
+                None => Ok(share.file),
                 Some(error) => Err(error),
             };
             (share.number, file)
@@ -142,7 +145,7 @@ impl NewShare {
         leaf_checksum: LeafChecksum,
         leaf_bytes: usize,
     ) -> Result<(), FileError> {
-        write_all_parts(&mut self.temp.file(), parts).during("write", self.temp.path())?;
+        self.file.append(parts)?;
         for part in parts {
             debug_assert_eq!(
                 self.written % leaf_bytes as u64,
@@ -164,7 +167,7 @@ impl NewShare {
         Ok(())
     }
 
-    fn finish(&self, header: &Header) -> Result<(), FileError> {
+    fn finish(&mut self, header: &Header) -> Result<(), FileError> {
         assert_eq!(
             self.written,
             header.geometry.share_bytes(),
@@ -177,22 +180,18 @@ impl NewShare {
             ..header.clone()
         }
         .encode();
-        let (file, path) = (self.temp.file(), self.temp.path());
-        file.write_all_at(&page[..], 0).during("write", path)?;
-        file.sync_all().during("sync", path)
+        self.file.finish(&page)
     }
 
-    fn write_table(&self, header: &Header) -> Result<(), FileError> {
-        let (mut file, path) = (self.temp.file(), self.temp.path());
+    fn write_table(&mut self, header: &Header) -> Result<(), FileError> {
         let padding = header.geometry.table_offset() - BLOCKS_OFFSET - self.written;
-        file.write_all(&[0; PAGE_BYTES][..padding as usize])
-            .during("write", path)?;
+        self.file.append(&[&[0; PAGE_BYTES][..padding as usize]])?;
         let mut batch =
             Vec::with_capacity((TABLE_BATCH_PAGES.min(self.pages) + 1) as usize * PAGE_BYTES);
         for page in 0..self.pages {
             self.spool.get(page, &mut batch)?;
             if (page + 1) % TABLE_BATCH_PAGES == 0 {
-                file.write_all(&batch).during("write", path)?;
+                self.file.append(&[&batch])?;
                 batch.clear();
             }
         }
@@ -204,7 +203,7 @@ impl NewShare {
                 &self.entries,
             ));
         }
-        file.write_all(&batch).during("write", path)
+        self.file.append(&[&batch])
     }
 }
 
@@ -212,14 +211,10 @@ impl Spool {
     fn put(&mut self, page: u64, bytes: &[u8; PAGE_BYTES]) -> Result<(), FileError> {
         let file = match &mut self.file {
             Some(file) => file,
-            None => {
-                let file =
-                    tempfile::tempfile_in(&self.dir).during("create a spool in", &self.dir)?;
-                self.file.insert(file)
-            }
+            None => self.file.insert(spool(&self.store)?),
         };
         file.write_all_at(bytes, page * PAGE_BYTES as u64)
-            .during("write a spool in", &self.dir)
+            .during("write a spool of", self.store.path())
     }
 
     fn get(&self, page: u64, batch: &mut Vec<u8>) -> Result<(), FileError> {
@@ -229,6 +224,6 @@ impl Spool {
             Some(file) => file.read_exact_at(&mut batch[at..], page * PAGE_BYTES as u64),
             None => Err(io::ErrorKind::NotFound.into()),
         };
-        read.during("read a spool in", &self.dir)
+        read.during("read a spool of", self.store.path())
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use common::{CODES, Stores, flip, header, key, noise};
 use decode_kernel::share::{Geometry, Header, Key};
+use penstock_store::Store;
 use penstock_store::get::{GetError, GetOptions, get};
 use penstock_store::inspect::inspect;
 use penstock_store::ls::{self, Listed, LsOptions, ls};
@@ -243,7 +244,7 @@ fn three_bad_leaves_in_a_row_of_4_plus_2_are_an_error_there_only() {
     }
     let mut got = Vec::new();
     let options = penstock_store::get::GetOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: key(),
         stale: false,
     };
@@ -349,7 +350,7 @@ fn wrong_bytes_with_right_checksums_are_found_by_the_digest() {
     assert!(matches!(stores.get(), Err(GetError::Digest { .. })));
     assert_eq!(stores.health(), Health::Unreadable);
     let options = VerifyOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: None,
         digest: false,
         walk: Walk::default(),
@@ -410,7 +411,7 @@ fn repair_notices_one_directory_under_two_names() {
     fs::remove_file(&paths[2]).unwrap();
     let again = stores.paths[0].join("../0");
     let options = RepairOptions {
-        stores: vec![stores.paths[0].clone(), stores.paths[1].clone(), again],
+        stores: Store::directories([&stores.paths[0], &stores.paths[1], &again]),
         key: None,
         walk: Walk::default(),
     };
@@ -445,7 +446,7 @@ fn old_puts_are_removed_only_when_the_new_one_is_whole() {
     let error = stores.get().unwrap_err().to_string();
     assert!(error.contains("--allow-stale"), "{error}");
     let options = GetOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: key(),
         stale: true,
     };
@@ -492,7 +493,7 @@ fn objects_and_their_remains_are_listed() {
     let stores = Stores::new(4);
     assert_eq!(stores.ls().objects.len(), 0);
     let nowhere = LsOptions {
-        stores: vec![stores.paths[0].join("nowhere")],
+        stores: Store::directories([stores.paths[0].join("nowhere")]),
         ..LsOptions::default()
     };
     assert!(ls(&nowhere).is_err(), "no store can be read");
@@ -585,7 +586,7 @@ fn a_missing_object_is_an_error() {
     stores.put(b"x", 1, 1);
     let absent = Key::new("absent").unwrap();
     let options = VerifyOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: Some(absent.clone()),
         digest: true,
         walk: Walk::default(),
@@ -595,14 +596,14 @@ fn a_missing_object_is_an_error() {
         .to_string();
     assert!(error.contains("no object \"absent\""), "{error}");
     let options = RepairOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: Some(absent),
         walk: Walk::default(),
     };
     let error = repair(&options, &Progress::hidden(), &mut |_, _| {});
     assert!(matches!(error, Err(RepairError::Open(_))));
     let options = RepairOptions {
-        stores: vec![stores.root.path().join("nowhere")],
+        stores: Store::directories([stores.root.path().join("nowhere")]),
         key: None,
         walk: Walk::default(),
     };

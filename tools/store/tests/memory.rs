@@ -11,6 +11,7 @@ use std::io::{self, Read};
 
 use common::{Stores, flip, key};
 use penstock_store::Progress;
+use penstock_store::Store;
 use penstock_store::get::{GetOptions, get};
 use penstock_store::put::{PutOptions, put};
 use penstock_store::verify::Health;
@@ -43,7 +44,7 @@ fn work(mebibytes: u64, options: impl Fn(&Stores) -> PutOptions) {
     fs::remove_file(&report.paths[1]).unwrap();
     flip(&report.paths[2], 4096 + 12345);
     let options = GetOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: key(),
         stale: false,
     };

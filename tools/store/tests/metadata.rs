@@ -10,6 +10,7 @@ use common::{Stores, header, key};
 use decode_kernel::share::{Fields, Header, Metadata};
 use penstock_store::OpenError;
 use penstock_store::Progress;
+use penstock_store::Store;
 use penstock_store::get::{GetError, GetOptions, get};
 use penstock_store::inspect::inspect;
 use penstock_store::ls::Listed;
@@ -67,7 +68,7 @@ fn every_share_has_it_and_every_command_shows_it() {
             "{text}"
         );
     }
-    let stat = stat(&stores.paths, &key()).unwrap();
+    let stat = stat(&Store::directories(&stores.paths), &key()).unwrap();
     assert_eq!(stat.state, State::Readable);
     let json = serde_json::to_value(&stat).unwrap();
     assert_eq!(json["object"]["fields"]["Cache-Control"], "max-age=60");
@@ -162,7 +163,7 @@ fn an_expired_object_is_as_if_it_were_not_there() {
     let error = stores.get().unwrap_err();
     assert!(matches!(error, GetError::Expired { .. }), "{error}");
     assert!(error.to_string().contains("`penstock repair`"), "{error}");
-    let found = stat(&stores.paths, &key()).unwrap();
+    let found = stat(&Store::directories(&stores.paths), &key()).unwrap();
     assert_eq!((found.state, found.state.exit_code()), (State::Expired, 1));
     let text = stores.ls().objects[0].to_string();
     assert!(text.ends_with("(expired)"), "{text}");
@@ -252,7 +253,7 @@ fn what_cannot_be_swept_stays_and_is_told() {
     assert!(!report.complete() && report.expired == 0, "{done:?}");
     assert_eq!(stores.files(), before);
     let options = GetOptions {
-        stores: all,
+        stores: Store::directories(all),
         key: key(),
         stale: true,
     };

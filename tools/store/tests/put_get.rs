@@ -12,6 +12,7 @@ use decode_kernel::code::CodeKind;
 use decode_kernel::share::Key;
 use penstock_store::OpenError;
 use penstock_store::Progress;
+use penstock_store::Store;
 use penstock_store::get::{GetError, GetOptions, get_file};
 use penstock_store::put::{PutError, PutOptions, put};
 use proptest::prelude::*;
@@ -241,7 +242,7 @@ fn put_refuses_bad_options() {
         "{error}"
     );
     let mut twice = stores.options(2, 1);
-    twice.stores[1] = stores.paths[0].join(".");
+    twice.stores[1] = stores.paths[0].join(".").into();
     assert!(refused(twice).contains("are the same directory"));
     assert!(
         refused(PutOptions {
@@ -283,7 +284,7 @@ fn get_to_a_file_shows_only_complete_files() {
     let bytes = noise(50_000, 1);
     let report = stores.put(&bytes, 2, 1);
     let options = GetOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: key(),
         stale: false,
     };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Stores, header};
 use decode_kernel::share::Key;
+use penstock_store::Store;
 use penstock_store::get::{GetOptions, get};
 use penstock_store::put::{Content, Placement, PutOptions, Puts};
 use penstock_store::rebalance::{Moved, RebalanceOptions, RebalanceReport, rebalance};
@@ -32,7 +33,7 @@ fn fix_id(store: &Path, number: usize) {
 
 fn add_store(stores: &mut Stores) {
     let new = |path: &PathBuf| NewStore {
-        path: path.clone(),
+        store: path.as_path().into(),
         domain: None,
     };
     let path = stores.root.path().join(stores.paths.len().to_string());
@@ -91,7 +92,7 @@ fn run(
     report: &mut dyn FnMut(&str, Moved),
 ) -> RebalanceReport {
     let options = RebalanceOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         drain: drain
             .into_iter()
             .map(|store| stores.paths[store].clone())
@@ -104,7 +105,7 @@ fn run(
 
 fn read(stores: &Stores, object: usize) {
     let options = GetOptions {
-        stores: stores.paths.clone(),
+        stores: Store::directories(&stores.paths),
         key: name(object),
         stale: false,
     };

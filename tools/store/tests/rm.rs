@@ -8,6 +8,7 @@ use std::path::Path;
 use common::{Stores, key};
 use decode_kernel::share::Key;
 use penstock_store::Progress;
+use penstock_store::Store;
 use penstock_store::get::GetError;
 use penstock_store::put::{Placement, PutError, PutOptions, put};
 use penstock_store::rm::{RmError, rm};
@@ -42,12 +43,12 @@ fn extensions(stores: &Stores) -> Vec<String> {
 fn a_removed_object_is_nowhere() {
     let stores = Stores::new(6);
     stores.put(b"bytes", 4, 2);
-    let report = rm(&stores.paths, &key()).unwrap();
+    let report = rm(&Store::directories(&stores.paths), &key()).unwrap();
     assert_eq!((report.files, report.warnings.len()), (6, 0));
     assert!(is_gone(&stores));
     assert_eq!(stores.ls().objects.len(), 0);
     assert_eq!(stores.health(), Health::Healthy);
-    let error = rm(&stores.paths, &key()).unwrap_err();
+    let error = rm(&Store::directories(&stores.paths), &key()).unwrap_err();
     assert!(
         matches!(error, RmError::Open(OpenError::NotFound { .. })),
         "{error}"
@@ -73,7 +74,7 @@ fn a_store_that_was_away_does_not_bring_an_object_back() {
         let stores = Stores::new(3);
         stores.put(b"bytes", data, parity);
         take_away(&stores, 1);
-        let removed = rm(&stores.paths, &key());
+        let removed = rm(&Store::directories(&stores.paths), &key());
         if parity == 2 {
             let error = removed.unwrap_err();
             assert!(
@@ -108,7 +109,7 @@ fn an_old_put_never_takes_the_place_of_a_newer_one() {
     let stores = Stores::new(6);
     let put_into = |bytes: &[u8], first: usize| {
         let options = PutOptions {
-            stores: stores.paths[first..first + 4].to_vec(),
+            stores: Store::directories(&stores.paths[first..first + 4]),
             ..stores.options(2, 2)
         };
         put(&mut &bytes[..], &options, &Progress::hidden()).unwrap();
@@ -159,12 +160,12 @@ fn nothing_is_written_where_no_store_is() {
     // With one more store the put passes over it.
     let spare = stores.root.path().join("spare");
     let new = |path: &Path| NewStore {
-        path: path.to_owned(),
+        store: path.into(),
         domain: None,
     };
     init(&[new(&stores.paths[0]), new(&spare)], false).unwrap();
     let options = PutOptions {
-        stores: [&stores.paths[..], &[spare]].concat(),
+        stores: Store::directories([&stores.paths[..], &[spare]].concat()),
         placement: Placement::Hashed,
         ..stores.options(2, 1)
     };
@@ -204,7 +205,7 @@ fn what_is_there_is_not_clobbered() {
     let error = put(&mut &b"second"[..], &options, &Progress::hidden()).unwrap_err();
     assert!(matches!(error, PutError::Exists { .. }), "{error}");
     assert_eq!(stores.get().unwrap(), b"first");
-    rm(&stores.paths, &key()).unwrap();
+    rm(&Store::directories(&stores.paths), &key()).unwrap();
     put(&mut &b"third"[..], &options, &Progress::hidden()).unwrap();
     assert_eq!(stores.get().unwrap(), b"third");
 }

@@ -10,6 +10,7 @@ use decode_kernel::share::{
     object_dir, share_file_name,
 };
 
+use penstock_store::Store;
 use penstock_store::ls::{Entry, Listed, LsOptions, ls};
 use penstock_store::{NewStore, OpenError, OpenObject, fingerprint, init, look, open_object};
 
@@ -45,7 +46,7 @@ impl Stores {
         let dir = tempfile::tempdir().unwrap();
         let stores: Vec<_> = (0..n).map(|i| dir.path().join(i.to_string())).collect();
         let new = |path: &PathBuf| NewStore {
-            path: path.clone(),
+            store: path.as_path().into(),
             domain: None,
         };
         init(&stores.iter().map(new).collect::<Vec<_>>(), false).unwrap();
@@ -66,7 +67,7 @@ impl Stores {
     }
 
     fn open(&self) -> Result<OpenObject, OpenError> {
-        open_object(&self.1, &Key::new("a").unwrap(), false)
+        open_object(&Store::directories(&self.1), &Key::new("a").unwrap(), false)
     }
 }
 
@@ -101,7 +102,12 @@ fn the_newest_put_with_k_shares_is_opened() {
         matches!(error, OpenError::TooFew { older: true, .. }),
         "{error}"
     );
-    let stale = open_object(&stores.1, &Key::new("a").unwrap(), true).unwrap();
+    let stale = open_object(
+        &Store::directories(&stores.1),
+        &Key::new("a").unwrap(),
+        true,
+    )
+    .unwrap();
     assert_eq!(stale.header.generation.unix_nanos(), 5);
     stores.add(0, "a", 6, 0);
     let object = stores.open().unwrap();
@@ -170,7 +176,7 @@ fn objects_are_listed_once() {
     stores.add(0, "a", 5, 0);
     stores.add(2, "a", 5, 2);
     let options = LsOptions {
-        stores: stores.1.clone(),
+        stores: Store::directories(&stores.1),
         ..LsOptions::default()
     };
     let listed = ls(&options).unwrap().objects;

@@ -273,7 +273,9 @@ fn build(options: &Options, size: u64, directory: &Path) -> anyhow::Result<Vec<C
 /// The object's share files, in the order of their numbers.
 fn files_of(stores: &[PathBuf], key: &str) -> anyhow::Result<Vec<PathBuf>> {
     let key = decode_kernel::share::Key::new(key)?;
-    let mut shares = penstock_store::open_object(stores, &key, false)?.shares;
+    let mut shares =
+        penstock_store::open_object(&penstock_store::Store::directories(stores), &key, false)?
+            .shares;
     shares.sort_by_key(|share| share.number);
     Ok(shares.into_iter().map(|share| share.path).collect())
 }

@@ -18,8 +18,8 @@ use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::record::Record;
 use penstock_benches::common::{machine, object, scratch, seed};
 use penstock_faultfs::{Errno, FaultFs, Op};
-use penstock_store::Progress;
 use penstock_store::put::{self, Placement, PutOptions};
+use penstock_store::{Progress, Store};
 
 #[derive(Parser)]
 #[command(about = "Small requests and downloads while stores hang, fail and go away")]
@@ -164,7 +164,7 @@ fn small(number: u32) -> Vec<u8> {
 
 fn put(stores: &[PathBuf], key: &str, mut content: &[u8]) -> anyhow::Result<()> {
     let options = PutOptions {
-        stores: stores.to_vec(),
+        stores: Store::directories(stores),
         data: SHAPE[0],
         parity: SHAPE[1],
         key: Key::new(key)?,

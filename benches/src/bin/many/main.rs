@@ -20,8 +20,8 @@ use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::record::Record;
 use penstock_benches::common::usage::Usage;
 use penstock_benches::common::{machine, object, scratch, seed};
-use penstock_store::Progress;
 use penstock_store::put::{self, Content, Placement, PutOptions, Puts};
+use penstock_store::{Progress, Store};
 
 #[derive(Parser)]
 #[command(about = "Put, list, verify, start and serve with very many small objects")]
@@ -163,7 +163,7 @@ fn put_all(stores: &[PathBuf], options: &Options, objects: Range<u64>) -> anyhow
     for object in objects {
         let bytes = content(options, object);
         let put = PutOptions {
-            stores: stores.to_vec(),
+            stores: Store::directories(stores),
             data: options.shape[0],
             parity: options.shape[1],
             key: Key::new(&key(object))?,

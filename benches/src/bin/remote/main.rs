@@ -20,8 +20,8 @@ use penstock_benches::common::record::Record;
 use penstock_benches::common::{machine, object, scratch, seed};
 use penstock_faultproxy::{Chance, DirectoryBuckets, FaultProxy, Faults, Seen};
 use penstock_load::{Class, Group, Plan, Verify, Watch};
-use penstock_store::Progress;
 use penstock_store::put::{self, Placement, PutOptions};
+use penstock_store::{Progress, Store};
 use sha2::{Digest as _, Sha256};
 
 use client::{Got, download, parts};
@@ -83,7 +83,7 @@ impl Stores {
         let mut content = vec![0; bytes];
         seed::fill(&mut content, number);
         let options = PutOptions {
-            stores: self.dirs.clone(),
+            stores: Store::directories(&self.dirs),
             data: SHAPE[0],
             parity: SHAPE[1],
             key: Key::new(key)?,

@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use decode_kernel::code::{Code, Coder};
 use decode_kernel::share::{BLOCKS_OFFSET, Key};
 use penstock_benches::common::launch::READY;
-use penstock_store::{OpenObject, open_object};
+use penstock_store::{OpenObject, Store, open_object};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -94,7 +94,7 @@ struct Source {
 
 impl Source {
     fn open(stores: &[PathBuf], key: &Key) -> anyhow::Result<Source> {
-        let object = open_object(stores, key, false)?;
+        let object = open_object(&Store::directories(stores), key, false)?;
         let geometry = object.header.geometry;
         let (k, n) = (usize::from(geometry.k()), usize::from(geometry.n()));
         let have: Vec<usize> = object

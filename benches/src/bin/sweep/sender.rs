@@ -2,6 +2,7 @@
 //! `sendfile` or by read, verify and `sendmsg`. It does to a socket what the server does, and nothing else: no HTTP, no
 //! catalogue, no claims.
 
+use std::fs::File;
 use std::io::IoSlice;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -14,12 +15,12 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use core_affinity::CoreId;
-use decode_kernel::share::{BLOCKS_OFFSET, Key, PAGE_BYTES, TablePage};
+use decode_kernel::share::{BLOCKS_OFFSET, Key, LeafChecksum, PAGE_BYTES, TablePage};
 use penstock::connection::gate::{Admission, Gate};
 use penstock::io::{SendSpace, socket_memory};
 use penstock_benches::common::cpu::thread_time;
 use penstock_benches::common::sink::PATIENCE;
-use penstock_store::{OpenObject, open_object};
+use penstock_store::{Store, open_object};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::fs::sendfile;
@@ -33,7 +34,10 @@ const EVENTS: usize = 512;
 
 /// The data shares of a healthy object, with the checksums of their leaves.
 pub(super) struct Source {
-    object: OpenObject,
+    files: Vec<File>,
+    leaf_checksum: LeafChecksum,
+    /// Bytes of the object.
+    bytes: u64,
     k: u64,
     block: u64,
     leaf: u64,
@@ -53,8 +57,8 @@ struct Place {
 impl Source {
     /// Opens the object and reads its tables of checksums.
     pub(super) fn open(stores: &[PathBuf], key: &str) -> anyhow::Result<Source> {
-        let object = open_object(stores, &Key::new(key)?, false)?;
-        let header = &object.header;
+        let object = open_object(&Store::directories(stores), &Key::new(key)?, false)?;
+        let header = object.header;
         let geometry = header.geometry;
         let k = usize::from(geometry.k());
         let numbers = object.shares.iter().map(|share| usize::from(share.number));
@@ -63,11 +67,11 @@ impl Source {
             "the sweep wants all data shares and whole segments"
         );
         let mut checksums = Vec::new();
-        for share in &object.shares[..k] {
+        let mut files = Vec::new();
+        for share in object.shares.into_iter().take(k) {
+            let (file, _) = share.file.into_local().context("a file of a directory")?;
             let mut pages = vec![0; geometry.table_pages() as usize * PAGE_BYTES];
-            share
-                .file
-                .read_exact_at(&mut pages, geometry.table_offset())?;
+            file.read_exact_at(&mut pages, geometry.table_offset())?;
             let pages: Vec<TablePage<'_>> = (0..)
                 .zip(pages.chunks_exact(PAGE_BYTES))
                 .map(|(index, page)| {
@@ -79,19 +83,22 @@ impl Source {
                 pages[page as usize].entry(entry)
             };
             checksums.push((0..geometry.leaves()).map(of).collect());
+            files.push(file);
         }
         Ok(Source {
             k: k as u64,
             block: u64::from(geometry.block_bytes()),
             leaf: u64::from(geometry.leaf_bytes()),
             checksums,
-            object,
+            bytes: geometry.size(),
+            leaf_checksum: header.leaf_checksum,
+            files,
         })
     }
 
     /// Bytes of the object.
     pub(super) fn size(&self) -> u64 {
-        self.object.header.geometry.size()
+        self.bytes
     }
 
     fn place(&self, position: u64) -> Place {
@@ -118,7 +125,7 @@ impl Source {
             let place = self.place(position);
             let wish = place.run.min(end - position);
             let mut offset = BLOCKS_OFFSET + place.offset;
-            let file = &self.object.shares[place.share].file;
+            let file = &self.files[place.share];
             match sendfile(socket, file, Some(&mut offset), wish as usize) {
                 Ok(count) => {
                     position += count as u64;
@@ -211,9 +218,9 @@ impl Source {
 
     /// Reads whole leaves and verifies them.
     fn read(&self, share: usize, start: u64, window: &mut [u8]) -> anyhow::Result<()> {
-        let file = &self.object.shares[share].file;
+        let file = &self.files[share];
         file.read_exact_at(window, BLOCKS_OFFSET + start)?;
-        let checksum = self.object.header.leaf_checksum;
+        let checksum = self.leaf_checksum;
         let expected = &self.checksums[share][(start / self.leaf) as usize..];
         for (leaf, &expected) in window.chunks(self.leaf as usize).zip(expected) {
             ensure!(
@@ -355,12 +362,14 @@ mod tests {
         let plain = directory.path().join("plain");
         object::write_plain(&plain, 4 * (16 << 10), 5).unwrap();
         let coded = object::put(&plain, "x", [4, 2], 16 << 10, directory.path()).unwrap();
+        let stores = Store::directories(&coded.stores);
+        let object = open_object(&stores, &Key::new("x").unwrap(), false).unwrap();
         let source = Source::open(&coded.stores, "x").unwrap();
         let mut leaf = vec![0; 4096];
         source.read(1, 4096, &mut leaf).unwrap();
-        let file = std::fs::File::options()
+        let file = File::options()
             .write(true)
-            .open(&source.object.shares[1].path)
+            .open(&object.shares[1].path)
             .unwrap();
         file.write_all_at(b"damage", BLOCKS_OFFSET + 5000).unwrap();
         assert!(source.read(1, 4096, &mut leaf).is_err());

@@ -1,11 +1,12 @@
 //! One try to put an object into certain stores: they are chosen, the shares are written, and become the object.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crc_fast::CrcAlgorithm;
-use decode_kernel::share::{Digest, DigestAlgorithm, Generation, Header, LeafChecksum, Metadata};
+use decode_kernel::share::{
+    Digest, DigestAlgorithm, Generation, Header, LeafChecksum, Metadata, object_dir,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::commit::{self, Ready, Step, remove_older};
@@ -15,7 +16,7 @@ use crate::check;
 use crate::date;
 use crate::error::FileError;
 use crate::progress::Progress;
-use crate::store::{self, Place, Places, Scan, Tally};
+use crate::store::{self, Kind, Place, Places, Scan, Store, Tally};
 use crate::temp::allow_open_files;
 use crate::write::NewShares;
 
@@ -24,7 +25,7 @@ pub(super) struct Attempt<'a> {
     options: &'a PutOptions,
     encoding: &'a Encoding,
     /// The store of each share, by number.
-    targets: Vec<(usize, PathBuf)>,
+    targets: Vec<(usize, Store)>,
     /// The header of an empty object; size, digest and checksum are filled in once they are known.
     empty: Header,
     warnings: Vec<String>,
@@ -76,7 +77,7 @@ impl<'a> Attempt<'a> {
         }
         let targets: Vec<_> = chosen
             .iter()
-            .map(|place| (place.index, place.path.clone()))
+            .map(|place| (place.index, place.store.clone()))
             .collect();
         if targets.len() < n {
             let passed = places.passed_over.iter().map(ToString::to_string);
@@ -169,9 +170,13 @@ impl<'a> Attempt<'a> {
         let mut shares = NewShares::new(generation, leaf_checksum, geometry.leaf_bytes());
         let mut failed = Vec::new();
         let mut targets = Vec::with_capacity(self.targets.len());
+        let dir = object_dir(&self.empty.key);
+        let size = self.options.size_hint.unwrap_or(0);
+        let share_bytes = encoding.geometry_of(size)?.share_file_bytes();
         for (number, (index, store)) in self.targets.iter().enumerate() {
-            match shares.add(store, number as u16) {
-                Ok(()) => targets.push((*index, store)),
+            let path = store.object_file(&dir, Kind::Pending, &generation);
+            match shares.add(store, number as u16, path, share_bytes) {
+                Ok(()) => targets.push(*index),
                 Err(error) => failed.push((*index, error)),
             }
         }
@@ -239,13 +244,12 @@ impl<'a> Attempt<'a> {
         }
         let enough = enough(&shares);
         let mut ready = Vec::new();
-        for ((number, file), (store, root)) in shares.into_files().zip(targets) {
+        for ((number, file), store) in shares.into_files().zip(targets) {
             match file {
-                Ok(temp) => ready.push(Ready {
+                Ok(file) => ready.push(Ready {
                     number,
                     store,
-                    root: root.clone(),
-                    temp,
+                    file,
                 }),
                 Err(error) => failed.push((store, error)),
             }

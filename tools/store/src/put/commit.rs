@@ -5,17 +5,18 @@
 //! count every share of the put, under either name, so the object changes in one step. A crash before leaves the old
 //! object, one after it the new. Once all are renamed and synced, every share says by its name that the put was
 //! complete. So as long as one of them is left, no reader takes an older put for the newest.
+//!
+//! In a bucket no file can be renamed. There a share keeps its `.pending` name, and what decides is a mark beside it.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use decode_kernel::share::{Generation, Header, Key, object_dir};
 
 use crate::error::{During, FileError};
+use crate::new_file::{NewFile, Undecided};
 use crate::parallel;
-use crate::store::{self, Kind};
-use crate::temp::{TempFile, create_dir, sync_dir};
+use crate::store::{self, Kind, Store};
 
 /// A moment in a put at which the disks are in a new state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +38,7 @@ pub(super) struct Ready {
     pub(super) number: u16,
     /// Index of its store in the list of stores.
     pub(super) store: usize,
-    /// The store's directory.
-    pub(super) root: PathBuf,
-    pub(super) temp: TempFile,
+    pub(super) file: NewFile,
 }
 
 /// What a commit did.
@@ -64,14 +63,9 @@ pub(super) fn commit(
     least: usize,
     after: &mut dyn FnMut(Step) -> io::Result<()>,
 ) -> Result<Committed, FileError> {
-    let dir = object_dir(&header.key);
-    let dir_of = |share: &Ready| store::objects_dir(&share.root).join(&dir);
-    let any = ready.first().map(&dir_of).unwrap_or_default();
+    let any = ready.first().map(|share| share.file.path().to_owned());
+    let any = any.unwrap_or_default();
     let mut after = |step| after(step).during("continue the put in", &any);
-    let (pending, last) = (
-        Kind::Pending.file_name(&header.generation),
-        Kind::Share.file_name(&header.generation),
-    );
     after(Step::Written)?;
 
     let mut failed = Vec::new();
@@ -84,11 +78,10 @@ pub(super) fn commit(
         Ok(())
     };
     let mut left = ready.len();
-    let made = parallel::each(ready, |share| (create_dir(&dir_of(&share)), share));
+    let made = parallel::each(ready, |mut share| (share.file.prepare(), share));
     for (made, mut share) in made {
-        let dir = dir_of(&share);
         let placed = made
-            .and_then(|()| share.temp.rename(&dir.join(&pending)))
+            .and_then(|()| share.file.place())
             .and_then(|()| after(Step::Pending(share.number)));
         match placed {
             Ok(()) => shares.push(share),
@@ -99,7 +92,7 @@ pub(super) fn commit(
         }
     }
     let mut prepared = Vec::with_capacity(shares.len());
-    let synced = parallel::each(shares, |share| (sync_dir(&dir_of(&share)), share));
+    let synced = parallel::each(shares, |share| (share.file.sync_place(), share));
     for (synced, share) in synced {
         match synced {
             Ok(()) => prepared.push(share),
@@ -111,53 +104,77 @@ pub(super) fn commit(
     }
     after(Step::Prepared)?;
 
-    let mut committed = Committed {
-        shares: Vec::with_capacity(prepared.len()),
-        failed: Vec::new(),
-        unsettled: Vec::new(),
-    };
+    let mut decided: Vec<Ready> = Vec::with_capacity(prepared.len());
+    let mut unsettled = Vec::new();
+    // A store did not answer when it was told that the put is decided.
+    let mut in_doubt: Vec<Ready> = Vec::new();
     for mut share in prepared {
-        let dir = dir_of(&share);
-        let path = dir.join(&last);
-        match share.temp.rename(&path) {
+        match share.file.decide() {
             Ok(()) => {}
-            Err(error)
-                if error.cause.kind() == io::ErrorKind::NotFound && newer_in(&dir, header) =>
+            Err(Undecided::No(error))
+                if error.cause.kind() == io::ErrorKind::NotFound
+                    && newer_in(share.file.path(), header) =>
             {
                 // A newer put or a removal came first, and took this share for one of an older put.
             }
-            Err(error) if committed.shares.is_empty() => {
-                left -= 1;
-                fail(share, error, left)?;
+            Err(Undecided::Unknown(error)) if decided.is_empty() => {
+                unsettled.push(error);
+                in_doubt.push(share);
                 continue;
             }
-            Err(error) => committed.unsettled.push(error),
+            Err(Undecided::No(error)) if decided.is_empty() => {
+                left -= 1;
+                if in_doubt.is_empty() || left >= least {
+                    fail(share, error, left)?;
+                } else {
+                    // What is in doubt may be the decision, so nothing is taken back.
+                    unsettled.push(error);
+                    in_doubt.push(share);
+                }
+                continue;
+            }
+            Err(Undecided::No(error) | Undecided::Unknown(error)) => unsettled.push(error),
         }
-        let Ready {
-            number,
-            store,
-            temp,
-            ..
-        } = share;
-        let path = temp.path().to_owned();
-        temp.keep();
-        committed.shares.push((number, store, path));
-        let stopped = after(Step::Decided(number));
-        committed.unsettled.extend(stopped.err());
+        let number = share.number;
+        decided.push(share);
+        unsettled.extend(after(Step::Decided(number)).err());
     }
-    let paths = committed.shares.iter().map(|(.., path)| path).collect();
-    let synced = parallel::each(paths, |path: &PathBuf| {
-        sync_dir(path.parent().unwrap_or(Path::new("/")))
-    });
-    let failed_to_sync = synced.into_iter().filter_map(Result::err);
-    committed.unsettled.extend(failed_to_sync);
+    if decided.is_empty() {
+        // Readers may see the put, or not: whatever is there stays, and a repair settles it.
+        in_doubt.into_iter().for_each(|share| share.file.keep());
+        let path = any;
+        let cause = io::Error::other(
+            "no store answered when it was told that the put is decided: it may be stored or not, and what readers are \
+             told is right either way; put it again",
+        );
+        let action = "settle the put of";
+        return Err(FileError {
+            action,
+            path,
+            cause,
+        });
+    }
+    decided.append(&mut in_doubt);
+    decided.sort_by_key(|share| share.number);
+    let synced = parallel::each(decided, |share| (share.file.sync_place(), share));
+    let mut committed = Committed {
+        shares: Vec::with_capacity(synced.len()),
+        failed,
+        unsettled,
+    };
+    for (synced, share) in synced {
+        committed.unsettled.extend(synced.err());
+        let path = share.file.path().to_owned();
+        share.file.keep();
+        committed.shares.push((share.number, share.store, path));
+    }
     committed.unsettled.extend(after(Step::Synced).err());
-    committed.failed = failed;
     Ok(committed)
 }
 
-/// Whether the object's directory has a file of a generation newer than the header's.
-fn newer_in(dir: &Path, header: &Header) -> bool {
+/// Whether the directory of a file of the object has one of a generation newer than the header's.
+fn newer_in(file: &Path, header: &Header) -> bool {
+    let dir = file.parent().unwrap_or(Path::new("/"));
     let files = store::files(dir).unwrap_or_default();
     files.iter().any(|(kind, path)| {
         let newer = |generation| generation > header.generation;
@@ -167,12 +184,16 @@ fn newer_in(dir: &Path, header: &Header) -> bool {
 
 /// Removes the files of the object that are older than `generation`, and returns their number. Files that cannot be
 /// removed are logged. They do no harm, and a repair tries again.
-pub(crate) fn remove_older(stores: &[PathBuf], key: &Key, generation: &Generation) -> usize {
-    let mut removed = 0;
-    for path in files_of(stores, key) {
-        if store::generation_of(&path).is_some_and(|found| found < *generation) {
-            match fs::remove_file(&path) {
-                Ok(()) => removed += 1,
+pub(crate) fn remove_older(stores: &[Store], key: &Key, generation: &Generation) -> usize {
+    let dir = object_dir(key);
+    let remove = |store: &Store| {
+        let mut removed = 0;
+        for (kind, path) in store.files(&dir).unwrap_or_default() {
+            if store::generation_of(&path).is_none_or(|found| found >= *generation) {
+                continue;
+            }
+            match store.remove(&path) {
+                Ok(()) => removed += usize::from(kind != Kind::Decided),
                 // Another put or repair was faster.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -180,16 +201,9 @@ pub(crate) fn remove_older(stores: &[PathBuf], key: &Key, generation: &Generatio
                 }
             }
         }
-    }
-    removed
-}
-
-/// The object's files in all stores.
-fn files_of(stores: &[PathBuf], key: &Key) -> impl Iterator<Item = PathBuf> {
-    let dir = object_dir(key);
-    let dirs = stores
-        .iter()
-        .map(move |store| store::objects_dir(store).join(&dir));
-    dirs.flat_map(|dir| store::files(&dir).unwrap_or_default())
-        .map(|(_, path)| path)
+        removed
+    };
+    parallel::each(stores.iter().collect(), remove)
+        .into_iter()
+        .sum()
 }

@@ -27,13 +27,16 @@ fn is_decided(step: Step) -> bool {
     matches!(step, Step::Decided(_) | Step::Synced)
 }
 
-fn stores(root: &Path) -> Vec<PathBuf> {
-    (0..3).map(|i| root.join(i.to_string())).collect()
+fn stores(root: &Path) -> Vec<Store> {
+    Store::directories((0..3).map(|i| root.join(i.to_string())))
 }
 
 fn init(root: &Path) {
     fs::create_dir_all(root).unwrap();
-    let new = |path| store::NewStore { path, domain: None };
+    let new = |store| store::NewStore {
+        store,
+        domain: None,
+    };
     let stores: Vec<_> = stores(root).into_iter().map(new).collect();
     store::init(&stores, false).unwrap();
 }
@@ -276,7 +279,7 @@ fn a_clock_set_back_does_not_make_a_put_older() {
     // A file with the last generation there is, so that no generation is newer.
     let last = Generation::from_bytes([255; 16]);
     let dir = decode_kernel::share::object_dir(&options.key);
-    let dir = store::objects_dir(&options.stores[0]).join(dir);
+    let dir = store::objects_dir(options.stores[0].path()).join(dir);
     fs::write(dir.join(store::Kind::Share.file_name(&last)), "").unwrap();
     let error = put(&mut &b"new"[..], &options, &Progress::hidden()).unwrap_err();
     assert!(

@@ -68,7 +68,7 @@ impl Encoding {
             .open
             .iter()
             .filter(|place| !place.has_room(share_bytes));
-        let full = full.map(|place| format!("{}: no room", place.path.display()));
+        let full = full.map(|place| format!("{}: no room", place.store.path().display()));
         PutError::TooFewStores {
             need: self.least,
             have,

@@ -1,10 +1,10 @@
-//! What makes a directory a store: a marker with an id.
+//! What makes a directory or a bucket a store: a marker with an id.
 //!
 //! Without it, a disk that isn't mounted looks like an empty store, and a put would fill the disk below the mount point.
 //! So only [`init`] makes stores, writers want every store to be one, and readers take a directory without marker and
 //! without objects for a store that is away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::Store;
 use super::names::objects_dir;
 use crate::error::{During, FileError};
 use crate::temp::{create_dir, sync_dir};
@@ -26,7 +27,7 @@ const FORMAT: u32 = 1;
 const MARKER_BYTES_MAX: u64 = 64 << 10;
 
 const MARKER_HEAD: &str = "\
-    # This directory is a Penstock store. The id is this store's alone: a copy of this file makes another disk\n\
+    # What is here is a Penstock store. The id is this store's alone: a copy of this file makes another disk\n\
     # pass for this one. `penstock init` writes it.\n";
 
 /// 128 random bits that name a store, or a set of stores.
@@ -122,6 +123,9 @@ pub enum StoreError {
         .0.display(), .0.display()
     )]
     NotAStore(PathBuf),
+    /// It is a bucket without marker.
+    #[error("{}: not a store: `penstock init --store '{}'` makes it one", .0.display(), .0.display())]
+    NotABucketStore(PathBuf),
     /// It has objects but no marker.
     #[error(
         "{}: a store of an older release, without a marker: `penstock init --store {}` adopts it",
@@ -137,7 +141,7 @@ pub enum StoreError {
         reason: String,
     },
     /// Two directories are one store.
-    #[error("stores {} and {} are the same directory: losing it would lose two shares", .0.display(), .1.display())]
+    #[error("stores {} and {} are the same: losing it would lose two shares", .0.display(), .1.display())]
     Same(PathBuf, PathBuf),
     /// Two directories have one id.
     #[error(
@@ -168,6 +172,7 @@ impl StoreError {
         match self {
             StoreError::Missing(_) => "the store is missing".to_owned(),
             StoreError::NotAStore(_) => "not a store, or its disk is not mounted".to_owned(),
+            StoreError::NotABucketStore(_) => "not a store: it has no marker".to_owned(),
             other => other.to_string(),
         }
     }
@@ -184,15 +189,20 @@ pub enum Presence {
     Absent(StoreError),
 }
 
-/// Looks whether the directory is a store.
-pub fn presence(store: &Path) -> Presence {
-    match read_marker(store) {
-        Ok(Some(marker)) => return Presence::Marked(marker),
-        Ok(None) => {}
-        Err(error) if objects_dir(store).is_dir() => return Presence::Unmarked(error),
-        Err(error) => return Presence::Absent(error),
+/// Looks whether it is a store.
+pub fn presence(store: &Store) -> Presence {
+    match (read_marker(store), store) {
+        (Ok(Some(marker)), _) => return Presence::Marked(marker),
+        (Ok(None), Store::Bucket(bucket)) => {
+            return Presence::Absent(StoreError::NotABucketStore(bucket.path().to_owned()));
+        }
+        (Ok(None), Store::Directory(_)) => {}
+        (Err(error), Store::Directory(path)) if objects_dir(path).is_dir() => {
+            return Presence::Unmarked(error);
+        }
+        (Err(error), _) => return Presence::Absent(error),
     }
-    let (objects, store) = (objects_dir(store), store.to_owned());
+    let (objects, store) = (objects_dir(store.path()), store.path().to_owned());
     match fs::metadata(&objects) {
         Ok(_) => Presence::Unmarked(StoreError::Unmarked(store)),
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -210,8 +220,13 @@ pub fn presence(store: &Path) -> Presence {
 }
 
 /// Reads a store's marker; `None` if there is none.
-pub(crate) fn read_marker(store: &Path) -> Result<Option<Marker>, StoreError> {
-    let path = store.join(MARKER);
+pub(crate) fn read_marker(store: &Store) -> Result<Option<Marker>, StoreError> {
+    let path = store.path().join(MARKER);
+    if let Store::Bucket(bucket) = store {
+        let found = bucket.marker().during("read", &path)?;
+        let found = found.transpose();
+        return found.map_err(|reason| StoreError::Marker { path, reason });
+    }
     let found = match fs::metadata(&path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -235,9 +250,18 @@ pub(crate) fn read_marker(store: &Path) -> Result<Option<Marker>, StoreError> {
     Marker::parse(&text).map(Some).map_err(wrong)
 }
 
-/// Writes a store's marker, in one step and durably.
-pub(crate) fn write_marker(store: &Path, marker: &Marker) -> Result<(), FileError> {
+/// Writes a store's marker, in one step and durably. In a bucket it takes the place of the one that was read, and of no
+/// other.
+pub(crate) fn write_marker(store: &Store, marker: &Marker) -> Result<(), FileError> {
     let text = toml::to_string(marker).expect("a marker is plain text");
+    let store = match store {
+        Store::Directory(path) => path,
+        Store::Bucket(bucket) => {
+            let path = bucket.path().join(MARKER);
+            let written = bucket.write_marker(format!("{MARKER_HEAD}{text}"));
+            return written.during("write", &path);
+        }
+    };
     let mut file = tempfile::NamedTempFile::new_in(store).during("create a file in", store)?;
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file()
@@ -254,77 +278,94 @@ pub(crate) fn write_marker(store: &Path, marker: &Marker) -> Result<(), FileErro
     sync_dir(store)
 }
 
-/// Refuses lists in which one store occurs twice: the same directory, also through a link or a bind mount, or two
-/// directories with one id. Stores that are away are left out.
+/// Refuses lists in which one store occurs twice: the same directory, also through a link or a bind mount, the same bucket,
+/// or two stores with one id. Stores that are away are left out.
 ///
 /// # Errors
 /// [`StoreError::Same`] or [`StoreError::SameId`].
-pub fn refuse_duplicates(stores: &[PathBuf]) -> Result<(), StoreError> {
-    let mut directories: HashMap<(u64, u64), &PathBuf> = HashMap::new();
-    let mut ids: HashMap<Id, &PathBuf> = HashMap::new();
+pub fn refuse_duplicates(stores: &[Store]) -> Result<(), StoreError> {
+    let mut directories: HashMap<(u64, u64), &Path> = HashMap::new();
+    let mut buckets: HashSet<&Path> = HashSet::new();
+    let mut ids: HashMap<Id, &Path> = HashMap::new();
     for store in stores {
-        let Ok(found) = fs::metadata(store) else {
-            continue;
+        let path = store.path();
+        let other = match store {
+            Store::Bucket(_) => (!buckets.insert(path)).then_some(path),
+            Store::Directory(_) => match fs::metadata(path) {
+                Ok(found) => directories.insert((found.dev(), found.ino()), path),
+                Err(_) => continue,
+            },
         };
-        if let Some(other) = directories.insert((found.dev(), found.ino()), store) {
-            return Err(StoreError::Same(other.clone(), store.clone()));
+        if let Some(other) = other {
+            return Err(StoreError::Same(other.to_owned(), path.to_owned()));
         }
         if let Presence::Marked(marker) = presence(store)
-            && let Some(other) = ids.insert(marker.store, store)
+            && let Some(other) = ids.insert(marker.store, path)
         {
-            return Err(StoreError::SameId(other.clone(), store.clone()));
+            return Err(StoreError::SameId(other.to_owned(), path.to_owned()));
         }
     }
     Ok(())
 }
 
-/// A directory that [`init`] makes a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A directory or a bucket that [`init`] makes a store.
+#[derive(Clone, Debug)]
 pub struct NewStore {
-    /// The directory; it is created if it does not exist, its parent is not.
-    pub path: PathBuf,
+    /// A directory is created if it does not exist, its parent is not. A bucket must be there.
+    pub store: Store,
     /// What fails together with it.
     pub domain: Option<String>,
 }
 
-/// Makes the directories stores of one set. Those that are stores already keep their ids, and those of an older release
-/// their objects. A directory that is not empty and no store is refused, so that a mistyped path harms nothing.
+/// Makes directories and buckets stores of one set. Those that are stores already keep their ids, and those of an older
+/// release their objects. What is not empty and no store is refused, so that a mistyped path harms nothing.
 ///
 /// `join` moves stores of different sets to the set of the first.
 ///
 /// # Errors
-/// What is in the way, before anything was written; or the first directory that can't be written.
+/// What is in the way, before anything was written; or the first store that can't be written.
 pub fn init(stores: &[NewStore], join: bool) -> Result<Vec<Marker>, StoreError> {
-    let paths: Vec<PathBuf> = stores.iter().map(|store| store.path.clone()).collect();
-    refuse_duplicates(&paths)?;
+    let all: Vec<Store> = stores.iter().map(|new| new.store.clone()).collect();
+    refuse_duplicates(&all)?;
     let mut found: Vec<Option<Marker>> = Vec::with_capacity(stores.len());
-    for path in &paths {
-        let marker = read_marker(path)?;
-        if marker.is_none() && !objects_dir(path).is_dir() {
-            refuse_foreign_files(path)?;
+    for store in &all {
+        let marker = read_marker(store)?;
+        match store {
+            _ if marker.is_some() => {}
+            Store::Directory(path) if objects_dir(path).is_dir() => {}
+            Store::Directory(path) => refuse_foreign_files(path)?,
+            Store::Bucket(bucket) => {
+                let path = bucket.path();
+                let file = bucket.first_file().during("list", path)?;
+                // A store that was copied there may lack its marker only.
+                let foreign = file.filter(|name| !name.starts_with("objects/"));
+                refuse_foreign(path, foreign, "a new store is an empty bucket or prefix")?;
+            }
         }
         found.push(marker);
     }
-    let mut marked = paths
+    let mut marked = all
         .iter()
         .zip(&found)
-        .filter_map(|(path, marker)| Some((path, marker.as_ref()?.set)));
+        .filter_map(|(store, marker)| Some((store.path(), marker.as_ref()?.set)));
     let first = marked.next();
     if let Some((path, set)) = first
         && let Some((other, _)) = marked.find(|(_, other)| *other != set)
         && !join
     {
-        return Err(StoreError::Sets(path.clone(), other.clone()));
+        return Err(StoreError::Sets(path.to_owned(), other.to_owned()));
     }
     let random = |path: &Path| Id::random().during("make an id for", path);
     let set = match first {
         Some((_, set)) => set,
-        None => random(paths.first().map_or(Path::new(""), PathBuf::as_path))?,
+        None => random(all.first().map_or(Path::new(""), Store::path))?,
     };
     let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let mut markers = Vec::with_capacity(stores.len());
     for (new, found) in stores.iter().zip(found) {
-        create_one_dir(&new.path)?;
+        if let Store::Directory(path) = &new.store {
+            create_one_dir(path)?;
+        }
         let mut marker = match &found {
             Some(marker) => Marker {
                 set,
@@ -332,7 +373,7 @@ pub fn init(stores: &[NewStore], join: bool) -> Result<Vec<Marker>, StoreError> 
             },
             None => Marker {
                 format: FORMAT,
-                store: random(&new.path)?,
+                store: random(new.store.path())?,
                 set,
                 created: created.clone(),
                 domain: None,
@@ -344,9 +385,11 @@ pub fn init(stores: &[NewStore], join: bool) -> Result<Vec<Marker>, StoreError> 
         marker.drain = false;
         marker.domain = new.domain.clone().or(marker.domain);
         if found.as_ref() != Some(&marker) {
-            write_marker(&new.path, &marker)?;
+            write_marker(&new.store, &marker)?;
         }
-        create_dir(&objects_dir(&new.path))?;
+        if let Store::Directory(path) = &new.store {
+            create_dir(&objects_dir(path))?;
+        }
         markers.push(marker);
     }
     Ok(markers)
@@ -373,18 +416,21 @@ fn refuse_foreign_files(path: &Path) -> Result<(), StoreError> {
     };
     for entry in entries {
         let name = entry.during("list", path)?.file_name();
-        if !["lost+found", "tmp"].iter().any(|known| name == *known) {
-            let reason = format!(
-                "{} is in it; a new store is an empty directory",
-                name.display()
-            );
-            return Err(StoreError::Marker {
-                path: path.to_owned(),
-                reason,
-            });
-        }
+        let foreign = !["lost+found", "tmp"].iter().any(|known| name == *known);
+        let foreign = foreign.then(|| name.display().to_string());
+        refuse_foreign(path, foreign, "a new store is an empty directory")?;
     }
     Ok(())
+}
+
+fn refuse_foreign(path: &Path, name: Option<String>, rule: &str) -> Result<(), StoreError> {
+    match name {
+        None => Ok(()),
+        Some(name) => Err(StoreError::Marker {
+            path: path.to_owned(),
+            reason: format!("{name} is in it; {rule}"),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -393,7 +439,7 @@ mod tests {
 
     fn new(path: &Path) -> NewStore {
         NewStore {
-            path: path.to_owned(),
+            store: path.into(),
             domain: None,
         }
     }
@@ -407,9 +453,11 @@ mod tests {
         assert_eq!(both[1], first[0]);
         assert_eq!(both[0].set, first[0].set);
         assert_ne!(both[0].store, first[0].store);
-        assert!(matches!(presence(&a), Presence::Marked(marker) if marker == first[0]));
+        assert!(
+            matches!(presence(&a.as_path().into()), Presence::Marked(marker) if marker == first[0])
+        );
         let domain = NewStore {
-            path: a.clone(),
+            store: a.clone().into(),
             domain: Some("host1".into()),
         };
         assert_eq!(
@@ -437,7 +485,7 @@ mod tests {
     fn what_is_not_a_store_is_told_apart() {
         let root = tempfile::tempdir().unwrap();
         let store = root.path().join("store");
-        let absent = |store: &Path| match presence(store) {
+        let absent = |store: &Path| match presence(&store.into()) {
             Presence::Absent(error) => error.to_string(),
             other => panic!("{other:?}"),
         };
@@ -446,12 +494,12 @@ mod tests {
         assert!(absent(&store).contains("penstock init --store"));
         fs::create_dir(objects_dir(&store)).unwrap();
         assert!(matches!(
-            presence(&store),
+            presence(&store.as_path().into()),
             Presence::Unmarked(StoreError::Unmarked(_))
         ));
         fs::write(store.join(MARKER), "format = 2").unwrap();
         assert!(matches!(
-            presence(&store),
+            presence(&store.as_path().into()),
             Presence::Unmarked(StoreError::Marker { .. })
         ));
         fs::remove_dir(objects_dir(&store)).unwrap();
@@ -479,11 +527,11 @@ mod tests {
         );
         init(&[new(&a)], false).unwrap();
         std::os::unix::fs::symlink(&a, &link).unwrap();
-        let error = refuse_duplicates(&[a.clone(), link]).unwrap_err();
+        let error = refuse_duplicates(&Store::directories([&a, &link])).unwrap_err();
         assert!(matches!(error, StoreError::Same(..)), "{error}");
         fs::create_dir(&copy).unwrap();
         fs::copy(a.join(MARKER), copy.join(MARKER)).unwrap();
-        let error = refuse_duplicates(&[a, copy]).unwrap_err();
+        let error = refuse_duplicates(&Store::directories([a, copy])).unwrap_err();
         assert!(matches!(error, StoreError::SameId(..)), "{error}");
     }
 }

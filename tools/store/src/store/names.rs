@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use decode_kernel::share::Generation;
 
+use super::files::Store;
+use crate::parallel;
+
 /// What a file in an object's directory is, by its extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -16,16 +19,25 @@ pub(crate) enum Kind {
     Pending,
     /// A tombstone: the object was removed, and every put before it counts no more.
     Tombstone,
+    /// A mark: the put of this generation is decided, although its share beside this file has the name of a pending one.
+    /// In buckets, where a file can't be renamed.
+    Decided,
 }
 
 impl Kind {
-    const ALL: [Kind; 3] = [Kind::Share, Kind::Pending, Kind::Tombstone];
+    const ALL: [Kind; 4] = [Kind::Share, Kind::Pending, Kind::Tombstone, Kind::Decided];
 
-    fn extension(self) -> &'static str {
+    /// Whether the file holds a share.
+    pub(crate) fn is_share(self) -> bool {
+        matches!(self, Kind::Share | Kind::Pending)
+    }
+
+    pub(crate) fn extension(self) -> &'static str {
         match self {
             Kind::Share => "share",
             Kind::Pending => "pending",
             Kind::Tombstone => "deleted",
+            Kind::Decided => "decided",
         }
     }
 
@@ -97,67 +109,109 @@ pub(crate) struct Listing {
 }
 
 /// Lists the objects under `ab` in all stores, `ab` being the hexadecimal digits of `first`.
-pub(crate) fn list_objects(stores: &[PathBuf], first: u8) -> Listing {
+pub(crate) fn list_objects(stores: &[Store], first: u8) -> Listing {
     let mut listing = Listing::default();
     let first = format!("{first:02x}");
-    for (index, store) in stores.iter().enumerate() {
-        let dir = objects_dir(store).join(&first);
-        listing.add_dir(index, dir, is_object_dir, |listing, name| {
-            listing.dirs.insert(format!("{first}/{name}"));
-        });
+    for (index, store, names) in entries(stores, &format!("objects/{first}/")) {
+        listing.add(
+            index,
+            store,
+            &first,
+            names,
+            is_object_dir,
+            |listing, name| {
+                listing.dirs.insert(format!("{first}/{name}"));
+            },
+        );
     }
     listing
 }
 
 /// Lists the `objects` of all stores, for what is wrong with them.
-pub(crate) fn list_stores(stores: &[PathBuf]) -> Listing {
+pub(crate) fn list_stores(stores: &[Store]) -> Listing {
     let is_first = |name: &str| {
         let digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         name.len() == 2 && name.bytes().all(digit)
     };
     let mut listing = Listing::default();
-    for (index, store) in stores.iter().enumerate() {
-        listing.add_dir(index, objects_dir(store), is_first, |_, _| ());
+    for (index, store, names) in entries(stores, "objects/") {
+        listing.add(index, store, "", names, is_first, |_, _| ());
     }
     listing
 }
 
+/// A name in a directory, and whether it may be one of a directory itself.
+type Name = (Option<String>, PathBuf, bool);
+
+/// What a directory of each store has. Buckets are asked side by side: each takes its time to answer.
+fn entries<'a>(
+    stores: &'a [Store],
+    dir: &str,
+) -> impl Iterator<Item = (usize, &'a Store, io::Result<Vec<Name>>)> {
+    let list = |store: &Store| match store {
+        Store::Directory(root) => entries_of_directory(&root.join(dir)),
+        Store::Bucket(bucket) => {
+            let (mut names, path) = (Vec::new(), store.path().join(dir));
+            bucket.names(dir, |name, is_dir| {
+                names.push((Some(name.to_owned()), path.join(name), is_dir));
+            })?;
+            Ok(names)
+        }
+    };
+    let listed = match stores.iter().any(Store::is_bucket) {
+        true => parallel::each(stores.iter().collect(), list),
+        false => stores.iter().map(list).collect(),
+    };
+    let indexed = stores.iter().enumerate().zip(listed);
+    indexed.map(|((index, store), names)| (index, store, names))
+}
+
+/// A directory that isn't there has nothing, and one that is a file is a stray of the directory above.
+fn entries_of_directory(dir: &Path) -> io::Result<Vec<Name>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let nothing = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+            return match nothing.contains(&error.kind()) {
+                true => Ok(Vec::new()),
+                false => Err(error),
+            };
+        }
+    };
+    let name = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        // A link may lead to a directory. Where nothing tells the kind, opening it will.
+        let may_be_dir = entry
+            .file_type()
+            .map_or(true, |kind| kind.is_dir() || kind.is_symlink());
+        let name = entry.file_name().into_string().ok();
+        Ok((name, entry.path(), may_be_dir))
+    };
+    entries.map(name).collect()
+}
+
 impl Listing {
-    /// Goes through the directory `dir` of a store: `take` gets the names of directories that are `wanted`. A directory
-    /// that isn't there has nothing, and one that is a file is a stray of the directory above.
-    fn add_dir(
+    /// Goes through what a store has in a directory of `objects`: `take` gets the names of directories that are `wanted`.
+    fn add(
         &mut self,
-        store: usize,
-        dir: PathBuf,
+        index: usize,
+        store: &Store,
+        dir: &str,
+        names: io::Result<Vec<Name>>,
         wanted: impl Fn(&str) -> bool,
         take: impl Fn(&mut Listing, &str),
     ) {
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
+        let names = match names {
+            Ok(names) => names,
             Err(error) => {
-                let nothing = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
-                if !nothing.contains(&error.kind()) {
-                    self.unlisted.push((store, dir, error));
-                }
+                self.unlisted.push((index, store.object_dir(dir), error));
                 return;
             }
         };
-        for entry in entries {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => {
-                    self.unlisted.push((store, dir, error));
-                    return;
-                }
-            };
-            let name = entry.file_name();
-            // A link may lead to a directory. Where nothing tells the kind, opening it will.
-            let may_be_dir = entry
-                .file_type()
-                .map_or(true, |kind| kind.is_dir() || kind.is_symlink());
-            match name.to_str().filter(|name| may_be_dir && wanted(name)) {
-                Some(name) => take(self, name),
-                None => self.strays.push((store, entry.path())),
+        for (name, path, may_be_dir) in names {
+            match name.filter(|name| may_be_dir && wanted(name)) {
+                Some(name) => take(self, &name),
+                None => self.strays.push((index, path)),
             }
         }
     }
@@ -165,7 +219,7 @@ impl Listing {
 
 /// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the names of one `ab`
 /// directory at a time. Skips strays, and what can't be listed.
-pub(crate) fn object_dirs(stores: &[PathBuf]) -> impl Iterator<Item = String> + '_ {
+pub(crate) fn object_dirs(stores: &[Store]) -> impl Iterator<Item = String> + '_ {
     (0..=255u8).flat_map(move |first| list_objects(stores, first).dirs)
 }
 
@@ -195,7 +249,7 @@ mod tests {
         for name in [&name, ".DS_Store", "lost+found", &name.to_uppercase()] {
             fs::create_dir_all(ab.join(name)).unwrap();
         }
-        let stores = [store.path().to_owned()];
+        let stores = [Store::from(store.path())];
         let dirs: Vec<_> = object_dirs(&stores).collect();
         assert_eq!(dirs, [format!("ab/{name}")]);
         assert_eq!(list_objects(&stores, 0xab).strays.len(), 3);
@@ -215,7 +269,7 @@ mod tests {
         fs::create_dir(&objects).unwrap();
         // A link to itself, as root may list any directory.
         std::os::unix::fs::symlink("ab", objects.join("ab")).unwrap();
-        let stores = [store.path().to_owned()];
+        let stores = [Store::from(store.path())];
         assert!(list_stores(&stores).unlisted.is_empty());
         let unlisted = list_objects(&stores, 0xab).unlisted;
         assert!(unlisted.len() == 1 && unlisted[0].1 == objects.join("ab"));

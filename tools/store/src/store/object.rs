@@ -1,10 +1,9 @@
 //! The object that a reader gets: the newest put, opened.
 
-use std::path::PathBuf;
-
 use decode_kernel::share::{Generation, Header, Key};
 use rustix::process::{Resource, getrlimit};
 
+use super::files::Store;
 use super::identity::{Presence, StoreError, presence, refuse_duplicates};
 use super::scan::{Group, OpenShare, Rejected, Scan, scan};
 use crate::error::list;
@@ -114,7 +113,7 @@ impl OpenError {
 ///
 /// # Errors
 /// If there is no such object, or too few of its shares.
-pub fn open_object(stores: &[PathBuf], key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
+pub fn open_object(stores: &[Store], key: &Key, stale: bool) -> Result<OpenObject, OpenError> {
     choose(stores, key, stale).map(opened)
 }
 
@@ -178,7 +177,7 @@ fn opened(group: Group) -> OpenObject {
 }
 
 /// The group that [`open_object`] opens.
-pub(crate) fn choose(stores: &[PathBuf], key: &Key, stale: bool) -> Result<Group, OpenError> {
+pub(crate) fn choose(stores: &[Store], key: &Key, stale: bool) -> Result<Group, OpenError> {
     let mut scan = scan(stores, key);
     // An error lists them itself.
     if scan.shortage(key.as_str()).is_none() && scan.chosen(stale).is_some() {
@@ -227,12 +226,12 @@ fn pick(scan: &mut Scan, key: &Key, stale: bool) -> Result<Group, OpenError> {
     })
 }
 
-/// Fails if no directory is a store that can be read, or if one is given twice. Warns of stores that are away and of
+/// Fails if none is a store that can be read, or if one is given twice. Warns of stores that are away and of
 /// those that have no marker.
 ///
 /// # Errors
 /// [`StoreError::NoneHere`] with the first store's problem, or [`StoreError::Same`] and the like.
-pub fn check_stores(stores: &[PathBuf]) -> Result<(), StoreError> {
+pub fn check_stores(stores: &[Store]) -> Result<(), StoreError> {
     refuse_duplicates(stores)?;
     let mut first = None;
     let mut here = false;

@@ -7,14 +7,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use decode_kernel::share::Key;
-use rustix::fs::{StatVfsMountFlags, statvfs};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::files::Store;
 use super::identity::{
     Id, Marker, Presence, StoreError, presence, read_marker, refuse_duplicates, write_marker,
 };
@@ -24,19 +24,21 @@ use crate::json;
 /// Room that is left free in a store, in bytes: for the directories, markers and tombstones of the objects that are
 /// there.
 const ROOM_LEFT: u64 = 16 << 20;
+/// How often a bucket's marker is tried to be changed, while others change it too.
+const MARKER_TRIES: usize = 5;
 
 /// A store that may be written.
 #[derive(Debug)]
 pub(crate) struct Place {
     /// Its index in the list of stores.
     pub(crate) index: usize,
-    /// Its directory.
-    pub(crate) path: PathBuf,
+    /// The store.
+    pub(crate) store: Store,
     /// Its marker.
     pub(crate) marker: Marker,
     /// Bytes that may be written.
     pub(crate) free: u64,
-    /// Its part of the file system's bytes: the file system's, divided by the stores on it.
+    /// Its part of the file system's bytes: the file system's, divided by the stores on it. A bucket has a fixed one.
     capacity: u64,
 }
 
@@ -54,7 +56,7 @@ pub(crate) struct Places {
 pub struct PassedOver {
     /// Its index in the list of stores.
     pub store: usize,
-    /// Its directory.
+    /// Its directory, or its URL.
     #[serde(serialize_with = "json::path")]
     pub path: PathBuf,
     /// Why, with the path.
@@ -72,22 +74,22 @@ impl Places {
     ///
     /// # Errors
     /// If one is given twice, or they are of different sets.
-    pub(crate) fn new(stores: &[PathBuf]) -> Result<Places, StoreError> {
+    pub(crate) fn new(stores: &[Store]) -> Result<Places, StoreError> {
         refuse_duplicates(stores)?;
         let mut places = Places {
             open: Vec::with_capacity(stores.len()),
             passed_over: Vec::new(),
         };
-        let mut devices: Vec<u64> = Vec::new();
-        for (index, path) in stores.iter().enumerate() {
-            match look_at(index, path) {
+        let mut devices: Vec<Option<u64>> = Vec::new();
+        for (index, store) in stores.iter().enumerate() {
+            match look_at(index, store) {
                 Ok((place, device)) => {
                     places.open.push(place);
                     devices.push(device);
                 }
                 Err(error) => places.passed_over.push(PassedOver {
                     store: index,
-                    path: path.clone(),
+                    path: store.path().to_owned(),
                     reason: error.to_string(),
                 }),
             }
@@ -98,14 +100,15 @@ impl Places {
                 .iter()
                 .find(|other| other.marker.set != first.marker.set)
         {
-            return Err(StoreError::Sets(first.path.clone(), other.path.clone()));
+            let (first, other) = (first.store.path(), other.store.path());
+            return Err(StoreError::Sets(first.to_owned(), other.to_owned()));
         }
         let mut on_device: HashMap<u64, u64> = HashMap::new();
-        for device in &devices {
+        for device in devices.iter().flatten() {
             *on_device.entry(*device).or_default() += 1;
         }
         for (place, device) in places.open.iter_mut().zip(&devices) {
-            place.capacity /= on_device[device];
+            place.capacity /= device.map_or(1, |device| on_device[&device]);
         }
         Ok(places)
     }
@@ -172,8 +175,8 @@ impl Places {
     /// Asks again how much room there is.
     pub(crate) fn refresh(&mut self) {
         for place in &mut self.open {
-            if let Ok(now) = statvfs(&place.path) {
-                place.free = now.f_bavail.saturating_mul(now.f_frsize);
+            if let Ok(now) = place.store.room() {
+                place.free = now.free;
             }
         }
     }
@@ -184,7 +187,7 @@ impl Places {
             let place = self.open.remove(at);
             self.passed_over.push(PassedOver {
                 store: index,
-                path: place.path,
+                path: place.store.path().to_owned(),
                 reason,
             });
         }
@@ -197,12 +200,32 @@ impl Place {
         self.change_marker(|marker| marker.drain = drain)
     }
 
-    fn change_marker(&mut self, change: impl FnOnce(&mut Marker)) -> Result<(), FileError> {
-        let path = &self.path;
-        // Another process may be changing it too.
-        let directory = File::open(path).during("open", path)?;
-        directory.lock().during("lock", path)?;
-        if let Ok(Some(now)) = read_marker(path) {
+    fn change_marker(&mut self, change: impl Fn(&mut Marker)) -> Result<(), FileError> {
+        match &self.store {
+            Store::Directory(path) => {
+                // Another process may be changing it too.
+                let directory = File::open(path).during("open", path)?;
+                directory.lock().during("lock", path)?;
+                self.change_marker_once(&change)
+            }
+            Store::Bucket(bucket) => {
+                // It is written only if it is as it was read; otherwise another process came first.
+                let bucket = bucket.clone();
+                for _ in 1..MARKER_TRIES {
+                    bucket.forget_marker();
+                    match self.change_marker_once(&change) {
+                        Err(error) if error.cause.kind() == io::ErrorKind::AlreadyExists => {}
+                        changed => return changed,
+                    }
+                }
+                bucket.forget_marker();
+                self.change_marker_once(&change)
+            }
+        }
+    }
+
+    fn change_marker_once(&mut self, change: &impl Fn(&mut Marker)) -> Result<(), FileError> {
+        if let Ok(Some(now)) = read_marker(&self.store) {
             self.marker = now;
         }
         let before = self.marker.clone();
@@ -210,7 +233,7 @@ impl Place {
         if self.marker == before {
             return Ok(());
         }
-        write_marker(path, &self.marker)
+        write_marker(&self.store, &self.marker)
     }
 
     /// Whether `bytes` fit, with some to spare.
@@ -219,29 +242,23 @@ impl Place {
     }
 }
 
-fn look_at(index: usize, path: &Path) -> Result<(Place, u64), StoreError> {
-    let marker = match presence(path) {
+fn look_at(index: usize, store: &Store) -> Result<(Place, Option<u64>), StoreError> {
+    let marker = match presence(store) {
         Presence::Marked(marker) => marker,
         Presence::Unmarked(error) | Presence::Absent(error) => return Err(error),
     };
-    let failed = |cause| FileError {
-        action: "read the metadata of",
-        path: path.to_owned(),
-        cause,
-    };
-    let device = std::fs::metadata(path).map_err(failed)?.dev();
-    let found = statvfs(path).map_err(|error| failed(error.into()))?;
-    if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Err(StoreError::ReadOnly(path.to_owned()));
+    let room = store.room().during("read the metadata of", store.path())?;
+    if room.is_read_only {
+        return Err(StoreError::ReadOnly(store.path().to_owned()));
     }
     let place = Place {
         index,
-        path: path.to_owned(),
+        store: store.clone(),
         marker,
-        free: found.f_bavail.saturating_mul(found.f_frsize),
-        capacity: found.f_blocks.saturating_mul(found.f_frsize),
+        free: room.free,
+        capacity: room.capacity,
     };
-    Ok((place, device))
+    Ok((place, room.device))
 }
 
 /// A store's score for a key: the store with the highest comes first. Scores of this form give each store a part of the
@@ -343,7 +360,7 @@ mod tests {
     fn place(index: usize, domain: Option<&str>, capacity: u64) -> Place {
         Place {
             index,
-            path: PathBuf::new(),
+            store: PathBuf::new().into(),
             marker: Marker {
                 format: 1,
                 store: Id(

@@ -15,10 +15,12 @@ use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use super::files::{OpenFile, Store};
 use super::identity::{Presence, presence};
 use super::names::{self, Kind, objects_dir};
 use crate::json;
 use crate::open::open_regular;
+use crate::parallel;
 
 /// One share of an object, open for reading. Its header was read and its length is right.
 #[derive(Debug)]
@@ -30,9 +32,7 @@ pub struct OpenShare {
     /// Its path.
     pub path: PathBuf,
     /// Open for reading.
-    pub file: File,
-    /// What fills the file, where its store is remote: for whoever opened it.
-    pub backing: Option<Backing>,
+    pub file: OpenFile,
 }
 
 /// What fills a file that stands for one of a remote store.
@@ -113,6 +113,8 @@ pub struct Look {
     pub(crate) shares: Vec<(Header, Kind, OpenShare)>,
     /// The newest tombstone.
     pub(crate) tombstone: Option<Generation>,
+    /// Puts that marks say are decided.
+    decided: Vec<Generation>,
     /// The newest generation in any file's name.
     newest_name: Option<Generation>,
     rejected: Vec<Rejected>,
@@ -130,20 +132,35 @@ impl Look {
         Look::rejected(store, root.to_owned(), RejectReason::Away(reason))
     }
 
-    fn rejected(store: usize, path: PathBuf, reason: RejectReason) -> Look {
+    /// A store that has these files of the object.
+    fn of_files(store: usize, files: &[(Kind, PathBuf)], fingerprint: u64) -> Look {
+        let named = |kind: Option<Kind>| {
+            let files = files.iter();
+            let files = files.filter(move |(of, _)| kind.is_none_or(|kind| *of == kind));
+            files.filter_map(|(_, path)| names::generation_of(path))
+        };
         Look {
             store,
             shares: Vec::new(),
-            tombstone: None,
-            newest_name: None,
+            tombstone: named(Some(Kind::Tombstone)).max(),
+            decided: named(Some(Kind::Decided)).collect(),
+            newest_name: named(None).max(),
+            rejected: Vec::new(),
+            fingerprint,
+            here: true,
+            least_shares: None,
+        }
+    }
+
+    fn rejected(store: usize, path: PathBuf, reason: RejectReason) -> Look {
+        Look {
             rejected: vec![Rejected {
                 store,
                 path,
                 reason,
             }],
-            fingerprint: 0,
             here: false,
-            least_shares: None,
+            ..Look::of_files(store, &[], 0)
         }
     }
 
@@ -154,35 +171,29 @@ impl Look {
         root: &Path,
         listing: &[Listed],
         key: &Key,
-        mut open: impl FnMut(&str) -> Result<(Header, File, Option<Backing>), RejectReason>,
+        open: impl Fn(&Listed) -> Result<(Header, OpenFile), RejectReason>,
+    ) -> Look {
+        Look::listed(store, root, listing, open, |header| header.key == *key)
+    }
+
+    fn listed(
+        store: usize,
+        root: &Path,
+        listing: &[Listed],
+        open: impl Fn(&Listed) -> Result<(Header, OpenFile), RejectReason>,
+        wanted: impl Fn(&Header) -> bool,
     ) -> Look {
         let files = listing.iter().filter_map(|listed| {
             let path = root.join(&listed.name);
-            Some((Kind::of(&path)?, path, listed))
+            Some((Kind::of(&path)?, path))
         });
         let mut files: Vec<_> = files.collect();
         files.sort_by(|a, b| a.1.cmp(&b.1));
-        let generations = |tombstones_only: bool| {
-            let counted = files.iter();
-            let counted =
-                counted.filter(move |(kind, ..)| !tombstones_only || *kind == Kind::Tombstone);
-            counted
-                .filter_map(|(_, path, _)| names::generation_of(path))
-                .max()
-        };
-        let mut look = Look {
-            store,
-            shares: Vec::new(),
-            tombstone: generations(true),
-            newest_name: generations(false),
-            rejected: Vec::new(),
-            fingerprint: Look::fingerprint_of(listing),
-            here: true,
-            least_shares: None,
-        };
-        for (kind, path, listed) in files {
-            if kind != Kind::Tombstone {
-                look.add(kind, path, open(&listed.name), |header| header.key == *key);
+        let mut look = Look::of_files(store, &files, Look::fingerprint_of(listing));
+        for (kind, path) in files {
+            let listed = listing.iter().find(|listed| path.ends_with(&listed.name));
+            if let Some(listed) = listed.filter(|_| kind.is_share()) {
+                look.add(kind, path, open(listed), &wanted);
             }
         }
         look
@@ -221,14 +232,14 @@ impl Look {
     }
 }
 
-/// Looks for `key` in the store at `root`, the `store`-th of the list. Reads headers only.
+/// Looks for `key` in the directory `root`, the `store`-th of the list of stores. Reads headers only.
 pub fn look(store: usize, root: &Path, key: &Key) -> Look {
-    look_in(store, root, &object_dir(key), Some(key))
+    look_in(store, &root.into(), &object_dir(key), Some(key))
 }
 
 /// As [`look`], for one object's directory (`ab/cdef…`) whose key need not be known. Shares whose key does not belong
 /// in `dir` are rejected.
-pub(crate) fn look_in(store: usize, root: &Path, dir: &str, key: Option<&Key>) -> Look {
+pub(crate) fn look_in(store: usize, root: &Store, dir: &str, key: Option<&Key>) -> Look {
     let mut look = look_once(store, root, dir, key);
     // A put or repair may have replaced files between listing and opening them.
     for _ in 0..3 {
@@ -247,57 +258,62 @@ pub(crate) fn look_in(store: usize, root: &Path, dir: &str, key: Option<&Key>) -
 /// The number of files opened before their headers are read. This covers all share files of most objects.
 const OPENED_TOGETHER: usize = 64;
 
-fn look_once(store: usize, root: &Path, dir: &str, key: Option<&Key>) -> Look {
+fn look_once(store: usize, root: &Store, dir: &str, key: Option<&Key>) -> Look {
+    let wanted = |header: &Header| match key {
+        Some(key) => header.key == *key,
+        None => object_dir(&header.key) == dir,
+    };
+    match root {
+        Store::Directory(path) => look_in_directory(store, path, dir, wanted),
+        Store::Bucket(bucket) => match bucket.files(dir) {
+            Ok(listing) if listing.is_empty() => look_at_nothing(store, root),
+            Ok(listing) => {
+                let open = |listed: &Listed| {
+                    let (header, file) = bucket.open_share(listed)?;
+                    Ok((header, OpenFile::Bucket(file)))
+                };
+                Look::listed(store, bucket.path(), &listing, open, wanted)
+            }
+            // Nobody knows what it has.
+            Err(error) => Look::away(store, bucket.path(), error.to_string()),
+        },
+    }
+}
+
+/// Nothing of the object is there, or the store is away.
+fn look_at_nothing(store: usize, root: &Store) -> Look {
+    let least_shares = match presence(root) {
+        Presence::Marked(marker) => marker.least_shares,
+        Presence::Unmarked(_) => None,
+        Presence::Absent(error) => {
+            let reason = RejectReason::Away(error.reason());
+            return Look::rejected(store, root.path().to_owned(), reason);
+        }
+    };
+    Look {
+        least_shares,
+        ..Look::of_files(store, &[], NOTHING)
+    }
+}
+
+fn look_in_directory(
+    store: usize,
+    root: &Path,
+    dir: &str,
+    wanted: impl Fn(&Header) -> bool,
+) -> Look {
     let path = objects_dir(root).join(dir);
     let (files, fingerprint) = match list(&path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Nothing of the object is here, or the store is away.
-            let (here, least_shares) = match presence(root) {
-                Presence::Marked(marker) => (true, marker.least_shares),
-                Presence::Unmarked(_) => (true, None),
-                Presence::Absent(error) => {
-                    return Look::rejected(
-                        store,
-                        root.to_owned(),
-                        RejectReason::Away(error.reason()),
-                    );
-                }
-            };
-            return Look {
-                store,
-                shares: Vec::new(),
-                tombstone: None,
-                newest_name: None,
-                rejected: Vec::new(),
-                fingerprint: NOTHING,
-                here,
-                least_shares,
-            };
+            return look_at_nothing(store, &root.into());
         }
         Err(error) => return Look::rejected(store, path, error.into()),
     };
-    let mut look = Look {
-        store,
-        shares: Vec::new(),
-        tombstone: None,
-        newest_name: files
-            .iter()
-            .filter_map(|(_, path)| names::generation_of(path))
-            .max(),
-        rejected: Vec::new(),
-        fingerprint,
-        here: true,
-        least_shares: None,
-    };
-    look.tombstone = files
-        .iter()
-        .filter(|(kind, _)| *kind == Kind::Tombstone)
-        .filter_map(|(_, path)| names::generation_of(path))
-        .max();
+    let mut look = Look::of_files(store, &files, fingerprint);
     let mut shares = files
         .into_iter()
-        .filter(|(kind, _)| *kind != Kind::Tombstone)
+        .filter(|(kind, _)| kind.is_share())
         .peekable();
     while shares.peek().is_some() {
         // Several files are opened before the first header is read, so that their disks seek at the same time.
@@ -307,11 +323,8 @@ fn look_once(store: usize, root: &Path, dir: &str, key: Option<&Key>) -> Look {
             .map(|(kind, path)| (kind, open_file(&path), path))
             .collect();
         for (kind, file, path) in opened {
-            let read = file.and_then(|file| Ok((read_header(&file)?, file, None)));
-            look.add(kind, path, read, |header| match key {
-                Some(key) => header.key == *key,
-                None => object_dir(&header.key) == dir,
-            });
+            let read = file.and_then(|file| Ok((read_header(&file)?, OpenFile::Local(file))));
+            look.add(kind, path, read, &wanted);
         }
     }
     look
@@ -322,23 +335,27 @@ impl Look {
         &mut self,
         kind: Kind,
         path: PathBuf,
-        share: Result<(Header, File, Option<Backing>), RejectReason>,
+        share: Result<(Header, OpenFile), RejectReason>,
         wanted: impl Fn(&Header) -> bool,
     ) {
         let store = self.store;
         let reason = match share {
-            Ok((header, file, backing)) if wanted(&header) => {
+            Ok((header, file)) if wanted(&header) => {
+                // A mark beside it is worth as much as its final name.
+                let kind = match self.decided.contains(&header.generation) {
+                    true => Kind::Share,
+                    false => kind,
+                };
                 let share = OpenShare {
                     number: header.number,
                     store,
                     path,
                     file,
-                    backing,
                 };
                 self.shares.push((header, kind, share));
                 return;
             }
-            Ok((header, ..)) => RejectReason::OtherObject(header.key),
+            Ok((header, _)) => RejectReason::OtherObject(header.key),
             Err(reason) => reason,
         };
         self.rejected.push(Rejected {
@@ -360,7 +377,7 @@ const NOTHING: u64 = 1;
 pub fn fingerprint(root: &Path, key: &Key) -> io::Result<u64> {
     match list(&objects_dir(root).join(object_dir(key))) {
         Ok((_, fingerprint)) => Ok(fingerprint),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match presence(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match presence(&root.into()) {
             Presence::Absent(error) => Err(io::Error::other(error)),
             _ => Ok(NOTHING),
         },
@@ -389,10 +406,10 @@ pub(crate) struct Group {
     pub(crate) header: Header,
     /// All files found, sorted by number. A number may occur twice; the copy in the store at that position comes first.
     pub(crate) shares: Vec<OpenShare>,
-    /// Whether one of them is under its final name: then all were durable, and the put counts.
+    /// Whether one of them is under its final name, or a mark says so: then all were durable, and the put counts.
     pub(crate) decided: bool,
-    /// The files that are still under the name of an undecided put.
-    pub(crate) pending: Vec<PathBuf>,
+    /// The files that are still under the name of an undecided put, each with the index of its store.
+    pub(crate) pending: Vec<(usize, PathBuf)>,
 }
 
 impl Group {
@@ -451,11 +468,13 @@ impl Scan {
             ..Scan::default()
         };
         let mut groups: Vec<Group> = Vec::new();
+        let mut decided: Vec<Generation> = Vec::new();
         for look in looks {
             scan.away.extend((!look.here).then_some(look.store));
             scan.fingerprints.push(look.fingerprint);
             scan.tombstone = scan.tombstone.max(look.tombstone);
             scan.newest_name = scan.newest_name.max(look.newest_name);
+            decided.extend(look.decided);
             scan.rejected.extend(look.rejected);
             scan.least_shares = match (scan.least_shares, look.least_shares) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -476,11 +495,14 @@ impl Scan {
                     }
                 };
                 match kind {
-                    Kind::Pending => group.pending.push(share.path.clone()),
+                    Kind::Pending => group.pending.push((share.store, share.path.clone())),
                     _ => group.decided = true,
                 }
                 group.shares.push(share);
             }
+        }
+        for group in &mut groups {
+            group.decided |= decided.contains(&group.header.generation);
         }
         if let Some(tombstone) = scan.tombstone {
             let covered = |path: &Path| {
@@ -609,16 +631,21 @@ impl Scan {
 }
 
 /// Looks for all shares of `key` in all `stores`. Reads headers only.
-pub(crate) fn scan(stores: &[PathBuf], key: &Key) -> Scan {
+pub(crate) fn scan(stores: &[Store], key: &Key) -> Scan {
     scan_dir(stores, &object_dir(key), Some(key))
 }
 
 /// As [`scan`], for one object's directory (`ab/cdef…`) whose key need not be known. Shares whose key does not belong
 /// in `dir` are rejected, so all groups have the same key.
-pub(crate) fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan {
+pub(crate) fn scan_dir(stores: &[Store], dir: &str, key: Option<&Key>) -> Scan {
     let looks = || {
-        let looks = stores.iter().enumerate();
-        Scan::new(looks.map(|(i, root)| look_in(i, root, dir, key)).collect())
+        let stores_by_index = stores.iter().enumerate();
+        let look = |(index, store)| look_in(index, store, dir, key);
+        // Buckets are asked side by side: each takes its time to answer.
+        Scan::new(match stores.iter().any(Store::is_bucket) {
+            true => parallel::each(stores_by_index.collect(), look),
+            false => stores_by_index.map(look).collect(),
+        })
     };
     let mut scan = looks();
     for _ in 0..3 {
@@ -632,7 +659,7 @@ pub(crate) fn scan_dir(stores: &[PathBuf], dir: &str, key: Option<&Key>) -> Scan
 
 /// The names of all objects in any of `stores` that are not removed, in the order of their hashes. Those of which no
 /// header can be read are left out.
-pub(crate) fn keys(stores: &[PathBuf]) -> impl Iterator<Item = Key> + '_ {
+pub(crate) fn keys(stores: &[Store]) -> impl Iterator<Item = Key> + '_ {
     names::object_dirs(stores).filter_map(move |dir| {
         let scan = scan_dir(stores, &dir, None);
         let there = !scan.groups.is_empty() || !scan.undecided.is_empty();

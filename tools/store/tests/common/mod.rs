@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{Header, Key};
+use penstock_store::Store;
 use penstock_store::get::{GetError, GetOptions, GetReport, get};
 use penstock_store::ls::{Listing, LsOptions, ls};
 use penstock_store::put::{Placement, PutOptions, PutReport, put};
@@ -37,7 +38,7 @@ impl Stores {
     /// Makes the directories stores, also those that a test has removed.
     pub fn init(&self) {
         let new = |path: &PathBuf| NewStore {
-            path: path.clone(),
+            store: path.as_path().into(),
             domain: None,
         };
         init(&self.paths.iter().map(new).collect::<Vec<_>>(), false).unwrap();
@@ -46,7 +47,7 @@ impl Stores {
     /// Options for a k+m put of "dir/key.bin" in blocks of 8 KiB.
     pub fn options(&self, data: u16, parity: u16) -> PutOptions {
         PutOptions {
-            stores: self.paths.clone(),
+            stores: Store::directories(&self.paths),
             data,
             parity,
             key: key(),
@@ -77,7 +78,7 @@ impl Stores {
 
     pub fn get_report(&self) -> Result<(Vec<u8>, GetReport), GetError> {
         let options = GetOptions {
-            stores: self.paths.clone(),
+            stores: Store::directories(&self.paths),
             key: key(),
             stale: false,
         };
@@ -89,7 +90,7 @@ impl Stores {
     /// Verifies all objects and their digests. Returns the findings as printed.
     pub fn verify(&self) -> (VerifyReport, Vec<String>) {
         let options = VerifyOptions {
-            stores: self.paths.clone(),
+            stores: Store::directories(&self.paths),
             key: None,
             digest: true,
             walk: Walk::default(),
@@ -108,7 +109,7 @@ impl Stores {
     /// Repairs all objects. Returns the actions as printed.
     pub fn repair(&self) -> (RepairReport, Vec<String>) {
         let options = RepairOptions {
-            stores: self.paths.clone(),
+            stores: Store::directories(&self.paths),
             key: None,
             walk: Walk::default(),
         };
@@ -122,7 +123,7 @@ impl Stores {
     /// All objects.
     pub fn ls(&self) -> Listing {
         let options = LsOptions {
-            stores: self.paths.clone(),
+            stores: Store::directories(&self.paths),
             ..LsOptions::default()
         };
         ls(&options).unwrap()
