@@ -71,7 +71,7 @@ fn a_file_is_put_and_got() {
 #[test]
 fn options_for_grids_are_refused_beside_stores() {
     let stores = Stores::new(6);
-    let words = &["cannot be used with", "--store <DIR>"];
+    let words = &["cannot be used with", "--store <STORE>"];
     for command in ["get", "verify"] {
         for option in ["--cap-file=-", "--tahoe-segment-max=1MB"] {
             expect(on(&stores, command, &[option]), 2, words);

@@ -141,7 +141,7 @@ pub enum StoreError {
         reason: String,
     },
     /// Two directories are one store.
-    #[error("stores {} and {} are the same: losing it would lose two shares", .0.display(), .1.display())]
+    #[error("stores {} and {} are the same directory or bucket: losing it would lose two shares", .0.display(), .1.display())]
     Same(PathBuf, PathBuf),
     /// Two directories have one id.
     #[error(
