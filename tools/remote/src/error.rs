@@ -97,6 +97,11 @@ impl RemoteError {
         self.kind
     }
 
+    /// Why, without the store and the request.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
     /// Whether the same request may do better soon.
     pub fn is_temporary(&self) -> bool {
         self.again

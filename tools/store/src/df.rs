@@ -12,7 +12,7 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use serde::Serialize;
 
 use crate::json;
-use crate::store::{self, Id, Presence, Store, StoreError};
+use crate::store::{self, Id, Lister, Presence, Store, StoreError};
 
 /// Stores whose shares are counted at the same time: their disks seek in parallel.
 const COUNTED_TOGETHER: usize = 16;
@@ -212,9 +212,10 @@ fn look_at(store: &Store) -> (StoreUsage, Option<u64>) {
 fn count_shares(store: &Store) -> Shares {
     let stores = [store.clone()];
     let mut shares = Shares::default();
-    shares.unread += store::list_stores(&stores).unlisted.len() as u64;
+    let (mut lister, listing) = Lister::start(&stores);
+    shares.unread += listing.unlisted.len() as u64;
     for first in 0..=255 {
-        let listing = store::list_objects(&stores, first);
+        let listing = lister.list(first);
         shares.unread += listing.unlisted.len() as u64;
         for dir in listing.dirs {
             let Ok(files) = stores[0].lengths(&dir) else {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{During, FileError};
 use crate::pace::Pace;
-use crate::store::{self, RejectReason, Rejected, Store};
+use crate::store::{self, Lister, RejectReason, Rejected, Store};
 use crate::temp::replace_file;
 
 /// How a run over all objects of the stores goes. By default it is as fast as it can, from the first object to the last.
@@ -66,10 +66,10 @@ impl Walk {
             .as_deref()
             .and_then(|after| u8::from_str_radix(&after[..2], 16).ok())
             .unwrap_or(0);
-        let mut others = store::list_stores(stores);
+        let (mut lister, mut others) = Lister::start(stores);
         // The directory in which it starts comes twice: first what is behind the cursor, in the end what is before.
         for turn in 0..=usize::from(from.is_some()) + 255 {
-            let mut listing = store::list_objects(stores, first.wrapping_add(turn as u8));
+            let mut listing = lister.list(first.wrapping_add(turn as u8));
             if turn < 256 {
                 others.strays.append(&mut listing.strays);
                 others.unlisted.append(&mut listing.unlisted);

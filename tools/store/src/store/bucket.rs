@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use decode_kernel::share::{Header, PAGE_BYTES};
@@ -26,6 +26,8 @@ const TRIES: usize = 4;
 const SHORT_BYTES: u64 = 256 << 10;
 /// The length of a part in bytes, unless the file would have too many.
 const PART_BYTES: u64 = 8 << 20;
+/// How long a store that failed is not asked again.
+const LEFT_ALONE: Duration = Duration::from_secs(10);
 
 /// A store that is a bucket, or a part of one. Clones are the same.
 #[derive(Clone)]
@@ -38,6 +40,8 @@ struct Inner {
     path: PathBuf,
     /// Its marker and the marker's entity tag, once they were read.
     marker: Mutex<Option<(Marker, Option<String>)>>,
+    /// When it failed last, if it has not answered since.
+    failed: Mutex<Option<(Instant, RemoteError)>>,
 }
 
 impl std::fmt::Debug for BucketStore {
@@ -46,8 +50,8 @@ impl std::fmt::Debug for BucketStore {
     }
 }
 
-/// How an error of a store is told where files are worked on.
-pub(super) fn io_error(error: RemoteError) -> io::Error {
+/// How an error of a store is told where files are worked on, and named.
+fn io_error(error: &RemoteError) -> io::Error {
     let kind = match error.kind() {
         RemoteErrorKind::NotFound => io::ErrorKind::NotFound,
         RemoteErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
@@ -56,7 +60,7 @@ pub(super) fn io_error(error: RemoteError) -> io::Error {
         RemoteErrorKind::Unsupported => io::ErrorKind::Unsupported,
         _ => io::ErrorKind::Other,
     };
-    io::Error::new(kind, error)
+    io::Error::new(kind, error.reason())
 }
 
 impl BucketStore {
@@ -79,6 +83,7 @@ impl BucketStore {
             client: client.clone(),
             path: url.into(),
             marker: Mutex::new(None),
+            failed: Mutex::new(None),
         }))
     }
 
@@ -92,8 +97,26 @@ impl BucketStore {
         self.0.bucket.requests()
     }
 
+    /// Makes a request. Where the store failed a moment ago, with as many tries as help, it fails at once: a walk over all
+    /// objects would wait for each.
     fn run<T>(&self, request: impl Future<Output = Result<T, RemoteError>>) -> io::Result<T> {
-        self.0.client.run(request).map_err(io_error)
+        let failed = self.failed().clone();
+        match failed.filter(|(at, _)| at.elapsed() < LEFT_ALONE) {
+            Some((_, error)) => Err(io_error(&error)),
+            None => self.run_now(request),
+        }
+    }
+
+    /// Makes a request, whatever happened before.
+    fn run_now<T>(&self, request: impl Future<Output = Result<T, RemoteError>>) -> io::Result<T> {
+        let result = self.0.client.run(request);
+        let failed = result.as_ref().err().filter(|error| error.is_temporary());
+        *self.failed() = failed.map(|error| (Instant::now(), error.clone()));
+        result.map_err(|error| io_error(&error))
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<(Instant, RemoteError)>> {
+        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The name in the store of what `path` tells.
@@ -224,7 +247,7 @@ impl BucketStore {
 
     /// When a file was written.
     pub(super) fn modified(&self, path: &Path) -> io::Result<SystemTime> {
-        let found = self.run(self.0.bucket.head(self.name(path)?))?;
+        let found = self.run_now(self.0.bucket.head(self.name(path)?))?;
         Ok(found.modified)
     }
 
@@ -341,7 +364,7 @@ impl BucketFile {
             tries += 1;
             match self.store.0.client.run(once()) {
                 Err(error) if error.is_temporary() && tries < TRIES => {}
-                fetched => return fetched.map_err(io_error),
+                fetched => return fetched.map_err(|error| io_error(&error)),
             }
         }
     }
@@ -430,7 +453,7 @@ impl BucketWriter {
         };
         let (upload, sent) = (self.store.0.client.run(sending)).map_err(io::Error::other)?;
         self.upload = Some(upload);
-        sent.map_err(io_error)
+        sent.map_err(|error| io_error(&error))
     }
 
     /// Writes the first page, and has everything sent.

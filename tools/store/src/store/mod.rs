@@ -32,8 +32,7 @@ pub use identity::{
     Id, MARKER, Marker, NewStore, Presence, StoreError, init, presence, refuse_duplicates,
 };
 pub(crate) use names::{
-    Kind, covers, files, generation_of, is_object_dir, list_objects, list_stores, object_dirs,
-    objects_dir,
+    Kind, Lister, covers, files, generation_of, is_object_dir, object_dirs, objects_dir,
 };
 pub(crate) use object::choose;
 pub use object::{OpenError, OpenObject, check_stores, open_object};

@@ -108,11 +108,44 @@ pub(crate) struct Listing {
     pub(crate) unlisted: Vec<(usize, PathBuf, io::Error)>,
 }
 
+/// Lists the objects under each of several `ab`, one after the other. A bucket that could not be listed is left out from
+/// then on: what would be said of each `ab` was said once.
+pub(crate) struct Lister<'a> {
+    stores: &'a [Store],
+    left_out: BTreeSet<usize>,
+}
+
+impl<'a> Lister<'a> {
+    /// Lists the `objects` of all stores, for what is wrong with them.
+    pub(crate) fn start(stores: &'a [Store]) -> (Lister<'a>, Listing) {
+        let listing = list_stores(stores);
+        let mut lister = Lister {
+            stores,
+            left_out: BTreeSet::new(),
+        };
+        lister.leave_out(&listing);
+        (lister, listing)
+    }
+
+    /// Lists the objects under `ab`, the hexadecimal digits of `first`.
+    pub(crate) fn list(&mut self, first: u8) -> Listing {
+        let listing = list_objects(self.stores, first, &self.left_out);
+        self.leave_out(&listing);
+        listing
+    }
+
+    fn leave_out(&mut self, listing: &Listing) {
+        let failed = listing.unlisted.iter().map(|(store, ..)| *store);
+        let buckets = failed.filter(|store| self.stores[*store].is_bucket());
+        self.left_out.extend(buckets);
+    }
+}
+
 /// Lists the objects under `ab` in all stores, `ab` being the hexadecimal digits of `first`.
-pub(crate) fn list_objects(stores: &[Store], first: u8) -> Listing {
+fn list_objects(stores: &[Store], first: u8, left_out: &BTreeSet<usize>) -> Listing {
     let mut listing = Listing::default();
     let first = format!("{first:02x}");
-    for (index, store, names) in entries(stores, &format!("objects/{first}/")) {
+    for (index, store, names) in entries(stores, &format!("objects/{first}/"), left_out) {
         listing.add(
             index,
             store,
@@ -128,13 +161,13 @@ pub(crate) fn list_objects(stores: &[Store], first: u8) -> Listing {
 }
 
 /// Lists the `objects` of all stores, for what is wrong with them.
-pub(crate) fn list_stores(stores: &[Store]) -> Listing {
+fn list_stores(stores: &[Store]) -> Listing {
     let is_first = |name: &str| {
         let digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         name.len() == 2 && name.bytes().all(digit)
     };
     let mut listing = Listing::default();
-    for (index, store, names) in entries(stores, "objects/") {
+    for (index, store, names) in entries(stores, "objects/", &BTreeSet::new()) {
         listing.add(index, store, "", names, is_first, |_, _| ());
     }
     listing
@@ -147,6 +180,7 @@ type Name = (Option<String>, PathBuf, bool);
 fn entries<'a>(
     stores: &'a [Store],
     dir: &str,
+    left_out: &BTreeSet<usize>,
 ) -> impl Iterator<Item = (usize, &'a Store, io::Result<Vec<Name>>)> {
     let list = |store: &Store| match store {
         Store::Directory(root) => entries_of_directory(&root.join(dir)),
@@ -158,12 +192,14 @@ fn entries<'a>(
             Ok(names)
         }
     };
-    let listed = match stores.iter().any(Store::is_bucket) {
-        true => parallel::each(stores.iter().collect(), list),
-        false => stores.iter().map(list).collect(),
+    let asked = stores.iter().enumerate();
+    let asked = asked.filter(|(index, _)| !left_out.contains(index));
+    let list = |(index, store)| (index, store, list(store));
+    let listed: Vec<_> = match stores.iter().any(Store::is_bucket) {
+        true => parallel::each(asked.collect(), list),
+        false => asked.map(list).collect(),
     };
-    let indexed = stores.iter().enumerate().zip(listed);
-    indexed.map(|((index, store), names)| (index, store, names))
+    listed.into_iter()
 }
 
 /// A directory that isn't there has nothing, and one that is a file is a stray of the directory above.
@@ -220,7 +256,8 @@ impl Listing {
 /// The directories (`ab/cdef…`) of all objects in any of `stores`, each once, in order. Holds the names of one `ab`
 /// directory at a time. Skips strays, and what can't be listed.
 pub(crate) fn object_dirs(stores: &[Store]) -> impl Iterator<Item = String> + '_ {
-    (0..=255u8).flat_map(move |first| list_objects(stores, first).dirs)
+    let (mut lister, _) = Lister::start(stores);
+    (0..=255u8).flat_map(move |first| lister.list(first).dirs)
 }
 
 #[cfg(test)]
@@ -252,13 +289,19 @@ mod tests {
         let stores = [Store::from(store.path())];
         let dirs: Vec<_> = object_dirs(&stores).collect();
         assert_eq!(dirs, [format!("ab/{name}")]);
-        assert_eq!(list_objects(&stores, 0xab).strays.len(), 3);
+        assert_eq!(
+            list_objects(&stores, 0xab, &BTreeSet::new()).strays.len(),
+            3
+        );
         // Files with names of directories are strays too.
         fs::write(ab.join("f".repeat(62)), "").unwrap();
         fs::write(objects_dir(store.path()).join("cd"), "").unwrap();
-        assert_eq!(list_objects(&stores, 0xab).strays.len(), 4);
+        assert_eq!(
+            list_objects(&stores, 0xab, &BTreeSet::new()).strays.len(),
+            4
+        );
         assert_eq!(list_stores(&stores).strays.len(), 1);
-        let nothing = list_objects(&stores, 0xcd);
+        let nothing = list_objects(&stores, 0xcd, &BTreeSet::new());
         assert!(nothing.dirs.is_empty() && nothing.unlisted.is_empty());
     }
 
@@ -271,7 +314,7 @@ mod tests {
         std::os::unix::fs::symlink("ab", objects.join("ab")).unwrap();
         let stores = [Store::from(store.path())];
         assert!(list_stores(&stores).unlisted.is_empty());
-        let unlisted = list_objects(&stores, 0xab).unlisted;
+        let unlisted = list_objects(&stores, 0xab, &BTreeSet::new()).unlisted;
         assert!(unlisted.len() == 1 && unlisted[0].1 == objects.join("ab"));
     }
 }
