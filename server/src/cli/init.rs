@@ -27,7 +27,9 @@ struct Named {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let paths: Vec<PathBuf> = arguments.stores.iter().map(|of| of.path.clone()).collect();
-    let new = stores::open_named(&paths)?.into_iter().zip(&arguments.stores);
+    let new = stores::open_named(&paths)?
+        .into_iter()
+        .zip(&arguments.stores);
     let new = new.map(|(store, Named { domain, .. })| NewStore {
         store,
         domain: domain.clone(),
