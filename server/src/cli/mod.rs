@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
 use penstock::control::logging::{self, LogThread};

@@ -1,6 +1,7 @@
 //! `penstock plan`: shows how the declared memory would be divided.
 
 use penstock::control::preflight;
+use penstock::memory::limits::{REMOTE_AHEAD_BYTES, REMOTE_EXTENT_BYTES};
 use penstock::memory::plan::MemoryPlan;
 use penstock::objects::servable;
 use serde::Serialize;
@@ -12,9 +13,31 @@ use super::serve::Reported;
 #[derive(Serialize)]
 struct Document {
     plan: MemoryPlan,
+    /// Where stores are remote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests_per_gib: Option<RequestsPerGib>,
     /// Objects that can't be served with it, and what would do.
     refused: Vec<String>,
     warnings: Vec<String>,
+}
+
+/// Requests to remote stores for a GiB that is not in the cache, whatever the code: fetches hold data, and of each byte k
+/// shares have one.
+#[derive(Clone, Copy, Serialize)]
+struct RequestsPerGib {
+    /// For a client that is fetched ahead for.
+    fast: u64,
+    /// For one that is not.
+    slow: u64,
+}
+
+impl RequestsPerGib {
+    fn of(plan: &MemoryPlan) -> Option<RequestsPerGib> {
+        (plan.declared.remote_stores > 0).then_some(RequestsPerGib {
+            fast: (1 << 30) / REMOTE_AHEAD_BYTES,
+            slow: (1 << 30) / REMOTE_EXTENT_BYTES,
+        })
+    }
 }
 
 pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
@@ -29,6 +52,7 @@ pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
         let _ = json_document(
             &mut std::io::stdout().lock(),
             &Document {
+                requests_per_gib: RequestsPerGib::of(&plan),
                 plan,
                 refused,
                 warnings,
@@ -37,6 +61,12 @@ pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
         return Ok(());
     }
     say!("{plan}");
+    if let Some(RequestsPerGib { fast, slow }) = RequestsPerGib::of(&plan) {
+        say!(
+            "requests to remote stores for 1 GiB that is not in the cache: {fast} for a fast client, {slow} for a slow one, \
+             and a listing in each store for an object"
+        );
+    }
     if settings.hand_over.is_some() || settings.take_over.is_some() {
         say!(
             "during a hand-over the memory of both servers counts: {} MiB, if the other declares as much",

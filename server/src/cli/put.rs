@@ -165,7 +165,6 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         progress: Progress::on_terminal("put"),
         block_size,
         failed: false,
-        stores: arguments.stores.open()?,
         arguments,
     };
     for file in work.arguments.files.clone() {

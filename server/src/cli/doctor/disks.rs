@@ -27,7 +27,7 @@ pub(super) fn found(settings: &Settings) -> Vec<StoreAt> {
     let dirs = settings.stores.iter().filter(|dir| !is_remote(dir));
     dirs.filter_map(|dir| {
         let device = dir.metadata().ok()?.dev();
-        let domain = match presence(dir) {
+        let domain = match presence(&dir.as_path().into()) {
             Presence::Marked(marker) => marker.domain,
             Presence::Unmarked(_) => None,
             Presence::Absent(_) => return None,

@@ -218,7 +218,7 @@ fn stores(settings: &Settings) -> Vec<Check> {
 }
 
 fn store(dir: &Path) -> Check {
-    match presence(dir) {
+    match presence(&dir.into()) {
         Presence::Marked(_) => Check::new("store", Level::Good, format!("store {}", dir.display())),
         Presence::Unmarked(why) => {
             let text = format!("{why}; until then it is read and not written");
