@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use penstock_faultproxy::DirectoryBuckets;
 
 use super::blocks::{Chapter, matches};
 use super::common::skip;
@@ -22,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Ports that the kernel gives to nobody who asks for any port: they lie below its usual range.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Where chapters that use this port find a bucket service, and its buckets. It takes any keys.
+const BUCKETS_AT: u16 = 8333;
+const BUCKETS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
 
 /// Runs the steps of a chapter. An error says where what happens is not what is printed there.
 pub(crate) fn run(chapter: &Chapter) -> Result<(), String> {
@@ -48,6 +53,16 @@ pub(crate) fn run(chapter: &Chapter) -> Result<(), String> {
     let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_penstock").into());
     symlink(program, bin.join("penstock")).unwrap();
     let mut ports = Ports::default();
+    let is_for_buckets = chapter.text().contains(&format!(":{BUCKETS_AT}"));
+    let _buckets = is_for_buckets.then(|| {
+        let root = dir.path().join("buckets");
+        for name in BUCKETS {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        let service = DirectoryBuckets::start(&root).unwrap();
+        ports.0.insert(BUCKETS_AT, service.address().port());
+        service
+    });
     let mut script = String::new();
     for (number, step) in steps.iter().enumerate() {
         let file = notes.join(number.to_string());
