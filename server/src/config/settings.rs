@@ -502,7 +502,7 @@ fn admin_hosts(names: Vec<String>) -> Result<Vec<String>, SettingsError> {
 
 /// A filter that can be used.
 fn log(filter: String) -> Result<String, SettingsError> {
-    match filter.parse::<tracing_subscriber::EnvFilter>() {
+    match filter.parse::<tracing_subscriber::filter::Targets>() {
         Ok(_) => Ok(filter),
         Err(error) => Err(SettingsError {
             option: "log",

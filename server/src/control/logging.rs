@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Registry;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
@@ -36,7 +36,7 @@ static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
 /// How often log files were to be opened again.
 static REOPENED: AtomicU64 = AtomicU64::new(0);
 /// What is logged. The log is the process's, and so is this.
-static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Has every writer of a log file open it again: it was renamed, and a new one is to be begun. A writer compares
 /// [`reopened`] before it writes with what it was when the file was opened.
@@ -51,19 +51,21 @@ pub fn reopened() -> u64 {
 
 /// Logs what this filter lets through from now on; without one, what RUST_LOG says, or `info` and above.
 pub fn set_filter(filter: Option<&str>) {
-    let levels = match filter {
-        // It was checked with the other settings.
-        Some(filter) => EnvFilter::new(filter),
-        None => from_environment(),
-    };
+    // It was checked with the other settings.
+    let levels = filter.and_then(|filter| filter.parse().ok());
+    let levels = levels.unwrap_or_else(from_environment);
     if let Some(handle) = FILTER.get() {
         // It fails only where there is no log any more.
         let _ = handle.reload(levels);
     }
 }
 
-fn from_environment() -> EnvFilter {
-    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"))
+/// What RUST_LOG says. Unset, empty or wrong it is `info`.
+fn from_environment() -> Targets {
+    let said = std::env::var("RUST_LOG").unwrap_or_default();
+    let levels = Some(said).filter(|said| !said.is_empty());
+    let levels = levels.and_then(|said| said.parse().ok());
+    levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 
 /// Starts the log of a server, whose thread lives as long as the returned guard.
