@@ -117,18 +117,19 @@ impl Server {
         }
     }
 
-    /// Starts a server that prints nothing, on `address`, and waits until it accepts connections.
+    /// Starts a server that prints nothing, on `address`, and waits until it accepts connections. It runs on `core`, or on
+    /// all cores if `None`.
     ///
     /// # Errors
     ///
     /// As [`Server::start`].
     pub fn start_silent(
-        core: usize,
+        core: impl Into<Option<usize>>,
         command: &[String],
         log: &Path,
         address: SocketAddr,
     ) -> anyhow::Result<Server> {
-        let mut child = launch(Some(core), command, log, Stdio::null())?;
+        let mut child = launch(core.into(), command, log, Stdio::null())?;
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
             if start.elapsed() > START || child.try_wait()?.is_some() {

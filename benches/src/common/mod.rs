@@ -13,6 +13,7 @@ pub mod object;
 pub mod picture;
 pub mod record;
 pub mod scratch;
+pub mod seaweed;
 pub mod seed;
 pub mod sink;
 pub mod stats;

@@ -1,5 +1,6 @@
 //! nginx as a competitor, where it is installed: one worker, configured for large downloads.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,13 +31,59 @@ pub fn start(
     directory: &Path,
     core: usize,
 ) -> anyhow::Result<Server> {
-    let log = directory.join("log");
     let address = launch::free_address()?;
+    let root = root.display();
+    let server = format!("server {{ listen {address}{listen}; root {root}; {more} }}");
+    run(program, &server, directory, Some(core), address)
+}
+
+/// Starts it as a cache of what `origin` serves, on all cores: slices of 1 MiB, kept in `directory/cache`.
+/// `listen` is as for [`start`].
+///
+/// # Errors
+///
+/// As [`start`].
+pub fn start_cache(
+    program: &Path,
+    origin: SocketAddr,
+    listen: &str,
+    directory: &Path,
+) -> anyhow::Result<Server> {
+    let address = launch::free_address()?;
+    let cache = directory.join("cache");
+    let cache = cache.display();
+    let server = format!(
+        "proxy_cache_path {cache} levels=1:2 keys_zone=slices:10m max_size=10g inactive=1d use_temp_path=off;
+    upstream origin {{ server {origin}; keepalive 8; }}
+    server {{
+        listen {address}{listen};
+        location / {{
+            slice 1m;
+            proxy_cache slices;
+            proxy_cache_key $uri$slice_range;
+            proxy_cache_lock on;
+            proxy_cache_valid 200 206 1d;
+            proxy_set_header Range $slice_range;
+            proxy_http_version 1.1;
+            proxy_set_header Connection '';
+            proxy_pass http://origin;
+        }}
+    }}"
+    );
+    run(program, &server, directory, None, address)
+}
+
+/// Starts it with these lines for a server.
+fn run(
+    program: &Path,
+    server: &str,
+    directory: &Path,
+    core: Option<usize>,
+    address: SocketAddr,
+) -> anyhow::Result<Server> {
+    let log = directory.join("log");
     let file = directory.join("nginx.conf");
-    std::fs::write(
-        &file,
-        configuration(directory, root, &format!("{address}{listen}"), more),
-    )?;
+    std::fs::write(&file, configuration(directory, server))?;
     let command = [
         program.display().to_string(),
         "-e".to_owned(),
@@ -51,9 +98,8 @@ pub fn start(
 
 /// One worker, sendfile, whole packets, open files remembered, no access log. `sendfile_max_chunk` stays at its
 /// default of 2 MiB.
-fn configuration(directory: &Path, root: &Path, listen: &str, more: &str) -> String {
+fn configuration(directory: &Path, server: &str) -> String {
     let directory = directory.display();
-    let root = root.display();
     format!(
         "daemon off;
 worker_processes 1;
@@ -75,7 +121,7 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    server {{ listen {listen}; root {root}; {more} }}
+    {server}
 }}
 "
     )

@@ -21,6 +21,11 @@ impl Record {
         }
     }
 
+    /// Adds a fact.
+    pub fn fact(&mut self, name: &'static str, value: String) {
+        self.facts.push((name, value));
+    }
+
     /// Adds a row.
     ///
     /// # Panics

@@ -1,10 +1,13 @@
 //! Shares in remote stores: what a late store costs with and without hedging, how fast one cold download is beside plain
-//! ranged GETs of as many connections, what is fetched for many cold clients, and the memory of a crowd on cold objects.
+//! ranged GETs of as many connections, what is fetched for many cold clients, the memory of a crowd on cold objects, and Penstock
+//! beside others before the same SeaweedFS.
 //!
 //! The stores are buckets of this process (directories, by HTTP), each behind a proxy that adds latency and faults by a seed.
 //! They share the machine with the server and the clients, so only ratios say something.
 
+mod beside;
 mod client;
+mod picture;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -35,9 +38,18 @@ struct Options {
     /// Run for less than half a minute, to see that everything works.
     #[arg(long)]
     quick: bool,
-    /// Only this case: tail, sequential, once or memory. Can be repeated.
+    /// Only this case: tail, sequential, once, memory or beside. Can be repeated.
     #[arg(long = "only", value_name = "CASE")]
     only: Vec<String>,
+    /// Draw `beside` to this SVG file.
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
+    /// Draw what tells most of it to this SVG file.
+    #[arg(long, value_name = "FILE")]
+    overview: Option<PathBuf>,
+    /// SeaweedFS's program, for `beside` [default: `weed`, if it is in the path].
+    #[arg(long, value_name = "FILE")]
+    weed: Option<PathBuf>,
     /// The I/O backend.
     #[arg(long, value_name = "BACKEND", default_value = "uring")]
     io: String,
@@ -193,15 +205,16 @@ fn main() -> anyhow::Result<()> {
     };
     let stores = Stores::start(directory.path())?;
     type Case = fn(&Options, &Stores, &mut Results) -> anyhow::Result<()>;
-    let cases: [(&str, Case); 4] = [
+    let cases: [(&str, Case); 5] = [
         ("tail", tail),
         ("sequential", sequential),
         ("once", once),
         ("memory", memory),
+        ("beside", beside::beside),
     ];
     for only in &options.only {
         let known = cases.iter().any(|(name, _)| name == only);
-        ensure!(known, "--only: tail, sequential, once or memory");
+        ensure!(known, "--only: tail, sequential, once, memory or beside");
     }
     for (name, case) in cases {
         if options.only.is_empty() || options.only.iter().any(|only| only == name) {

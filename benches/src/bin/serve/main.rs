@@ -150,20 +150,21 @@ fn main() -> anyhow::Result<()> {
     let directory = scratch::directory("serve", options.dir.as_deref())?;
     let built = build(&options, directory.path())?;
     // The directory is removed after the run, as the other one is.
-    let (weed_directory, stored) = match seaweed::find(options.weed.as_deref())? {
-        Some((program, version)) => {
-            println!("seaweedfs: {version}");
-            facts.push(("seaweedfs", version));
-            let parent = options.weed_dir.as_deref().unwrap_or(directory.path());
-            let place = scratch::directory("seaweedfs", Some(parent))?;
-            let stored = seaweed::store(program, place.path(), server_core)?;
-            (Some(place), Some(stored))
-        }
-        None => {
-            println!("seaweedfs: skipped, no `weed` in the path and no --weed");
-            (None, None)
-        }
-    };
+    let (weed_directory, stored) =
+        match penstock_benches::common::seaweed::find(options.weed.as_deref())? {
+            Some((program, version)) => {
+                println!("seaweedfs: {version}");
+                facts.push(("seaweedfs", version));
+                let parent = options.weed_dir.as_deref().unwrap_or(directory.path());
+                let place = scratch::directory("seaweedfs", Some(parent))?;
+                let stored = seaweed::store(program, place.path(), server_core)?;
+                (Some(place), Some(stored))
+            }
+            None => {
+                println!("seaweedfs: skipped, no `weed` in the path and no --weed");
+                (None, None)
+            }
+        };
     let competitors = competitors::all(
         &programs,
         &options.serve_args,
