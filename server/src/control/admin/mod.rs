@@ -166,6 +166,10 @@ async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + 'static>(
                     tokio::task::spawn_local(secured(stream, seat, Rc::clone(desk)));
                 }
             }
+            // accept(2): it listens no more, and the end is near.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                tokio::time::sleep(PAUSE).await;
+            }
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be accepted");
                 tokio::time::sleep(PAUSE).await;

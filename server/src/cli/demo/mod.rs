@@ -1,9 +1,11 @@
-//! `penstock demo`: serves a store that has lost as many disks as its parity allows.
+//! `penstock demo`: serves a store that has lost as many disks, or buckets, as its parity allows.
+
+mod weed;
 
 use std::fs;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use decode_kernel::share::{Digest, Key};
@@ -13,6 +15,9 @@ use penstock::control;
 use penstock_store::put::{self, Placement, PutOptions};
 use penstock_store::{NewStore, Progress, Store};
 
+use super::stores;
+use weed::Weed;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Where to build the store; it is kept [default: a temporary directory]
@@ -21,6 +26,10 @@ pub(super) struct Arguments {
     /// Where to serve it [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<Address>,
+    /// Keep the shares in six buckets of a SeaweedFS that is started for it, and two of them are removed; its command,
+    /// `weed`, must be in the path
+    #[arg(long)]
+    s3: bool,
 }
 
 const DATA: u16 = 4;
@@ -31,6 +40,9 @@ const OBJECT: &str = "demo.bin";
 const OBJECT_BYTES: u64 = 64 << 20;
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if arguments.s3 {
+        weed::with_keys()?;
+    }
     let temporary;
     let dir = match arguments.dir {
         Some(dir) => dir,
@@ -41,15 +53,30 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             temporary.path().to_owned()
         }
     };
-    let stores: Vec<PathBuf> = (0..DATA + PARITY)
-        .map(|i| dir.join(format!("disk{i}")))
-        .collect();
-    let digest =
-        build(&stores).with_context(|| format!("building a store in {}", dir.display()))?;
-    lose(&stores)?;
+    let names: Vec<String> = (0..DATA + PARITY).map(|i| format!("disk{i}")).collect();
+    let weed = match arguments.s3 {
+        true => Some(Weed::start(&dir.join("weed"), &names)?),
+        false => None,
+    };
+    let place = |name: &String| match &weed {
+        Some(weed) => weed.url(name).into(),
+        None => dir.join(name),
+    };
+    let paths: Vec<PathBuf> = names.iter().map(place).collect();
+    fs::create_dir_all(&dir)?;
+    let digest = stores::open_named(&paths)
+        .and_then(build)
+        .with_context(|| format!("building a store in {}", dir.display()))?;
+    for lost in LOST {
+        match &weed {
+            Some(weed) => weed.remove(&names[lost])?,
+            None => fs::remove_dir_all(paths[lost].join("objects"))?,
+        }
+    }
 
     let options = Options {
-        store: stores,
+        store: paths,
+        cache: weed.is_some().then(|| dir.join("cache")),
         listen: arguments.listen,
         admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()),
         ..Options::default()
@@ -62,9 +89,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         let url = format!("http://{}/{OBJECT}", addresses.objects);
         say!();
         say!(
-            "  {} MiB in {DATA}+{PARITY} shares; {} of 6 disks lost",
+            "  {} MiB in {DATA}+{PARITY} shares; {} of 6 {} lost",
             OBJECT_BYTES >> 20,
-            LOST.len()
+            LOST.len(),
+            if weed.is_some() { "buckets" } else { "disks" }
         );
         say!("  store   {}", dir.display());
         say!("  url     {url}");
@@ -81,17 +109,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
-    if let Some(dir) = stores.first().and_then(|store| store.parent()) {
-        fs::create_dir_all(dir)?;
-    }
-    let new = stores.iter().map(|path| NewStore {
-        store: path.as_path().into(),
+fn build(stores: Vec<Store>) -> anyhow::Result<Digest> {
+    let new = stores.iter().map(|store| NewStore {
+        store: store.clone(),
         domain: None,
     });
     penstock_store::init(&new.collect::<Vec<_>>(), false)?;
     let options = PutOptions {
-        stores: Store::directories(stores),
+        stores,
         data: DATA,
         parity: PARITY,
         key: Key::new(OBJECT)?,
@@ -108,15 +133,6 @@ fn build(stores: &[PathBuf]) -> anyhow::Result<Digest> {
     let mut content = Generated { state: 1 }.take(OBJECT_BYTES);
     let report = put::put(&mut content, &options, &Progress::on_terminal("building"))?;
     Ok(report.header.digest)
-}
-
-/// Loses two disks.
-fn lose(stores: &[PathBuf]) -> io::Result<()> {
-    for lost in LOST {
-        let objects: &Path = &stores[lost].join("objects");
-        fs::remove_dir_all(objects)?;
-    }
-    Ok(())
 }
 
 /// The same incompressible bytes every time (SplitMix64, Steele and others, OOPSLA 2014).
