@@ -63,7 +63,7 @@ pub(super) fn beside(path: &Path, bytes: usize, all: &[Figures]) -> anyhow::Resu
             ],
         ),
     ];
-    let title = "Before SeaweedFS: Penstock, nginx with slices, rclone; and SeaweedFS itself";
+    let title = "In front of SeaweedFS: Penstock, nginx with slices, rclone; and SeaweedFS itself";
     let notes = [
         format!(
             "one object of {} MiB, in Penstock's case in 4+2 shares in six buckets;",
@@ -87,7 +87,7 @@ pub(super) fn overview(path: &Path, bytes: usize, all: &[Figures]) -> anyhow::Re
     )];
     let notes = [
         format!(
-            "one object of {} MiB in SeaweedFS's buckets: Penstock and nginx serve it from a cache before it,",
+            "one object of {} MiB in SeaweedFS's buckets: Penstock and nginx serve it from a cache in front,",
             bytes >> 20
         ),
         "Penstock out of 4+2 shares; memory is all of process and sockets, divided by the clients"
