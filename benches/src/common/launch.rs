@@ -22,8 +22,8 @@ use nix::unistd::{Pid, getppid};
 const LAUNCH: &str = "launch-pinned";
 /// In place of a core's number: the server may use all cores.
 const ANY_CORE: &str = "any";
-/// How long a server may take until it listens.
-const START: Duration = Duration::from_secs(20);
+/// How long a server may take until it listens. SeaweedFS takes half of it when the one before was killed.
+const START: Duration = Duration::from_secs(60);
 /// How long a server may take to end when asked to; then it is killed.
 const STOP: Duration = Duration::from_secs(5);
 /// The text that a server prints before its address once it listens.
