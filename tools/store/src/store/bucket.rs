@@ -20,6 +20,8 @@ use super::scan::{Listed, RejectReason};
 
 /// An object's directory has no more files: shares of a few puts, marks and tombstones.
 const FILES_MAX: usize = 10_000;
+/// Pages of one listing that may have no name: a store that gives more would be asked for ever.
+const EMPTY_PAGES_MAX: usize = 32;
 /// How often a read is tried.
 const TRIES: usize = 4;
 /// Reads that are shorter, such as those of the table's pages, fetch as much, and what is behind is kept.
@@ -141,6 +143,7 @@ impl BucketStore {
     /// once for each.
     pub(super) fn names(&self, dir: &str, mut each: impl FnMut(&str, bool)) -> io::Result<()> {
         let mut next = None;
+        let mut empty = 0;
         loop {
             let page = self.0.bucket.page(dir, true, None, next, usize::MAX);
             let Page {
@@ -148,6 +151,11 @@ impl BucketStore {
                 dirs,
                 next: more,
             } = self.run(page)?;
+            empty += usize::from(dirs.is_empty() && files.is_empty());
+            if empty > EMPTY_PAGES_MAX {
+                let error = "page after page of its listing has no name";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
             let dirs = dirs.iter().map(|name| (name.as_str(), true));
             let files = files.iter().map(|file| (file.name.as_str(), false));
             for (name, is_dir) in dirs.chain(files) {
