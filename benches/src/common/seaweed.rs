@@ -36,6 +36,24 @@ pub fn find(given: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
     }
 }
 
+/// How a server is started on a directory, without its ports: master and volume server in one process, which ask nobody
+/// outside this machine anything.
+pub fn server_command(program: &Path, directory: &Path) -> Vec<String> {
+    let fixed = [
+        "-logtostderr=true",
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=1000",
+        "-volume.max=100",
+    ];
+    let mut command = vec![program.display().to_string()];
+    command.extend(fixed.map(str::to_owned));
+    command.push(format!("-dir={}", directory.display()));
+    command
+}
+
 /// Retries until the condition is true. Errors count as not yet, until the time is over.
 ///
 /// # Errors

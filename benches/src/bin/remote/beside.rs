@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use penstock_benches::common::launch::{self, Server};
-use penstock_benches::common::seaweed::{ask, wait};
+use penstock_benches::common::seaweed::{ask, server_command, wait};
 use penstock_benches::common::usage::Usage;
 use penstock_benches::common::{nginx, seaweed, seed};
 use penstock_load::{Class, Group, GroupReport, Peaks, Plan, Reading, Report, Verify, Watch};
@@ -309,24 +309,16 @@ impl Weed {
 
     fn start(&self) -> anyhow::Result<Server> {
         let directory = self.directory.display();
-        let mut command: Vec<String> = vec![
-            self.program.display().to_string(),
-            "-logtostderr=true".to_owned(),
-            "server".to_owned(),
-            "-ip=127.0.0.1".to_owned(),
-            "-ip.bind=127.0.0.1".to_owned(),
-            "-master.telemetry=false".to_owned(),
-            "-master.volumeSizeLimitMB=1000".to_owned(),
-            "-volume.max=100".to_owned(),
+        let mut command = server_command(&self.program, &self.directory);
+        command.extend([
             "-filer".to_owned(),
             "-s3".to_owned(),
             "-s3.port.iceberg=0".to_owned(),
             "-s3.port.lance=0".to_owned(),
-            format!("-dir={directory}"),
             format!("-s3.config={directory}/identities.json"),
             format!("-s3.port={}", self.s3.port()),
             format!("-filer.port={}", self.filer.port()),
-        ];
+        ]);
         let names = [
             "master.port",
             "master.port.grpc",

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use penstock_benches::common::launch::{self, Server};
-use penstock_benches::common::seaweed::{ask, wait};
+use penstock_benches::common::seaweed::{ask, server_command, wait};
 use penstock_benches::common::seed;
 use sha2::{Digest, Sha256};
 
@@ -151,22 +151,14 @@ fn start(
     }
     std::fs::create_dir_all(&meta)?;
     std::fs::create_dir_all(directory)?;
-    let command = [
-        program.display().to_string(),
-        "-logtostderr=true".to_owned(),
-        "server".to_owned(),
-        "-ip=127.0.0.1".to_owned(),
-        "-ip.bind=127.0.0.1".to_owned(),
-        "-master.telemetry=false".to_owned(),
-        "-master.volumeSizeLimitMB=1000".to_owned(),
-        "-volume.max=100".to_owned(),
-        format!("-dir={}", directory.display()),
+    let mut command = server_command(program, directory);
+    command.extend([
         format!("-master.dir={}", meta.display()),
         format!("-master.port={}", master.http.port()),
         format!("-master.port.grpc={}", master.grpc.port()),
         format!("-volume.port={}", volume.port()),
         format!("-volume.port.grpc={}", volume_grpc.port()),
-    ];
+    ]);
     let server = Server::start_silent(core, &command, log, volume)?;
     Ok((server, master))
 }
