@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod gets;
 pub mod interleave;
 pub mod launch;
+pub mod lines;
 pub mod machine;
 pub mod nginx;
 pub mod object;

@@ -3,18 +3,21 @@
 use std::path::Path;
 
 use anyhow::ensure;
-use penstock_benches::common::picture::{Drawn, distinct, write};
+use penstock_benches::common::picture::{
+    Drawn, GAP, LINE, NOTE, TITLE, WIDTH, distinct, ink, wrapped, write,
+};
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
 
 use super::cells::{Knobs, Load};
 use super::report::{Found, Knees, Phase, size};
 
-const CELL: (i32, i32) = (46, 15);
+const CELL: (i32, i32) = (46, 18);
 /// Room to the left of the cells for row names, and above them for column names.
-const LABELS: (i32, i32) = (84, 38);
-const GAP: i32 = 14;
-const TITLE: i32 = 84;
+const LABELS: (i32, i32) = (90, 46);
+/// Points of the names and numbers of cells.
+const SMALL: u32 = 15;
 /// The cost, relative to the best of a map, from which a cell has the darkest colour.
 const DARKEST: f64 = 3.0;
 
@@ -46,43 +49,45 @@ fn draw_text(text: &mut String, found: &[Found], knees: &Knees) -> Drawn {
         LABELS.0 + CELL.0 * columns.len() as i32 + GAP,
         LABELS.1 + CELL.1 * rows.len() as i32 + GAP,
     );
+    // Side by side as many as fit.
+    let across = ((WIDTH - GAP) / map.0).clamp(1, connections.len() as i32);
+    let down = (connections.len() as i32 + across - 1) / across;
+    let notes = [
+        format!(
+            "columns: SO_SNDBUF as set (-: autotuned); rows: TCP_NOTSENT_LOWAT (-: none) / bytes per turn; TCP_MAXSEG {}",
+            size(first.knobs.segment)
+        ),
+        "white: the cheapest of its map; darkest: 3 times that or more; framed: the knee of its way and block size"
+            .to_owned(),
+    ];
+    let notes: Vec<String> = notes.iter().flat_map(|note| wrapped(note)).collect();
+    let top = 2 * GAP + LINE * (1 + notes.len() as i32);
     let extent = (
-        (map.0 * connections.len() as i32 + GAP).max(700) as u32,
-        (TITLE + map.1 * groups.len() as i32) as u32,
+        WIDTH.max(GAP + map.0 * across) as u32,
+        (top + map.1 * down * groups.len() as i32) as u32,
     );
     let area = SVGBackend::with_string(text, extent).into_drawing_area();
     area.fill(&WHITE)?;
-    let plain = |points: u32| ("sans-serif", points).into_font().color(&BLACK);
-    let lines = [
-        (18, "CPU seconds of the sender's core per GB, softirq included, on loopback".to_owned()),
-        (
-            12,
-            format!(
-                "columns: SO_SNDBUF as set (-: autotuned); rows: TCP_NOTSENT_LOWAT (-: none) / bytes per turn; TCP_MAXSEG {}",
-                size(first.knobs.segment)
-            ),
-        ),
-        (
-            12,
-            "white: the cheapest of its map; darkest: 3 times that or more; framed: the knee of its way and block size"
-                .to_owned(),
-        ),
-    ];
-    for (line, (points, what)) in lines.iter().enumerate() {
-        area.draw(&Text::new(
-            what.clone(),
-            (GAP, 10 + 24 * line as i32),
-            plain(*points),
-        ))?;
+    let write = |what: &str, at: (i32, i32), points: u32, side: HPos| {
+        area.draw(&Text::new(what.to_owned(), at, ink(points, side)))
+    };
+    let title = "CPU seconds of the sender's core per GB, softirq included, on loopback";
+    write(title, (GAP, GAP + LINE / 2), TITLE, HPos::Left)?;
+    for (note, line) in notes.iter().zip(1..) {
+        let at = (GAP, GAP + LINE / 2 + LINE * line);
+        write(note, at, NOTE, HPos::Left)?;
     }
-    for (down, group) in groups.iter().enumerate() {
-        for (across, &connections) in connections.iter().enumerate() {
+    for (group, row) in groups.iter().zip(0..) {
+        for (&connections, number) in connections.iter().zip(0..) {
             let load = Load {
                 way: group.0,
                 block_bytes: group.1,
                 connections,
             };
-            let corner = (GAP + map.0 * across as i32, TITLE + map.1 * down as i32);
+            let corner = (
+                GAP + map.0 * (number % across),
+                top + map.1 * (down * row + number / across),
+            );
             let knee = knees.get(group).map(|knee| knee.0);
             let cell = |knobs: &dyn Fn(&Knobs) -> bool| -> Option<&Found> {
                 // The second pass is the more exact one.
@@ -101,11 +106,12 @@ fn draw_text(text: &mut String, found: &[Found], knees: &Knees) -> Drawn {
                 size(Some(load.block_bytes)),
                 if connections == 1 { "" } else { "s" }
             );
-            area.draw(&Text::new(title, corner, plain(13)))?;
+            write(&title, (corner.0, corner.1 + LINE / 2), NOTE, HPos::Left)?;
             for (x, &send_buffer) in columns.iter().enumerate() {
                 let left = corner.0 + LABELS.0 + CELL.0 * x as i32;
                 let name = size(send_buffer);
-                area.draw(&Text::new(name, (left + 8, corner.1 + 22), plain(11)))?;
+                let at = (left + CELL.0 / 2, corner.1 + LABELS.1 - LINE / 2);
+                write(&name, at, SMALL, HPos::Center)?;
                 for (y, &(unsent, turn)) in rows.iter().enumerate() {
                     let top = corner.1 + LABELS.1 + CELL.1 * y as i32;
                     let wanted = |knobs: &Knobs| {
@@ -120,7 +126,8 @@ fn draw_text(text: &mut String, found: &[Found], knees: &Knees) -> Drawn {
             for (y, &(unsent, turn)) in rows.iter().enumerate() {
                 let top = corner.1 + LABELS.1 + CELL.1 * y as i32;
                 let name = format!("{} / {}", size(unsent), size(Some(turn)));
-                area.draw(&Text::new(name, (corner.0 + 4, top + 1), plain(11)))?;
+                let at = (corner.0 + LABELS.0 - 6, top + CELL.1 / 2);
+                write(&name, at, SMALL, HPos::Right)?;
             }
         }
     }
@@ -144,13 +151,10 @@ fn draw_cell(
         let inside = [(corner.0 + 1, corner.1 + 1), (end.0 - 1, end.1 - 1)];
         area.draw(&Rectangle::new(inside, BLACK.stroke_width(2)))?;
     }
-    let ink = if darkness > 0.6 { &WHITE } else { &BLACK };
-    let style = ("sans-serif", 11).into_font().color(ink);
-    area.draw(&Text::new(
-        format!("{cpu:.2}"),
-        (corner.0 + 10, corner.1 + 2),
-        style,
-    ))?;
+    let colour = if darkness > 0.6 { &WHITE } else { &BLACK };
+    let style = ink(SMALL, HPos::Center).color(colour);
+    let middle = (corner.0 + CELL.0 / 2, corner.1 + CELL.1 / 2);
+    area.draw(&Text::new(format!("{cpu:.2}"), middle, style))?;
     Ok(())
 }
 
