@@ -7,6 +7,7 @@
 //! The fast clients are measured alone and beside the others in turns, within one run of one server, so that both see
 //! the same machine.
 
+mod picture;
 mod runs;
 
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::stats::Summary;
 use penstock_load::{ByteSpan, Class, Group, Plan, Report, Trust, Watch};
 
+use crate::picture::{self, Fast};
 use crate::{KEY, OTHER_KEY, OTHERS, SMALL_KEY};
 
 /// One run.
@@ -166,13 +167,28 @@ impl Subject<'_> {
 
     /// Runs the fast clients for one measurement. Returns their bytes per second.
     fn fast(&self, server: &Server) -> anyhow::Result<f64> {
+        Ok(self.fast_course(server)?.rate())
+    }
+
+    /// Runs the fast clients for one measurement.
+    fn fast_course(&self, server: &Server) -> anyhow::Result<Fast> {
         let mut group = Group::new(Class::Fast, FAST);
         group.reading = penstock_load::Reading::Discard;
         let mut plan = self.plan(server, vec![group]);
         plan.watch = None;
         plan.duration = self.stretch;
-        let report = penstock_load::run(&plan)?;
-        Ok(report.groups[0].body_bytes as f64 / self.stretch.as_secs_f64())
+        let mut received = vec![(0.0, 0)];
+        let report = penstock_load::run_with(&plan, |now| {
+            received.push((now.elapsed.as_secs_f64(), now.body_bytes));
+            ControlFlow::Continue(())
+        })?;
+        let end = received.last().map_or(0.0, |(at, _)| *at);
+        let end = end.max(self.stretch.as_secs_f64());
+        received.push((end, report.groups[0].body_bytes));
+        Ok(Fast {
+            received,
+            stretch: self.stretch,
+        })
     }
 
     /// New small requests, sent one after another by four clients, each on a new connection.
@@ -183,7 +199,14 @@ impl Subject<'_> {
         group
     }
 
-    fn note(&self, case: &str, report: &Report, budget: u64) -> anyhow::Result<()> {
+    /// Records a run, and draws it. `fast` are those beside its clients, with their bytes per second alone.
+    fn note(
+        &self,
+        (case, title, crowd): (&str, &str, &str),
+        report: &Report,
+        budget: u64,
+        fast: Option<(&Fast, f64)>,
+    ) -> anyhow::Result<()> {
         let (Some(directory), Some(server)) = (self.record, &report.server) else {
             return Ok(());
         };
@@ -191,9 +214,17 @@ impl Subject<'_> {
         let file = |end| directory.join(format!("memory-{case}-{}.{end}", self.io));
         std::fs::write(file("csv"), server.samples_csv())?;
         std::fs::write(file("groups.csv"), report.groups_csv())?;
-        let title = format!("{case}, {}: process and its sockets", self.io);
-        server.draw(&file("svg"), &title, Some(budget))?;
-        Ok(())
+        if let Some((fast, _)) = fast {
+            std::fs::write(file("fast.csv"), fast.csv())?;
+        }
+        let drawn = picture::Case {
+            title: &format!("{} MiB declared, {}: {title}", budget >> 20, self.io),
+            budget,
+            samples: &server.samples,
+            crowd,
+            fast: fast.map(|(fast, alone)| (fast, FAST, alone)),
+        };
+        drawn.draw(&file("svg"))
     }
 
     pub(super) fn run(&self, case: Case) -> anyhow::Result<Vec<Verdict>> {
@@ -246,17 +277,23 @@ impl Subject<'_> {
         slow.rate = Some(100_000);
         let mut plan = self.plan(&server, vec![Group::new(Class::Stalled, stalled), slow]);
         let mut beside = Vec::new();
+        let mut drawn = None;
         let mut first_byte = 0;
         let mut stalled_bytes = 0;
         // In turns: the fast clients beside the crowd, then, with the crowd gone, the fast clients alone.
         let mut reports = Vec::new();
         for round in 0..self.rounds {
             plan.duration = Duration::from_secs(180);
+            let began = Instant::now();
             let report = while_stalled(&plan, stalled, || {
                 if round == 0 {
                     stalled_bytes = resident(&server)?.saturating_sub(idle);
                 }
-                beside.push(self.fast(&server)?);
+                let earlier = began.elapsed();
+                let fast = self.fast_course(&server)?.since(earlier);
+                beside.push(fast.rate());
+                // The picture is of the first round.
+                drawn.get_or_insert(fast);
                 // Without the fast clients, which use a whole core.
                 let mut small = self.plan(&server, vec![self.small()]);
                 small.watch = None;
@@ -284,8 +321,18 @@ impl Subject<'_> {
                 .map(|f| f.count)
                 .sum::<u64>();
         }
-        self.note(name, &reports[0], mib << 20)?;
         let (alone, beside) = (Summary::of(&alone), Summary::of(&beside));
+        let slow = SLOW / self.scale;
+        self.note(
+            (
+                name,
+                &format!("{stalled} stalled clients, {slow} slow, {FAST} fast"),
+                &format!("the stalled clients' first bytes, and {slow} slow ones of 100 kB/s"),
+            ),
+            &reports[0],
+            mib << 20,
+            drawn.as_ref().map(|fast| (fast, alone.median)),
+        )?;
         let part = beside.median / alone.median;
         let each = stalled_bytes / stalled.max(1) as u64;
         let (each_most, of_cores) = self.user_bytes()?;
@@ -501,7 +548,16 @@ impl Subject<'_> {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         })?;
-        self.note(name, &report, MIB << 20)?;
+        self.note(
+            (
+                name,
+                &format!("{attempts} attempts, {places} places"),
+                &format!("{places} slow clients that were admitted"),
+            ),
+            &report,
+            MIB << 20,
+            None,
+        )?;
         let peaks = report.server.as_ref().context("it was watched")?.peaks;
         let of = |name| report.group(name).context("a group of the plan");
         let (admitted, crowd) = (of("admitted")?, of("crowd")?);
@@ -603,7 +659,8 @@ impl Subject<'_> {
             wrong += u64::from(report.has_wrong_bytes());
             connections += report.groups.iter().map(|g| g.connects).sum::<u64>();
             if rest.is_empty() {
-                self.note("soak", &report, MIB << 20)?;
+                let names = ("soak", "the first round of a soak", "clients of all kinds");
+                self.note(names, &report, MIB << 20, None)?;
             }
             std::thread::sleep(Duration::from_secs(1));
             rest.push(resident(&server)?);
