@@ -227,6 +227,34 @@ pub fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
+/// A competitor's program, and the first line that it says about its version: `given`, or the one of this name in the
+/// path. `None` when it is not installed.
+///
+/// # Errors
+///
+/// If it is there and doesn't run, or `given` and not there.
+pub fn installed(
+    name: &str,
+    given: Option<&Path>,
+    version: &str,
+) -> anyhow::Result<Option<(PathBuf, String)>> {
+    let program = given.map_or_else(|| PathBuf::from(name), Path::to_owned);
+    let output = Command::new(&program)
+        .arg(version)
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let line = text.lines().next().unwrap_or_default().to_owned();
+            Ok(Some((program, line)))
+        }
+        Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Ok(output) => bail!("{} {version}: {}", program.display(), output.status),
+        Err(error) => Err(error).with_context(|| format!("can't run {}", program.display())),
+    }
+}
+
 /// The `penstock` program: `given`, or the one beside this benchmark.
 ///
 /// # Errors

@@ -18,4 +18,5 @@ pub mod seaweed;
 pub mod seed;
 pub mod sink;
 pub mod stats;
+pub mod tahoe_lafs;
 pub mod usage;

@@ -3,6 +3,8 @@
 //!
 //! SeaweedFS holds 4+2 shares of an object in six buckets, and the plain object in a seventh, which the others read. All
 //! servers, SeaweedFS and the clients may use all cores, where Penstock and nginx have one thread each that serves.
+//!
+//! Last comes Tahoe-LAFS's own gateway, whose storage node has the same object in 4+2 shares. It is in the overview alone.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::seaweed::{ask, server_command, wait};
+use penstock_benches::common::tahoe_lafs::{self, Grid};
 use penstock_benches::common::usage::Usage;
 use penstock_benches::common::{nginx, seaweed, seed};
 use penstock_load::{Class, Group, GroupReport, Peaks, Plan, Reading, Report, Verify, Watch};
@@ -32,7 +35,18 @@ const IDENTITIES: &str = r#"{"identities": [
     {"name": "anonymous", "actions": ["Read:plain"]}
 ]}"#;
 /// Clients that are slow, and as many again that stall.
-const CROWD: usize = 1000;
+const CROWD: Crowd = Crowd {
+    clients: 1000,
+    slow_seconds: 20,
+    stalled_seconds: 10,
+};
+/// For Tahoe-LAFS, which takes some tens of milliseconds to begin a download, and gives all of them less than a thousand
+/// slow clients ask for.
+const TAHOE_CROWD: Crowd = Crowd {
+    clients: 100,
+    slow_seconds: 30,
+    stalled_seconds: 30,
+};
 /// What a slow one takes a second.
 const SLOW: u64 = 100_000;
 /// Fast clients at one time, besides a single one.
@@ -60,12 +74,27 @@ pub(super) fn beside(
 
     let mut all = Vec::new();
     let directly = || weed.start();
-    let path = format!("{PLAIN}/{LARGE}");
-    all.extend(run.measure("SeaweedFS", &path, &directly, None, results));
+    let plain = format!("{PLAIN}/{LARGE}");
+    let direct = Subject {
+        name: "SeaweedFS",
+        path: &plain,
+        start: &directly,
+        behind: None,
+        crowd: CROWD,
+    };
+    all.extend(run.measure(&direct, results));
 
-    let behind = weed.start()?;
+    let server = weed.start()?;
+    let behind = Some(("SeaweedFS", &server));
     let penstock = || penstock(options, &weed, &stores.place);
-    all.extend(run.measure("Penstock", LARGE, &penstock, Some(&behind), results));
+    let subject = Subject {
+        name: "Penstock",
+        path: LARGE,
+        start: &penstock,
+        behind,
+        crowd: CROWD,
+    };
+    all.extend(run.measure(&subject, results));
     match nginx::find() {
         Some((program, version)) => {
             results.record.fact("nginx", version);
@@ -73,7 +102,14 @@ pub(super) fn beside(
             for (name, listen) in [("nginx", ""), ("nginx, sndbuf=64k", " sndbuf=64k")] {
                 let directory = directory(&stores.place, &format!("nginx{}", listen.len()))?;
                 let start = || nginx::start_cache(&program, weed.s3, listen, &directory);
-                all.extend(run.measure(name, &path, &start, Some(&behind), results));
+                let start = &start;
+                let subject = Subject {
+                    name,
+                    start,
+                    behind,
+                    ..direct
+                };
+                all.extend(run.measure(&subject, results));
             }
         }
         None => println!("  nginx: skipped, it is not installed"),
@@ -83,19 +119,85 @@ pub(super) fn beside(
             results.record.fact("rclone", version);
             let directory = directory(&stores.place, "rclone")?;
             let start = || rclone(&weed, &directory);
-            all.extend(run.measure("rclone", LARGE, &start, Some(&behind), results));
+            let subject = Subject {
+                name: "rclone",
+                path: LARGE,
+                start: &start,
+                behind,
+                crowd: CROWD,
+            };
+            all.extend(run.measure(&subject, results));
         }
         None => println!("  rclone: skipped, it is not installed"),
     }
+    drop(server);
     // First what this is about.
     all.sort_by_key(|figures| figures.name != "Penstock");
     if let Some(path) = &options.picture {
         picture::beside(path, bytes, &all)?;
     }
+    all.extend(tahoe(&run, &stores.place, results)?);
     if let Some(path) = &options.overview {
         picture::overview(path, bytes, &all)?;
     }
     Ok(())
+}
+
+/// Tahoe-LAFS's gateway, before a storage node of its own.
+fn tahoe(run: &Run, place: &Path, results: &mut Results) -> anyhow::Result<Option<Figures>> {
+    let Some((program, version)) = tahoe_lafs::find(run.options.tahoe.as_deref())? else {
+        println!("  Tahoe-LAFS: skipped, it is not installed");
+        return Ok(None);
+    };
+    results.record.fact("tahoe-lafs", version);
+    let [data, parity] = SHAPE;
+    let grid = Grid::make(program, [data, data + parity], &directory(place, "tahoe")?)?;
+    let storage = grid.start_storage()?;
+    let path = {
+        let _gateway = grid.start_gateway()?;
+        grid.put(&content(run.bytes))?
+    };
+    let start = || grid.start_gateway();
+    let subject = Subject {
+        name: "Tahoe-LAFS",
+        path: &path,
+        start: &start,
+        behind: Some(("its storage node", &storage)),
+        crowd: TAHOE_CROWD,
+    };
+    Ok(run.measure(&subject, results))
+}
+
+/// Some clients of one kind after those of another.
+#[derive(Clone, Copy)]
+struct Crowd {
+    clients: usize,
+    /// How long they are there.
+    slow_seconds: u64,
+    stalled_seconds: u64,
+}
+
+impl Crowd {
+    /// A small one, to see that everything works.
+    fn quick(self) -> Crowd {
+        Crowd {
+            clients: self.clients / 20,
+            slow_seconds: 3,
+            stalled_seconds: 3,
+        }
+    }
+}
+
+/// One that is measured.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    name: &'static str,
+    /// Of the object, without a leading slash.
+    path: &'a str,
+    start: &'a dyn Fn() -> anyhow::Result<Server>,
+    /// What it gets its bytes from, by name.
+    behind: Option<(&'a str, &'a Server)>,
+    crowd: Crowd,
 }
 
 /// How each is measured.
@@ -107,39 +209,43 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Measures one. If it fails, that is said, and the others are measured.
-    fn measure(
-        &self,
-        name: &'static str,
-        path: &str,
-        start: &dyn Fn() -> anyhow::Result<Server>,
-        behind: Option<&Server>,
-        results: &mut Results,
-    ) -> Option<Figures> {
-        println!("  {name}");
-        match self.figures(name, path, start, behind, results) {
+    fn measure(&self, subject: &Subject, results: &mut Results) -> Option<Figures> {
+        println!("  {}", subject.name);
+        match self.figures(subject, results) {
             Ok(figures) => Some(figures),
             Err(error) => {
-                results.verdict(&format!("{name}: {error:#}"), false);
+                results.verdict(&format!("{}: {error:#}", subject.name), false);
                 None
             }
         }
     }
 
-    fn figures(
-        &self,
-        name: &'static str,
-        path: &str,
-        start: &dyn Fn() -> anyhow::Result<Server>,
-        behind: Option<&Server>,
-        results: &mut Results,
-    ) -> anyhow::Result<Figures> {
+    fn figures(&self, subject: &Subject, results: &mut Results) -> anyhow::Result<Figures> {
+        let Subject {
+            name,
+            path,
+            start,
+            behind,
+            crowd:
+                Crowd {
+                    clients,
+                    slow_seconds,
+                    stalled_seconds,
+                },
+        } = match self.options.quick {
+            true => Subject {
+                crowd: subject.crowd.quick(),
+                ..*subject
+            },
+            false => *subject,
+        };
         let mut row = |what: &str, value, unit: &str| {
             results.row("beside", &format!("{name}: {what}"), value, unit);
             value
         };
         let server = start()?;
         let busy = || match behind {
-            Some(behind) => Ok(Usage::now(behind.pid(), 0, 0)?.process),
+            Some((_, server)) => Ok(Usage::now(server.pid(), 0, 0)?.process),
             None => anyhow::Ok(0.0),
         };
         let before = busy()?;
@@ -147,9 +253,9 @@ impl Run<'_> {
         let gigabytes = self.bytes as f64 / 1e9;
         let cold = row("cold", rate(&first.groups[0]), "MB/s");
         let cold_cpu = row("cold, CPU", cpu(&first)?, "s/GB");
-        if behind.is_some() {
+        if let Some((behind, _)) = behind {
             let cpu = (busy()? - before) / gigabytes;
-            row("cold, CPU of SeaweedFS behind", cpu, "s/GB");
+            row(&format!("cold, CPU of {behind} behind"), cpu, "s/GB");
         }
         // What it sent is looked at when nothing is measured.
         self.download(&server, path, Verify::Sha256(self.digest))?;
@@ -162,15 +268,24 @@ impl Run<'_> {
                 row(&format!("{what}, CPU"), cpu(&report)?, "s/GB"),
             ))
         };
+        let before = busy()?;
         let (warm_one, warm_cpu) = warm(1, "warm")?;
+        // Bytes as those of the rate, over the time that was asked for.
+        let warm_behind = (busy()? - before) / (warm_one * seconds as f64 / 1e3);
         let (warm_many, many_cpu) = warm(MANY, &format!("warm, {MANY} connections"))?;
         drop(server);
+        if let Some((behind, _)) = behind {
+            row(
+                &format!("warm, CPU of {behind} behind"),
+                warm_behind,
+                "s/GB",
+            );
+        }
 
         // Each crowd comes to a server that has served the object once.
-        let mut crowd = |what: &str, group: Group, seconds: u64| -> anyhow::Result<f64> {
+        let mut crowd = |what: &str, group: Group, seconds| -> anyhow::Result<[f64; 2]> {
             let server = start()?;
             self.download(&server, path, Verify::Sha256(self.digest))?;
-            let clients = group.clients;
             let report = run(&server, path, group, Duration::from_secs(seconds))?;
             let (first, peaks) = memory(&report)?;
             let moved = &report.groups[0];
@@ -186,24 +301,27 @@ impl Run<'_> {
                 row(&format!("{what}: received"), rate(moved), "MB/s");
             }
             let most = format!("{what}: process and sockets");
-            Ok(row(&most, mib(peaks.together), "MiB"))
+            Ok([mib(first), row(&most, mib(peaks.together), "MiB")])
         };
-        let quick = self.options.quick;
         let slow = Group {
             rate: Some(SLOW),
-            ..Group::new(Class::Slow, if quick { 50 } else { CROWD })
+            ..Group::new(Class::Slow, clients)
         };
-        let stalled = Group::new(Class::Stalled, if quick { 50 } else { CROWD });
+        let [_, slow] = crowd("slow", slow, slow_seconds)?;
+        let stalled = Group::new(Class::Stalled, clients);
+        let [before, stalled] = crowd("stalled", stalled, stalled_seconds)?;
         Ok(Figures {
             name,
             cold,
             cold_cpu,
             warm: warm_one,
             warm_cpu,
+            warm_all_cpu: warm_cpu + warm_behind,
             many: warm_many,
             many_cpu,
-            slow: crowd("slow", slow, if quick { 3 } else { 20 })?,
-            stalled: crowd("stalled", stalled, if quick { 3 } else { 10 })?,
+            slow,
+            stalled,
+            stalled_each: (stalled - before) * 1024.0 / clients as f64,
         })
     }
 
@@ -272,6 +390,13 @@ fn memory(report: &Report) -> anyhow::Result<(u64, Peaks)> {
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1 << 20) as f64
+}
+
+/// The object.
+fn content(bytes: usize) -> Vec<u8> {
+    let mut content = vec![0; bytes];
+    seed::fill(&mut content, 1);
+    content
 }
 
 fn directory(place: &Path, name: &str) -> anyhow::Result<PathBuf> {
@@ -352,8 +477,7 @@ impl Weed {
     /// Stores the object plainly and in shares. Returns its SHA-256.
     fn fill(&self, options: &Options, bytes: usize) -> anyhow::Result<[u8; 32]> {
         let _server = self.start()?;
-        let mut content = vec![0; bytes];
-        seed::fill(&mut content, 1);
+        let content = content(bytes);
         let path = format!("/buckets/{PLAIN}/{LARGE}");
         let (status, said) = ask(self.filer, "PUT", &path, &content)?;
         ensure!(

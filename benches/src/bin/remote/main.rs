@@ -44,12 +44,15 @@ struct Options {
     /// Draw `beside` to this SVG file.
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// Draw what tells most of it to this SVG file.
+    /// Draw what tells most of it, with Tahoe-LAFS, to this SVG file.
     #[arg(long, value_name = "FILE")]
     overview: Option<PathBuf>,
     /// SeaweedFS's program, for `beside` [default: `weed`, if it is in the path].
     #[arg(long, value_name = "FILE")]
     weed: Option<PathBuf>,
+    /// Tahoe-LAFS's program, for `beside` [default: `tahoe`, if it is in the path].
+    #[arg(long, value_name = "FILE")]
+    tahoe: Option<PathBuf>,
     /// The I/O backend.
     #[arg(long, value_name = "BACKEND", default_value = "uring")]
     io: String,
