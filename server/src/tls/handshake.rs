@@ -25,7 +25,7 @@ pub enum HandshakeError {
     TooLong,
     /// The session can't be made.
     #[error("TLS handshake: {0}")]
-    Secrets(#[from] super::record::UnknownSecrets),
+    Secrets(#[from] super::traffic::UnknownSecrets),
 }
 
 /// One handshake.

@@ -29,7 +29,7 @@ use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 use zeroize::Zeroizing;
 
 use super::Alert;
-use super::traffic::TrafficSecret;
+use super::traffic::{TrafficSecret, UnknownSecrets};
 
 /// Bytes of a record's header.
 pub const HEADER_BYTES: usize = 5;
@@ -139,11 +139,6 @@ impl Keys {
         })
     }
 }
-
-/// Secrets that no record can be made with.
-#[derive(Debug, thiserror::Error)]
-#[error("the traffic secrets are of a kind that is not known")]
-pub struct UnknownSecrets;
 
 impl RecordKey {
     /// A key of these secrets, whose next record has this number.

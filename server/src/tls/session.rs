@@ -20,9 +20,9 @@ use rustls::{ExtractedSecrets, ProtocolVersion, SupportedCipherSuite};
 use super::Alert;
 use super::record::{
     CONTENT_BYTES_MAX, ContentType, Keys, RECORD_BYTES_MAX, RecordKey, RecordTag, SealError,
-    TAG_BYTES, UnknownSecrets, record_bytes,
+    TAG_BYTES, record_bytes,
 };
-use super::traffic::TrafficSecrets;
+use super::traffic::{TrafficSecrets, UnknownSecrets};
 
 /// Messages that carry no content, in a row: KeyUpdate, warnings, empty records. Each is work that a peer has for nothing.
 const QUIET_MAX: u32 = 32;

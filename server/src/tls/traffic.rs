@@ -10,8 +10,6 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
 use rustls::KeyLog;
 use zeroize::Zeroizing;
 
-use super::record::UnknownSecrets;
-
 /// The longest secret: that of a hash of 384 bits.
 const SECRET_BYTES_MAX: usize = 48;
 
@@ -28,6 +26,11 @@ pub struct TrafficSecrets {
     /// Of what is received.
     pub peers: TrafficSecret,
 }
+
+/// Secrets that no record can be made with.
+#[derive(Debug, thiserror::Error)]
+#[error("the traffic secrets are of a kind that is not known")]
+pub struct UnknownSecrets;
 
 /// How many bytes are wanted.
 struct Length(usize);
