@@ -8,11 +8,13 @@ mod client;
 mod counts;
 mod credentials;
 mod error;
+mod options;
 mod transport;
 mod url;
 
 pub use bucket::{Body, Bucket, Entry, Page, PutMode, Upload};
-pub use client::{Client, ClientOptions};
+pub use client::Client;
 pub use counts::{Kind, Requests};
 pub use error::{RemoteError, RemoteErrorKind};
+pub use options::ClientOptions;
 pub use url::{RemoteUrl, UrlError};

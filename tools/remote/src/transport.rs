@@ -24,8 +24,8 @@ use object_store::client::{
 };
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::client::ClientOptions;
 use crate::counts::{Kind, Requests};
+use crate::options::ClientOptions;
 
 /// Bytes per second at which a store takes what it is sent, at least.
 const UPLOAD_RATE_LEAST: u64 = 64 << 10;
