@@ -29,6 +29,7 @@ mod reading;
 mod report;
 mod response;
 mod run;
+mod scratch;
 mod session;
 mod shared;
 mod sockets;

@@ -9,12 +9,11 @@ use crate::check::Check;
 use crate::plan::{Class, Reading};
 use crate::rate_limit::RateLimit;
 use crate::response::{Body, Head};
+use crate::scratch::READ_BYTES;
 use crate::shared::Member;
 use crate::stream::Stream;
 use crate::tally::{Counters, Failure, FaultKind, record};
 
-/// Bytes of one read; one buffer of this size serves all clients of a thread.
-pub(crate) const READ_BYTES: usize = 256 * 1024;
 /// Bytes of one read while waiting for the head, for clients that should read little beyond it.
 const HEAD_READ_BYTES: usize = 1024;
 /// Bytes that one client reads before the others get their turn.

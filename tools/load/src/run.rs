@@ -16,11 +16,11 @@ use crate::client::{Place, client};
 use crate::connect::{claim_descriptors, claim_sources};
 use crate::error::LoadError;
 use crate::plan::{Plan, Reading, Verify};
-use crate::reading::READ_BYTES;
 use crate::report::{Report, ServerReport};
 use crate::response::{HEAD_BYTES_MAX, Head};
-use crate::session::{RECORDS_BYTES, blocking};
-use crate::shared::{Local, Prepared, Scratch, Shared};
+use crate::scratch::Scratch;
+use crate::session::blocking;
+use crate::shared::{Local, Prepared, Shared};
 use crate::tally::{Counters, Tally};
 use crate::target::Target;
 use crate::tls::TlsClient;
@@ -312,19 +312,7 @@ fn work(shared: &Arc<Shared>, number: usize, start: Instant) -> std::io::Result<
             .map(|_| Tally::new())
             .collect::<Vec<_>>()
             .into(),
-        scratch: Scratch {
-            read: vec![0; READ_BYTES],
-            compare: Vec::new(),
-            records: vec![
-                0;
-                if shared.tls.is_some() {
-                    RECORDS_BYTES
-                } else {
-                    0
-                }
-            ],
-        }
-        .into(),
+        scratch: Scratch::new(shared.tls.is_some()).into(),
         panics: 0.into(),
     });
     let clients = LocalSet::new();

@@ -14,22 +14,13 @@ use rustls::unbuffered::{
 use rustls::{ClientConnection, Error, HandshakeKind, ProtocolVersion, StreamOwned};
 use tokio::net::TcpStream;
 
-use crate::reading::READ_BYTES;
-use crate::shared::Scratch;
+use crate::scratch::{RECORDS_READ_BYTES, Scratch};
 use crate::tls::TlsClient;
 
 /// The bytes before a record's content: type, version and length.
 const HEADER_BYTES: usize = 5;
 /// The largest record with its header, as TLS 1.2 allows it.
 const RECORD_BYTES_MAX: usize = HEADER_BYTES + 16 * 1024 + 2048;
-/// Bytes of one read of records.
-const RECORDS_READ_BYTES: usize = 64 * 1024;
-/// The shared buffer for records: what a session holds back, and one read. rustls holds back handshake messages of up to
-/// 64 KiB.
-pub(crate) const RECORDS_BYTES: usize = 2 * RECORDS_READ_BYTES;
-
-// A record's plaintext is never longer than the record.
-const _: () = assert!(READ_BYTES >= RECORDS_BYTES);
 
 /// What the two sides agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]

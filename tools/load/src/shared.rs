@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::check::Expected;
 use crate::plan::{Group, Plan};
+use crate::scratch::Scratch;
 use crate::tally::{Counters, Tally};
 use crate::target::Target;
 use crate::tls::TlsClient;
@@ -38,15 +39,6 @@ pub(crate) struct Local {
     pub(crate) scratch: RefCell<Scratch>,
     /// Clients that panicked. That is a bug in this tool, which the event loop would hide.
     pub(crate) panics: Cell<u64>,
-}
-
-#[derive(Default)]
-pub(crate) struct Scratch {
-    /// What was read, decrypted.
-    pub(crate) read: Vec<u8>,
-    pub(crate) compare: Vec<u8>,
-    /// TLS records, as they were received; empty if the target is not of `https`.
-    pub(crate) records: Vec<u8>,
 }
 
 /// One client's view of the shared state.

@@ -9,8 +9,8 @@ use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 
 use crate::plan::Hello;
+use crate::scratch::Scratch;
 use crate::session::{Negotiated, Session};
-use crate::shared::Scratch;
 use crate::tls::TlsClient;
 
 pub(crate) struct Stream {
