@@ -8,6 +8,7 @@
 
 mod raw;
 mod stream;
+mod work;
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use penstock_benches::common::stats::Summary;
 use penstock_benches::common::usage::Usage;
 use penstock_benches::common::{interleave, machine, object, scratch};
 
-use stream::{POOL, Way, Work};
+use work::{POOL, Way, Work};
 
 #[derive(Parser)]
 #[command(about = "tokio-uring, a loop on the raw ring, and epoll, at the same work")]

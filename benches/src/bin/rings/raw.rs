@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context, ensure};
 use io_uring::{IoUring, opcode, squeue, types};
 
-use super::stream::{Connection, Job, POOL, RING_ENTRIES, Way};
+use super::work::{Connection, Job, POOL, RING_ENTRIES, Way};
 
 /// The state of a connection's pending operation.
 #[derive(Clone, Copy, Default)]
