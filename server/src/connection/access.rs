@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::core::Core;
-use crate::http::parse::Request;
+use crate::http::request::Request;
 use crate::http::site::Site;
 use crate::http::target;
 use crate::s3::error::{Code, Error};

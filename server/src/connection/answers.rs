@@ -9,7 +9,7 @@ use super::seats::Full;
 use crate::body::resource::CapError;
 use crate::engine::PieceError;
 use crate::http::head::{self, Response};
-use crate::http::parse::Refusal;
+use crate::http::request::Refusal;
 use crate::http::status::Status;
 use crate::objects::LookupError;
 

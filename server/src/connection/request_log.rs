@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::core::Core;
 use super::state::Connection;
-use crate::http::parse::Method;
+use crate::http::method::Method;
 use crate::http::protocol::Finished;
 use crate::http::record::Record;
 use crate::memory::limits::ACCESS_QUEUE_MAX;

@@ -16,7 +16,7 @@ use super::seats::{Full, Seat};
 use crate::body::AckMeter;
 use crate::body::readahead::Slot;
 use crate::config::proxies::Proxies;
-use crate::http::parse::Request;
+use crate::http::request::Request;
 use crate::io::Socket;
 use crate::memory::budget::{Allowance, Claim};
 use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX};

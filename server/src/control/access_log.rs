@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::logging;
 use crate::config::values::AccessLogFormat;
 use crate::connection::request_log::{self, AccessLog, Entry};
-use crate::http::parse::Method;
+use crate::http::method::Method;
 use crate::memory::limits::ACCESS_WRITE_BYTES;
 
 /// How long the end of the server waits for what is queued: a disk may hang.

@@ -17,10 +17,12 @@
 use std::ops::Range;
 
 use super::head::{self, Context, Representation, Response};
+use super::method::Method;
 use super::multipart::Parts;
-use super::parse::{self, Method, Parsed, Refusal, Request};
+use super::parse::{self, Parsed};
 use super::record::{self, Noted, Record};
 use super::redirect;
+use super::request::{Refusal, Request};
 use super::status::Status;
 use crate::memory::limits::{
     PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, RESPONSE_HEAD_BYTES_USUAL,

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use percent_encoding::percent_decode_str;
 
-use super::parse::Method;
+use super::method::Method;
 use crate::memory::limits::{
     ACCESS_FIELD_BYTES_MAX, ACCESS_TARGET_BYTES_MAX, REQUEST_ID_BYTES_MAX,
 };

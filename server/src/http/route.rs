@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::parse::Request;
+use super::request::Request;
 use super::site::Site;
 
 /// What a request asks for.

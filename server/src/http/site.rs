@@ -1,7 +1,7 @@
 //! What the operator says of the site as a whole.
 
 use super::cors::Cors;
-use super::parse::Request;
+use super::request::Request;
 use crate::config::proxies::Proxies;
 use crate::s3::buckets::Buckets;
 
