@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::admin::ServerState;
+use super::state::ServerState;
 use crate::tls::certificates::CertificateFiles;
 
 /// What tells one state of a file from another: device, inode, length, and the time of its last change.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, Sender, after, bounded, never, select};
 
-use super::admin::ServerState;
 use super::error::ServeError;
 use super::preflight::send_buffer_max;
 use super::signals::Signal;
+use super::state::ServerState;
 use super::worker::{self, Order, Report};
 use crate::config::Settings;
 use crate::connection::core::{Fairness, Signing};

@@ -20,7 +20,7 @@ use crate::s3::keys::Keys;
 use crate::tls::Acceptor;
 
 mod access_log;
-pub mod admin;
+mod admin;
 pub mod backend;
 mod certificates;
 mod cores;
@@ -37,13 +37,14 @@ mod reload;
 mod service;
 mod signals;
 mod socket_file;
+mod state;
 pub mod worker;
 
 pub use error::ServeError;
 
 pub use listeners::AdminAt;
 
-use admin::{Admin, ServerState};
+use admin::Admin;
 use backend::Backends;
 use certificates::CertificateWatch;
 use cores::Cores;
@@ -53,6 +54,7 @@ use reload::Reloader;
 use service::Watchdog;
 use signals::Signal;
 use socket_file::{Beside, SocketFile};
+use state::ServerState;
 
 /// What the service manager shows while all is well.
 const SERVING: &str = "serving";

@@ -4,11 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
-
-use super::admin::ServerState;
 use super::cores::Cores;
 use super::logging;
+use super::state::{LastReload, ServerState};
 use super::worker::Order;
 use crate::config::{ConfigError, Settings};
 use crate::memory::budget::{Allowance, Claim};
@@ -17,30 +15,6 @@ use crate::objects::servable::Bounds;
 use crate::s3::keys::{Keys, KeysError};
 use crate::stores::{Store, StoresError};
 use crate::tls::acceptor::TlsError;
-
-/// How reloads went since the start.
-#[derive(Debug, Default)]
-pub(super) struct Reloads {
-    /// Those that took effect.
-    pub loaded: u64,
-    /// Those of which nothing took effect.
-    pub refused: u64,
-    /// The last one.
-    pub last: Option<LastReload>,
-}
-
-/// What came of the last reload.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct LastReload {
-    /// When.
-    pub at: String,
-    /// Why nothing of it took effect, if that is so.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Options that have another value than the running server, and need a restart.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub needs_restart: Vec<&'static str>,
-}
 
 /// Why a configuration can't take the place of the running one.
 #[derive(Debug, thiserror::Error)]

@@ -168,6 +168,11 @@ impl Store {
         &self.path
     }
 
+    /// What it is called where numbers are shown.
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
     /// Its threads.
     pub fn threads(&self) -> &Arc<StoreThreads> {
         &self.threads

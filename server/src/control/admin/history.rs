@@ -26,8 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::memory;
-use super::state::ServerState;
-use super::stores::name;
+use crate::control::state::ServerState;
 use crate::memory::limits::HISTORY_SAMPLES;
 use crate::stats::{BOUNDS_MS, CoreStats, Phase, STATUS_CODES};
 use crate::stores::counts::Times;
@@ -279,7 +278,7 @@ impl Serialize for StoreReport<'_> {
         let place = |sample: &StoreSample| STATES.iter().position(|state| *state == sample.state);
         let p99 = |sample: &StoreSample| Some(sample.p99?.as_secs_f64() * 1e3);
         let mut map = serializer.serialize_map(Some(3))?;
-        map.serialize_entry("path", &name(&self.store))?;
+        map.serialize_entry("path", &self.store.name())?;
         map.serialize_entry("states", &self.column(place))?;
         map.serialize_entry("p99_ms", &self.column(p99))?;
         map.end()

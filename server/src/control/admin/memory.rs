@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::state::ServerState;
+use crate::control::state::ServerState;
 use crate::memory::limits::READAHEAD_BUFFER_BYTES;
 use crate::stats::CoreStats;
 

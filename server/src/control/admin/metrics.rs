@@ -15,8 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 use super::super::{access_log, logging};
 use super::memory;
 use super::remote;
-use super::state::ServerState;
 use super::stores as reports;
+use crate::control::state::ServerState;
 use crate::stats::{
     BOUNDS_MS, CoreStats, Histogram, Kind, METHOD_NAMES, Phase, SCALARS, STATUS_CODES,
 };
@@ -279,10 +279,7 @@ fn encode_stores(encoder: &mut DescriptorEncoder<'_>, stores: &Stores) -> fmt::R
     )?;
     for store in stores.all() {
         let state = reports::state(store);
-        let labels = [
-            ("store", reports::name(store)),
-            ("state", state.name().to_owned()),
-        ];
+        let labels = [("store", store.name()), ("state", state.name().to_owned())];
         let serving = ConstGauge::new(i64::from(state == State::Serving));
         serving.encode(metrics.encode_family(&labels)?)?;
     }
@@ -294,7 +291,7 @@ fn encode_stores(encoder: &mut DescriptorEncoder<'_>, stores: &Stores) -> fmt::R
         let mut metrics = encoder.encode_descriptor(number.name, number.help, None, metric_type)?;
         for store in stores.all() {
             let value = (number.get)(store.counts());
-            let labels = [("store", reports::name(store))];
+            let labels = [("store", store.name())];
             let metric = metrics.encode_family(&labels)?;
             match number.kind {
                 Kind::Counter => ConstCounter::new(value).encode(metric)?,
@@ -313,10 +310,7 @@ fn encode_stores(encoder: &mut DescriptorEncoder<'_>, stores: &Stores) -> fmt::R
             let Some(time) = store.counts().percentile(percent) else {
                 continue;
             };
-            let labels = [
-                ("store", reports::name(store)),
-                ("quantile", name.to_owned()),
-            ];
+            let labels = [("store", store.name()), ("quantile", name.to_owned())];
             let gauge = ConstGauge::new(time.as_secs_f64());
             gauge.encode(metrics.encode_family(&labels)?)?;
         }

@@ -27,6 +27,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 
 use super::listeners::AdminListener;
+use super::state::ServerState;
 use crate::memory::limits::{
     ADMIN_FIELDS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_SEND_BUFFER_BYTES, RECEIVE_BUFFER_BYTES,
     admin_reply_bytes,
@@ -41,11 +42,8 @@ mod history;
 mod memory;
 mod metrics;
 mod remote;
-mod state;
 mod status;
 mod stores;
-
-pub use state::ServerState;
 
 /// How often connections are looked at whose time may be over.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);

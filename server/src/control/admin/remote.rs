@@ -11,7 +11,6 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
-use super::stores::name;
 use crate::remote::{Counts, FetchCounts};
 use crate::stores::{Store, Stores};
 
@@ -107,7 +106,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, stores: &Stores) -> fm
     };
     let origins = || {
         let stores = stores.stores().iter();
-        stores.filter_map(|store| Some((name(store), store.origin()?)))
+        stores.filter_map(|store| Some((store.name(), store.origin()?)))
     };
     let mut metrics = encoder.encode_descriptor(
         "remote_requests",

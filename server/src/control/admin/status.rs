@@ -9,10 +9,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::memory;
 use super::remote::{self, RemoteReport};
-use super::state::ServerState;
 use super::stores::{self, StoreReport};
 use crate::connection::list::Listed;
-use crate::control::reload::LastReload;
+use crate::control::state::{LastReload, ServerState};
 use crate::control::worker::Order;
 use crate::objects::survey::Found;
 use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};

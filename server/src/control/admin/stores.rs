@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::remote::{self, OriginReport};
-use super::state::ServerState;
+use crate::control::state::ServerState;
 use crate::stats::Kind;
 use crate::stores::counts::Counts;
 use crate::stores::{State, Store};
@@ -88,11 +88,6 @@ numbers! {
     Gauge total_bytes "Bytes that a store's file system has in all",
 }
 
-/// How a store is called in metrics.
-pub(super) fn name(store: &Store) -> String {
-    store.path().display().to_string()
-}
-
 /// Whether it serves.
 pub(super) fn state(store: &Store) -> State {
     store.report().state
@@ -113,7 +108,7 @@ fn report(store: &Store) -> StoreReport {
     let since = SystemTime::now().checked_sub(report.lasts);
     let ms = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e3);
     StoreReport {
-        path: name(store),
+        path: store.name(),
         kind: if report.is_node { "tahoe" } else { "object" },
         id: report.id.map(|id| id.to_string()),
         state: report.state.name(),

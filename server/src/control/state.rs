@@ -1,4 +1,4 @@
-//! What the admin thread sees of the server.
+//! The server as its threads share it: the control thread changes it, the admin thread shows it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
+use serde::Serialize;
 
+use super::backend::Backends;
+use super::worker::Order;
 use crate::config::Live;
 use crate::config::address::AdminAddress;
 use crate::connection::rates::Rates;
 use crate::connection::seats::Seats;
-use crate::control::backend::Backends;
-use crate::control::reload::Reloads;
-use crate::control::worker::Order;
 use crate::memory::budget::Budget;
 use crate::memory::plan::MemoryPlan;
 use crate::objects::Survey;
@@ -23,8 +23,8 @@ use crate::stats::CoreStats;
 use crate::stores::Stores;
 use crate::tls::Acceptor;
 
-/// What the admin thread sees of the server.
-pub struct ServerState {
+/// All of a server but its listeners and its threads.
+pub(super) struct ServerState {
     /// How the cores talk to the kernel.
     pub backends: Backends,
     /// The counters of each core.
@@ -58,12 +58,36 @@ pub struct ServerState {
     ready: AtomicBool,
 }
 
+/// How reloads went since the start.
+#[derive(Debug, Default)]
+pub(super) struct Reloads {
+    /// Those that took effect.
+    pub loaded: u64,
+    /// Those of which nothing took effect.
+    pub refused: u64,
+    /// The last one.
+    pub last: Option<LastReload>,
+}
+
+/// What came of the last reload.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LastReload {
+    /// When.
+    pub at: String,
+    /// Why nothing of it took effect, if that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Options that have another value than the running server, and need a restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<&'static str>,
+}
+
 impl ServerState {
     /// A server that is not ready yet, with all counters of the plan's cores at zero.
     ///
     /// # Errors
     /// If the thread for listings can't be started.
-    pub fn new(
+    pub(super) fn new(
         backends: Backends,
         plan: MemoryPlan,
         budget: Arc<Budget>,
@@ -95,34 +119,34 @@ impl ServerState {
     }
 
     /// The settings that can change, as they are now.
-    pub fn live(&self) -> Arc<Live> {
+    pub(super) fn live(&self) -> Arc<Live> {
         Arc::clone(&locked(&self.live))
     }
 
     /// Where objects are read from, as it is now.
-    pub fn stores(&self) -> Arc<Stores> {
+    pub(super) fn stores(&self) -> Arc<Stores> {
         Arc::clone(&locked(&self.stores))
     }
 
     /// Goes on with other settings and stores.
-    pub(in crate::control) fn change(&self, live: Arc<Live>, stores: Arc<Stores>) {
+    pub(super) fn change(&self, live: Arc<Live>, stores: Arc<Stores>) {
         self.lister.follow(&stores);
         *locked(&self.live) = live;
         *locked(&self.stores) = stores;
     }
 
     /// How reloads went.
-    pub(in crate::control) fn reloads(&self) -> MutexGuard<'_, Reloads> {
+    pub(super) fn reloads(&self) -> MutexGuard<'_, Reloads> {
         locked(&self.reloads)
     }
 
     /// Whether every core serves and none is stopping.
-    pub fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
 
     /// Sets whether it is ready.
-    pub fn set_ready(&self, ready: bool) {
+    pub(super) fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }
 }
