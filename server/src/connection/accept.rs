@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::answers;
 use super::core::Core;
 use super::driver::{Transport, drive};
-use super::idle;
 use super::seats::{Full, Seat, Seats};
 use super::state::Connection;
 use crate::config::values::OverLimit;
@@ -83,9 +82,7 @@ pub async fn accept(
 
 /// Takes a seat, perhaps that of an idle connection.
 fn take_seat(core: &Core, seats: &Arc<Seats>) -> Option<Seat> {
-    let seat = seats
-        .reserve()
-        .or_else(|| idle::make_room(core, Instant::now()));
+    let seat = seats.reserve().or_else(|| core.make_room(Instant::now()));
     if seat.is_none() {
         seats.want_room();
     }

@@ -4,17 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use slab::Slab;
 
+use super::access_log::AccessLog;
 use super::gate::Gate;
 use super::idle::Idle;
 use super::lending::Lender;
 use super::networks::Networks;
 use super::places::Secured;
 use super::rates::Rates;
-use super::request_log::AccessLog;
+use super::seats::{Seat, Seats};
 use super::state::Connection;
 use super::totals::Totals;
 use crate::body::Sources;
@@ -144,6 +145,25 @@ impl Core {
         let mixed = (next ^ (next >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
+    }
+
+    /// Closes a connection and takes its seat; `None` if none can be closed. First goes the one that has waited longest for
+    /// a TLS handshake, which served nobody yet, then the one that has been idle for longest.
+    pub fn make_room(&self, now: Instant) -> Option<Seat> {
+        let secured = self.secured.as_ref();
+        let seat = secured.and_then(|secured| secured.make_room(now));
+        let seat = seat.or_else(|| self.idle.close_longest(&self.connections.borrow(), now));
+        self.stats()
+            .gave_way_connections
+            .add(u64::from(seat.is_some()));
+        seat
+    }
+
+    /// At a tick: makes room for somebody whom another core found none for. Who was refused comes again.
+    pub fn make_room_for_others(&self, seats: &Seats, now: Instant) {
+        if seats.taken() >= seats.seats() && seats.wants_room() {
+            drop(self.make_room(now));
+        }
     }
 
     /// Its way to the kernel.

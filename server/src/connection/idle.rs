@@ -1,6 +1,5 @@
 //! Idle connections that give way: when all seats are taken, the one that has been idle for longest is closed, so that as
-//! many idle ones as there are seats keep nobody out. Before it goes the one that has waited longest for a TLS handshake, if
-//! there is one: nobody was served by it yet.
+//! many idle ones as there are seats keep nobody out.
 //!
 //! A client that comes back on a connection that was closed asks again on a new one, as it must at any time (RFC 9112
 //! section 9.3.1). Each core looks among its own. Where it finds none, the others are asked to make room at their
@@ -8,10 +7,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::core::Core;
-use super::seats::{Seat, Seats};
+use slab::Slab;
+
+use super::seats::Seat;
 use super::state::{CloseReason, Connection};
 use crate::memory::limits::{IDLE_FOUND_MAX, IDLE_GIVES_WAY, IDLE_LOOK_PAUSE};
 use crate::stats::Phase;
@@ -25,57 +26,40 @@ pub struct Idle {
     in_vain: Cell<Option<Instant>>,
 }
 
-/// Closes the connection that has waited or been idle for longest, and takes its seat; `None` if there is none.
-pub fn make_room(core: &Core, now: Instant) -> Option<Seat> {
-    let secured = core.secured.as_ref();
-    let seat = secured.and_then(|secured| secured.make_room(now));
-    let seat = seat.or_else(|| close_longest(core, now));
-    core.stats()
-        .gave_way_connections
-        .add(u64::from(seat.is_some()));
-    seat
-}
-
-fn close_longest(core: &Core, now: Instant) -> Option<Seat> {
-    let idle = &core.idle;
-    let mut found = idle.found.borrow_mut();
-    let connections = core.connections.borrow();
-    loop {
-        let Some((slot, since)) = found.pop_front() else {
-            let pause = |at| now.saturating_duration_since(at) < IDLE_LOOK_PAUSE;
-            if idle.in_vain.get().is_some_and(pause) {
-                return None;
+impl Idle {
+    /// Closes the connection that has been idle for longest, and takes its seat; `None` if there is none.
+    pub fn close_longest(&self, connections: &Slab<Rc<Connection>>, now: Instant) -> Option<Seat> {
+        let mut found = self.found.borrow_mut();
+        loop {
+            let Some((slot, since)) = found.pop_front() else {
+                let pause = |at| now.saturating_duration_since(at) < IDLE_LOOK_PAUSE;
+                if self.in_vain.get().is_some_and(pause) {
+                    return None;
+                }
+                let all = connections.iter();
+                let all = all.filter(|(_, connection)| is_idle(connection, now));
+                *found = longest(all.map(|(slot, connection)| (slot, connection.since.get())));
+                if found.is_empty() {
+                    self.in_vain.set(Some(now));
+                    return None;
+                }
+                continue;
+            };
+            // It may have been used since, or be another one by now.
+            let connection = connections.get(slot);
+            let still = connection.filter(|one| one.since.get() == since && is_idle(one, now));
+            let Some(connection) = still else { continue };
+            // Of the last response something may be on its way, which holds memory.
+            if connection.socket.unacknowledged_bytes().unwrap_or(1) > 0 {
+                continue;
             }
-            let all = connections.iter();
-            let all = all.filter(|(_, connection)| is_idle(connection, now));
-            *found = longest(all.map(|(slot, connection)| (slot, connection.since.get())));
-            if found.is_empty() {
-                idle.in_vain.set(Some(now));
-                return None;
-            }
-            continue;
-        };
-        // It may have been used since, or be another one by now.
-        let connection = connections.get(slot);
-        let still = connection.filter(|one| one.since.get() == since && is_idle(one, now));
-        let Some(connection) = still else { continue };
-        // Of the last response something may be on its way, which holds memory.
-        if connection.socket.unacknowledged_bytes().unwrap_or(1) > 0 {
-            continue;
+            let Some(seat) = connection.take_seat() else {
+                continue;
+            };
+            connection.close_reason.set(Some(CloseReason::Closed));
+            connection.socket.shutdown_receive();
+            return Some(seat);
         }
-        let Some(seat) = connection.take_seat() else {
-            continue;
-        };
-        connection.close_reason.set(Some(CloseReason::Closed));
-        connection.socket.shutdown_receive();
-        return Some(seat);
-    }
-}
-
-/// At a tick: makes room for somebody whom another core found none for. Who was refused comes again.
-pub fn make_room_for_others(core: &Core, seats: &Seats, now: Instant) {
-    if seats.taken() >= seats.seats() && seats.wants_room() {
-        drop(make_room(core, now));
     }
 }
 

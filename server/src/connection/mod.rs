@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod access;
+pub mod access_log;
 pub mod answers;
 
 pub mod core;
@@ -27,4 +28,5 @@ pub mod send_window;
 pub mod stalled;
 pub mod state;
 pub mod tick;
+pub mod timing;
 pub mod totals;

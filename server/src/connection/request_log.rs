@@ -1,103 +1,19 @@
-//! Each request as it went: timed, counted, and handed to the access log.
-//!
-//! A core hands over what it knows and goes on; a thread of the log writes lines of it (`control`). What does not fit the
-//! queue is dropped and counted.
+//! Each request as it went: counted, and handed to the access log.
 
-use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
+use super::access_log::Entry;
 use super::core::Core;
 use super::state::Connection;
 use crate::http::method::Method;
 use crate::http::protocol::Finished;
-use crate::http::record::Record;
-use crate::memory::limits::ACCESS_QUEUE_MAX;
 use crate::stats::METHOD_NAMES;
-
-/// A request that ended.
-#[derive(Debug)]
-pub struct Entry {
-    /// What its head said.
-    pub record: Box<Record>,
-    /// The client, as far as trusted proxies tell.
-    pub client: IpAddr,
-    /// The other end of the connection.
-    pub peer: SocketAddr,
-    /// The status of its response.
-    pub status: u16,
-    /// Bytes of the response that the kernel took, head included.
-    pub sent: u64,
-    /// From the arrival of its head until the kernel had all of the response, or until it was cut off.
-    pub duration: Duration,
-    /// Until the kernel had the first byte.
-    pub first_byte: Option<Duration>,
-    /// Whether shares of its object were missing.
-    pub degraded: bool,
-    /// Whether the response was sent to its end.
-    pub complete: bool,
-}
-
-/// The cores' end of the queue to the access log.
-#[derive(Clone, Debug)]
-pub struct AccessLog(Sender<Entry>);
-
-/// Both ends of a queue.
-pub fn queue() -> (AccessLog, Receiver<Entry>) {
-    let (sender, receiver) = bounded(ACCESS_QUEUE_MAX);
-    (AccessLog(sender), receiver)
-}
-
-/// How the request under way went so far.
-#[derive(Clone, Copy, Debug)]
-struct Going {
-    begun: Instant,
-    first_byte: Option<Duration>,
-    sent: u64,
-    degraded: bool,
-}
-
-/// The request that a connection serves now.
-#[derive(Debug)]
-pub struct Timing(Cell<Going>);
-
-impl Timing {
-    /// None yet.
-    pub fn new(now: Instant) -> Timing {
-        Timing(Cell::new(Going::at(now)))
-    }
-
-    /// One begins.
-    pub fn begin(&self, now: Instant) {
-        self.0.set(Going::at(now));
-    }
-}
-
-impl Going {
-    fn at(begun: Instant) -> Going {
-        Going {
-            begun,
-            first_byte: None,
-            sent: 0,
-            degraded: false,
-        }
-    }
-}
 
 /// The kernel took bytes of the response; `degraded` says whether shares of its object are missing.
 pub fn note_sent(core: &Core, connection: &Connection, bytes: u64, degraded: bool, now: Instant) {
-    let timing = &connection.timing;
-    let mut going = timing.0.get();
-    if going.first_byte.is_none() && bytes > 0 {
-        let first_byte = now.saturating_duration_since(going.begun);
+    if let Some(first_byte) = connection.timing.note_sent(bytes, degraded, now) {
         core.stats().first_byte.record(first_byte);
-        going.first_byte = Some(first_byte);
     }
-    going.sent += bytes;
-    going.degraded |= degraded;
-    timing.0.set(going);
 }
 
 /// A response ended: it is counted if it is complete, and logged.
@@ -113,7 +29,7 @@ pub fn note_end(
         method,
         record,
     } = finished;
-    let going = connection.timing.0.get();
+    let going = connection.timing.so_far();
     let duration = now.saturating_duration_since(going.begun);
     if complete {
         let place = match method {
@@ -138,7 +54,7 @@ pub fn note_end(
         degraded: going.degraded,
         complete,
     };
-    if log.0.try_send(entry).is_err() {
+    if !log.note(entry) {
         core.stats().access_log_lines_dropped.add(1);
     }
 }

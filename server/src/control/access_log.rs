@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::logging;
 use crate::config::values::AccessLogFormat;
-use crate::connection::request_log::{self, AccessLog, Entry};
+use crate::connection::access_log::{AccessLog, Entry, queue};
 use crate::http::method::Method;
 use crate::memory::limits::ACCESS_WRITE_BYTES;
 
@@ -51,7 +51,7 @@ impl Drop for AccessThread {
 /// If the file can't be opened, or the thread not be started.
 pub(super) fn start(path: &Path, format: AccessLogFormat) -> io::Result<(AccessLog, AccessThread)> {
     let mut out = Out::open(path)?;
-    let (log, entries) = request_log::queue();
+    let (log, entries) = queue();
     let (alive, ended) = bounded(0);
     thread::Builder::new()
         .name("access-log".to_owned())

@@ -13,9 +13,9 @@ use super::signals::Signal;
 use super::state::ServerState;
 use super::worker::{self, Order, Report};
 use crate::config::Settings;
+use crate::connection::access_log::AccessLog;
 use crate::connection::core::{Fairness, Signing};
 use crate::connection::driver::Transport;
-use crate::connection::request_log::AccessLog;
 use crate::connection::totals::Totals;
 use crate::io::Listener;
 

@@ -20,14 +20,13 @@ use crate::body::{Resources, Sources};
 use crate::config::Live;
 use crate::config::values::{OverLimit, ZeroCopyMode};
 use crate::connection::accept::accept;
+use crate::connection::access_log::AccessLog;
 use crate::connection::core::{Core, Fairness, Signing};
 use crate::connection::driver::Transport;
 use crate::connection::gate::Gate;
-use crate::connection::idle;
 use crate::connection::lending::Lender;
 use crate::connection::list::{self, Listed};
 use crate::connection::places::Secured;
-use crate::connection::request_log::AccessLog;
 use crate::connection::seats::Seats;
 use crate::connection::tick::Ticks;
 use crate::engine::Engine;
@@ -300,7 +299,7 @@ async fn serve(
             Err(TryRecvError::Disconnected) => deadline = Some(Instant::now()),
         }
         look.tick(&core);
-        idle::make_room_for_others(&core, &plan.seats, Instant::now());
+        core.make_room_for_others(&plan.seats, Instant::now());
         let Some(deadline) = deadline else { continue };
         let left = core.connections.borrow().len();
         if left == 0 || Instant::now() >= deadline {
