@@ -16,6 +16,7 @@ pub mod idle;
 pub mod lending;
 pub mod list;
 pub mod lookup;
+pub mod network;
 pub mod networks;
 pub mod places;
 pub mod preamble;

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::networks::Network;
+use super::network::Network;
 use super::seats::client_address;
 use crate::config::values::{Rate, RateLimits};
 use crate::memory::limits::{RATE_AHEAD, RATE_BYTES_LEAST, RATE_STEP};

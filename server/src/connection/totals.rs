@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::networks::Network;
+use super::network::Network;
 
 /// What one network has of all cores.
 #[derive(Debug, Default)]
