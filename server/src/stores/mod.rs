@@ -4,8 +4,11 @@
 //! for until the deadline. A store that is late, fails or is slow is suspended ([`health`]): nobody asks it any more, its
 //! shares count as lost, and it is tried again in the background (`watch.rs`) until it answers. Other stores don't notice.
 
+mod all;
+mod ask;
 pub mod counts;
 pub mod health;
+mod look_up;
 mod probe;
 mod remote;
 mod store;
@@ -13,6 +16,8 @@ mod store;
 mod tests;
 mod watch;
 
+pub use all::{Stores, StoresError};
 pub use health::{Cause, State};
+pub use look_up::Recheck;
 pub use probe::{Disk, Found};
-pub use store::{Hung, OpenHere, Recheck, Report, Store, Stores, StoresError, object_number};
+pub use store::{Hung, OpenHere, Report, Store, object_number};

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
+use super::all::{Stores, StoresError};
 use super::health::{Cause, State};
 use super::probe::Found;
-use super::store::{Store, Stores, StoresError};
+use super::store::Store;
 use crate::memory::limits::{
     STORE_PATIENCE, STORE_SLOW, STORE_SLOW_TIMES, STORE_SPACE_EVERY, STORE_TICK,
 };
