@@ -8,8 +8,9 @@ use super::core::Core;
 use super::seats::Full;
 use crate::body::resource::CapError;
 use crate::engine::PieceError;
-use crate::http::head::{self, Response};
 use crate::http::request::Refusal;
+use crate::http::respond;
+use crate::http::response::Response;
 use crate::http::status::Status;
 use crate::objects::LookupError;
 
@@ -76,7 +77,7 @@ pub fn no_seat(core: &Core, full: Full) -> Response {
         head_only: false,
         path: None,
     };
-    head::refuse(&refusal, &core.context())
+    respond::refuse(&refusal, &core.context())
 }
 
 /// A cap that can't be served.

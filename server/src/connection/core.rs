@@ -21,7 +21,7 @@ use super::totals::Totals;
 use crate::body::Sources;
 use crate::config::Live;
 use crate::http::cors::Cors;
-use crate::http::head::Context;
+use crate::http::response::Context;
 use crate::http::site::Site;
 use crate::io::Io;
 use crate::memory::limits::REQUEST_HEAD_BYTES_MAX;

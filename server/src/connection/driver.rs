@@ -22,8 +22,8 @@ use crate::body::ack_meter::Reader;
 use crate::body::source::SendError;
 use crate::body::turn::Way;
 use crate::body::{Body, Turn};
-use crate::http::head::{Context, Response};
 use crate::http::protocol::{Action, Outgoing, Protocol};
+use crate::http::response::{Context, Response};
 use crate::io::{Interest, is_transient};
 use crate::memory::limits::{
     LINGER_BYTES_MAX, LINGER_PAUSE_LEAST, LINGER_PAUSE_MOST, NOTHING_TAKEN_PAUSE, RATE_WAIT_MAX,

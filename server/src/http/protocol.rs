@@ -16,13 +16,14 @@
 
 use std::ops::Range;
 
-use super::head::{self, Context, Representation, Response};
 use super::method::Method;
 use super::multipart::Parts;
 use super::parse::{self, Parsed};
 use super::record::{self, Noted, Record};
 use super::redirect;
 use super::request::{Refusal, Request};
+use super::respond;
+use super::response::{Context, Representation, Response};
 use super::status::Status;
 use crate::memory::limits::{
     PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, RESPONSE_HEAD_BYTES_USUAL,
@@ -264,18 +265,18 @@ impl<O> Protocol<O> {
                     && let Some(port) = context.site.redirect
                 {
                     let response = match redirect::location(&bytes[..length], port) {
-                        Some(location) => head::redirect(&location, &request, context),
+                        Some(location) => respond::redirect(&location, &request, context),
                         None => {
                             let reason =
                                 "only https is served, and without Host nobody knows where";
-                            head::error(Status::BadRequest, reason, &request, context)
+                            respond::error(Status::BadRequest, reason, &request, context)
                         }
                     };
                     return self.send(response, None, None);
                 }
                 match request.method {
                     Method::Get | Method::Head => self.state = State::Opening(request),
-                    Method::Options => self.send(head::options(&request, context), None, None),
+                    Method::Options => self.send(respond::options(&request, context), None, None),
                 }
             }
             Parsed::Refused(refusal) => {
@@ -328,7 +329,7 @@ impl<O> Protocol<O> {
     /// Answers a head that is refused. The connection ends with it.
     fn refuse(&mut self, refusal: &Refusal, context: &Context) {
         self.pending = Vec::new();
-        self.send(head::refuse(refusal, context), None, None);
+        self.send(respond::refuse(refusal, context), None, None);
     }
 
     /// The peer will send no more. Between requests that is the usual end.
@@ -407,7 +408,7 @@ impl<O> Protocol<O> {
     /// The object is open. The response's head says what `described` says of it.
     pub fn opened(&mut self, described: &impl Representation, object: O, context: &Context) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            let response = head::respond(&request, described, context);
+            let response = respond::respond(&request, described, context);
             let object = (!response.body.is_empty()).then_some(object);
             self.send(response, object, Some(without_signature(request)));
         }
@@ -416,7 +417,7 @@ impl<O> Protocol<O> {
     /// What was asked for is a document of `length` bytes, made for this request.
     pub fn opened_document(&mut self, length: u64, fields: &str, document: O, context: &Context) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            let response = head::document(length, fields, &request, context);
+            let response = respond::document(length, fields, &request, context);
             let document = (!response.body.is_empty()).then_some(document);
             self.send(response, document, Some(without_signature(request)));
         }
@@ -425,14 +426,14 @@ impl<O> Protocol<O> {
     /// The request is refused for a reason of S3's.
     pub fn open_refused(&mut self, error: &Error, context: &Context) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            self.send(head::s3_error(error, &request, context), None, None);
+            self.send(respond::s3_error(error, &request, context), None, None);
         }
     }
 
     /// The object can't be served.
     pub fn open_failed(&mut self, status: Status, reason: &'static str, context: &Context) {
         if let State::Opening(request) = std::mem::replace(&mut self.state, State::Closed) {
-            let response = head::error(status, reason, &request, context);
+            let response = respond::error(status, reason, &request, context);
             self.send(response, None, None);
         }
     }
@@ -535,7 +536,7 @@ impl<O> Protocol<O> {
             return true;
         };
         self.current = std::mem::take(&mut out.current);
-        let response = head::error(status, reason, &request, context);
+        let response = respond::error(status, reason, &request, context);
         self.send(response, None, None);
         false
     }
