@@ -22,7 +22,8 @@ use crate::body::ack_meter::Reader;
 use crate::body::source::SendError;
 use crate::body::turn::Way;
 use crate::body::{Body, Turn};
-use crate::http::protocol::{Action, Outgoing, Protocol};
+use crate::http::outgoing::Outgoing;
+use crate::http::protocol::{Action, Protocol};
 use crate::http::response::{Context, Response};
 use crate::io::{Interest, is_transient};
 use crate::memory::limits::{

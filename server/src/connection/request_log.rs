@@ -6,7 +6,7 @@ use super::access_log::Entry;
 use super::core::Core;
 use super::state::Connection;
 use crate::http::method::Method;
-use crate::http::protocol::Finished;
+use crate::http::outgoing::Finished;
 use crate::stats::METHOD_NAMES;
 
 /// The kernel took bytes of the response; `degraded` says whether shares of its object are missing.

@@ -12,6 +12,7 @@ pub mod forwarded;
 mod head;
 pub mod method;
 pub mod multipart;
+pub mod outgoing;
 pub mod parse;
 pub mod protocol;
 pub mod range;

@@ -14,10 +14,8 @@
 //! - `Sending`: the unsent rest of a head, and a handle on the object.
 //! - `Lingering`: nothing.
 
-use std::ops::Range;
-
 use super::method::Method;
-use super::multipart::Parts;
+use super::outgoing::{Current, Finished, Outgoing};
 use super::parse::{self, Parsed};
 use super::record::{self, Noted, Record};
 use super::redirect;
@@ -25,9 +23,7 @@ use super::request::{Refusal, Request};
 use super::respond;
 use super::response::{Context, Representation, Response};
 use super::status::Status;
-use crate::memory::limits::{
-    PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX, RESPONSE_HEAD_BYTES_USUAL,
-};
+use crate::memory::limits::{PENDING_BYTES_FREE, REQUEST_HEAD_BYTES_MAX};
 use crate::s3::error::Error;
 use crate::stats::Phase;
 
@@ -46,68 +42,6 @@ pub enum Action {
     Close,
 }
 
-/// The part of a response that is still to be sent.
-#[derive(Debug)]
-pub struct Outgoing<O> {
-    status: Status,
-    /// The head (and an error's text), or the lines before a range; freed with the last byte of it.
-    head: Vec<u8>,
-    /// Bytes of it that were sent.
-    head_sent: usize,
-    /// The unsent bytes of the object that follow it.
-    body: Range<u64>,
-    /// What follows those, if several ranges were asked for.
-    parts: Option<Box<Parts>>,
-    object: Option<O>,
-    /// Whether a byte was sent.
-    begun: bool,
-    /// Whether it may have no body.
-    head_only: bool,
-    keep_alive: bool,
-    /// Kept until the first byte is sent: until then the response can still become an error.
-    request: Option<Box<Request>>,
-    current: Current,
-}
-
-impl<O> Outgoing<O> {
-    /// The unsent rest of the head.
-    pub fn head(&self) -> &[u8] {
-        &self.head[self.head_sent..]
-    }
-    /// The unsent range of the object; empty when only the head is left.
-    pub fn body(&self) -> Range<u64> {
-        self.body.clone()
-    }
-    /// The object that the body comes from.
-    pub fn object(&self) -> Option<&O> {
-        self.object.as_ref()
-    }
-    /// Whether no byte of the response has been sent.
-    pub fn is_unsent(&self) -> bool {
-        self.request.is_some()
-    }
-    /// Bytes left, head included.
-    pub fn remaining(&self) -> u64 {
-        let parts = self.parts.as_ref().map_or(0, |parts| parts.remaining());
-        self.unsent_bytes() + parts
-    }
-    /// Bytes of the head and the range that are being sent.
-    fn unsent_bytes(&self) -> u64 {
-        self.head().len() as u64 + (self.body.end - self.body.start)
-    }
-    /// Begins the next part of a body of several ranges, if the present one is sent.
-    fn advance(&mut self) {
-        if self.unsent_bytes() > 0 {
-            return;
-        }
-        if let Some(part) = self.parts.as_mut().and_then(|parts| parts.next()) {
-            self.head = part.lines.into_bytes();
-            self.head_sent = 0;
-            self.body = part.range;
-        }
-    }
-}
-
 #[derive(Debug)]
 enum State<O> {
     Reading,
@@ -115,24 +49,6 @@ enum State<O> {
     Sending(Outgoing<O>),
     Lingering,
     Closed,
-}
-
-/// What is known of a request until its response ends.
-#[derive(Debug, Default)]
-struct Current {
-    method: Option<Method>,
-    record: Option<Box<Record>>,
-}
-
-/// A response that ended.
-#[derive(Debug)]
-pub struct Finished {
-    /// Its status.
-    pub status: Status,
-    /// The method of its request, if that could be understood.
-    pub method: Option<Method>,
-    /// What the access log says of the request, if requests are logged.
-    pub record: Option<Box<Record>>,
 }
 
 /// The HTTP/1.1 state of one connection, whose bodies come from objects `O`.
@@ -214,11 +130,7 @@ impl<O> Protocol<O> {
     pub fn held_bytes(&self) -> usize {
         let state = match &self.state {
             State::Opening(request) => request.held_bytes(),
-            State::Sending(out) => {
-                let request = out.request.as_ref().map_or(0, |it| it.held_bytes());
-                let parts = out.parts.as_ref().map_or(0, |it| it.held_bytes());
-                out.head.capacity() + request + parts
-            }
+            State::Sending(out) => out.held_bytes(),
             _ => 0,
         };
         self.pending.capacity() + state
@@ -317,12 +229,7 @@ impl<O> Protocol<O> {
     /// Notes that the response under way, if there is one, won't be finished.
     fn cut(&mut self) {
         if let State::Sending(out) = &mut self.state {
-            let Current { method, record } = std::mem::take(&mut out.current);
-            self.cut = Some(Finished {
-                status: out.status,
-                method,
-                record,
-            });
+            self.cut = Some(out.end());
         }
     }
 
@@ -439,31 +346,8 @@ impl<O> Protocol<O> {
     }
 
     fn send(&mut self, response: Response, object: Option<O>, request: Option<Box<Request>>) {
-        let Response {
-            status,
-            head,
-            body,
-            parts,
-            head_only,
-            keep_alive,
-        } = response;
-        let mut head = head;
-        if head.len() > RESPONSE_HEAD_BYTES_USUAL {
-            head.shrink_to_fit();
-        }
-        self.state = State::Sending(Outgoing {
-            status,
-            head,
-            head_sent: 0,
-            body,
-            parts,
-            object,
-            begun: false,
-            head_only,
-            keep_alive,
-            request,
-            current: std::mem::take(&mut self.current),
-        });
+        let current = std::mem::take(&mut self.current);
+        self.state = State::Sending(Outgoing::new(response, object, request, current));
     }
 
     /// The response under way.
@@ -488,28 +372,11 @@ impl<O> Protocol<O> {
         let State::Sending(out) = &mut self.state else {
             return None;
         };
-        debug_assert!(bytes <= out.unsent_bytes(), "more was sent than there was");
-        if bytes > 0 {
-            out.request = None;
-            out.begun = true;
-        }
-        let of_head = bytes.min(out.head().len() as u64);
-        out.head_sent += of_head as usize;
-        if out.head().is_empty() {
-            out.head = Vec::new();
-            out.head_sent = 0;
-        }
-        out.body.start = (out.body.start + (bytes - of_head)).min(out.body.end);
-        out.advance();
+        out.took(bytes);
         if out.remaining() > 0 {
             return None;
         }
-        let Current { method, record } = std::mem::take(&mut out.current);
-        let finished = Finished {
-            status: out.status,
-            method,
-            record,
-        };
+        let finished = out.end();
         if out.keep_alive && !ending {
             self.state = State::Reading;
             if !self.pending.is_empty() {
