@@ -490,7 +490,7 @@ async fn linger(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::limits::CONNECTION_USER_BYTES;
+    use crate::memory::costs::CONNECTION_USER_BYTES;
 
     /// Bytes of what a function returns.
     fn bytes_of<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {

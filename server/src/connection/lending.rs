@@ -15,8 +15,9 @@ use crate::body::AckMeter;
 use crate::body::ack_meter::{Interval, Reader};
 use crate::io::Socket;
 use crate::memory::budget::{Allowance, Budget, Claim};
+use crate::memory::costs::socket_bytes;
 use crate::memory::limits::{
-    LOW_LATENCY_RTT, SEND_BUFFER_START_BYTES, UNPROVEN_PART, UNPROVEN_START_PART, socket_bytes,
+    LOW_LATENCY_RTT, SEND_BUFFER_START_BYTES, UNPROVEN_PART, UNPROVEN_START_PART,
 };
 
 /// What the connections of one core borrow from.

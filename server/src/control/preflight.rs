@@ -9,6 +9,7 @@ use super::memory_limit;
 use crate::config::Settings;
 use crate::config::values::ZeroCopyMode;
 use crate::io::{self as kernel, Resource};
+use crate::memory::costs;
 use crate::memory::limits;
 use crate::memory::plan::{Declared, MemoryPlan};
 use crate::remote::{Remote, RemoteOptions};
@@ -114,7 +115,7 @@ pub fn locked_memory_advice(settings: &Settings, plan: &MemoryPlan) -> Option<Ad
         ZeroCopyMode::Off => (1, ""),
         _ => (2, " and send by copy"),
     };
-    let wanted = (limits::RING_LOCKED_BYTES + times * plan.pool_bytes) * plan.declared.cores as u64;
+    let wanted = (costs::RING_LOCKED_BYTES + times * plan.pool_bytes) * plan.declared.cores as u64;
     let (_, locked) = kernel::resource_limit(Resource::LockedMemory);
     (locked < wanted && !kernel::may_lock_memory()).then(|| {
         let kib = wanted.div_ceil(1024);
@@ -140,7 +141,7 @@ pub fn machine_warnings(settings: &Settings, plan: &MemoryPlan) -> Vec<Advice> {
     };
     // tcp_mem holds three limits in pages for all sockets of the machine: low, pressure, maximum.
     let sockets =
-        plan.connections as u64 * limits::socket_bytes(plan.send_buffer_floor) + plan.credit_bytes;
+        plan.connections as u64 * costs::socket_bytes(plan.send_buffer_floor) + plan.credit_bytes;
     if let Some([_, pressure, _]) = setting("/proc/sys/net/ipv4/tcp_mem").as_deref()
         && pressure * 4096 < sockets
     {

@@ -10,7 +10,7 @@ use super::state::{LastReload, ServerState};
 use super::worker::Order;
 use crate::config::{ConfigError, Settings};
 use crate::memory::budget::{Allowance, Claim};
-use crate::memory::limits::{admin_bytes, stores_bytes};
+use crate::memory::costs::{admin_bytes, stores_bytes};
 use crate::objects::servable::Bounds;
 use crate::s3::keys::{Keys, KeysError};
 use crate::stores::{Store, StoresError};

@@ -7,9 +7,8 @@ use decode_kernel::code::{Code, CodeKind};
 use decode_kernel::share::{Geometry, Header};
 
 use super::LookupError;
-use crate::memory::limits::{
-    DECODER_BYTES, OBJECT_FILES_EXTRA, REBUILD_PLANS_MAX, RS16_BYTES, TABLE_PAGE_BYTES,
-};
+use crate::memory::costs::{DECODER_BYTES, RS16_BYTES};
+use crate::memory::limits::{OBJECT_FILES_EXTRA, REBUILD_PLANS_MAX, TABLE_PAGE_BYTES};
 use crate::memory::plan::{Declared, MemoryPlan};
 
 /// What one core has for one object.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
-use penstock::memory::limits;
+use penstock::memory::costs;
 use penstock_benches::common::certificate::Certificate;
 use penstock_benches::common::launch::{self, Server};
 use penstock_benches::common::stats::Summary;
@@ -392,8 +392,8 @@ impl Subject<'_> {
         Ok(match self.certificate {
             None => (2048, 0),
             Some(_) => (
-                limits::CONNECTION_USER_BYTES + limits::TLS_CONNECTION_BYTES,
-                cores * limits::TLS_CORE_BYTES,
+                costs::CONNECTION_USER_BYTES + costs::TLS_CONNECTION_BYTES,
+                cores * costs::TLS_CORE_BYTES,
             ),
         })
     }

@@ -28,10 +28,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::listeners::AdminListener;
 use super::state::ServerState;
-use crate::memory::limits::{
-    ADMIN_FIELDS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_SEND_BUFFER_BYTES, RECEIVE_BUFFER_BYTES,
-    admin_reply_bytes,
-};
+use crate::memory::costs::admin_reply_bytes;
+use crate::memory::limits::{ADMIN_FIELDS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_SEND_BUFFER_BYTES, RECEIVE_BUFFER_BYTES};
 use guard::Refusal;
 use guests::{Guest, Guests, Seat};
 use history::History;
