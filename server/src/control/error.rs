@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::memory_limit::{BothMemoryRefusal, MemoryRefusal};
 use crate::config::address::{Address, FORMS};
 use crate::io::ProbeError;
-use crate::memory::plan::PlanRefusal;
+use crate::memory::refusal::PlanRefusal;
 use crate::remote::StartError;
 use crate::s3::keys::KeysError;
 use crate::stores::StoresError;

@@ -4,3 +4,4 @@ pub mod budget;
 pub mod costs;
 pub mod limits;
 pub mod plan;
+pub mod refusal;
