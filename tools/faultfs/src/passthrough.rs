@@ -17,7 +17,7 @@ use fuser::{
 };
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 
-use super::{Fault, Held, Node, Op, Shared, descriptor, open_path};
+use super::shared::{Fault, Held, Node, Op, Shared, descriptor, open_path};
 
 /// Nothing is believed for longer than one call.
 const TTL: Duration = Duration::ZERO;
