@@ -29,7 +29,9 @@ use tokio_rustls::TlsAcceptor;
 use super::listeners::AdminListener;
 use super::state::ServerState;
 use crate::memory::costs::admin_reply_bytes;
-use crate::memory::limits::{ADMIN_FIELDS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_SEND_BUFFER_BYTES, RECEIVE_BUFFER_BYTES};
+use crate::memory::limits::{
+    ADMIN_FIELDS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_SEND_BUFFER_BYTES, RECEIVE_BUFFER_BYTES,
+};
 use guard::Refusal;
 use guests::{Guest, Guests, Seat};
 use history::History;
@@ -47,6 +49,18 @@ mod stores;
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
 /// How long accepting rests when there is no descriptor.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// The page, its style, and its script, which is in several files.
+const PAGE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = concat!(
+    include_str!("page/view.js"),
+    include_str!("page/words.js"),
+    include_str!("page/elements.js"),
+    include_str!("page/charts.js"),
+    include_str!("page/status.js"),
+    include_str!("page/asking.js"),
+);
 
 type Reply = Response<Full<Bytes>>;
 
@@ -246,12 +260,8 @@ async fn answer(request: &Request<Incoming>, guest: &Arc<Guest>, desk: &Desk) ->
             ),
         },
         "/" => page(guest),
-        "/page.css" => page_part(guest, "text/css; charset=utf-8", include_str!("page.css")),
-        "/page.js" => page_part(
-            guest,
-            "text/javascript; charset=utf-8",
-            include_str!("page.js"),
-        ),
+        "/page.css" => page_part(guest, "text/css; charset=utf-8", STYLE),
+        "/page.js" => page_part(guest, "text/javascript; charset=utf-8", SCRIPT),
         path @ ("/metrics" | "/status" | "/history") => {
             let Some(place) = guests.place(guest).await else {
                 let busy = "too many replies are being taken\n";
@@ -350,7 +360,7 @@ fn past(desk: &Desk) -> Result<String, String> {
 fn page(guest: &Arc<Guest>) -> Reply {
     let policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
                   img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let mut reply = page_part(guest, "text/html; charset=utf-8", include_str!("page.html"));
+    let mut reply = page_part(guest, "text/html; charset=utf-8", PAGE);
     set(&mut reply, header::CONTENT_SECURITY_POLICY, policy);
     reply
 }
