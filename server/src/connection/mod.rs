@@ -31,3 +31,4 @@ pub mod state;
 pub mod tick;
 pub mod timing;
 pub mod totals;
+mod turns;
