@@ -321,6 +321,8 @@ fn sequential(options: &Options, stores: &Stores, results: &mut Results) -> anyh
     let (mut plain, mut cold, mut warm) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         stores.set(LATENCY, None);
+        // What was written before is on the disk, and its writing back is not measured.
+        rustix::fs::sync();
         let start = Instant::now();
         thread::scope(|scope| {
             let connections: Vec<_> = stores.proxies[..k]
