@@ -107,17 +107,19 @@ const SLOW: usize = 100;
 impl Subject<'_> {
     /// Starts the server on all cores, as operators run it.
     fn serve(&self, options: &[&str]) -> anyhow::Result<Server> {
-        self.serve_on(None, self.stores, options)
+        self.serve_on(None, self.stores, options, &[])
     }
 
-    /// Starts the server on one core, or on all.
+    /// Starts the server on one core, or on all, by a command that stands in front of it.
     fn serve_on(
         &self,
         core: Option<usize>,
         stores: &[PathBuf],
         options: &[&str],
+        by: &[&str],
     ) -> anyhow::Result<Server> {
-        let mut command = vec![
+        let mut command: Vec<String> = by.iter().map(|&word| word.to_owned()).collect();
+        command.extend([
             self.penstock.display().to_string(),
             "serve".to_owned(),
             "--listen=127.0.0.1:0".to_owned(),
@@ -125,7 +127,7 @@ impl Subject<'_> {
             format!("--io={}", self.io),
             "--send-timeout=10m".to_owned(),
             "--idle-timeout=10m".to_owned(),
-        ];
+        ]);
         command.extend(
             stores
                 .iter()
@@ -413,7 +415,7 @@ impl Subject<'_> {
             .into_iter()
             .flat_map(|subject| [Some(0), None].map(|core| (subject, core)))
         {
-            let server = self.serve_on(core, stores, &["--memory", "256MiB"])?;
+            let server = self.serve_on(core, stores, &["--memory", "256MiB"], &[])?;
             let mut stalled = Group::new(Class::Stalled, clients);
             stalled.receive_buffer = None;
             let mut plan = self.plan(&server, vec![stalled]);
@@ -474,7 +476,13 @@ impl Subject<'_> {
             .into_iter()
             .flat_map(|subject| [Some(0), None].map(|core| (subject, core)))
         {
-            let server = self.serve_on(core, stores, &["--memory", "256MiB"])?;
+            // Clients are other machines. Where they have the server's cores, they go first, or what is divided is their time.
+            let by: &[&str] = if core.is_none() {
+                &["nice", "-n", "10"]
+            } else {
+                &[]
+            };
+            let server = self.serve_on(core, stores, &["--memory", "256MiB"], by)?;
             self.fast(&server)?;
             let group = |network: u8, clients| {
                 let mut group = Group::new(Class::Fast, clients);
