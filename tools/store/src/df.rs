@@ -210,6 +210,7 @@ fn look_at(store: &Store) -> (StoreUsage, Option<u64>) {
 
 /// Walks through a store. Holds the names of one directory at a time.
 fn count_shares(store: &Store) -> Shares {
+    tracing::debug!(store = %store.path().display(), "counting its shares");
     let stores = [store.clone()];
     let mut shares = Shares::default();
     let (mut lister, listing) = Lister::start(&stores);

@@ -5,13 +5,17 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 use crc_fast::CrcAlgorithm;
-use decode_kernel::share::{Digest, Header, Key};
+use decode_kernel::code::CodeKind;
+use decode_kernel::share::{Digest, Generation, Header, Key, Metadata};
+use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use crate::date::{now, rfc3339};
 use crate::error::FileError;
+use crate::json;
 use crate::progress::Progress;
 use crate::rows::{ReadStats, RowError, Rows};
+use crate::size::Size;
 use crate::store::{self, OpenError, Store};
 use crate::temp::{allow_open_files, replace_file, write_all_parts};
 
@@ -49,11 +53,7 @@ impl std::fmt::Display for GetReport {
             ..
         } = &self.header;
         let size = geometry.size();
-        write!(
-            f,
-            "got {key}: {} ({size} bytes), sha256 {digest}",
-            ByteSize(size).display().iec()
-        )?;
+        write!(f, "got {key}: {}, sha256 {digest}", Size(size))?;
         let ReadStats {
             bad_leaves,
             rebuilt_bytes,
@@ -66,6 +66,60 @@ impl std::fmt::Display for GetReport {
         }
         Ok(())
     }
+}
+
+/// In JSON, what the headers have in common, and what it took to read.
+impl Serialize for GetReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let GetReport {
+            header,
+            stats:
+                ReadStats {
+                    bad_leaves,
+                    rebuilt_bytes,
+                },
+        } = self;
+        let document = Document {
+            format: "penstock",
+            key: &header.key,
+            size: header.geometry.size(),
+            created: header.created,
+            content_type: &header.content_type,
+            digest: &header.digest,
+            metadata: &header.metadata,
+            generation: &header.generation,
+            code: &header.code,
+            k: header.geometry.k(),
+            n: header.geometry.n(),
+            rebuilt_bytes: *rebuilt_bytes,
+            bad_leaves: *bad_leaves,
+        };
+        document.serialize(serializer)
+    }
+}
+
+/// What JSON has of a [`GetReport`].
+#[derive(Serialize)]
+struct Document<'a> {
+    format: &'static str,
+    #[serde(serialize_with = "json::key")]
+    key: &'a Key,
+    size: u64,
+    #[serde(serialize_with = "json::date")]
+    created: u64,
+    content_type: &'a str,
+    #[serde(rename = "sha256", serialize_with = "json::text")]
+    digest: &'a Digest,
+    #[serde(flatten, serialize_with = "json::metadata")]
+    metadata: &'a Metadata,
+    #[serde(serialize_with = "json::text")]
+    generation: &'a Generation,
+    #[serde(serialize_with = "json::text")]
+    code: &'a CodeKind,
+    k: u16,
+    n: u16,
+    rebuilt_bytes: u64,
+    bad_leaves: u64,
 }
 
 /// Why an object could not be read whole.
@@ -159,6 +213,9 @@ fn open(options: &GetOptions) -> Result<Rows, GetError> {
             key: options.key.clone(),
             at: at.get(),
         });
+    }
+    for share in &group.shares {
+        tracing::debug!(share = share.number, path = %share.path.display(), "can be read from");
     }
     Ok(Rows::new(group)?)
 }

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{
     Digest, Generation, Header, HeaderError, Key, LeafChecksum, Metadata, PAGE_BYTES,
@@ -18,6 +17,7 @@ use crate::json;
 use crate::open::open_regular;
 use crate::progress::Progress;
 use crate::rows::ShareReader;
+use crate::size::Size;
 use crate::stat::Lines;
 use crate::store::{OpenFile, OpenShare};
 
@@ -220,19 +220,14 @@ impl fmt::Display for Inspection {
         let kind = if *number < k { "data" } else { "parity" };
         let size = geometry.size();
         writeln!(f, "key           {key}")?;
+        writeln!(f, "size          {}", Size(size))?;
+        writeln!(f, "created       {}", rfc3339(*created))?;
         writeln!(f, "content type  {content_type}")?;
-        writeln!(
-            f,
-            "size          {size} bytes ({})",
-            ByteSize(size).display().iec()
-        )?;
         writeln!(f, "sha256        {digest}")?;
+        write!(f, "{}", Lines(metadata))?;
+        writeln!(f, "generation    {generation}")?;
         writeln!(f, "code          {code}, {k} of {n} shares needed")?;
         writeln!(f, "share         {number} of 0..{n} ({kind})")?;
-        writeln!(f, "generation    {generation}")?;
-        let created = rfc3339(*created);
-        writeln!(f, "created       {created}")?;
-        write!(f, "{}", Lines(metadata))?;
         writeln!(
             f,
             "block         {} bytes, the last {}",

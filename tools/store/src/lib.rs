@@ -26,6 +26,7 @@ pub mod rebalance;
 pub mod repair;
 pub mod rm;
 mod rows;
+mod size;
 pub mod stat;
 mod store;
 pub mod survey;

@@ -26,13 +26,17 @@ use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use bytesize::ByteSize;
 use decode_kernel::CodeError;
 use decode_kernel::code::CodeKind;
-use decode_kernel::share::{Fields, Generation, GeometryError, Header, HeaderError, Key};
+use decode_kernel::share::{
+    Digest, Fields, Generation, GeometryError, Header, HeaderError, Key, Metadata,
+};
+use serde::{Serialize, Serializer};
 
 use crate::error::{FileError, list};
+use crate::json;
 use crate::progress::Progress;
+use crate::size::Size;
 use crate::store::{self, Places, Store, StoreError, Tally};
 use attempt::{Attempt, Failure};
 use commit::Step;
@@ -128,11 +132,7 @@ impl fmt::Display for PutReport {
         } = &self.header;
         let (k, n) = (geometry.k(), geometry.n());
         let size = geometry.size();
-        write!(
-            f,
-            "put {key}: {} ({size} bytes), {content_type}, ",
-            ByteSize(size).display().iec()
-        )?;
+        write!(f, "put {key}: {}, {content_type}, ", Size(size))?;
         write!(f, "{code} {k}+{}, sha256 {digest}", n - k)?;
         if self.replaced > 0 {
             write!(f, ", replacing an older one")?;
@@ -146,6 +146,64 @@ impl fmt::Display for PutReport {
         }
         Ok(())
     }
+}
+
+/// In JSON, what the headers have in common, and which shares were written where.
+impl Serialize for PutReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let PutReport {
+            header,
+            paths,
+            missing,
+            replaced,
+            warnings,
+        } = self;
+        let document = Document {
+            size: header.geometry.size(),
+            created: header.created,
+            content_type: &header.content_type,
+            digest: &header.digest,
+            metadata: &header.metadata,
+            generation: &header.generation,
+            code: &header.code,
+            k: header.geometry.k(),
+            n: header.geometry.n(),
+            shares: paths.len(),
+            missing,
+            paths: paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+            replaced: *replaced,
+            warnings,
+        };
+        document.serialize(serializer)
+    }
+}
+
+/// What JSON has of a [`PutReport`].
+#[derive(Serialize)]
+struct Document<'a> {
+    size: u64,
+    #[serde(serialize_with = "json::date")]
+    created: u64,
+    content_type: &'a str,
+    #[serde(rename = "sha256", serialize_with = "json::text")]
+    digest: &'a Digest,
+    #[serde(flatten, serialize_with = "json::metadata")]
+    metadata: &'a Metadata,
+    #[serde(serialize_with = "json::text")]
+    generation: &'a Generation,
+    #[serde(serialize_with = "json::text")]
+    code: &'a CodeKind,
+    k: u16,
+    n: u16,
+    /// Shares that were written.
+    shares: usize,
+    missing: &'a [u16],
+    paths: Vec<String>,
+    replaced: usize,
+    warnings: &'a [String],
 }
 
 /// Why nothing was stored. The object is as it was before.

@@ -112,6 +112,24 @@ pub enum Repaired {
     },
 }
 
+impl Repaired {
+    /// Whether it is something that did not go as it should.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Repaired::PassedOver(_)
+            | Repaired::Unlisted(_)
+            | Repaired::Failed { .. }
+            | Repaired::Unreadable { .. } => true,
+            Repaired::Share { .. }
+            | Repaired::Older { .. }
+            | Repaired::Settled { .. }
+            | Repaired::Undecided { .. }
+            | Repaired::Removed { .. }
+            | Repaired::Expired { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for Repaired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

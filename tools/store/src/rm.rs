@@ -181,7 +181,10 @@ fn hide(
     }
     let synced = parallel::each(tombstones, |(place, path)| {
         match place.store.sync_parent(&path) {
-            Ok(()) => Ok((place, path)),
+            Ok(()) => {
+                tracing::debug!(path = %path.display(), "wrote a tombstone");
+                Ok((place, path))
+            }
             Err(error) => {
                 let _ = place.store.remove(&path);
                 Err(error)
@@ -274,7 +277,10 @@ fn remove_covered(places: &Places, dir: &str, tombstone: &Generation) -> Result<
                 continue;
             }
             match place.store.remove(&path) {
-                Ok(()) => removed += usize::from(kind != Kind::Decided),
+                Ok(()) => {
+                    tracing::debug!(path = %path.display(), "removed a file");
+                    removed += usize::from(kind != Kind::Decided);
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(cause) => {
                     failed = failed.or(Some(FileError {

@@ -12,6 +12,7 @@ use crate::check::missing;
 use crate::date::{self, rfc3339};
 use crate::json;
 use crate::ls::Health;
+use crate::size::Size;
 use crate::store::{self, Group, OpenError, RejectReason, Rejected, Scan, Store, StoreError};
 use crate::temp::allow_open_files;
 
@@ -413,7 +414,7 @@ impl fmt::Display for ObjectStat {
                 write!(f, ", {health}")?;
             }
             writeln!(f, ": {shares} of {n} shares, {k} are needed")?;
-            writeln!(f, "size          {size} bytes")?;
+            writeln!(f, "size          {}", Size(*size))?;
             writeln!(f, "created       {}", rfc3339(*created))?;
             writeln!(f, "content type  {content_type}")?;
             writeln!(f, "sha256        {digest}")?;

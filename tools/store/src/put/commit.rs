@@ -166,6 +166,7 @@ pub(super) fn commit(
         committed.unsettled.extend(synced.err());
         let path = share.file.path().to_owned();
         share.file.keep();
+        tracing::debug!(share = share.number, path = %path.display(), "written");
         committed.shares.push((share.number, share.store, path));
     }
     committed.unsettled.extend(after(Step::Synced).err());
@@ -193,7 +194,10 @@ pub(crate) fn remove_older(stores: &[Store], key: &Key, generation: &Generation)
                 continue;
             }
             match store.remove(&path) {
-                Ok(()) => removed += usize::from(kind != Kind::Decided),
+                Ok(()) => {
+                    tracing::debug!(path = %path.display(), "removed a file of an older put");
+                    removed += usize::from(kind != Kind::Decided);
+                }
                 // Another put or repair was faster.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {

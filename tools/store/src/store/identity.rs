@@ -386,6 +386,7 @@ pub fn init(stores: &[NewStore], join: bool) -> Result<Vec<Marker>, StoreError> 
         marker.domain = new.domain.clone().or(marker.domain);
         if found.as_ref() != Some(&marker) {
             write_marker(&new.store, &marker)?;
+            tracing::debug!(store = %new.store.path().display(), "wrote its marker");
         }
         if let Store::Directory(path) = &new.store {
             create_dir(&objects_dir(path))?;

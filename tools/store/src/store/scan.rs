@@ -654,6 +654,17 @@ pub(crate) fn scan_dir(stores: &[Store], dir: &str, key: Option<&Key>) -> Scan {
         }
         scan = looks();
     }
+    tracing::debug!(
+        object = scan.key().map_or(dir, Key::as_str),
+        shares = scan
+            .groups
+            .iter()
+            .map(|group| group.shares.len())
+            .sum::<usize>(),
+        stores_away = scan.away.len(),
+        "looked at the headers in {} stores",
+        stores.len()
+    );
     scan
 }
 

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use decode_kernel::tahoe::{Cap, ChkCap, StorageIndex};
+use serde::{Serialize, Serializer};
 
 use super::open::{Limits, OpenError, OpenFile, open};
 use super::reader::{ReadError, ReadStats, Reader};
 use crate::error::FileError;
 use crate::progress::Progress;
+use crate::size::Size;
 use crate::temp::{allow_open_files, replace_file};
 
 /// The file to read, and the nodes to read it from.
@@ -45,12 +47,7 @@ impl std::fmt::Display for GetReport {
             Some(storage_index) => write!(f, "got {storage_index}: ")?,
             None => f.write_str("got a literal file: ")?,
         }
-        write!(
-            f,
-            "{} ({} bytes)",
-            ByteSize(self.bytes).display().iec(),
-            self.bytes
-        )?;
+        write!(f, "{}", Size(self.bytes))?;
         let ReadStats {
             bad_blocks,
             rebuilt_bytes,
@@ -66,6 +63,42 @@ impl std::fmt::Display for GetReport {
         }
         Ok(())
     }
+}
+
+/// In JSON, which file it is and what it took to read. The cap is a secret.
+impl Serialize for GetReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let GetReport {
+            storage_index,
+            bytes,
+            stats:
+                ReadStats {
+                    bad_blocks,
+                    rebuilt_bytes,
+                },
+            rejected,
+        } = self;
+        let document = Document {
+            format: "tahoe-lafs",
+            storage_index: storage_index.map(|index| index.to_string()),
+            bytes: *bytes,
+            rebuilt_bytes: *rebuilt_bytes,
+            bad_blocks: *bad_blocks,
+            rejected: *rejected,
+        };
+        document.serialize(serializer)
+    }
+}
+
+/// What JSON has of a [`GetReport`].
+#[derive(Serialize)]
+struct Document {
+    format: &'static str,
+    storage_index: Option<String>,
+    bytes: u64,
+    rebuilt_bytes: u64,
+    bad_blocks: u64,
+    rejected: usize,
 }
 
 /// Why a file could not be read whole.

@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
 use decode_kernel::tahoe::{
     CONTAINER_HEADER_BYTES, ChkCap, Container, Geometry, Hash, LAYOUT_BYTES_MAX, Layout, Regions,
     StorageIndex, Ueb, UebError, verify_chain,
@@ -16,6 +15,7 @@ use decode_kernel::tahoe::{
 use super::nodes::{self, Candidate};
 use super::rejected::{RejectReason, Rejected};
 use crate::open::open_regular;
+use crate::size::Size;
 
 /// The longest segment that get and verify read by default: 1 GiB. The memory they take does not depend on the length,
 /// apart from one checksum for each leaf. A longer segment costs time before its first byte is verified.
@@ -384,10 +384,9 @@ impl std::fmt::Display for OpenFile {
         let geometry = &self.geometry;
         write!(
             f,
-            "{}: {} ({} bytes), {} of {} shares, segments of {} bytes",
+            "{}: {}, {} of {} shares, segments of {} bytes",
             self.cap.storage_index(),
-            ByteSize(geometry.size()).display().iec(),
-            geometry.size(),
+            Size(geometry.size()),
             geometry.k(),
             geometry.n(),
             geometry.segment_bytes()
