@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nobody may be there to read it.
             let _ = writeln!(std::io::stderr(), "penstock: {error:#}");
-            ExitCode::FAILURE
+            cli::status_of(&error)
         }
     }
 }

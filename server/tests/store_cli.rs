@@ -216,7 +216,7 @@ fn a_reader_that_went_away_is_nothing_to_talk_about() {
     // The status of these is a finding.
     assert_eq!(unread(&["verify"], &flags), Some(0));
     assert_eq!(unread(&["verify", "--json"], &flags), Some(0));
-    assert_eq!(unread(&["repair"], &flags), Some(0));
+    assert_eq!(unread(&["repair", "--json"], &flags), Some(0));
     assert_eq!(unread(&["inspect", &share], &[]), Some(0));
     assert_eq!(unread(&["plan"], &flags), Some(0));
 }

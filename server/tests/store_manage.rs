@@ -25,7 +25,7 @@ fn a_tree_is_put_and_removed() {
     fs::write(stores.file("tree/c.txt"), "c").unwrap();
     let options = ["-r", "--no-clobber", tree];
     expect(put(&options), 1, &["put tree/c.txt", "is there already"]);
-    expect(put(&["--key", "k", "-r", tree]), 1, &["--prefix"]);
+    expect(put(&["--key", "k", "-r", tree]), 2, &["--prefix"]);
 
     let rm = |options: &[&str]| on(&stores, "rm", options);
     let dry = rm(&["--prefix", "tree/", "--dry-run"]);

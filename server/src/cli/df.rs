@@ -1,12 +1,12 @@
 //! `penstock df`: how full the stores are.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use penstock_store::df::{self, StoreState, StoreUsage};
 
 use super::output::{json_line, write_all};
 use super::stores::Stores;
+use super::talk::warn;
 
 /// A store's deviation says how much more share bytes it has than its part of all share bytes, which goes by capacity.
 #[derive(Debug, clap::Args)]
@@ -24,16 +24,14 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let usages = df::df(&arguments.stores.open()?, !arguments.no_count)?;
     for usage in &usages {
-        // Nobody may be there to read it.
         if let Some(reason) = &usage.reason {
-            let _ = writeln!(io::stderr(), "penstock: {reason}");
+            warn(reason);
         }
         if let Some(unread) = usage.shares.map(|shares| shares.unread).filter(|&n| n > 0) {
             let store = usage.path.display();
-            let _ = writeln!(
-                io::stderr(),
-                "penstock: {store}: {unread} directories and files could not be read, and are not counted"
-            );
+            warn(format_args!(
+                "{store}: {unread} directories and files could not be read, and are not counted"
+            ));
         }
     }
     let well = |usage: &StoreUsage| {

@@ -6,14 +6,16 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use decode_kernel::share::Key;
 use penstock_store::Progress;
 use penstock_store::get::{self, GetOptions};
 use penstock_store::tahoe::get as tahoe;
+use serde::Serialize;
 
-use super::READER_GONE;
+use super::output::{json_document, write_all};
 use super::tahoe::{Source, Sources};
+use super::talk::Talk;
+use super::{READER_GONE, WrongUsage};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -31,27 +33,46 @@ pub(super) struct Arguments {
     /// Where to write it; `-` is standard output, and the default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Print a JSON document about what was read; the object goes to a file then (--output)
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+/// What JSON has of it.
+#[derive(Serialize)]
+struct Document<'a, R> {
+    output: String,
+    #[serde(flatten)]
+    report: &'a R,
+}
+
+pub(super) fn run(arguments: Arguments, talk: Talk) -> anyhow::Result<ExitCode> {
     let Arguments {
         sources,
         name,
         range,
         allow_stale,
         output,
+        json,
     } = arguments;
     let output = output.filter(|path| path.as_os_str() != "-");
     let output = output.as_deref();
+    if json && output.is_none() {
+        // A program could not tell the one from the other.
+        let text =
+            "--json and the object would both go to standard output: name a file with --output";
+        return Err(WrongUsage(text).into());
+    }
+    let way = Way { output, json, talk };
     match sources.source(name)? {
         Source::Stores(stores, key) => {
-            let key: Key = key.context("no key: say which object to get")?;
+            let key: Key = key.ok_or(WrongUsage("no key: say which object to get"))?;
             let options = GetOptions {
                 stores,
                 key,
                 stale: allow_stale,
             };
-            write(output, |out, progress| match out {
+            way.run(|out, progress| match out {
                 Out::File(path) => get::get_file(&options, path, progress),
                 Out::Stream(out) => get::get(&options, out, progress),
             })
@@ -63,7 +84,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 range,
                 limits,
             };
-            write(output, |out, progress| match out {
+            way.run(|out, progress| match out {
                 Out::File(path) => tahoe::get_file(&options, path, progress),
                 Out::Stream(out) => tahoe::get(&options, out, progress),
             })
@@ -77,20 +98,21 @@ enum Out<'a> {
     Stream(&'a mut dyn Write),
 }
 
-/// Runs `get`, and reports what it wrote if that was a file.
-fn write<R: Display, E: std::error::Error + Send + Sync + 'static>(
-    output: Option<&Path>,
-    get: impl FnOnce(Out<'_>, &Progress) -> Result<R, E>,
-) -> anyhow::Result<ExitCode> {
-    let progress = Progress::on_terminal("get");
-    match output {
-        Some(path) => {
-            let report = get(Out::File(path), &progress)?;
-            drop(progress);
-            // Nobody may be there to read it.
-            let _ = writeln!(io::stderr(), "{report}");
-        }
-        None => {
+/// Where bytes go, and what is said of them.
+struct Way<'a> {
+    output: Option<&'a Path>,
+    json: bool,
+    talk: Talk,
+}
+
+impl Way<'_> {
+    /// Runs `get`, and reports what it wrote if that was a file.
+    fn run<R: Display + Serialize, E: std::error::Error + Send + Sync + 'static>(
+        self,
+        get: impl FnOnce(Out<'_>, &Progress) -> Result<R, E>,
+    ) -> anyhow::Result<ExitCode> {
+        let progress = self.talk.progress("get", self.json);
+        let Some(path) = self.output else {
             let mut out = Output {
                 out: io::stdout().lock(),
                 reader_gone: false,
@@ -100,9 +122,20 @@ fn write<R: Display, E: std::error::Error + Send + Sync + 'static>(
                 return Ok(ExitCode::from(READER_GONE));
             }
             result?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let report = get(Out::File(path), &progress)?;
+        drop(progress);
+        if self.json {
+            let document = Document {
+                output: path.display().to_string(),
+                report: &report,
+            };
+            return write_all(0, |out| json_document(out, &document));
         }
+        self.talk.say(report);
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Standard output, which knows whether its reader went away, whatever error the operation makes of that.

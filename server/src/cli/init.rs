@@ -1,10 +1,14 @@
 //! `penstock init`: makes directories and buckets stores.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use penstock_store::{NewStore, init};
+use penstock_store::{Id, Marker, NewStore, init};
+use serde::Serialize;
 
+use super::output::Lines;
 use super::stores;
+use super::talk::Talk;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -16,6 +20,9 @@ pub(super) struct Arguments {
     /// Join stores of different sets to the set of the first
     #[arg(long)]
     join: bool,
+    /// Print a JSON object per line, one for each store
+    #[arg(long)]
+    json: bool,
 }
 
 /// A store by its name, and what it fails together with.
@@ -25,7 +32,17 @@ struct Named {
     domain: Option<String>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+/// What JSON has of a store, by the names that `df` gives it.
+#[derive(Serialize)]
+struct Document {
+    path: String,
+    id: Id,
+    set: Id,
+    domain: Option<String>,
+    created: String,
+}
+
+pub(super) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<ExitCode> {
     let paths: Vec<PathBuf> = arguments.stores.iter().map(|of| of.path.clone()).collect();
     let new = stores::open_named(&paths)?
         .into_iter()
@@ -35,18 +52,31 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         domain: domain.clone(),
     });
     let markers = init(&new.collect::<Vec<_>>(), arguments.join)?;
+    let mut lines = Lines::default();
     for (store, marker) in arguments.stores.iter().zip(markers) {
-        let domain = marker
-            .domain
-            .map_or(String::new(), |domain| format!(", domain {domain}"));
-        say!(
-            "{}: store {} of set {}{domain}",
-            store.path.display(),
-            marker.store,
-            marker.set
-        );
+        let Marker {
+            store: id,
+            set,
+            created,
+            domain,
+            ..
+        } = marker;
+        let path = store.path.display().to_string();
+        if arguments.json {
+            lines.json(&Document {
+                path,
+                id,
+                set,
+                domain,
+                created,
+            });
+            continue;
+        }
+        let domain = domain.map_or(String::new(), |domain| format!(", domain {domain}"));
+        talk.say(format_args!("{path}: store {id} of set {set}{domain}"));
     }
-    Ok(())
+    lines.finish()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Reads `STORE` or `STORE,domain=NAME`.

@@ -4,11 +4,11 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use penstock_store::Progress;
 use penstock_store::{inspect, tahoe};
 use serde::Serialize;
 
-use super::output::json_document;
+use super::output::{json_document, write_finding};
+use super::talk::Talk;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -24,31 +24,27 @@ pub(super) struct Arguments {
     file: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<ExitCode> {
     let Arguments { leaves, json, file } = arguments;
-    let progress = Progress::on_terminal("inspect");
-    let good = if tahoe::inspect::recognises(file) {
+    let progress = talk.progress("inspect", *json);
+    if tahoe::inspect::recognises(file) {
         let inspection = tahoe::inspect::inspect(file, *leaves, &progress)?;
         drop(progress);
-        say_inspection(&inspection, *json);
-        inspection.good()
+        report(&inspection, inspection.good(), *json)
     } else {
         let inspection = inspect::inspect(file, *leaves, &progress)?;
         drop(progress);
-        say_inspection(&inspection, *json);
-        inspection.good()
-    };
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+        report(&inspection, inspection.good(), *json)
+    }
 }
 
-fn say_inspection(inspection: &(impl Display + Serialize), json: bool) {
-    match json {
-        // The status is a finding, also if nobody reads the rest.
-        true => drop(json_document(&mut std::io::stdout().lock(), inspection)),
-        false => say!("{inspection}"),
-    }
+fn report(
+    inspection: &(impl Display + Serialize),
+    good: bool,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    write_finding(u8::from(!good), |out| match json {
+        true => json_document(out, inspection),
+        false => writeln!(out, "{inspection}"),
+    })
 }

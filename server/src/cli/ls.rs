@@ -1,12 +1,12 @@
 //! `penstock ls`: lists the objects in stores.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use penstock_store::ls::{self, Listed, LsOptions};
 
 use super::output::{json_line, write_all};
 use super::stores::Stores;
+use super::talk::warn;
 
 /// The list is sorted by key, so it is held in memory: about 250 bytes for each object, and its key.
 #[derive(Debug, clap::Args)]
@@ -39,12 +39,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let stores = stores.open()?;
     let listing = ls::ls(&LsOptions { stores, prefix })?;
     for problem in &listing.problems {
-        // Nobody may be there to read it.
-        let _ = writeln!(io::stderr(), "penstock: {problem}");
+        warn(problem);
     }
     if !listing.complete {
-        let text = "penstock: the list may lack objects";
-        let _ = writeln!(io::stderr(), "{text}");
+        warn("the list may lack objects");
     }
     write_all(u8::from(!listing.complete), |out| {
         for listed in &listing.objects {

@@ -6,6 +6,8 @@ use clap::{Parser, Subcommand};
 use decode_kernel::share::Key;
 use penstock::control::logging::{self, LogThread};
 
+use talk::Talk;
+
 /// Prints a line on standard output. A reader that went away (`| head`) doesn't end the command, which may have more to
 /// do than print.
 macro_rules! say {
@@ -37,6 +39,7 @@ mod sign;
 mod stat;
 mod stores;
 mod tahoe;
+mod talk;
 mod verify;
 mod walk;
 
@@ -46,6 +49,8 @@ mod walk;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    talk: Talk,
 }
 
 // What `--help` says about exit statuses. With clap's 2 for a wrong command line they are all there are.
@@ -64,10 +69,10 @@ const PLAN_STATUS: &str = "Exit status: 0 if a server with these options would h
 const DOCTOR_STATUS: &str = "Exit status: 0 if every check is ok; 1 if something is amiss, or a value can't be used; 2 \
      if the command line is wrong.";
 const SIGN_STATUS: &str = "Exit status: 0 if the link was printed; 1 if there is no such key or a value can't be used; 2 \
-     if the command line is wrong.";
-const COMPLETIONS_STATUS: &str = "Exit status: 0 if the script was printed; 2 if the command line is wrong; 141, without a \
+     if the command line is wrong; 141, without a message, if the reader of standard output went away.";
+const COMPLETIONS_STATUS: &str = "Exit status: 0 if the script was printed; 1 if it could not be; 2 if the command line is wrong; 141, without a \
      message, if the reader of standard output went away.";
-const DEFAULT_CONFIG_STATUS: &str = "Exit status: 0 if the file was printed; 2 if the command line is wrong; 141, without a \
+const DEFAULT_CONFIG_STATUS: &str = "Exit status: 0 if the file was printed; 1 if it could not be; 2 if the command line is wrong; 141, without a \
      message, if the reader of standard output went away.";
 const MAN_STATUS: &str = "Exit status: 0 if all pages were written; 1 if one could not be written; 2 if the command line \
      is wrong.";
@@ -160,36 +165,51 @@ fn key(text: &str) -> Result<Key, String> {
 }
 
 impl Arguments {
-    /// Writes log lines to standard error: `info` and above, unless RUST_LOG sets another filter. A server's lines are
-    /// written by a thread, which the returned guard ends.
+    /// Writes log lines to standard error: `info` and above, unless `--quiet`, `--verbose` or RUST_LOG say otherwise. A
+    /// server's lines are written by a thread, which the returned guard ends.
     pub(crate) fn start_logging(&self) -> Option<LogThread> {
+        self.talk.check();
         match self.command {
             Command::Serve(_) | Command::Demo(_) => Some(logging::start_server()),
             _ => {
-                logging::start_command();
+                self.talk.start_logging();
                 None
             }
         }
     }
 }
 
+/// Options that make no sense together, or without one that is missing, where clap can't tell.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrongUsage(&'static str);
+
+/// The exit status for an error: that of a wrong command line, or 1.
+pub(crate) fn status_of(error: &anyhow::Error) -> ExitCode {
+    match error.is::<WrongUsage>() {
+        true => ExitCode::from(2),
+        false => ExitCode::FAILURE,
+    }
+}
+
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    match arguments.command {
-        Command::Demo(arguments) => demo::run(arguments)?,
-        Command::Init(arguments) => init::run(&arguments)?,
-        Command::Put(arguments) => return put::run(arguments),
-        Command::Rm(arguments) => return rm::run(arguments),
-        Command::Get(arguments) => return get::run(arguments),
+    let Arguments { command, talk } = arguments;
+    match command {
+        Command::Demo(arguments) => demo::run(arguments, talk)?,
+        Command::Init(arguments) => return init::run(&arguments, talk),
+        Command::Put(arguments) => return put::run(arguments, talk),
+        Command::Rm(arguments) => return rm::run(arguments, talk),
+        Command::Get(arguments) => return get::run(arguments, talk),
         Command::Ls(arguments) => return ls::run(arguments),
         Command::Stat(arguments) => return Ok(stat::run(&arguments)),
         Command::Df(arguments) => return df::run(&arguments),
-        Command::Verify(arguments) => return Ok(verify::run(arguments)),
-        Command::Repair(arguments) => return repair::run(arguments),
-        Command::Rebalance(arguments) => return rebalance::run(arguments),
-        Command::Inspect(arguments) => return inspect::run(&arguments),
-        Command::Serve(arguments) => serve::run(&arguments)?,
-        Command::Sign(arguments) => sign::run(&arguments)?,
-        Command::Plan(arguments) => plan::run(arguments)?,
+        Command::Verify(arguments) => return Ok(verify::run(arguments, talk)),
+        Command::Repair(arguments) => return repair::run(arguments, talk),
+        Command::Rebalance(arguments) => return rebalance::run(arguments, talk),
+        Command::Inspect(arguments) => return inspect::run(&arguments, talk),
+        Command::Serve(arguments) => serve::run(arguments, talk)?,
+        Command::Sign(arguments) => return sign::run(&arguments),
+        Command::Plan(arguments) => return plan::run(arguments),
         Command::Doctor(arguments) => return doctor::run(arguments),
         Command::DefaultConfig => return default_config::run(),
         Command::Completions(arguments) => return completions::run(&arguments),

@@ -1,12 +1,14 @@
 //! `penstock plan`: shows how the declared memory would be divided.
 
+use std::process::ExitCode;
+
 use penstock::control::preflight;
 use penstock::memory::limits::{REMOTE_AHEAD_BYTES, REMOTE_EXTENT_BYTES};
 use penstock::memory::plan::MemoryPlan;
 use penstock::objects::servable;
 use serde::Serialize;
 
-use super::output::json_document;
+use super::output::{json_document, write_finding};
 use super::serve::Reported;
 
 /// What JSON has of it.
@@ -40,44 +42,44 @@ impl RequestsPerGib {
     }
 }
 
-pub(super) fn run(arguments: Reported) -> anyhow::Result<()> {
+pub(super) fn run(arguments: Reported) -> anyhow::Result<ExitCode> {
     let settings = arguments.serve.settings()?;
     let plan = preflight::memory_plan(&settings)?;
     let warnings = preflight::machine_warnings(&settings, &plan);
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     let refused = servable::refused(&plan);
     let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
-    if arguments.json {
-        // The status is a finding, also if nobody reads the rest.
-        let _ = json_document(
-            &mut std::io::stdout().lock(),
-            &Document {
+    write_finding(0, |out| {
+        if arguments.json {
+            let document = Document {
                 requests_per_gib: RequestsPerGib::of(&plan),
                 plan,
                 refused,
                 warnings,
-            },
-        );
-        return Ok(());
-    }
-    say!("{plan}");
-    if let Some(RequestsPerGib { fast, slow }) = RequestsPerGib::of(&plan) {
-        say!(
-            "requests to remote stores for 1 GiB that is not in the cache: {fast} for a fast client, {slow} for a slow one, \
-             and a listing in each store for an object"
-        );
-    }
-    if settings.hand_over.is_some() || settings.take_over.is_some() {
-        say!(
-            "during a hand-over the memory of both servers counts: {} MiB, if the other declares as much",
-            plan.declared.memory_bytes >> 19
-        );
-    }
-    for line in refused {
-        say!("{line}");
-    }
-    for warning in warnings {
-        say!("warning: {warning}");
-    }
-    Ok(())
+            };
+            return json_document(out, &document);
+        }
+        writeln!(out, "{plan}")?;
+        if let Some(RequestsPerGib { fast, slow }) = RequestsPerGib::of(&plan) {
+            writeln!(
+                out,
+                "requests to remote stores for 1 GiB that is not in the cache: {fast} for a fast client, {slow} for a slow \
+                 one, and a listing in each store for an object"
+            )?;
+        }
+        if settings.hand_over.is_some() || settings.take_over.is_some() {
+            writeln!(
+                out,
+                "during a hand-over the memory of both servers counts: {} MiB, if the other declares as much",
+                plan.declared.memory_bytes >> 19
+            )?;
+        }
+        for line in refused {
+            writeln!(out, "{line}")?;
+        }
+        for warning in warnings {
+            writeln!(out, "warning: {warning}")?;
+        }
+        Ok(())
+    })
 }

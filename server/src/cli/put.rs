@@ -1,7 +1,7 @@
 //! `penstock put`: stores files or standard input as shares.
 
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +12,15 @@ use bytesize::ByteSize;
 use decode_kernel::code::CodeKind;
 use decode_kernel::share::{Fields, Key};
 use penstock::config::bounds::SizeBounds;
-use penstock_store::put::{self, Content, Placement, PutOptions, Puts, SourceFile};
+use penstock_store::put::{self, Content, Placement, PutOptions, PutReport, Puts, SourceFile};
 use penstock_store::{Progress, Store};
+use serde::Serialize;
 use walkdir::WalkDir;
 
+use super::WrongUsage;
+use super::output::{About, Line, Lines};
 use super::stores::Stores;
+use super::talk::{Talk, warn};
 
 /// What the share format allows.
 const BLOCK_BOUNDS: SizeBounds = SizeBounds {
@@ -66,6 +70,9 @@ pub(super) struct Arguments {
     content_type: Option<String>,
     #[command(flatten)]
     said: Said,
+    /// Print a JSON object per line: one for each file, and a summary
+    #[arg(long)]
+    json: bool,
     /// The files to store; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -144,15 +151,37 @@ fn expiry(text: &str) -> Result<NonZeroU64, String> {
     NonZeroU64::new(since.as_secs()).ok_or_else(|| format!("{text} has passed"))
 }
 
+/// What JSON has of a file.
+#[derive(Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+enum Action<'a> {
+    /// It is stored.
+    Put {
+        file: String,
+        #[serde(flatten)]
+        report: &'a PutReport,
+    },
+    /// It is not, and the object is as it was.
+    Failed { file: String, reason: &'a str },
+}
+
+/// Totals.
+#[derive(Default, Serialize)]
+struct Report {
+    stored: u64,
+    failed: u64,
+    bytes: u64,
+}
+
 /// Goes on after a file that can't be stored, and exits with 1 then.
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: Arguments, talk: Talk) -> anyhow::Result<ExitCode> {
     if arguments.parity == Some(0) {
-        bail!(
-            "--parity 0: the loss of any store would lose the object; if you want that, say --no-redundancy"
-        );
+        let text = "--parity 0: the loss of any store would lose the object; if you want that, say --no-redundancy";
+        return Err(WrongUsage(text).into());
     }
     if arguments.key.is_some() && (arguments.files.len() > 1 || arguments.recursive) {
-        bail!("--key names one object: use --prefix for several files");
+        let text = "--key names one object: use --prefix for several files";
+        return Err(WrongUsage(text).into());
     }
     let block_size = match arguments.block_size {
         None => put::default_block_bytes(arguments.data),
@@ -162,9 +191,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         stores: arguments.stores.open()?,
         fields: arguments.said.fields()?,
         puts: Puts::default(),
-        progress: Progress::on_terminal("put"),
+        progress: talk.progress("put", arguments.json),
+        talk,
+        lines: Lines::default(),
+        report: Report::default(),
         block_size,
-        failed: false,
         arguments,
     };
     for file in work.arguments.files.clone() {
@@ -179,11 +210,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             work.put(&file, name);
         }
     }
-    Ok(if work.failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    work.finish()
 }
 
 /// The name of a file without its directory.
@@ -204,8 +231,10 @@ struct Work {
     fields: Fields,
     puts: Puts,
     progress: Progress,
+    talk: Talk,
+    lines: Lines,
+    report: Report,
     block_size: u32,
-    failed: bool,
 }
 
 impl Work {
@@ -227,7 +256,7 @@ impl Work {
             .sort_by_file_name();
         for entry in walk {
             match entry {
-                Err(error) => self.fail(directory, &error.into()),
+                Err(error) => self.fail(directory, None, &error.into()),
                 Ok(entry) if entry.file_type().is_dir() => {}
                 Ok(entry) => {
                     let path = entry.path().strip_prefix(parent).unwrap_or(entry.path());
@@ -239,19 +268,82 @@ impl Work {
     }
 
     fn put(&mut self, file: &Path, key: anyhow::Result<Key>) {
-        if let Err(error) = key.and_then(|key| self.try_put(file, key)) {
-            self.fail(file, &error);
+        let key = match key {
+            Ok(key) => key,
+            Err(error) => return self.fail(file, None, &error),
+        };
+        match self.try_put(file, key.clone()) {
+            Ok(report) => self.stored(file, &report),
+            Err(error) => self.fail(file, Some(&key), &error),
         }
     }
 
-    fn fail(&mut self, file: &Path, error: &anyhow::Error) {
-        self.failed = true;
+    fn stored(&mut self, file: &Path, report: &PutReport) {
+        let key = &report.header.key;
+        self.report.stored += 1;
+        self.report.bytes += report.header.geometry.size();
         self.progress.suspend(|| {
-            let _ = writeln!(io::stderr(), "penstock: {}: {error:#}", file.display());
+            match self.arguments.json {
+                true => self.lines.json(&Line::Action {
+                    about: About::object(key.as_str()),
+                    message: report.to_string(),
+                    action: Action::Put {
+                        file: file.display().to_string(),
+                        report,
+                    },
+                }),
+                false => self.talk.say(report),
+            }
+            for warning in &report.warnings {
+                warn(format_args!("{key}: {warning}"));
+            }
         });
     }
 
-    fn try_put(&mut self, file: &Path, key: Key) -> anyhow::Result<()> {
+    fn fail(&mut self, file: &Path, key: Option<&Key>, error: &anyhow::Error) {
+        let file = file.display().to_string();
+        let reason = format!("{error:#}");
+        self.report.failed += 1;
+        self.progress.suspend(|| {
+            let message = format!("{file}: {reason}");
+            warn(&message);
+            if self.arguments.json {
+                self.lines.json(&Line::Action {
+                    about: key.map_or(About::default(), |key| About::object(key.as_str())),
+                    message,
+                    action: Action::Failed {
+                        file,
+                        reason: &reason,
+                    },
+                });
+            }
+        });
+    }
+
+    /// Says what was done in all.
+    fn finish(mut self) -> anyhow::Result<ExitCode> {
+        drop(self.progress);
+        let Report {
+            stored,
+            failed,
+            bytes,
+        } = self.report;
+        if self.arguments.json {
+            self.lines.json(&Line::Summary {
+                complete: failed == 0,
+                report: &self.report,
+            });
+        } else if stored + failed > 1 {
+            let size = ByteSize(bytes).display().iec();
+            self.talk.say(format_args!(
+                "{stored} objects stored, {failed} not stored; {size}"
+            ));
+        }
+        self.lines.finish()?;
+        Ok(ExitCode::from(u8::from(failed > 0)))
+    }
+
+    fn try_put(&mut self, file: &Path, key: Key) -> anyhow::Result<PutReport> {
         let mut options = PutOptions {
             stores: self.stores.clone(),
             data: self.arguments.data,
@@ -286,13 +378,6 @@ impl Work {
                 Content::Stream(&mut stream)
             }
         };
-        let report = self.puts.put(&mut content, &options, &self.progress)?;
-        self.progress.suspend(|| {
-            say!("{report}");
-            for warning in &report.warnings {
-                let _ = writeln!(io::stderr(), "penstock: {}: {warning}", options.key);
-            }
-        });
-        Ok(())
+        Ok(self.puts.put(&mut content, &options, &self.progress)?)
     }
 }

@@ -4,10 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bytesize::ByteSize;
-use penstock_store::Progress;
-use penstock_store::rebalance::{RebalanceOptions, rebalance};
+use penstock_store::Subject;
+use penstock_store::rebalance::{Moved, RebalanceOptions, RebalanceReport, rebalance};
+use serde::Serialize;
 
+use super::output::{Line, Lines, about};
 use super::stores::Stores;
+use super::talk::{Talk, warn};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -22,31 +25,80 @@ pub(super) struct Arguments {
     /// Only say what would be moved
     #[arg(long)]
     dry_run: bool,
+    /// Print a JSON object per line: one for each share that is moved, and a summary
+    #[arg(long)]
+    json: bool,
+}
+
+/// What JSON has of a share or a store.
+#[derive(Serialize)]
+struct Action<'a> {
+    dry_run: bool,
+    #[serde(flatten)]
+    moved: &'a Moved,
+}
+
+/// What JSON has of the whole.
+#[derive(Serialize)]
+struct Summary<'a> {
+    dry_run: bool,
+    #[serde(flatten)]
+    report: &'a RebalanceReport,
 }
 
 /// Exits with 1 if a share could not be moved.
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: Arguments, talk: Talk) -> anyhow::Result<ExitCode> {
+    let Arguments {
+        stores,
+        drain,
+        rate,
+        dry_run,
+        json,
+    } = arguments;
     let options = RebalanceOptions {
-        stores: arguments.stores.open()?,
-        drain: arguments.drain,
-        rate: arguments.rate.map(|rate| rate.as_u64()),
-        dry_run: arguments.dry_run,
+        stores: stores.open()?,
+        drain,
+        rate: rate.map(|rate| rate.as_u64()),
+        dry_run,
     };
-    let progress = Progress::on_terminal("rebalance");
-    let report = rebalance(&options, &progress, &mut |name, moved| match name {
-        // Called with the progress bar out of the way.
-        "" => say!("{moved}"),
-        name => say!("{name}: {moved}"),
-    })?;
+    let progress = talk.progress("rebalance", json || dry_run);
+    let mut lines = Lines::default();
+    // Called with the progress bar out of the way.
+    let mut say = |subject: &Subject, moved: Moved| {
+        if json {
+            lines.json(&Line::Action {
+                about: subject.into(),
+                message: moved.to_string(),
+                action: Action {
+                    dry_run,
+                    moved: &moved,
+                },
+            });
+        }
+        match moved {
+            Moved::Failed { .. } | Moved::PassedOver(_) => warn(about(subject, moved)),
+            _ if json => {}
+            // What would be moved is what was asked for.
+            _ if dry_run => lines.text(about(subject, moved)),
+            _ => talk.say(about(subject, moved)),
+        }
+    };
+    let report = rebalance(&options, &progress, &mut say)?;
     drop(progress);
-    if options.dry_run {
-        say!("nothing was moved; a run would: {report}");
+    if json {
+        let report = Summary {
+            dry_run,
+            report: &report,
+        };
+        lines.json(&Line::Summary {
+            complete: report.report.failed == 0,
+            report,
+        });
+    } else if dry_run {
+        lines.text(format_args!("nothing was moved; a run would: {report}"));
     } else {
-        say!("{report}");
+        talk.say(report);
     }
-    Ok(if report.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    lines.finish()?;
+    Ok(ExitCode::from(u8::from(report.failed > 0)))
 }

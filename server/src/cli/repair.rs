@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 
 use decode_kernel::share::Key;
-use penstock_store::Progress;
 use penstock_store::repair::{self, RepairOptions, RepairReport};
-use serde::Serialize;
 
 use super::metrics_file::MetricsFile;
-use super::output::{About, say_about, say_json};
+use super::output::{Line, Lines, about};
 use super::stores::Stores;
+use super::talk::{Talk, warn};
 use super::walk;
 
 /// A run over all objects can be slowed down, and divided among several nights.
@@ -27,29 +26,10 @@ pub(super) struct Arguments {
     key: Option<Key>,
 }
 
-/// A line of JSON.
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-enum Line<'a> {
-    Action {
-        #[serde(flatten)]
-        about: About<'a>,
-        /// What is printed without --json.
-        message: String,
-        #[serde(flatten)]
-        action: &'a repair::Repaired,
-    },
-    Summary {
-        complete: bool,
-        #[serde(flatten)]
-        report: &'a RepairReport,
-    },
-}
-
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: Arguments, talk: Talk) -> anyhow::Result<ExitCode> {
     let metrics_file = arguments.walk.metrics_file.clone();
     let mut metrics = MetricsFile::start("repair");
-    let result = repair(arguments);
+    let result = repair(arguments, talk);
     let status = match &result {
         Ok(report) => {
             add_metrics(&mut metrics, report);
@@ -63,7 +43,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(status))
 }
 
-fn repair(arguments: Arguments) -> anyhow::Result<RepairReport> {
+fn repair(arguments: Arguments, talk: Talk) -> anyhow::Result<RepairReport> {
     let Arguments {
         stores,
         walk,
@@ -75,27 +55,33 @@ fn repair(arguments: Arguments) -> anyhow::Result<RepairReport> {
         key,
         walk: walk.walk(),
     };
-    let progress = Progress::on_terminal("repair");
+    let progress = talk.progress("repair", json);
+    let mut lines = Lines::default();
+    // Called with the progress bar out of the way.
     let result = repair::repair(&options, &progress, &mut |subject, repaired| {
-        // Called with the progress bar out of the way.
-        match json {
-            true => say_json(&Line::Action {
+        if json {
+            lines.json(&Line::Action {
                 about: subject.into(),
                 message: repaired.to_string(),
                 action: &repaired,
-            }),
-            false => say_about(subject, repaired),
+            });
+        }
+        match repaired.is_trouble() {
+            true => warn(about(subject, repaired)),
+            false if json => {}
+            false => talk.say(about(subject, repaired)),
         }
     });
     drop(progress);
     let report = result?;
     match json {
-        true => say_json(&Line::Summary {
+        true => lines.json(&Line::Summary {
             complete: report.complete(),
             report: &report,
         }),
-        false => say!("{report}"),
+        false => talk.say(report),
     }
+    lines.finish()?;
     Ok(report)
 }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use penstock::config::{self, ConfigError, Options, Settings};
 use penstock::control::{self, Addresses, AdminAt};
 
+use super::talk::Talk;
+
 /// The settings of a server, from flags and a file.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -35,7 +37,15 @@ impl Arguments {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+/// Has `--quiet` and `--verbose` say what is logged, unless `--log` does.
+pub(super) fn with_talk(options: &mut Options, talk: Talk) {
+    if options.log.is_none() {
+        options.log = talk.log().map(str::to_owned);
+    }
+}
+
+pub(super) fn run(mut arguments: Arguments, talk: Talk) -> anyhow::Result<()> {
+    with_talk(&mut arguments.options, talk);
     control::serve(arguments.settings()?, || arguments.settings(), announce)?;
     Ok(())
 }

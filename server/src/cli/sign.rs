@@ -1,6 +1,7 @@
 //! `penstock sign`: makes a link that opens one object for a while.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -8,6 +9,9 @@ use bytesize::ByteSize;
 use penstock::s3::keys::Keys;
 use penstock::s3::sigv4::{EXPIRES_SECONDS_MAX, Link};
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
+
+use super::output::{json_document, write_all};
 
 /// The link is an AWS Signature V4 presigned URL. Whoever has it may read the object until it expires, or until the key
 /// that it was signed with is taken away.
@@ -37,9 +41,25 @@ pub(super) struct Arguments {
     /// The region that the link names; any will do, unless the server has --s3-region
     #[arg(long, value_name = "NAME", default_value = "us-east-1")]
     region: String,
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+/// What JSON has of a link.
+#[derive(Serialize)]
+struct Document<'a> {
+    url: String,
+    method: &'a str,
+    key_id: &'a str,
+    region: &'a str,
+    /// When it was signed, as RFC 3339.
+    signed: String,
+    /// From when on it opens nothing.
+    expires: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let keys = Keys::load(&arguments.keys_file)?;
     let key = match &arguments.key_id {
         Some(id) => keys
@@ -75,8 +95,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
         parameters.push(("x-penstock-rate".to_owned(), rate.0.to_string()));
     }
+    let method = arguments.method.to_ascii_uppercase();
     let link = Link {
-        method: &arguments.method.to_ascii_uppercase(),
+        method: &method,
         host,
         path: &path,
         parameters: &parameters,
@@ -85,8 +106,24 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         time: now,
         expires: arguments.expires,
     };
-    say!("{origin}{}", link.sign(key.secret()));
-    Ok(())
+    let url = format!("{origin}{}", link.sign(key.secret()));
+    let date = |time| humantime::format_rfc3339_seconds(time).to_string();
+    let (signed, expires) = (date(now), date(now + arguments.expires));
+    tracing::debug!(key_id = key.id(), %expires, "signed");
+    write_all(0, |out| match arguments.json {
+        true => json_document(
+            out,
+            &Document {
+                url,
+                method: &method,
+                key_id: key.id(),
+                region: &arguments.region,
+                signed,
+                expires,
+            },
+        ),
+        false => writeln!(out, "{url}"),
+    })
 }
 
 fn is_url(text: &str) -> bool {

@@ -1,6 +1,5 @@
 //! `penstock stat`: everything about one object that headers tell.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use decode_kernel::share::Key;
@@ -8,6 +7,7 @@ use penstock_store::stat;
 
 use super::output::{json_document, write_all};
 use super::stores::Stores;
+use super::talk::warn;
 
 /// Reads headers only: `verify` also reads the bytes.
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         });
     // Other commands exit with 1 after an error. Here 1 says that there is no such object.
     result.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "penstock: {error:#}");
+        warn(format_args!("{error:#}"));
         ExitCode::from(2)
     })
 }

@@ -1,18 +1,17 @@
 //! `penstock verify`: checks every byte and reports damage.
 
-use std::fmt::Display;
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use decode_kernel::share::Key;
 use penstock_store::tahoe::verify as tahoe;
 use penstock_store::verify::{self, Health, VerifyOptions, VerifyReport};
-use penstock_store::{Progress, Store, Walk};
+use penstock_store::{Store, Walk};
 use serde::Serialize;
 
 use super::metrics_file::MetricsFile;
-use super::output::{About, say_about, say_json};
+use super::output::{About, Lines, about};
 use super::tahoe::{Source, Sources};
+use super::talk::{Talk, warn};
 use super::walk;
 
 /// A run over all objects can be slowed down, and divided among several nights.
@@ -58,15 +57,15 @@ struct Summary<'a> {
     report: &'a VerifyReport,
 }
 
-pub(super) fn run(arguments: Arguments) -> ExitCode {
+pub(super) fn run(arguments: Arguments, talk: Talk) -> ExitCode {
     let metrics_file = arguments.walk.metrics_file.clone();
     let mut metrics = MetricsFile::start("verify");
     // Other commands exit with 1 after an error. Here 1 says that all can be read.
     let failed = |error: anyhow::Error| {
-        let _ = writeln!(io::stderr(), "penstock: {error:#}");
+        warn(format_args!("{error:#}"));
         Health::Unreadable
     };
-    let mut health = verify(arguments, &mut metrics).unwrap_or_else(failed);
+    let mut health = verify(arguments, talk, &mut metrics).unwrap_or_else(failed);
     if let Some(path) = metrics_file
         && let Err(error) = metrics.write(&path, health.exit_code())
     {
@@ -75,7 +74,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     ExitCode::from(health.exit_code())
 }
 
-fn verify(arguments: Arguments, metrics: &mut MetricsFile) -> anyhow::Result<Health> {
+fn verify(arguments: Arguments, talk: Talk, metrics: &mut MetricsFile) -> anyhow::Result<Health> {
     let Arguments {
         sources,
         walk,
@@ -84,7 +83,7 @@ fn verify(arguments: Arguments, metrics: &mut MetricsFile) -> anyhow::Result<Hea
     } = arguments;
     match sources.source(name)? {
         Source::Stores(stores, key) => {
-            let report = verify_objects(stores, key, walk.walk(), json)?;
+            let report = verify_objects(stores, key, walk.walk(), talk, json)?;
             add_metrics(metrics, &report);
             Ok(report.health())
         }
@@ -94,7 +93,7 @@ fn verify(arguments: Arguments, metrics: &mut MetricsFile) -> anyhow::Result<Hea
             )
         }
         Source::Tahoe { nodes, cap, limits } => {
-            verify_file(&tahoe::VerifyOptions { nodes, cap, limits }, json)
+            verify_file(&tahoe::VerifyOptions { nodes, cap, limits }, talk, json)
         }
     }
 }
@@ -103,6 +102,7 @@ fn verify_objects(
     stores: Vec<Store>,
     key: Option<Key>,
     walk: Walk,
+    talk: Talk,
     json: bool,
 ) -> anyhow::Result<VerifyReport> {
     let options = VerifyOptions {
@@ -111,51 +111,55 @@ fn verify_objects(
         digest: true,
         walk,
     };
-    let progress = Progress::on_terminal("verify");
+    let progress = talk.progress("verify", json);
+    let mut lines = Lines::default();
     let result = verify::verify(&options, &progress, &mut |subject, finding| {
         // Called with the progress bar out of the way.
         match json {
-            true => say_json(&Line::Finding {
+            true => lines.json(&Line::Finding {
                 about: subject.into(),
                 note: finding.is_note(),
                 message: finding.to_string(),
                 finding: &finding,
             }),
-            false => say_about(subject, finding),
+            false => lines.text(about(subject, finding)),
         }
     });
     drop(progress);
     let report = result?;
-    let summary = Summary {
-        health: report.health(),
-        report: &report,
-    };
-    say_summary(json, &report, &summary);
+    match json {
+        true => lines.json(&Line::Summary {
+            report: Summary {
+                health: report.health(),
+                report: &report,
+            },
+        }),
+        false => lines.text(report),
+    }
+    lines.finish()?;
     Ok(report)
 }
 
-fn verify_file(options: &tahoe::VerifyOptions, json: bool) -> anyhow::Result<Health> {
-    let progress = Progress::on_terminal("verify");
+fn verify_file(options: &tahoe::VerifyOptions, talk: Talk, json: bool) -> anyhow::Result<Health> {
+    let progress = talk.progress("verify", json);
+    let mut lines = Lines::default();
     let result = tahoe::verify(options, &progress, &mut |finding| match json {
-        true => say_json(&Line::Finding {
+        true => lines.json(&Line::Finding {
             about: About::default(),
             note: finding.is_note(),
             message: finding.to_string(),
             finding: &finding,
         }),
-        false => say!("{finding}"),
+        false => lines.text(finding),
     });
     drop(progress);
     let report = result?;
-    say_summary(json, &report, &report);
-    Ok(report.health)
-}
-
-fn say_summary(json: bool, text: &impl Display, report: &impl Serialize) {
     match json {
-        true => say_json(&Line::Summary { report }),
-        false => say!("{text}"),
+        true => lines.json(&Line::Summary { report: &report }),
+        false => lines.text(report),
     }
+    lines.finish()?;
+    Ok(report.health)
 }
 
 fn add_metrics(metrics: &mut MetricsFile, report: &VerifyReport) {

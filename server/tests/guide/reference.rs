@@ -94,8 +94,8 @@ fn reference_options() {
          [hand-over](upgrade.md).\n\n\
          | option | default | reload | |\n|---|---|---|---|\n"
     );
-    let mut documented = BTreeSet::from(["--config".to_owned(), "--help".to_owned()]);
-    documented.insert("--version".to_owned());
+    let of_all = ["--config", "--help", "--version", "--quiet", "--verbose"];
+    let mut documented = BTreeSet::from(of_all.map(str::to_owned));
     for arg in args.get_arguments() {
         let Some(long) = arg.get_long() else { continue };
         documented.insert(format!("--{long}"));
@@ -164,7 +164,15 @@ fn reference_commands() {
 fn reference_statuses() {
     let mut page = format!(
         "# Exit statuses\n\n{MADE}\n\
-         Scripts can rely on these.\n\n| command | status | |\n|---|---|---|\n"
+         Scripts can rely on these. For all commands:\n\n\
+         - `--help` and `--version` end with 0; no command, an unknown one or an unknown option with 2.\n\
+         - 141 says that the reader of standard output went away, as in `penstock ls | head`, and that nothing else\n  \
+         failed. Commands without it have more to do than print: they go on, and their status says what they did.\n\
+         - Where standard output can't be written for another reason, such as a full disk, the status is 1, that of\n  \
+         `stat` and `verify` 2.\n\
+         - Of a command that a signal ended a shell says 128 and the signal's number: 130 after Ctrl-C. What was\n  \
+         interrupted left every object as it was, or as it was to be.\n\n\
+         | command | status | |\n|---|---|---|\n"
     );
     for command in subcommands() {
         let text = help(&[&command]);

@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use decode_kernel::share::{Header, PAGE_BYTES, object_dir};
+use serde::Serialize;
 
+use crate::check::Subject;
 use crate::error::{During, FileError};
+use crate::json;
 use crate::new_file::NewFile;
 use crate::pace::Pace;
 use crate::progress::Progress;
@@ -37,15 +40,19 @@ pub struct RebalanceOptions {
 }
 
 /// What happened to one share.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
 pub enum Moved {
     /// It is in another store now, or would be.
+    #[serde(rename = "moved")]
     Share {
         /// Its number.
         number: u16,
         /// Where it was.
+        #[serde(serialize_with = "json::path")]
         from: PathBuf,
         /// Where it is.
+        #[serde(serialize_with = "json::path")]
         to: PathBuf,
     },
     /// It stays where it does not belong.
@@ -53,6 +60,7 @@ pub enum Moved {
         /// Its number.
         number: u16,
         /// Where it is.
+        #[serde(serialize_with = "json::path")]
         path: PathBuf,
         /// Why.
         reason: String,
@@ -82,7 +90,7 @@ impl fmt::Display for Moved {
 }
 
 /// Totals of a rebalance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RebalanceReport {
     /// Objects seen.
     pub objects: u64,
@@ -101,11 +109,11 @@ impl fmt::Display for RebalanceReport {
         let part = 100.0 * self.moved_bytes as f64 / self.bytes.max(1) as f64;
         write!(
             f,
-            "{} objects; moved {} shares, {} ({part:.1}% of all bytes); {} not moved",
-            self.objects,
+            "{} shares moved, {} not moved; {}, {part:.1}% of all bytes; {} objects",
             self.moved,
+            self.failed,
             ByteSize(self.moved_bytes).display().iec(),
-            self.failed
+            self.objects
         )
     }
 }
@@ -124,22 +132,22 @@ pub enum RebalanceError {
     File(#[from] FileError),
 }
 
-/// Moves the shares of all objects to where placement wants them. Calls `report` with each share moved and the object's
-/// name. Goes on after a failure.
+/// Moves the shares of all objects to where placement wants them. Calls `report` with each share moved and its
+/// object. Goes on after a failure.
 ///
 /// # Errors
 /// If the stores can't be used.
 pub fn rebalance(
     options: &RebalanceOptions,
     progress: &Progress,
-    report: &mut dyn FnMut(&str, Moved),
+    report: &mut dyn FnMut(&Subject, Moved),
 ) -> Result<RebalanceReport, RebalanceError> {
     let stores = &options.stores;
     allow_open_files(stores.len() * 3);
     store::check_stores(stores)?;
     let mut places = Places::new(stores)?;
     for passed in &places.passed_over {
-        report("", Moved::PassedOver(passed.clone()));
+        report(&Subject::Stores, Moved::PassedOver(passed.clone()));
     }
     for path in &options.drain {
         let known = places.open.iter_mut().find(|place| place.store.is(path));
@@ -163,7 +171,7 @@ pub fn rebalance(
             continue;
         };
         let group = scan.groups.swap_remove(chosen);
-        let key = group.header.key.to_string();
+        let subject = Subject::Object(group.header.key.clone());
         sum.objects += 1;
         places.refresh();
         for step in steps(&group, &places) {
@@ -216,7 +224,7 @@ pub fn rebalance(
                     }
                 }
             };
-            progress.suspend(|| report(&key, event));
+            progress.suspend(|| report(&subject, event));
         }
     }
     Ok(sum)

@@ -11,7 +11,7 @@ use penstock_store::Store;
 use penstock_store::get::{GetOptions, get};
 use penstock_store::put::{Content, Placement, PutOptions, Puts};
 use penstock_store::rebalance::{Moved, RebalanceOptions, RebalanceReport, rebalance};
-use penstock_store::{NewStore, Progress, init};
+use penstock_store::{NewStore, Progress, Subject, init};
 
 const OBJECTS: usize = 1000;
 
@@ -89,7 +89,7 @@ fn assert_even(counts: &[f64]) {
 fn run(
     stores: &Stores,
     drain: Option<usize>,
-    report: &mut dyn FnMut(&str, Moved),
+    report: &mut dyn FnMut(&Subject, Moved),
 ) -> RebalanceReport {
     let options = RebalanceOptions {
         stores: Store::directories(&stores.paths),

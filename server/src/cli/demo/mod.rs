@@ -13,9 +13,10 @@ use penstock::config::address::Address;
 use penstock::config::{ConfigError, Options, Settings};
 use penstock::control;
 use penstock_store::put::{self, Placement, PutOptions};
-use penstock_store::{NewStore, Progress, Store};
+use penstock_store::{NewStore, Store};
 
 use super::stores;
+use super::talk::Talk;
 use weed::Weed;
 
 #[derive(Debug, clap::Args)]
@@ -39,7 +40,7 @@ const LOST: [usize; 2] = [0, 2];
 const OBJECT: &str = "demo.bin";
 const OBJECT_BYTES: u64 = 64 << 20;
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: Arguments, talk: Talk) -> anyhow::Result<()> {
     if arguments.s3 {
         weed::with_keys()?;
     }
@@ -65,7 +66,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let paths: Vec<PathBuf> = names.iter().map(place).collect();
     fs::create_dir_all(&dir)?;
     let digest = stores::open_named(&paths)
-        .and_then(build)
+        .and_then(|stores| build(stores, talk))
         .with_context(|| format!("building a store in {}", dir.display()))?;
     for lost in LOST {
         match &weed {
@@ -74,13 +75,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     }
 
-    let options = Options {
+    let mut options = Options {
         store: paths,
         cache: weed.is_some().then(|| dir.join("cache")),
         listen: arguments.listen,
         admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()),
         ..Options::default()
     };
+    super::serve::with_talk(&mut options, talk);
     let load = || {
         let settings = Settings::new(options.clone(), super::serve::cores());
         settings.map_err(ConfigError::Option)
@@ -109,7 +111,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build(stores: Vec<Store>) -> anyhow::Result<Digest> {
+fn build(stores: Vec<Store>, talk: Talk) -> anyhow::Result<Digest> {
     let new = stores.iter().map(|store| NewStore {
         store: store.clone(),
         domain: None,
@@ -131,7 +133,7 @@ fn build(stores: Vec<Store>) -> anyhow::Result<Digest> {
         placement: Placement::Listed,
     };
     let mut content = Generated { state: 1 }.take(OBJECT_BYTES);
-    let report = put::put(&mut content, &options, &Progress::on_terminal("building"))?;
+    let report = put::put(&mut content, &options, &talk.progress("building", false))?;
     Ok(report.header.digest)
 }
 

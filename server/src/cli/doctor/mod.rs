@@ -13,7 +13,7 @@ use penstock::io::Backend;
 use penstock_store::{Presence, StoreError, presence};
 use serde::Serialize;
 
-use super::output::json_document;
+use super::output::{json_document, write_finding};
 use super::serve::Reported;
 use machine::Machine;
 
@@ -97,21 +97,17 @@ pub(super) fn run(arguments: Reported) -> anyhow::Result<ExitCode> {
     let settings = arguments.serve.settings()?;
     let checks = in_order(checks(&settings, &Machine::here()));
     let ok = checks.iter().all(|check| check.ok);
-    if arguments.json {
-        // The status is a finding, also if nobody reads the rest.
-        let _ = json_document(&mut std::io::stdout().lock(), &Document { ok, checks });
-    } else {
+    write_finding(u8::from(!ok), |out| {
+        if arguments.json {
+            return json_document(out, &Document { ok, checks });
+        }
         for check in checks {
-            say!("{}{}", check.level.words(), check.text);
+            writeln!(out, "{}{}", check.level.words(), check.text)?;
             if let Some(fix) = check.fix {
-                say!("        fix: {fix}");
+                writeln!(out, "        fix: {fix}")?;
             }
         }
-    }
-    Ok(if ok {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+        Ok(())
     })
 }
 
