@@ -256,23 +256,27 @@ fn a_link_may_be_slow(io: Backend) {
 fn without_a_signature_nothing_is_answered_if_one_is_required(io: Backend) {
     let stores = stores();
     let server = serve(&stores, io, &["--require-signature"]);
-    for path in ["/other", "/nothing", "/x"] {
-        let answer = get(server.objects, path, &[]);
-        assert_eq!(answer.status(), 403);
-        assert!(
-            answer.text().starts_with("403 Forbidden: "),
-            "{}",
-            answer.text()
-        );
-    }
+    // Nothing tells a bucket from what is none: neither the status, nor the form of the answer, nor its fields.
+    let mut client = Client::connect(server.objects);
     for path in [
         "/media/z",
         "/media/nothing",
         "/media",
         "/media?location",
         "/",
+        "/other",
+        "/nothing",
+        "/x",
     ] {
         expect_error(&get(server.objects, path, &[]), 403, "AccessDenied");
+        let head = client.request("HEAD", path, &[]);
+        assert_eq!(head.status(), 403, "{path}");
+        assert_eq!(head.field("Content-Type"), Some("application/xml"));
+        assert_eq!(head.field("x-amz-bucket-region"), None);
+    }
+    for path in ["/media", "/other"] {
+        let answer = Client::connect(server.objects).request("PUT", path, &["Content-Length: 0"]);
+        expect_error(&answer, 405, "MethodNotAllowed");
     }
     // There must be somebody who can sign, and nobody else may read the secrets.
     let launch = |options: &[&str]| {

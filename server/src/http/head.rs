@@ -161,6 +161,7 @@ impl Head {
     ) -> Response {
         // A client of S3 may ask for a bucket that is none.
         let is_s3 = context.site.is_s3(request) || error.code == Code::NoSuchBucket;
+        let is_s3 = context.site.errors_are_s3(is_s3);
         let path = is_s3.then_some(request.path.as_str());
         self.text(error, path, Recipient::of(request, context))
     }

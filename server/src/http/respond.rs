@@ -187,7 +187,8 @@ pub fn refuse(refusal: &Refusal, context: &Context) -> Response {
         http10: false,
     };
     let path = refusal.path.as_deref();
-    let s3 = path.filter(|path| context.site.buckets.own(path));
+    let site = &context.site;
+    let s3 = path.filter(|path| site.errors_are_s3(site.buckets.own(path)));
     head.text(&about(refusal.status, refusal.reason), s3, recipient)
 }
 

@@ -28,4 +28,10 @@ impl Site {
         let has_index = self.index.is_some() && request.path.is_empty();
         self.buckets.own(&request.path) && (!has_index || request.signed.is_some())
     }
+
+    /// Whether errors on a path are told in S3's form. Where all requests must be signed they all are: two forms would tell
+    /// who has no key which names are buckets.
+    pub fn errors_are_s3(&self, is_s3: bool) -> bool {
+        is_s3 || (self.require_signature && !self.buckets.all().is_empty())
+    }
 }
