@@ -205,6 +205,11 @@ impl Bucket {
         &self.0.requests
     }
 
+    /// The error of an answer that whoever asked can make no use of.
+    pub fn wrong_answer(&self, what: impl Into<String>, reason: String) -> RemoteError {
+        RemoteError::new(RemoteErrorKind::Protocol, &self.0.name, what, reason)
+    }
+
     fn path(&self, name: &str) -> Result<Path, RemoteError> {
         let path = Path::parse(format!("{}{name}", self.0.prefix));
         path.map_err(|error| {
@@ -330,6 +335,27 @@ impl Bucket {
             store: self.0.name.clone(),
             what,
         })
+    }
+
+    /// A few bytes of a file, all of them. Asked again where that may help.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn read_part(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, RemoteError> {
+        let once = async || {
+            let mut body = self.get(name, range.clone()).await?;
+            let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+            while let Some(more) = body.next().await {
+                bytes.extend_from_slice(&more?);
+            }
+            Ok(bytes)
+        };
+        let mut tries = Tries::default();
+        loop {
+            if let Some(result) = tries.judge(once().await).await {
+                return result;
+            }
+        }
     }
 
     /// A short file, whole.

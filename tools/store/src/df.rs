@@ -218,8 +218,8 @@ fn count_shares(store: &Store) -> Shares {
     for first in 0..=255 {
         let listing = lister.list(first);
         shares.unread += listing.unlisted.len() as u64;
-        for dir in listing.dirs {
-            let Ok(files) = stores[0].lengths(&dir) else {
+        for found in listing.into_found() {
+            let Ok(files) = stores[0].lengths(&found.dir, found.files_in(0)) else {
                 shares.unread += 1;
                 continue;
             };

@@ -13,7 +13,9 @@ use serde::Serialize;
 use crate::date::{self, rfc3339};
 use crate::error::FileError;
 use crate::json;
-use crate::store::{self, Group, OpenError, Presence, RejectReason, Rejected, Store, StoreError};
+use crate::store::{
+    self, Found, Group, OpenError, Presence, RejectReason, Rejected, Store, StoreError,
+};
 use crate::temp::allow_open_files;
 use crate::walk::{Step, Walk};
 
@@ -286,7 +288,7 @@ pub fn ls(options: &LsOptions) -> Result<Listing, LsError> {
     let walk = Walk::default();
     walk.go(stores, &walk.pace(), &mut |step| {
         match step {
-            Step::Object(dir) => list.add(dir)?,
+            Step::Object(found) => list.add(found)?,
             Step::Stray(..) => {}
             Step::Unlisted(rejected) => list.note(&rejected),
         }
@@ -307,8 +309,9 @@ struct List<'a> {
 }
 
 impl List<'_> {
-    fn add(&mut self, dir: &str) -> Result<(), OpenError> {
-        let mut scan = store::scan_dir(self.stores, dir, None);
+    fn add(&mut self, found: &Found) -> Result<(), OpenError> {
+        let dir = found.dir.as_str();
+        let mut scan = store::scan_found(self.stores, found);
         let name = scan.key().map_or(dir, Key::as_str);
         if let Some(error) = scan.shortage(name) {
             return Err(error);

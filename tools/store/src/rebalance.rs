@@ -165,8 +165,9 @@ pub fn rebalance(
     }
     let mut rate = Rate::new(options.rate);
     let mut sum = RebalanceReport::default();
-    for dir in store::object_dirs(stores) {
-        let mut scan = store::scan_dir(stores, &dir, None);
+    for found in store::objects(stores) {
+        // What is to be moved is looked at afresh.
+        let mut scan = store::scan_dir(stores, &found.dir, None);
         let Some(chosen) = scan.chosen(false) else {
             continue;
         };

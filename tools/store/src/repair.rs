@@ -285,7 +285,9 @@ pub fn repair(
         None => {
             let complete = options.walk.go(stores, &pace, &mut |step| {
                 match step {
-                    Step::Object(dir) => {
+                    Step::Object(found) => {
+                        // What is to be changed is looked at afresh.
+                        let dir = found.dir.as_str();
                         let scan = store::scan_dir(stores, dir, None);
                         let name = Subject::Directory(dir.to_owned());
                         work.repair_object(scan, name, dir, &mut sum, report)?;

@@ -1,15 +1,22 @@
 //! What a long look at all objects takes, a step at a time, for a server: what is in a part of one store's directories,
-//! and what one store has of one object. Each call is on one store, which may hang, and leaves nothing open.
+//! and what one store has of one object. Each call is on one store, which may hang, and leaves nothing open. Of buckets the
+//! names of all files are listed ([`parts`]), and few headers are read: each is a request.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
 use std::path::Path;
 
-use decode_kernel::share::{Generation, Header};
+use decode_kernel::share::{Generation, Geometry, Header, PAGE_BYTES};
+use penstock_remote::{Bucket, RemoteErrorKind};
 
 use crate::date::now;
-use crate::store::{Kind, Presence, is_object_dir, look_in, objects_dir, presence};
+pub use crate::store::parts;
+use crate::store::{
+    Kind, Listed, Presence, RejectReason, Store, generation_of, is_object_dir, look_in,
+    objects_dir, presence,
+};
 
 /// Names of objects' directories under one `ab`, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,9 +75,14 @@ pub struct Glance {
     pub is_here: bool,
 }
 
-/// Looks at what a store has of the object in the directory `dir` (`ab/cdef…`). Reads headers, and closes the files.
+/// Looks at what a directory has of the object in the directory `dir` (`ab/cdef…`). Reads headers, and closes the files.
 pub fn glance(root: &Path, dir: &str) -> Glance {
-    let look = look_in(0, &root.into(), dir, None);
+    glance_in(&root.into(), dir)
+}
+
+/// The same, of any store. In a bucket that is a request, and one for each share that it has.
+pub fn glance_in(store: &Store, dir: &str) -> Glance {
+    let look = look_in(0, store, dir, None, None);
     let mut puts: Vec<Shares> = Vec::new();
     for (header, kind, share) in look.shares {
         let put = match puts.iter_mut().find(|put| put.header.same_object(&header)) {
@@ -138,6 +150,143 @@ pub fn condition(glances: impl IntoIterator<Item = Glance>) -> Option<Condition>
     })
 }
 
+/// What a bucket has of an object, as far as the names of its files tell.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    shares: Vec<(Generation, Listed)>,
+    decided: Vec<Generation>,
+    tombstone: Option<Generation>,
+    /// There are shares whose names don't tell which put they are of: headers must be read, by [`glance_in`].
+    pub is_odd: bool,
+}
+
+impl Named {
+    /// What these files of an object tell.
+    pub fn of(files: Vec<Listed>) -> Named {
+        let mut named = Named::default();
+        for file in files {
+            let path = Path::new(&file.name);
+            let Some(kind) = Kind::of(path) else {
+                continue;
+            };
+            let Some(generation) = generation_of(path) else {
+                named.is_odd |= kind.is_share();
+                continue;
+            };
+            match kind {
+                Kind::Tombstone => named.tombstone = named.tombstone.max(Some(generation)),
+                Kind::Decided => named.decided.push(generation),
+                Kind::Pending => named.shares.push((generation, file)),
+                Kind::Share => {
+                    named.decided.push(generation);
+                    named.shares.push((generation, file));
+                }
+            }
+        }
+        named
+    }
+}
+
+/// The newest put of an object that counts, as headers in directories and names in buckets tell.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// The put.
+    pub generation: Generation,
+    /// Its header, if a directory has one.
+    pub header: Option<Header>,
+    numbers: Vec<u16>,
+    /// Its share files in buckets, each with the number that was given for its store.
+    pub files: Vec<(usize, Listed)>,
+}
+
+impl Sight {
+    /// Puts together what the stores have of an object; `None` if it was removed, or no put of it is decided. What has
+    /// expired is not left out: that is in the header.
+    pub fn of(
+        glances: impl IntoIterator<Item = Glance>,
+        named: impl IntoIterator<Item = (usize, Named)>,
+    ) -> Option<Sight> {
+        let (mut tombstone, mut decided) = (None, Vec::new());
+        let mut sights: Vec<Sight> = Vec::new();
+        fn at(sights: &mut Vec<Sight>, generation: Generation) -> &mut Sight {
+            let found = sights
+                .iter()
+                .position(|sight| sight.generation == generation);
+            let index = found.unwrap_or_else(|| {
+                sights.push(Sight {
+                    generation,
+                    header: None,
+                    numbers: Vec::new(),
+                    files: Vec::new(),
+                });
+                sights.len() - 1
+            });
+            &mut sights[index]
+        }
+        for glance in glances {
+            tombstone = tombstone.max(glance.tombstone);
+            for put in glance.puts {
+                let generation = put.header.generation;
+                decided.extend(put.is_decided.then_some(generation));
+                let sight = at(&mut sights, generation);
+                sight.numbers.extend(put.numbers);
+                sight.header.get_or_insert(put.header);
+            }
+        }
+        for (store, named) in named {
+            tombstone = tombstone.max(named.tombstone);
+            decided.extend(named.decided);
+            for (generation, file) in named.shares {
+                at(&mut sights, generation).files.push((store, file));
+            }
+        }
+        let counts = |sight: &Sight| {
+            decided.contains(&sight.generation)
+                && tombstone.is_none_or(|tombstone| sight.generation > tombstone)
+        };
+        let counting = sights.into_iter().filter(counts);
+        counting.max_by_key(|sight| sight.generation)
+    }
+
+    /// Shares of it that there are. Names don't tell numbers; a store has one share of a put. With the geometry those of
+    /// another length are left out.
+    pub fn shares(&self, geometry: Option<&Geometry>) -> usize {
+        let bytes = geometry.map(Geometry::share_file_bytes);
+        let numbers: HashSet<_> = self.numbers.iter().collect();
+        let files = self.files.iter();
+        let files = files.filter(|(_, file)| bytes.is_none_or(|bytes| file.bytes == bytes));
+        numbers.len() + files.count()
+    }
+}
+
+/// Whether an object with this header is there no more, by its own word.
+pub fn is_expired(expires: Option<NonZeroU64>) -> bool {
+    expires.is_some_and(|expires| expires.get() <= now())
+}
+
+/// Reads the header of a share in a bucket that was listed, with one request.
+///
+/// # Errors
+/// [`RejectReason::Away`] if the bucket gives no answer; otherwise what is wrong with the file.
+pub async fn header(bucket: &Bucket, file: &Listed) -> Result<Header, RejectReason> {
+    let have = file.bytes.min(PAGE_BYTES as u64);
+    let page = match have {
+        0 => Ok(Vec::new()),
+        _ => bucket.read_part(&file.name, 0..have).await,
+    };
+    let page = page.map_err(|error| match error.kind() {
+        RemoteErrorKind::NotFound => RejectReason::Io(io::ErrorKind::NotFound.into()),
+        RemoteErrorKind::Protocol => RejectReason::Io(io::Error::other(error)),
+        _ => RejectReason::Away(error.to_string()),
+    })?;
+    let header = Header::decode(&page)?;
+    let (len, expected) = (file.bytes, header.geometry.share_file_bytes());
+    match len == expected {
+        true => Ok(header),
+        false => Err(RejectReason::Length { len, expected }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -200,6 +349,85 @@ mod tests {
         assert_eq!(of(&stores, "a").unwrap().shares, 2);
         rm(&Store::directories(&stores), &Key::new("a").unwrap()).unwrap();
         assert!(of(&stores, "a").is_none());
+    }
+
+    /// What a bucket with the same files would tell by their names.
+    fn named(root: &Path, dir: &str) -> Named {
+        let files = fs::read_dir(objects_dir(root).join(dir)).into_iter();
+        let listed = files.flatten().map(|file| {
+            let file = file.unwrap();
+            Listed {
+                name: format!("objects/{dir}/{}", file.file_name().to_str().unwrap()),
+                bytes: file.metadata().unwrap().len(),
+                version: String::new(),
+            }
+        });
+        Named::of(listed.collect())
+    }
+
+    #[test]
+    fn names_tell_what_headers_do() {
+        let root = tempfile::tempdir().unwrap();
+        let stores = stores(root.path(), 3);
+        let dir = object_dir(&Key::new("a").unwrap());
+        // All of them buckets, or the first.
+        let same = |told: bool| {
+            let condition = of(&stores, "a");
+            assert_eq!(condition.is_some(), told);
+            for buckets in [3, 1] {
+                let all = stores.iter().enumerate();
+                let names = all
+                    .take(buckets)
+                    .map(|(index, root)| (index, named(root, &dir)));
+                let glances = stores[buckets..].iter().map(|root| glance(root, &dir));
+                let sight = Sight::of(glances, names);
+                assert_eq!(sight.is_some(), told);
+                let (Some(condition), Some(sight)) = (&condition, sight) else {
+                    continue;
+                };
+                assert_eq!(sight.generation, condition.header.generation);
+                assert_eq!(
+                    sight.shares(Some(&condition.header.geometry)),
+                    condition.shares
+                );
+                assert_eq!(sight.header.is_some(), buckets == 1);
+            }
+        };
+        same(false);
+        store(&stores, "a");
+        same(true);
+        let generation = of(&stores, "a").unwrap().header.generation;
+        let share = |root: &Path| {
+            let files = fs::read_dir(objects_dir(root).join(&dir)).unwrap();
+            let mut paths = files.map(|file| file.unwrap().path());
+            paths
+                .find(|path| path.extension().unwrap() == "share")
+                .unwrap()
+        };
+        // As a put in a bucket leaves them: the mark of one decides for all.
+        for root in &stores {
+            let path = share(root);
+            fs::rename(&path, path.with_extension("pending")).unwrap();
+            same(*root != stores[2]);
+        }
+        let mark = objects_dir(&stores[0])
+            .join(&dir)
+            .join(format!("{generation}.decided"));
+        fs::write(mark, "").unwrap();
+        same(true);
+        store(&stores, "a");
+        same(true);
+        // A file that is cut short is no share.
+        let cut = fs::File::options().write(true).open(share(&stores[0]));
+        cut.unwrap().set_len(5000).unwrap();
+        same(true);
+        rm(&Store::directories(&stores), &Key::new("a").unwrap()).unwrap();
+        same(false);
+        store(&stores, "a");
+        same(true);
+        let path = share(&stores[0]);
+        fs::rename(&path, path.with_file_name("by-hand.share")).unwrap();
+        assert!(named(&stores[0], &dir).is_odd && !named(&stores[1], &dir).is_odd);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Verify: reads all shares of one object or of all, and reports what is damaged or missing.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 
@@ -200,9 +201,14 @@ pub fn verify(
         None => {
             let complete = options.walk.go(stores, &pace, &mut |step| {
                 let (subject, finding) = match step {
-                    Step::Object(dir) => {
-                        let look = || store::scan_dir(stores, dir, None);
-                        let name = Subject::Directory(dir.to_owned());
+                    Step::Object(found) => {
+                        let first = Cell::new(true);
+                        let look = || match first.take() {
+                            true => store::scan_found(stores, found),
+                            // It changed meanwhile.
+                            false => store::scan_dir(stores, &found.dir, None),
+                        };
+                        let name = Subject::Directory(found.dir.clone());
                         work.verify_object(&look, name, report)?;
                         return Ok(());
                     }

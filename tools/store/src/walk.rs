@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{During, FileError};
 use crate::pace::Pace;
-use crate::store::{self, Lister, RejectReason, Rejected, Store};
+use crate::store::{self, Found, Lister, RejectReason, Rejected, Store};
 use crate::temp::replace_file;
 
 /// How a run over all objects of the stores goes. By default it is as fast as it can, from the first object to the last.
@@ -28,8 +28,8 @@ pub struct Walk {
 
 /// What a walk comes by.
 pub(crate) enum Step<'a> {
-    /// The directory (`ab/cdef…`) of an object.
-    Object(&'a str),
+    /// An object.
+    Object(&'a Found),
     /// What has no business in a store: the store's index, and the path.
     Stray(usize, PathBuf),
     /// A directory that can't be listed.
@@ -85,8 +85,8 @@ impl Walk {
                     }))?;
                 }
             }
-            for dir in listing.dirs {
-                let behind = Some(&dir) > from.as_ref();
+            for found in listing.into_found() {
+                let behind = Some(&found.dir) > from.as_ref();
                 if (turn == 0 && !behind) || (turn == 256 && behind) {
                     continue;
                 }
@@ -94,8 +94,8 @@ impl Walk {
                     cursor.save()?;
                     return Ok(false);
                 }
-                visit(Step::Object(&dir))?;
-                cursor.pass(dir)?;
+                visit(Step::Object(&found))?;
+                cursor.pass(found.dir)?;
             }
         }
         cursor.save()?;
@@ -227,8 +227,8 @@ mod tests {
                 &Store::directories([root.join("store")]),
                 &pace,
                 &mut |step| {
-                    if let Step::Object(dir) = step {
-                        visited.push(dir.to_owned());
+                    if let Step::Object(found) = step {
+                        visited.push(found.dir.clone());
                         pace.wait(10);
                     }
                     Ok(())

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use decode_kernel::share::object_dir;
+use decode_kernel::share::{Key, object_dir};
 use penstock_faultproxy::DirectoryBuckets;
-use penstock_remote::{Bucket, Client, ClientOptions};
+use penstock_remote::{Bucket, Client, ClientOptions, Kind};
 use penstock_store::df::df;
 use penstock_store::get::{GetError, GetOptions, get};
 use penstock_store::ls::{Health as Left, Listed, LsOptions, ls};
@@ -20,6 +20,7 @@ use penstock_store::rebalance::{RebalanceOptions, rebalance};
 use penstock_store::repair::{RepairOptions, repair};
 use penstock_store::rm::rm;
 use penstock_store::stat::{State, stat};
+use penstock_store::survey::parts::{ObjectFiles, part};
 use penstock_store::verify::{Health, VerifyOptions, verify};
 use penstock_store::{BucketStore, NewStore, OpenError, Progress, Store, Walk, init};
 
@@ -99,11 +100,15 @@ fn content(bytes: usize) -> Vec<u8> {
 }
 
 fn put_in(stores: Vec<Store>, bytes: &[u8]) -> Result<PutReport, String> {
+    put_as(stores, common::key(), bytes)
+}
+
+fn put_as(stores: Vec<Store>, key: Key, bytes: &[u8]) -> Result<PutReport, String> {
     let options = PutOptions {
         stores,
         data: 2,
         parity: 1,
-        key: common::key(),
+        key,
         block_size: 64 << 10,
         code: None,
         content_type: None,
@@ -350,4 +355,116 @@ fn a_decision_that_nobody_answers_takes_nothing_back() {
     put_in(stores(), b"newer").unwrap();
     assert_eq!(read(buckets.stores()).unwrap(), b"newer");
     assert_eq!((count("pending"), count("decided")), (3, 3));
+}
+
+/// Listings that were asked for.
+fn lists(stores: &[Store]) -> Vec<u64> {
+    let requests = stores.iter().map(|store| match store {
+        Store::Bucket(bucket) => bucket.requests().of(Kind::List),
+        Store::Directory(_) => 0,
+    });
+    requests.collect()
+}
+
+/// Story: a walk over all objects listed each of the 256 directories, and each object's again.
+#[test]
+fn a_walk_asks_for_a_thousand_files_at_a_time() {
+    let buckets = Buckets::new(3);
+    for number in 0..20 {
+        let key = Key::new(&format!("object-{number}")).unwrap();
+        put_as(buckets.stores(), key, b"content").unwrap();
+    }
+    // What objects leave that were removed.
+    for number in 0..1500 {
+        let dir = object_dir(&Key::new(&format!("removed-{number}")).unwrap());
+        let dir = buckets.paths[1].join("objects").join(dir);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("{number:032x}.deleted")), "").unwrap();
+    }
+    fs::write(buckets.paths[1].join("objects/stray"), "").unwrap();
+    // They have 40 files, 1,541 and 40.
+    let expected = [1, 2, 1];
+    let stores = buckets.stores();
+    let options = LsOptions {
+        stores: stores.clone(),
+        prefix: String::new(),
+    };
+    let listing = ls(&options).unwrap();
+    assert_eq!(listing.objects.len(), 20);
+    assert!(listing.complete && listing.problems.is_empty());
+    for object in &listing.objects {
+        assert!(matches!(object, Listed::Object(object) if object.health == Left::Healthy));
+    }
+    assert_eq!(lists(&stores), expected);
+
+    let stores = buckets.stores();
+    let options = VerifyOptions {
+        stores: stores.clone(),
+        key: None,
+        digest: true,
+        walk: Walk::default(),
+    };
+    let mut told = Vec::new();
+    let report = verify(&options, &Progress::hidden(), &mut |_, finding| {
+        told.push(finding.to_string());
+    });
+    assert_eq!(report.unwrap().healthy, 20);
+    assert!(told.len() == 1 && told[0].contains("stray"), "{told:?}");
+    assert_eq!(lists(&stores), expected);
+
+    let stores = buckets.stores();
+    for usage in df(&stores, true).unwrap() {
+        assert_eq!(usage.shares.map(|shares| shares.files), Some(20));
+    }
+    assert_eq!(lists(&stores), expected);
+}
+
+#[test]
+fn parts_of_a_listing_have_every_object_whole() {
+    let buckets = Buckets::new(1);
+    let mut all = Vec::new();
+    for (number, files) in [1, 2, 7, 1, 3, 4, 1, 1].into_iter().enumerate() {
+        let dir = format!("{:02x}/{number:062x}", 36 * number);
+        let path = buckets.paths[0].join("objects").join(&dir);
+        fs::create_dir_all(&path).unwrap();
+        for file in 0..files {
+            fs::write(path.join(file.to_string()), "x").unwrap();
+        }
+        all.push((dir, files));
+    }
+    for stray in ["0", "50/x", "aa", "ff/x"] {
+        let path = buckets.paths[0].join("objects").join(stray);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    let url = format!("s3://bucket-0?endpoint=http://{}", buckets.server.address());
+    let keys = Some(("id".to_owned(), "secret".to_owned()));
+    let bucket = Bucket::open_as(&url.parse().unwrap(), &buckets.client, keys).unwrap();
+    for names_max in 1..=20 {
+        let (mut objects, mut strays) = (Vec::new(), Vec::new());
+        let mut after = Some(String::new());
+        while let Some(from) = after {
+            let part = buckets
+                .client
+                .run(part(&bucket, &from, names_max, 7))
+                .unwrap();
+            objects.extend(part.objects.iter().map(|ObjectFiles { dir, files }| {
+                assert!(files.iter().all(|file| file.name.contains(dir)));
+                (dir.clone(), files.len())
+            }));
+            strays.extend(part.strays);
+            assert!(part.next.as_ref() > Some(&from) || part.next.is_none());
+            after = part.next;
+        }
+        assert_eq!(objects, all, "{names_max} names a page");
+        let expected = ["objects/0", "objects/50/x", "objects/aa", "objects/ff/x"];
+        assert_eq!(strays, expected, "{names_max} names a page");
+    }
+    // No put leaves so many files.
+    let from = format!("objects/{}", all[1].0);
+    let error = buckets
+        .client
+        .run(part(&bucket, &format!("{from}/1"), 3, 5))
+        .unwrap_err();
+    assert!(error.to_string().contains("more than 5 files"), "{error}");
 }

@@ -10,18 +10,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use decode_kernel::share::{Header, PAGE_BYTES};
-use penstock_remote::{
-    Bucket, Client, Page, PutMode, RemoteError, RemoteErrorKind, RemoteUrl, Upload,
-};
+use penstock_remote::{Bucket, Client, PutMode, RemoteError, RemoteErrorKind, RemoteUrl, Upload};
 use tokio::task::JoinHandle;
 
 use super::identity::{MARKER, Marker};
+use super::parts::{self, Part};
 use super::scan::{Listed, RejectReason};
 
 /// An object's directory has no more files: shares of a few puts, marks and tombstones.
 const FILES_MAX: usize = 10_000;
-/// Pages of one listing that may have no name: a store that gives more would be asked for ever.
-const EMPTY_PAGES_MAX: usize = 32;
+/// Names that are asked for at one time, of all objects: as many as S3 tells.
+const NAMES_OF_PART: usize = 1000;
 /// How often a read is tried.
 const TRIES: usize = 4;
 /// Reads that are shorter, such as those of the table's pages, fetch as much, and what is behind is kept.
@@ -131,46 +130,12 @@ impl BucketStore {
     pub(super) fn files(&self, dir: &str) -> io::Result<Vec<Listed>> {
         let prefix = format!("objects/{dir}/");
         let files = self.run(self.0.bucket.list(&prefix, FILES_MAX))?;
-        let listed = files.into_iter().map(|file| Listed {
-            name: file.name,
-            bytes: file.bytes,
-            version: file.etag.unwrap_or_default(),
-        });
-        Ok(listed.collect())
+        Ok(files.into_iter().map(Listed::from).collect())
     }
 
-    /// Names below a directory that ends with a slash, up to the next slash: whether each is a directory. `each` is called
-    /// once for each.
-    pub(super) fn names(&self, dir: &str, mut each: impl FnMut(&str, bool)) -> io::Result<()> {
-        let mut next = None;
-        let mut empty = 0;
-        loop {
-            let page = self.0.bucket.page(dir, true, None, next, usize::MAX);
-            let Page {
-                files,
-                dirs,
-                next: more,
-            } = self.run(page)?;
-            empty += usize::from(dirs.is_empty() && files.is_empty());
-            if empty > EMPTY_PAGES_MAX {
-                let error = "page after page of its listing has no name";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-            }
-            let dirs = dirs.iter().map(|name| (name.as_str(), true));
-            let files = files.iter().map(|file| (file.name.as_str(), false));
-            for (name, is_dir) in dirs.chain(files) {
-                let name = name.strip_prefix(dir).unwrap_or(name);
-                let name = name.strip_suffix('/').unwrap_or(name);
-                // Some tools make an empty file for a directory.
-                if !name.is_empty() {
-                    each(name, is_dir);
-                }
-            }
-            match more {
-                Some(more) => next = Some(more),
-                None => return Ok(()),
-            }
-        }
+    /// The next of all its objects, behind a name: see [`parts::part`].
+    pub(super) fn part(&self, after: &str) -> io::Result<Part> {
+        self.run(parts::part(&self.0.bucket, after, NAMES_OF_PART, FILES_MAX))
     }
 
     /// Whether there is any file in the store.

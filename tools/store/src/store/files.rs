@@ -11,7 +11,7 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::bucket::{BucketFile, BucketStore};
 use super::names::{self, Kind};
-use super::scan::Backing;
+use super::scan::{Backing, Listed};
 use crate::error::{During, FileError};
 use crate::new_file::NewFile;
 use crate::temp::{self, TempFile, create_dir, sync_dir, write_all_parts};
@@ -109,8 +109,12 @@ impl Store {
         }
     }
 
-    /// The lengths of the files in an object's directory, in bytes.
-    pub(crate) fn lengths(&self, dir: &str) -> io::Result<Vec<(Kind, io::Result<u64>)>> {
+    /// The lengths of the files in an object's directory, in bytes. `known` are those of a bucket that was listed just before.
+    pub(crate) fn lengths(
+        &self,
+        dir: &str,
+        known: Option<&[Listed]>,
+    ) -> io::Result<Vec<(Kind, io::Result<u64>)>> {
         match self {
             Store::Directory(_) => {
                 let files = self.files(dir)?.into_iter();
@@ -118,10 +122,13 @@ impl Store {
                 Ok(files.map(|(kind, path)| (kind, length(path))).collect())
             }
             Store::Bucket(bucket) => {
-                let files = bucket.files(dir)?.into_iter();
-                let known =
-                    |file: super::Listed| Some((Kind::of(Path::new(&file.name))?, Ok(file.bytes)));
-                Ok(files.filter_map(known).collect())
+                let files = match known {
+                    Some(known) => known.to_vec(),
+                    None => bucket.files(dir)?,
+                };
+                let length =
+                    |file: Listed| Some((Kind::of(Path::new(&file.name))?, Ok(file.bytes)));
+                Ok(files.into_iter().filter_map(length).collect())
             }
         }
     }

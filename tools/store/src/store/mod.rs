@@ -22,6 +22,7 @@ mod files;
 mod identity;
 mod names;
 mod object;
+pub mod parts;
 mod places;
 mod scan;
 
@@ -32,7 +33,7 @@ pub use identity::{
     Id, MARKER, Marker, NewStore, Presence, StoreError, init, presence, refuse_duplicates,
 };
 pub(crate) use names::{
-    Kind, Lister, covers, files, generation_of, is_object_dir, object_dirs, objects_dir,
+    Found, Kind, Lister, covers, files, generation_of, is_object_dir, objects, objects_dir,
 };
 pub(crate) use object::choose;
 pub use object::{OpenError, OpenObject, check_stores, open_object};
@@ -41,4 +42,4 @@ pub(crate) use places::{Place, Places, Tally};
 pub use scan::{
     Backing, Listed, Look, OpenShare, RejectReason, Rejected, Scan, fingerprint, look, read_header,
 };
-pub(crate) use scan::{Group, keys, look_in, open_share, scan, scan_dir};
+pub(crate) use scan::{Group, keys, look_in, open_share, scan, scan_dir, scan_found};

@@ -1,6 +1,7 @@
 //! What the stores have of one object: each is looked at alone, and the looks are put together.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,7 +18,7 @@ use serde::Serialize;
 
 use super::files::{OpenFile, Store};
 use super::identity::{Presence, presence};
-use super::names::{self, Kind, objects_dir};
+use super::names::{self, Found, Kind, objects_dir};
 use crate::json;
 use crate::open::open_regular;
 use crate::parallel;
@@ -234,13 +235,19 @@ impl Look {
 
 /// Looks for `key` in the directory `root`, the `store`-th of the list of stores. Reads headers only.
 pub fn look(store: usize, root: &Path, key: &Key) -> Look {
-    look_in(store, &root.into(), &object_dir(key), Some(key))
+    look_in(store, &root.into(), &object_dir(key), Some(key), None)
 }
 
 /// As [`look`], for one object's directory (`ab/cdef…`) whose key need not be known. Shares whose key does not belong
-/// in `dir` are rejected.
-pub(crate) fn look_in(store: usize, root: &Store, dir: &str, key: Option<&Key>) -> Look {
-    let mut look = look_once(store, root, dir, key);
+/// in `dir` are rejected. `known` are the files of a bucket that was listed just before.
+pub(crate) fn look_in(
+    store: usize,
+    root: &Store,
+    dir: &str,
+    key: Option<&Key>,
+    known: Option<&[Listed]>,
+) -> Look {
+    let mut look = look_once(store, root, dir, key, known);
     // A put or repair may have replaced files between listing and opening them.
     for _ in 0..3 {
         let gone = |rejected: &Rejected| match &rejected.reason {
@@ -250,7 +257,7 @@ pub(crate) fn look_in(store: usize, root: &Store, dir: &str, key: Option<&Key>) 
         if !look.rejected.iter().any(gone) {
             break;
         }
-        look = look_once(store, root, dir, key);
+        look = look_once(store, root, dir, key, None);
     }
     look
 }
@@ -258,14 +265,23 @@ pub(crate) fn look_in(store: usize, root: &Store, dir: &str, key: Option<&Key>) 
 /// The number of files opened before their headers are read. This covers all share files of most objects.
 const OPENED_TOGETHER: usize = 64;
 
-fn look_once(store: usize, root: &Store, dir: &str, key: Option<&Key>) -> Look {
+fn look_once(
+    store: usize,
+    root: &Store,
+    dir: &str,
+    key: Option<&Key>,
+    known: Option<&[Listed]>,
+) -> Look {
     let wanted = |header: &Header| match key {
         Some(key) => header.key == *key,
         None => object_dir(&header.key) == dir,
     };
     match root {
         Store::Directory(path) => look_in_directory(store, path, dir, wanted),
-        Store::Bucket(bucket) => match bucket.files(dir) {
+        Store::Bucket(bucket) => match known.map_or_else(
+            || bucket.files(dir).map(Cow::Owned),
+            |known| Ok(Cow::Borrowed(known)),
+        ) {
             Ok(listing) if listing.is_empty() => look_at_nothing(store, root),
             Ok(listing) => {
                 let open = |listed: &Listed| {
@@ -638,21 +654,41 @@ pub(crate) fn scan(stores: &[Store], key: &Key) -> Scan {
 /// As [`scan`], for one object's directory (`ab/cdef…`) whose key need not be known. Shares whose key does not belong
 /// in `dir` are rejected, so all groups have the same key.
 pub(crate) fn scan_dir(stores: &[Store], dir: &str, key: Option<&Key>) -> Scan {
-    let looks = || {
+    scan_with(stores, dir, key, |_| None)
+}
+
+/// As [`scan_dir`], of an object that was found by listing: what is known of buckets is not asked again.
+pub(crate) fn scan_found(stores: &[Store], found: &Found) -> Scan {
+    let known: Vec<_> = (0..stores.len())
+        .map(|store| found.files_in(store))
+        .collect();
+    scan_with(stores, &found.dir, None, |store| known[store])
+}
+
+fn scan_with<'a>(
+    stores: &[Store],
+    dir: &str,
+    key: Option<&Key>,
+    known: impl Fn(usize) -> Option<&'a [Listed]> + Sync,
+) -> Scan {
+    let looks = |afresh: bool| {
         let stores_by_index = stores.iter().enumerate();
-        let look = |(index, store)| look_in(index, store, dir, key);
+        let look = |(index, store)| {
+            let known = known(index).filter(|_| !afresh);
+            look_in(index, store, dir, key, known)
+        };
         // Buckets are asked side by side: each takes its time to answer.
         Scan::new(match stores.iter().any(Store::is_bucket) {
             true => parallel::each(stores_by_index.collect(), look),
             false => stores_by_index.map(look).collect(),
         })
     };
-    let mut scan = looks();
+    let mut scan = looks(false);
     for _ in 0..3 {
         if !scan.torn() {
             break;
         }
-        scan = looks();
+        scan = looks(true);
     }
     tracing::debug!(
         object = scan.key().map_or(dir, Key::as_str),
@@ -671,8 +707,8 @@ pub(crate) fn scan_dir(stores: &[Store], dir: &str, key: Option<&Key>) -> Scan {
 /// The names of all objects in any of `stores` that are not removed, in the order of their hashes. Those of which no
 /// header can be read are left out.
 pub(crate) fn keys(stores: &[Store]) -> impl Iterator<Item = Key> + '_ {
-    names::object_dirs(stores).filter_map(move |dir| {
-        let scan = scan_dir(stores, &dir, None);
+    names::objects(stores).filter_map(move |found| {
+        let scan = scan_found(stores, &found);
         let there = !scan.groups.is_empty() || !scan.undecided.is_empty();
         scan.key().filter(|_| there).cloned()
     })
