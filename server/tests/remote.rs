@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::{Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, together};
+use decode_kernel::share::{Key, object_dir};
 use penstock_faultproxy::{Chance, DirectoryBuckets, FaultProxy, Faults, Seen};
 
 on_both_backends! {
@@ -25,6 +26,9 @@ on_both_backends! {
     a_new_put_is_seen_when_its_listing_is_old
     directories_and_buckets_mix
     no_survey_takes_remote_shares_for_lost
+    buckets_are_listed_for_clients_of_s3
+    what_a_listing_of_buckets_costs
+    a_listing_of_buckets_says_if_objects_may_be_lacking
 }
 
 const BLOCK: u32 = 64 << 10;
@@ -422,4 +426,172 @@ fn no_survey_takes_remote_shares_for_lost(io: Backend) {
     for name in ["rounds", "objects", "degraded", "unreadable"] {
         assert_eq!(survey[name], 0, "{survey:#}");
     }
+}
+
+/// The texts of all elements with this name.
+fn values(text: &str, name: &str) -> Vec<String> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let parts = text.split(&open).skip(1);
+    parts
+        .map(|part| part.split(&close).next().unwrap().to_owned())
+        .collect()
+}
+
+const LISTED: [&str; 2] = ["--s3-bucket", "media"];
+
+/// All keys of the bucket `media`, by pages of so many.
+fn keys_of_media(server: &Server, page: usize) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut token = String::new();
+    loop {
+        let path = format!("/media?list-type=2&max-keys={page}{token}");
+        let answer = get(server.plain, &path, &[]);
+        assert_eq!(answer.status(), 200, "{}\n{}", answer.text(), server.log());
+        keys.extend(values(answer.text(), "Key"));
+        match &values(answer.text(), "NextContinuationToken")[..] {
+            [next] => token = format!("&continuation-token={next}"),
+            _ => return keys,
+        }
+    }
+}
+
+/// The object `number` of [`fill_media`], as the bucket shows it.
+fn name(number: usize) -> String {
+    format!("dir-{}/{number:03}", number % 3)
+}
+
+/// Puts so many objects, each with its number for content, as a put in directories leaves them and as one in buckets does.
+fn fill_media(buckets: &Buckets, numbers: Range<usize>) {
+    for number in numbers {
+        let key = format!("media/{}", name(number));
+        let header = buckets
+            .stores
+            .put(&key, &mut number.to_string().as_bytes(), 4, BLOCK);
+        if number.is_multiple_of(2) {
+            continue;
+        }
+        for path in &buckets.stores.paths {
+            let dir = path.join("objects").join(object_dir(&header.key));
+            let file = dir.join(header.generation.to_string());
+            fs::rename(file.with_extension("share"), file.with_extension("pending")).unwrap();
+            fs::write(file.with_extension("decided"), "").unwrap();
+        }
+    }
+}
+
+fn names(numbers: Range<usize>) -> Vec<String> {
+    let mut names: Vec<String> = numbers.map(name).collect();
+    names.sort();
+    names
+}
+
+fn buckets_are_listed_for_clients_of_s3(io: Backend) {
+    let buckets = Buckets::new();
+    fill_media(&buckets, 0..40);
+    buckets.stores.put("other", &mut &b"x"[..], 4, BLOCK);
+    let ttl = ["--store-ttl", "0s"];
+    let server = buckets.serve(io, &[LISTED, ttl].concat());
+    assert_eq!(keys_of_media(&server, 1000), names(0..40));
+    assert_eq!(keys_of_media(&server, 7), names(0..40));
+    let list = |query: &str| {
+        let answer = get(server.plain, &format!("/media?list-type=2{query}"), &[]);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        answer.text().to_owned()
+    };
+    let dirs = list("&delimiter=%2F");
+    assert_eq!(values(&dirs, "Prefix")[1..], ["dir-0/", "dir-1/", "dir-2/"]);
+    assert_eq!(values(&dirs, "Key").len(), 0);
+    let one = list("&prefix=dir-1%2F&start-after=dir-1%2F034");
+    assert_eq!(values(&one, "Key"), ["dir-1/037"]);
+    assert_eq!(values(&one, "Size"), ["2"]);
+    // With two stores gone all are there still, but for one that loses three more shares: the two may have some of it, and
+    // that is not enough. A share that was named by hand is told by its header.
+    for store in 0..2 {
+        buckets.stores.remove_store(store);
+    }
+    for (store, path) in buckets.stores.paths.iter().enumerate().skip(2) {
+        let dir = |number| path.join("objects").join(object_dir(&media_key(number)));
+        let share = fs::read_dir(dir(2))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        fs::rename(&share, share.with_file_name("by-hand.share")).unwrap();
+        if store > 2 {
+            fs::remove_dir_all(dir(3)).unwrap();
+        }
+    }
+    let mut left = names(0..40);
+    left.retain(|left| *left != name(3));
+    let found = common::wait_until(|| match keys_of_media(&server, 1000) {
+        keys if keys.len() == left.len() => Ok(keys),
+        keys => Err(format!("{keys:?}")),
+    });
+    assert_eq!(found, left);
+}
+
+fn media_key(number: usize) -> Key {
+    Key::new(&format!("media/{}", name(number))).unwrap()
+}
+
+/// Requests for names of files and for headers, by store.
+fn looked(seen: &[Vec<Seen>]) -> (Vec<usize>, usize) {
+    let lists = seen.iter().map(|seen| {
+        let lists = seen
+            .iter()
+            .filter(|seen| seen.target.contains("prefix=objects"));
+        lists.count()
+    });
+    let headers = seen.iter().flatten().filter(|seen| seen.range.is_some());
+    (lists.collect(), headers.count())
+}
+
+fn what_a_listing_of_buckets_costs(io: Backend) {
+    let buckets = Buckets::new();
+    fill_media(&buckets, 0..30);
+    let ttl = ["--store-ttl", "0s"];
+    let server = buckets.serve(io, &[LISTED, ttl].concat());
+    buckets.seen();
+    // Each store is listed once, and of each object one header read.
+    assert_eq!(keys_of_media(&server, 1000), names(0..30));
+    assert_eq!(looked(&buckets.seen()), (vec![1; 6], 30));
+    // A header that was read once is known. The window may be as young as its walk, so a listing may be answered from it.
+    fill_media(&buckets, 30..32);
+    buckets
+        .stores
+        .put("media/dir-0/000", &mut &b"new"[..], 4, BLOCK);
+    let mut headers = 0;
+    common::wait_until(|| {
+        let keys = keys_of_media(&server, 1000);
+        headers += looked(&buckets.seen()).1;
+        match keys == names(0..32) {
+            true => Ok(()),
+            false => Err(format!("{keys:?}")),
+        }
+    });
+    assert_eq!(headers, 3);
+    drop(server);
+    // What is known counts for as long as what is known of objects.
+    let server = buckets.serve(io, &LISTED);
+    assert_eq!(keys_of_media(&server, 5), names(0..32));
+    buckets.seen();
+    fill_media(&buckets, 32..33);
+    assert_eq!(keys_of_media(&server, 1000), names(0..32));
+    assert_eq!(looked(&buckets.seen()), (vec![0; 6], 0));
+}
+
+fn a_listing_of_buckets_says_if_objects_may_be_lacking(io: Backend) {
+    let buckets = Buckets::new();
+    fill_media(&buckets, 0..3);
+    let server = buckets.serve(io, &LISTED);
+    buckets.set(&[0, 1, 2, 3, 4, 5], &["slowdown"]);
+    let answer = common::wait_until(|| match get(server.plain, "/media", &[]) {
+        answer if values(answer.text(), "Code") == ["ServiceUnavailable"] => Ok(answer),
+        answer => Err(answer.text().to_owned()),
+    });
+    assert_eq!(answer.status(), 503);
+    buckets.set(&[], &[]);
+    all_serve(&server);
+    assert_eq!(keys_of_media(&server, 1000), names(0..3));
 }

@@ -214,7 +214,9 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub index: Option<String>,
     /// Show S3 clients a bucket of the objects whose keys begin with PREFIX (`NAME/` if it is not given; `NAME=` is all), at
-    /// /NAME/ on the address for objects; repeat the option for each. Without --require-signature anybody may list it
+    /// /NAME/ on the address for objects; repeat the option for each. Without --require-signature anybody may list it. A
+    /// listing looks at all objects: a remote store is asked for its files, 1,000 with a request, at most once in --store-ttl,
+    /// and one header of each object that is new is read, with a request each
     #[arg(long, value_name = "NAME[=PREFIX]")]
     #[serde(deserialize_with = "values::list_key")]
     pub s3_bucket: Vec<Bucket>,

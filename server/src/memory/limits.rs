@@ -551,6 +551,22 @@ pub const LISTING_WAITING_MAX: usize = 64;
 pub const LISTING_PATIENCE: Duration = Duration::from_secs(20);
 /// When nobody has listed anything for so long, the keys are forgotten.
 pub const LISTING_IDLE: Duration = Duration::from_secs(60);
+/// The same where stores are remote: to learn a key again is a request.
+pub const LISTING_REMOTE_IDLE: Duration = Duration::from_secs(600);
+/// Names of files that a listing asks a remote store for at one time: as many as S3 tells.
+pub const LISTING_NAMES_MOST: usize = 1000;
+/// So many where credit is scarce; with less there is no listing.
+pub const LISTING_NAMES_LEAST: usize = 100;
+/// What each takes, claimed from the credit: in the answer, while that is read, and until its object was looked at.
+pub const LISTING_NAME_BYTES: u64 = 1200;
+/// Requests for names that one look at all objects makes at most, times the remote stores: two million files in each.
+pub const LISTING_PARTS_MAX: u64 = 2000;
+/// Objects that a listing looks at together where stores are remote: their headers come side by side.
+pub const LISTING_REMOTE_BATCH: usize = 64;
+/// What such an object takes meanwhile, claimed with the names: its files' names, and a header.
+pub const LISTING_REMOTE_OBJECT_BYTES: u64 = 8 << 10;
+/// Headers that one remote store is asked for at one time, each in the slot of a fetch.
+pub const LISTING_HEADERS_TOGETHER: usize = 4;
 
 /// The longest request id that a client may give.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -13,6 +13,7 @@ mod cache;
 mod context;
 mod fetch;
 mod fetcher;
+mod listing;
 mod origin;
 mod pace;
 mod share;

@@ -86,6 +86,11 @@ impl Origin {
         &self.bucket
     }
 
+    /// How long a listing counts.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     /// What runs its requests.
     pub fn client(&self) -> &Client {
         &self.client

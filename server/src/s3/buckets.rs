@@ -52,6 +52,15 @@ pub struct ListQuery {
     pub url: bool,
 }
 
+impl ListQuery {
+    /// Bytes of its texts.
+    pub fn bytes(&self) -> usize {
+        let given = [&self.token, &self.start_after].into_iter().flatten();
+        let texts = [&self.prefix, &self.delimiter, &self.after].into_iter();
+        texts.chain(given).map(String::capacity).sum()
+    }
+}
+
 /// The most that one answer lists.
 const MAX_KEYS: usize = 1000;
 

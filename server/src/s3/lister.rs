@@ -3,7 +3,8 @@
 //! A listing never costs a core more than a question and an answer. What the window doesn't have is looked for by a
 //! walk over all stores on another thread; questions wait for it meanwhile, so many at most and so long at
 //! most, and then are told to slow down. The walk goes on, so that who asks again finds what it found. The window's memory
-//! is claimed from the credit, and given back when nobody has asked for a while.
+//! is claimed from the credit, and given back when nobody has asked for a while. Who waits has claimed no more than what the
+//! question takes: the page is claimed when it is made.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,18 +12,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use decode_kernel::share::KEY_BYTES_MAX;
 use tokio::sync::oneshot;
 
 use super::buckets::ListQuery;
 use super::error::{Code, Error};
 use super::page::{self, Outcome, PAGE_BYTES_LEAST};
 use super::walk::{self, WalkError};
-use super::window::Window;
+use super::window::{Known, Window};
 use crate::config::bucket::Bucket;
 use crate::memory::budget::{Allowance, Budget, Claim};
 use crate::memory::limits::{
-    LISTING_IDLE, LISTING_PAGE_BYTES, LISTING_PATIENCE, LISTING_WAITING_MAX,
-    LISTING_WINDOW_BYTES_LEAST, LISTING_WINDOW_BYTES_MOST, LISTING_WINDOW_BYTES_USUAL,
+    LISTING_IDLE, LISTING_NAME_BYTES, LISTING_NAMES_LEAST, LISTING_NAMES_MOST, LISTING_PAGE_BYTES,
+    LISTING_PATIENCE, LISTING_REMOTE_BATCH, LISTING_REMOTE_IDLE, LISTING_REMOTE_OBJECT_BYTES,
+    LISTING_WAITING_MAX, LISTING_WINDOW_BYTES_LEAST, LISTING_WINDOW_BYTES_MOST,
+    LISTING_WINDOW_BYTES_USUAL,
 };
 use crate::stores::Stores;
 
@@ -42,13 +46,17 @@ const STACK_BYTES: usize = 256 * 1024;
 struct Ask {
     bucket: Bucket,
     query: ListQuery,
-    bytes_max: usize,
     arrived: Instant,
     /// Where its first key was not found.
     beyond: Option<String>,
     walks: u32,
-    reply: oneshot::Sender<Result<Vec<u8>, Error>>,
+    /// Claims its own bytes.
+    _claim: Claim,
+    reply: oneshot::Sender<Result<Answer, Error>>,
 }
+
+/// A page, and the claim on its memory.
+type Answer = (Vec<u8>, Claim);
 
 /// What makes listings, for all cores.
 pub struct Lister {
@@ -103,28 +111,24 @@ impl Lister {
     /// If there is no memory for it, no time, or too many stores are away.
     pub async fn list(&self, bucket: &Bucket, query: ListQuery) -> Result<(Vec<u8>, Claim), Error> {
         let mut claim = Claim::empty(&self.budget);
-        let mut bytes_max = LISTING_PAGE_BYTES;
-        while !claim.resize(bytes_max as u64, Allowance::Eighth) {
-            bytes_max /= 2;
-            if bytes_max < PAGE_BYTES_LEAST {
-                return Err(slow_down());
-            }
+        // With the place at which it may be answered from another window.
+        let bytes = size_of::<Ask>() + query.bytes() + KEY_BYTES_MAX;
+        if !claim.resize(bytes as u64, Allowance::Eighth) {
+            return Err(slow_down());
         }
         let (reply, answer) = oneshot::channel();
         let ask = Ask {
             bucket: bucket.clone(),
             query,
-            bytes_max,
             arrived: Instant::now(),
             beyond: None,
             walks: 0,
+            _claim: claim,
             reply,
         };
         self.asks.try_send(ask).map_err(|_| slow_down())?;
         let answer = tokio::time::timeout(LISTING_PATIENCE, answer).await;
-        let page = answer.ok().and_then(Result::ok).ok_or_else(slow_down)??;
-        let _ = claim.resize(page.capacity() as u64, Allowance::Eighth);
-        Ok((page, claim))
+        answer.ok().and_then(Result::ok).ok_or_else(slow_down)?
     }
 }
 
@@ -132,14 +136,25 @@ impl Lister {
 struct Held {
     window: Window,
     stores: Weak<Stores>,
+    /// How long it counts at least, if there are remote stores: as long as what is known of them.
+    ttl: Option<Duration>,
     claim: Claim,
+}
+
+/// How long what is known of each remote store counts.
+fn remote_ttls(stores: &Weak<Stores>) -> Vec<Duration> {
+    let stores = stores.upgrade();
+    let all = stores.iter().flat_map(|stores| stores.stores());
+    all.filter_map(|store| Some(store.origin()?.ttl()))
+        .collect()
 }
 
 /// The thread that answers.
 struct Answering {
     stores: Arc<Mutex<Weak<Stores>>>,
     budget: Arc<Budget>,
-    window: Option<Held>,
+    /// A walk has it too.
+    window: Option<Arc<Held>>,
     waiting: Vec<Ask>,
     walking: bool,
     /// Not all keys fit a window.
@@ -150,6 +165,8 @@ struct Answering {
 impl Answering {
     fn run(mut self, questions: &Receiver<Ask>, walked: &Receiver<Result<Held, WalkError>>) {
         loop {
+            let ttl = self.window.as_ref().and_then(|held| held.ttl);
+            let idle = ttl.map_or(LISTING_IDLE, |_| LISTING_REMOTE_IDLE);
             select! {
                 recv(questions) -> ask => match ask {
                     Ok(ask) => self.take(ask),
@@ -159,7 +176,7 @@ impl Answering {
                     Ok(result) => self.walked(result),
                     Err(_) => return,
                 },
-                default(LISTING_IDLE) => self.window = None,
+                default(idle) => self.window = None,
             }
         }
     }
@@ -179,15 +196,16 @@ impl Answering {
 
     /// Answers a question, or gives it back.
     fn answer(&self, mut ask: Ask) -> Option<Ask> {
-        let Some(Held { window, stores, .. }) = &self.window else {
+        let Some(held) = &self.window else {
             return Some(ask);
         };
+        let Held { window, stores, .. } = &**held;
         // After a reload there may be others, and no longer all of these.
         if !stores.ptr_eq(&self.stores()) {
             return Some(ask);
         }
         let age = ask.arrived.saturating_duration_since(window.begun);
-        let fresh = FRESH_TIMES * window.took;
+        let fresh = (FRESH_TIMES * window.took).max(held.ttl.unwrap_or_default());
         let most = match ask.query.after.is_empty() {
             true => fresh,
             false => fresh.max(GOES_ON_FOR),
@@ -195,10 +213,15 @@ impl Answering {
         if age > most {
             return Some(ask);
         }
-        match page::page(window, &ask.bucket, &ask.query, ask.bytes_max) {
+        let Some((mut claim, bytes_max)) = self.claim_page() else {
+            let _ = ask.reply.send(Err(slow_down()));
+            return None;
+        };
+        match page::page(window, &ask.bucket, &ask.query, bytes_max) {
             Outcome::Page(page) => {
+                let _ = claim.resize(page.capacity() as u64, Allowance::Eighth);
                 // Who asked may have gone.
-                let _ = ask.reply.send(Ok(page));
+                let _ = ask.reply.send(Ok((page, claim)));
                 None
             }
             Outcome::Beyond(position) => {
@@ -206,6 +229,15 @@ impl Answering {
                 Some(ask)
             }
         }
+    }
+
+    /// Claims memory for a page: the most that may be had, and how many bytes that is.
+    fn claim_page(&self) -> Option<(Claim, usize)> {
+        let mut claim = Claim::empty(&self.budget);
+        let sizes = std::iter::successors(Some(LISTING_PAGE_BYTES), |bytes| Some(bytes / 2));
+        let mut sizes = sizes.take_while(|&bytes| bytes >= PAGE_BYTES_LEAST);
+        let bytes = sizes.find(|&bytes| claim.resize(bytes as u64, Allowance::Eighth))?;
+        Some((claim, bytes))
     }
 
     /// Starts a walk for the question that has waited for longest, unless one is under way.
@@ -218,13 +250,20 @@ impl Answering {
             (None, true) => page::position(&ask.bucket, &ask.query),
             (None, false) => String::new(),
         };
-        let Some(claim) = self.claim() else {
+        let stores = self.stores();
+        // What the last window gives way for may be the walk's too.
+        let claims = self.claim_names(&stores).and_then(|names| {
+            let window = self.claim()?;
+            Some((names, window))
+        });
+        let Some(((names_claim, names_max), claim)) = claims else {
             for ask in self.waiting.drain(..) {
                 let _ = ask.reply.send(Err(slow_down()));
             }
             return;
         };
-        let (stores, done) = (self.stores(), self.done.clone());
+        let (last, done) = (self.window.clone(), self.done.clone());
+        let ttl = remote_ttls(&stores).into_iter().max();
         let started = thread::Builder::new()
             .name("lister-walk".into())
             .stack_size(STACK_BYTES)
@@ -232,9 +271,16 @@ impl Answering {
                 let mut held = Held {
                     window: Window::new(from, claim.bytes() as usize, Instant::now()),
                     stores: Weak::clone(&stores),
+                    ttl,
                     claim,
                 };
-                let filled = walk::fill(&stores, &mut held.window);
+                let known = match (names_max, &last) {
+                    (Some(_), Some(last)) => last.window.known(),
+                    _ => Known::default(),
+                };
+                let names_max = names_max.unwrap_or_default();
+                let filled = walk::fill(&stores, &mut held.window, known, names_max);
+                drop((last, names_claim));
                 let bytes = held.window.bytes() as u64;
                 let smaller = held.claim.resize(bytes, Allowance::Eighth);
                 debug_assert!(smaller, "a window fits its claim");
@@ -278,12 +324,39 @@ impl Answering {
         }
     }
 
+    /// Claims memory for what remote stores tell at one time, and says how many names that may be; `None` of them if no store
+    /// is remote.
+    fn claim_names(&mut self, stores: &Weak<Stores>) -> Option<(Claim, Option<usize>)> {
+        let remote = remote_ttls(stores).len() as u64;
+        let mut claim = Claim::empty(&self.budget);
+        if remote == 0 {
+            return Some((claim, None));
+        }
+        let mut names = LISTING_NAMES_MOST;
+        loop {
+            let bytes = remote * names as u64 * LISTING_NAME_BYTES
+                + LISTING_REMOTE_BATCH as u64 * LISTING_REMOTE_OBJECT_BYTES;
+            let allowance = match names {
+                LISTING_NAMES_MOST => Allowance::Eighth,
+                _ => Allowance::Half,
+            };
+            if claim.resize(bytes, allowance) {
+                return Some((claim, Some(names)));
+            }
+            names /= 2;
+            if names < LISTING_NAMES_LEAST {
+                self.window.take()?;
+                names = LISTING_NAMES_MOST;
+            }
+        }
+    }
+
     fn walked(&mut self, result: Result<Held, WalkError>) {
         self.walking = false;
         match result {
             Ok(held) => {
                 self.is_large = !held.window.is_whole();
-                self.window = Some(held);
+                self.window = Some(Arc::new(held));
                 for mut ask in std::mem::take(&mut self.waiting) {
                     ask.walks += 1;
                     match self.answer(ask) {
@@ -301,6 +374,9 @@ impl Answering {
                     WalkError::Over => "this server is stopping",
                     WalkError::StoresAway => {
                         "so many stores can't be reached now that objects may be lacking"
+                    }
+                    WalkError::TooMany => {
+                        "remote stores have more files than are looked at for a listing"
                     }
                 };
                 for ask in self.waiting.drain(..) {

@@ -3,6 +3,7 @@
 //! Requests are signed by AWS Signature Version 4 ([`sigv4`]) with key pairs of the operator's ([`keys`]): links to any
 //! object, so that whoever has one may read it for a while, and requests of S3 clients.
 
+mod ahead;
 pub mod buckets;
 pub mod error;
 pub mod keys;

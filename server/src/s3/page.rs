@@ -419,7 +419,7 @@ mod tests {
             right.sort();
             right.dedup();
             let make = |from: String| {
-                let mut window = Window::new(from, room * 200, Instant::now());
+                let mut window = Window::new(from, room * 300, Instant::now());
                 for key in &keys {
                     window.offer(key, entry(1));
                 }

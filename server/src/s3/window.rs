@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
+use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::time::Duration;
 use std::time::Instant;
 
-use decode_kernel::share::Digest;
+use decode_kernel::share::{Digest, Generation, Header, Key, object_dir};
 
 /// What a listing tells of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +19,31 @@ pub struct Entry {
     pub created: u64,
     /// The digest of its bytes.
     pub digest: Digest,
+    /// The put that made it, by which the next look knows it again.
+    pub generation: Generation,
+    /// When it expires, in seconds since 1970.
+    pub expires: Option<NonZeroU64>,
+    /// Shares that it takes.
+    pub k: u16,
 }
 
-/// What an entry takes beside its key: its place in a tree that is two thirds full, and an allocation.
-const ENTRY_BYTES: usize = 3 * (size_of::<Entry>() + size_of::<Box<str>>()) / 2 + 32;
+impl Entry {
+    /// What a header tells.
+    pub fn of(header: &Header) -> Entry {
+        Entry {
+            size: header.geometry.size(),
+            created: header.created,
+            digest: header.digest,
+            generation: header.generation,
+            expires: header.metadata.expires,
+            k: header.geometry.k(),
+        }
+    }
+}
+
+/// What an entry takes beside its key: its place in a tree that is two thirds full, an allocation, and its place in [`Known`].
+const ENTRY_BYTES: usize =
+    3 * (size_of::<Entry>() + size_of::<Box<str>>()) / 2 + 32 + size_of::<(u64, &str, &Entry)>();
 
 /// Keys and entries in order, without a gap from `from` on.
 #[derive(Debug)]
@@ -102,10 +124,45 @@ impl Window {
         self.bytes
     }
 
+    /// Its entries by their directories.
+    pub fn known(&self) -> Known<'_> {
+        let entries = self.entries.iter().filter_map(|(key, entry)| {
+            let dir = object_dir(&Key::new(key).ok()?);
+            Some((number(&dir), &**key, entry))
+        });
+        let mut known: Vec<_> = entries.collect();
+        known.sort_unstable_by_key(|(number, ..)| *number);
+        Known(known)
+    }
+
     /// What it holds from a place on, in order.
     pub fn range(&self, from: Bound<&str>) -> Range<'_, Box<str>, Entry> {
         self.entries.range::<str, _>((from, Bound::Unbounded))
     }
+}
+
+/// What a window holds, to be found by the directory of an object. Where headers are in remote stores each of them is a
+/// request: one look has what the last one learned.
+#[derive(Debug, Default)]
+pub struct Known<'a>(Vec<(u64, &'a str, &'a Entry)>);
+
+impl<'a> Known<'a> {
+    /// The key and the entry of the object in a directory (`ab/cdef…`), if it was put by this put.
+    pub fn find(&self, dir: &str, generation: Generation) -> Option<(&'a str, &'a Entry)> {
+        let wanted = number(dir);
+        let from = self.0.partition_point(|(number, ..)| *number < wanted);
+        let same = self.0[from..]
+            .iter()
+            .take_while(|(number, ..)| *number == wanted);
+        let mut found = same.filter(|(_, _, entry)| entry.generation == generation);
+        found.next().map(|(_, key, entry)| (*key, *entry))
+    }
+}
+
+/// The first digits of a directory's name, which are those of a hash.
+fn number(dir: &str) -> u64 {
+    let digits = dir.chars().filter_map(|c| c.to_digit(16)).take(16);
+    digits.fold(0, |number, digit| number << 4 | u64::from(digit))
 }
 
 #[cfg(test)]
@@ -123,7 +180,24 @@ pub(super) mod tests {
                 algorithm: DigestAlgorithm::Sha256,
                 bytes: [7; 32],
             },
+            generation: Generation::new(size, [1; 8]),
+            expires: None,
+            k: 4,
         }
+    }
+
+    #[test]
+    fn objects_are_known_again_by_directory_and_put() {
+        let mut window = Window::new(String::new(), 1 << 20, Instant::now());
+        for (size, key) in ["a", "b", "c"].into_iter().enumerate() {
+            window.offer(key, entry(size as u64));
+        }
+        let known = window.known();
+        let dir = |key: &str| object_dir(&Key::new(key).unwrap());
+        let find = |key: &str, put| known.find(&dir(key), Generation::new(put, [1; 8]));
+        assert_eq!(find("b", 1), Some(("b", &entry(1))));
+        assert_eq!((find("b", 2), find("d", 1)), (None, None));
+        assert_eq!(number(&dir("a")), 0xca97_8112_ca1b_bdca);
     }
 
     fn keys(window: &Window) -> Vec<&str> {
