@@ -38,7 +38,7 @@ const IDENTITIES: &str = r#"{"identities": [
 const CROWD: Crowd = Crowd {
     clients: 1000,
     slow_seconds: 20,
-    stalled_seconds: 10,
+    stalled_seconds: 30,
 };
 /// For Tahoe-LAFS, which takes some tens of milliseconds to begin a download, and gives all of them less than a thousand
 /// slow clients ask for.
