@@ -691,7 +691,7 @@ fn scan_with<'a>(
         scan = looks(true);
     }
     tracing::debug!(
-        object = scan.key().map_or(dir, Key::as_str),
+        object = key.or(scan.key()).map_or(dir, Key::as_str),
         shares = scan
             .groups
             .iter()
