@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::{KEY, Noise, Stores, penstock, skip};
+use penstock_store::Store;
 use penstock_store::tahoe::write::{Upload, content, on_nodes};
 use serde_json::Value;
 
@@ -387,6 +388,74 @@ fn json_is_as_the_guide_describes_it() {
         ("rebalance", "moved"),
         ("rebalance", "passed_over"),
         ("ls", "unusable"),
+    ] {
+        let line = (heading.to_owned(), line.to_owned());
+        assert!(checker.lines.contains(&line), "{line:?} was not printed");
+    }
+}
+
+/// The same of what is found and done where more is amiss.
+#[test]
+fn json_of_damage_is_as_the_guide_describes_it() {
+    let mut checker = Checker::new();
+    let stores = Stores::new(6);
+    let bytes = Noise::new(3).bytes(300_000);
+    let keys = ["copied", "gone", "lost", "row", "table"];
+    for key in keys {
+        stores.put(key, &mut &bytes[..], 4, common::BLOCK);
+    }
+    stores.put_said("expired", &mut &b"content"[..], 1_700_000_000, &[]);
+    // A removed object comes back with a store that was away.
+    stores.put("removed", &mut &bytes[..], 4, common::BLOCK);
+    let away = stores.file("away");
+    fs::rename(&stores.paths[5], &away).unwrap();
+    let others: Vec<&Path> = stores.paths[..5]
+        .iter()
+        .map(|path| path.as_path())
+        .collect();
+    let rm = Store::directories(others);
+    penstock_store::rm::rm(&rm, &decode_kernel::share::Key::new("removed").unwrap()).unwrap();
+    fs::rename(&away, &stores.paths[5]).unwrap();
+    // Others lack more shares than their code allows, have one twice, or bad leaves in the same place of three.
+    for store in 0..3 {
+        fs::remove_file(stores.share("lost", store)).unwrap();
+        common::stores::flip(&stores.share("row", store), 5000);
+    }
+    let share = stores.share("copied", 0);
+    let directory = stores.share("copied", 1);
+    let copy = directory.parent().unwrap().join(share.file_name().unwrap());
+    fs::remove_file(&directory).unwrap();
+    fs::copy(&share, copy).unwrap();
+    let table = stores.share("table", 0);
+    let length = fs::metadata(&table).unwrap().len();
+    common::stores::flip(&table, length - 1000);
+    fs::write(stores.paths[0].join("objects/stray"), b"").unwrap();
+
+    let json = |command: &str, arguments: &[&str]| {
+        common::cli::on(&stores, command, &[&["-q", "--json"], arguments].concat())
+    };
+    checker.check("ls", &json("ls", &[]));
+    for key in ["expired", "lost", "removed", "copied"] {
+        checker.check("stat", &json("stat", &[key]));
+    }
+    let lines = checker.check("verify", &json("verify", &[]));
+    let dates = lines.iter().filter(|line| is_date(&line["at"]));
+    assert_eq!(dates.count(), 1, "{lines:?}");
+    checker.check("repair", &json("repair", &[]));
+    for (heading, line) in [
+        ("verify", "bad_leaves"),
+        ("verify", "bad_table_page"),
+        ("verify", "copy"),
+        ("verify", "expired"),
+        ("verify", "lost_rows"),
+        ("verify", "missing_share"),
+        ("verify", "removed"),
+        ("verify", "stray"),
+        ("verify", "too_few_shares"),
+        ("repair", "expired"),
+        ("repair", "removed"),
+        ("repair", "share"),
+        ("repair", "unreadable"),
     ] {
         let line = (heading.to_owned(), line.to_owned());
         assert!(checker.lines.contains(&line), "{line:?} was not printed");
