@@ -306,7 +306,7 @@ fn copy(
 ) -> Result<(), String> {
     let bytes = header.geometry.share_file_bytes();
     let mut copied = || -> Result<NewFile, FileError> {
-        let mut file = target.store.create(target.path.clone(), bytes)?;
+        let mut file = NewFile::create(&target.store, target.path.clone(), bytes)?;
         let mut buffer = vec![0; WINDOW_BYTES];
         let first = PAGE_BYTES as u64;
         for start in (first..bytes).step_by(WINDOW_BYTES) {

@@ -76,7 +76,7 @@ impl NewShares {
     ) -> Result<(), FileError> {
         self.shares.push(NewShare {
             number,
-            file: store.create(path, bytes)?,
+            file: NewFile::create(store, path, bytes)?,
             failed: None,
             spool: Spool {
                 store: store.clone(),

@@ -13,9 +13,9 @@ use decode_kernel::share::{Header, PAGE_BYTES};
 use penstock_remote::{Bucket, Client, PutMode, RemoteError, RemoteErrorKind, RemoteUrl, Upload};
 use tokio::task::JoinHandle;
 
-use super::identity::{MARKER, Marker};
-use super::parts::{self, Part};
-use super::scan::{Listed, RejectReason};
+use super::marker::{MARKER, Marker};
+use super::parts::{self, Listed, Part};
+use super::rejected::RejectReason;
 
 /// An object's directory has no more files: shares of a few puts, marks and tombstones.
 const FILES_MAX: usize = 10_000;

@@ -1,9 +1,11 @@
 //! A store, and the calls on its files that everything else is made of.
 
+use std::any::Any;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use decode_kernel::share::Generation;
@@ -11,9 +13,8 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::bucket::{BucketFile, BucketStore};
 use super::names::{self, Kind};
-use super::scan::{Backing, Listed};
+use super::parts::Listed;
 use crate::error::{During, FileError};
-use crate::new_file::NewFile;
 use crate::temp::{self, TempFile, create_dir, sync_dir, write_all_parts};
 
 /// What a bucket is taken to hold, in bytes: it has its part of the keys beside directories, whose weight is their
@@ -153,11 +154,6 @@ impl Store {
         })
     }
 
-    /// Begins a file that will be `path`, of about so many bytes.
-    pub(crate) fn create(&self, path: PathBuf, bytes: u64) -> Result<NewFile, FileError> {
-        NewFile::create(self, path, bytes)
-    }
-
     /// Writes a tombstone or a mark, durably.
     pub(crate) fn write(&self, path: &Path, text: &'static [u8]) -> Result<(), FileError> {
         self.prepare(path, text)?.place()?;
@@ -250,6 +246,9 @@ impl Prepared {
         Ok(())
     }
 }
+
+/// What fills a file that stands for one of a remote store.
+pub type Backing = Arc<dyn Any + Send + Sync>;
 
 /// A share's file, open for reading.
 #[derive(Debug)]

@@ -20,26 +20,30 @@
 mod bucket;
 mod files;
 mod identity;
+mod listing;
+mod look;
+mod marker;
 mod names;
 mod object;
 pub mod parts;
 mod places;
+mod rejected;
 mod scan;
 
 pub(crate) use bucket::BucketWriter;
 pub use bucket::{BucketFile, BucketStore};
-pub use files::{OpenFile, Store};
-pub use identity::{
-    Id, MARKER, Marker, NewStore, Presence, StoreError, init, presence, refuse_duplicates,
-};
-pub(crate) use names::{
-    Found, Kind, Lister, covers, files, generation_of, is_object_dir, objects, objects_dir,
-};
+pub use files::{Backing, OpenFile, Store};
+pub use identity::{NewStore, Presence, StoreError, init, presence, refuse_duplicates};
+pub(crate) use listing::{Found, Lister, objects};
+pub use look::{Look, OpenShare, fingerprint, look, read_header};
+pub(crate) use look::{look_in, open_share};
+pub use marker::{Id, MARKER, Marker};
+pub(crate) use names::{Kind, covers, files, generation_of, is_object_dir, objects_dir};
 pub(crate) use object::choose;
 pub use object::{OpenError, OpenObject, check_stores, open_object};
+pub use parts::Listed;
 pub use places::PassedOver;
 pub(crate) use places::{Place, Places, Tally};
-pub use scan::{
-    Backing, Listed, Look, OpenShare, RejectReason, Rejected, Scan, fingerprint, look, read_header,
-};
-pub(crate) use scan::{Group, keys, look_in, open_share, scan, scan_dir, scan_found};
+pub use rejected::{RejectReason, Rejected};
+pub use scan::Scan;
+pub(crate) use scan::{Group, keys, scan, scan_dir, scan_found};

@@ -5,7 +5,9 @@ use rustix::process::{Resource, getrlimit};
 
 use super::files::Store;
 use super::identity::{Presence, StoreError, presence, refuse_duplicates};
-use super::scan::{Group, OpenShare, Rejected, Scan, scan};
+use super::look::OpenShare;
+use super::rejected::Rejected;
+use super::scan::{Group, Scan, scan};
 use crate::error::list;
 
 /// The newest put of an object.

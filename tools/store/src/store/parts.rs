@@ -7,12 +7,22 @@
 use penstock_remote::{Bucket, Entry, RemoteError};
 
 use super::names::{is_first, is_object_dir};
-use super::scan::Listed;
 
 /// Where all objects are.
 const OBJECTS: &str = "objects/";
 /// Pages of one part that may have nothing new: a store that gives more would be asked for ever.
 const EMPTY_PAGES_MAX: usize = 32;
+
+/// A file that a remote store has in an object's directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name in the store, with its directory.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// What tells it from another by that name, as an entity tag.
+    pub version: String,
+}
 
 /// What a bucket has of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]

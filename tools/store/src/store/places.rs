@@ -16,8 +16,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::files::Store;
 use super::identity::{
-    Id, Marker, Presence, StoreError, presence, read_marker, refuse_duplicates, write_marker,
+    Presence, StoreError, presence, read_marker, refuse_duplicates, write_marker,
 };
+use super::marker::{Id, Marker};
 use crate::error::{During, FileError};
 use crate::json;
 
