@@ -11,7 +11,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::commit::{self, Ready, Step, remove_older};
 use super::encoding::{Encoding, Parity, block};
-use super::{BATCH_BYTES, Placement, PutError, PutOptions, PutReport};
+use super::error::PutError;
+use super::options::{Placement, PutOptions};
+use super::report::PutReport;
 use crate::check;
 use crate::date;
 use crate::error::FileError;
@@ -19,6 +21,9 @@ use crate::progress::Progress;
 use crate::store::{self, Kind, Place, Places, Scan, Store, Tally};
 use crate::temp::allow_open_files;
 use crate::write::NewShares;
+
+/// Short segments are read, encoded and written together, up to this many bytes.
+const BATCH_BYTES: u64 = 8 << 20;
 
 /// One try to put an object into certain stores.
 pub(super) struct Attempt<'a> {

@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use decode_kernel::share::{Generation, Key};
+
 use super::*;
 use crate::get::{GetError, GetOptions, get};
 use crate::repair::{RepairOptions, repair};
-use crate::store::OpenError;
+use crate::store::{self, OpenError};
 use crate::verify::{Health, VerifyOptions, verify};
 use crate::walk::Walk;
 

@@ -3,10 +3,14 @@
 use decode_kernel::code::{Code, CodeKind, Coder};
 use decode_kernel::share::{Geometry, GeometryError};
 
+use super::error::PutError;
+use super::options::{PutOptions, SEGMENT_BYTES_MAX};
 use super::syntax::{check_fields, check_type};
-use super::{PARITY_BYTES, PutError, PutOptions, SEGMENT_BYTES_MAX};
 use crate::store::Places;
 use crate::write::NewShares;
+
+/// Bytes of parity made in one step, unless one leaf of each parity share is more.
+const PARITY_BYTES: usize = 8 << 20;
 
 /// How the bytes of an object become shares.
 pub(super) struct Encoding {

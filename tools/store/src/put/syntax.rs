@@ -4,7 +4,7 @@
 
 use decode_kernel::share::{Fields, check_content_type};
 
-use super::PutError;
+use super::error::PutError;
 
 /// Checks a content type: `type/subtype`, and parameters (RFC 9110 section 8.3.1).
 ///
