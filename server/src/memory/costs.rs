@@ -4,6 +4,7 @@ use super::limits::{
     ACCESS_QUEUE_MAX, ACCESS_WRITE_BYTES, ADMIN_BACKLOG, ADMIN_CONNECTIONS_MAX,
     ADMIN_HEAD_BYTES_MAX, ADMIN_REPLIES_MAX, ADMIN_SEND_BUFFER_BYTES, CACHE_FILES_MAX,
     CACHE_MEMORY_BYTES, HANDSHAKES_MAX, HISTORY_REPLY_BYTES, HISTORY_STORE_BYTES, LISTING_BATCH,
+    LISTING_NAME_BYTES, LISTING_NAMES_LEAST, LISTING_REMOTE_BATCH, LISTING_REMOTE_OBJECT_BYTES,
     PIECE_BYTES_MAX, POOL_BUFFERS_MAX, RECEIVE_BUFFER_BYTES, REMOTE_HTTP_BUFFER_BYTES,
     REMOTE_LISTINGS_MAX, REMOTE_LOOK_THREADS_MAX, REMOTE_RECEIVE_BUFFER_BYTES, REMOTE_UNIT_BYTES,
     RING_COMPLETIONS, RING_ENTRIES, STORE_LOOK_THREADS_MAX, STORE_READ_THREADS_MAX,
@@ -56,7 +57,7 @@ const STORE_BYTES: u64 = (STORE_LOOK_THREADS_MAX + STORE_READ_THREADS_MAX) as u6
     + LISTING_BATCH as u64 * 2048;
 /// What remote stores take: fetches, each with a unit that is written, what the HTTP client holds, a TLS record, and what the
 /// kernel has received; the client; what is known of files in the cache; and for each store what it has of objects, and
-/// further threads for look-ups, which wait for its answers.
+/// further threads for look-ups, which wait for its answers, and names that it tells for a listing.
 pub fn remote_bytes(stores: usize, fetches: usize) -> u64 {
     if stores == 0 {
         return 0;
@@ -67,8 +68,10 @@ pub fn remote_bytes(stores: usize, fetches: usize) -> u64 {
         + 2 * REMOTE_RECEIVE_BUFFER_BYTES as u64
         + CONNECTION_KERNEL_BYTES;
     let threads = (REMOTE_LOOK_THREADS_MAX - STORE_LOOK_THREADS_MAX) as u64 * (32 << 10);
-    let store = REMOTE_LISTINGS_MAX as u64 * REMOTE_LISTING_BYTES + threads;
+    let names = LISTING_NAMES_LEAST as u64 * LISTING_NAME_BYTES;
+    let store = REMOTE_LISTINGS_MAX as u64 * REMOTE_LISTING_BYTES + threads + names;
     REMOTE_CLIENT_BYTES
+        + LISTING_REMOTE_BATCH as u64 * LISTING_REMOTE_OBJECT_BYTES
         + CACHE_MEMORY_BYTES
         + CACHE_FILES_MAX as u64 * CACHE_FILE_BYTES
         + fetches as u64 * fetch

@@ -555,16 +555,16 @@ pub const LISTING_IDLE: Duration = Duration::from_secs(60);
 pub const LISTING_REMOTE_IDLE: Duration = Duration::from_secs(600);
 /// Names of files that a listing asks a remote store for at one time: as many as S3 tells.
 pub const LISTING_NAMES_MOST: usize = 1000;
-/// So many where credit is scarce; with less there is no listing.
-pub const LISTING_NAMES_LEAST: usize = 100;
-/// What each takes, claimed from the credit: in the answer, while that is read, and until its object was looked at.
+/// So many where credit is scarce: they are in the plan, and what goes beyond is claimed.
+pub const LISTING_NAMES_LEAST: usize = 250;
+/// What each takes: in the answer, while that is read, and until its object was looked at.
 pub const LISTING_NAME_BYTES: u64 = 1200;
 /// Requests for names that one look at all objects makes at most, times the remote stores: two million files in each.
 pub const LISTING_PARTS_MAX: u64 = 2000;
 /// Objects that a listing looks at together where stores are remote: their headers come side by side.
 pub const LISTING_REMOTE_BATCH: usize = 64;
-/// What such an object takes meanwhile, claimed with the names: its files' names, and a header.
-pub const LISTING_REMOTE_OBJECT_BYTES: u64 = 8 << 10;
+/// What such an object takes meanwhile: a header.
+pub const LISTING_REMOTE_OBJECT_BYTES: u64 = 4 << 10;
 /// Headers that one remote store is asked for at one time, each in the slot of a fetch.
 pub const LISTING_HEADERS_TOGETHER: usize = 4;
 

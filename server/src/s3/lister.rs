@@ -24,9 +24,8 @@ use crate::config::bucket::Bucket;
 use crate::memory::budget::{Allowance, Budget, Claim};
 use crate::memory::limits::{
     LISTING_IDLE, LISTING_NAME_BYTES, LISTING_NAMES_LEAST, LISTING_NAMES_MOST, LISTING_PAGE_BYTES,
-    LISTING_PATIENCE, LISTING_REMOTE_BATCH, LISTING_REMOTE_IDLE, LISTING_REMOTE_OBJECT_BYTES,
-    LISTING_WAITING_MAX, LISTING_WINDOW_BYTES_LEAST, LISTING_WINDOW_BYTES_MOST,
-    LISTING_WINDOW_BYTES_USUAL,
+    LISTING_PATIENCE, LISTING_REMOTE_IDLE, LISTING_WAITING_MAX, LISTING_WINDOW_BYTES_LEAST,
+    LISTING_WINDOW_BYTES_MOST, LISTING_WINDOW_BYTES_USUAL,
 };
 use crate::stores::Stores;
 
@@ -251,19 +250,16 @@ impl Answering {
             (None, false) => String::new(),
         };
         let stores = self.stores();
-        // What the last window gives way for may be the walk's too.
-        let claims = self.claim_names(&stores).and_then(|names| {
-            let window = self.claim()?;
-            Some((names, window))
-        });
-        let Some(((names_claim, names_max), claim)) = claims else {
+        let Some(claim) = self.claim() else {
             for ask in self.waiting.drain(..) {
                 let _ = ask.reply.send(Err(slow_down()));
             }
             return;
         };
+        let ttls = remote_ttls(&stores);
+        let (names_claim, names_max) = self.claim_names(ttls.len());
+        let ttl = ttls.into_iter().max();
         let (last, done) = (self.window.clone(), self.done.clone());
-        let ttl = remote_ttls(&stores).into_iter().max();
         let started = thread::Builder::new()
             .name("lister-walk".into())
             .stack_size(STACK_BYTES)
@@ -274,11 +270,10 @@ impl Answering {
                     ttl,
                     claim,
                 };
-                let known = match (names_max, &last) {
-                    (Some(_), Some(last)) => last.window.known(),
+                let known = match &last {
+                    Some(last) if ttl.is_some() => last.window.known(),
                     _ => Known::default(),
                 };
-                let names_max = names_max.unwrap_or_default();
                 let filled = walk::fill(&stores, &mut held.window, known, names_max);
                 drop((last, names_claim));
                 let bytes = held.window.bytes() as u64;
@@ -324,31 +319,18 @@ impl Answering {
         }
     }
 
-    /// Claims memory for what remote stores tell at one time, and says how many names that may be; `None` of them if no store
-    /// is remote.
-    fn claim_names(&mut self, stores: &Weak<Stores>) -> Option<(Claim, Option<usize>)> {
-        let remote = remote_ttls(stores).len() as u64;
+    /// How many names each of so many remote stores may tell at one time, and the claim on what goes beyond the plan.
+    fn claim_names(&self, remote: usize) -> (Claim, usize) {
         let mut claim = Claim::empty(&self.budget);
-        if remote == 0 {
-            return Some((claim, None));
-        }
         let mut names = LISTING_NAMES_MOST;
-        loop {
-            let bytes = remote * names as u64 * LISTING_NAME_BYTES
-                + LISTING_REMOTE_BATCH as u64 * LISTING_REMOTE_OBJECT_BYTES;
-            let allowance = match names {
-                LISTING_NAMES_MOST => Allowance::Eighth,
-                _ => Allowance::Half,
-            };
-            if claim.resize(bytes, allowance) {
-                return Some((claim, Some(names)));
+        while names > LISTING_NAMES_LEAST {
+            let beyond = (remote * (names - LISTING_NAMES_LEAST)) as u64;
+            if claim.resize(beyond * LISTING_NAME_BYTES, Allowance::Eighth) {
+                return (claim, names);
             }
             names /= 2;
-            if names < LISTING_NAMES_LEAST {
-                self.window.take()?;
-                names = LISTING_NAMES_MOST;
-            }
         }
+        (claim, LISTING_NAMES_LEAST)
     }
 
     fn walked(&mut self, result: Result<Held, WalkError>) {
@@ -386,5 +368,82 @@ impl Answering {
             }
         }
         self.walk();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::pin::pin;
+
+    use super::super::window::tests::entry;
+    use super::*;
+
+    fn answering(budget: &Arc<Budget>, window: Option<Window>) -> Answering {
+        let (done, _) = bounded(1);
+        let held = |window| Held {
+            window,
+            stores: Weak::new(),
+            ttl: Some(Duration::from_secs(60)),
+            claim: Claim::empty(budget),
+        };
+        Answering {
+            stores: Arc::default(),
+            budget: Arc::clone(budget),
+            window: window.map(held).map(Arc::new),
+            waiting: Vec::new(),
+            walking: false,
+            is_large: false,
+            done,
+        }
+    }
+
+    /// Story: each listing that waited for a look at the stores held half a MiB of the credit for its page.
+    #[test]
+    fn who_waits_has_claimed_a_question_and_who_is_answered_a_page() {
+        let budget = Budget::new(64 << 20);
+        let claimed = || budget.total() - budget.free();
+        let (asks, questions) = bounded(1);
+        let lister = Lister {
+            asks,
+            budget: Arc::clone(&budget),
+            stores: Arc::default(),
+        };
+        let bucket: Bucket = "media".parse().unwrap();
+        let query = ListQuery {
+            prefix: "d".repeat(700),
+            max_keys: 1000,
+            ..ListQuery::default()
+        };
+        let test = async {
+            let mut list = pin!(lister.list(&bucket, query));
+            tokio::select! {
+                biased;
+                _ = &mut list => panic!("nobody answers"),
+                () = ready(()) => {}
+            }
+            assert!((700..8 << 10).contains(&claimed()), "{} bytes", claimed());
+            let mut window = Window::new(String::new(), 1 << 20, Instant::now());
+            window.offer(&format!("media/{}", "d".repeat(800)), entry(1));
+            let answering = answering(&budget, Some(window));
+            assert!(answering.answer(questions.recv().unwrap()).is_none());
+            let (page, claim) = list.await.unwrap();
+            let bytes = page.capacity() as u64;
+            assert!(page.windows(5).any(|part| part == b"<Key>"));
+            assert_eq!((claim.bytes(), claimed()), (bytes, bytes));
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        runtime.unwrap().block_on(test);
+        assert_eq!(claimed(), 0);
+    }
+
+    #[test]
+    fn names_take_what_is_planned_where_there_is_no_credit() {
+        let (claim, names) = answering(&Budget::new(1 << 20), None).claim_names(6);
+        assert_eq!((claim.bytes(), names), (0, LISTING_NAMES_LEAST));
+        let (claim, names) = answering(&Budget::new(1 << 30), None).claim_names(6);
+        assert_eq!((claim.bytes() > 0, names), (true, LISTING_NAMES_MOST));
     }
 }
