@@ -21,6 +21,7 @@ on_both_backends! {
     many_cold_clients_have_every_byte_fetched_once
     the_cache_outlives_its_server
     what_rots_in_the_cache_is_fetched_again
+    a_cache_disk_that_fills_up_costs_no_byte
     without_a_cache_objects_are_served_from_memory
     a_server_that_takes_over_has_the_cache
     a_new_put_is_seen_when_its_listing_is_old
@@ -334,6 +335,55 @@ fn what_rots_in_the_cache_is_fetched_again(io: Backend) {
     // The units that rotted, and no more.
     assert_eq!(again, vec![1 << 20..(1 << 20) + (64 << 10); 4]);
     whole(&server, PATH, &content);
+}
+
+/// The cache's disk is smaller than the cache may be. One that holds some objects has room made for the next ones; one that
+/// holds not even one, and one that others have filled, is done without.
+fn a_cache_disk_that_fills_up_costs_no_byte(io: Backend) {
+    // A user of its own may mount what nobody else sees, where that is allowed.
+    let isolate = ["--user", "--map-root-user", "--mount"];
+    let may = Command::new("unshare").args(isolate).arg("true").output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        common::skip("this user can't mount a file system of its own (unshare)");
+        return;
+    }
+    let buckets = Buckets::new();
+    let keys: Vec<String> = (0..6).map(|object| format!("object-{object}")).collect();
+    let content = |object: usize| content(14 + object as u64);
+    for (object, key) in keys.iter().enumerate() {
+        let content = content(object);
+        buckets.stores.put(key, &mut &content[..], 4, BLOCK);
+    }
+    fs::create_dir(buckets.cache()).unwrap();
+    for (mount, is_given_up) in [
+        ("mount -t tmpfs -o size=32m cache \"$0\"", false),
+        ("mount -t tmpfs -o size=8m cache \"$0\"", true),
+        (
+            "mount -t tmpfs -o size=1m cache \"$0\" && ! head -c 2m /dev/zero > \"$0/others\"",
+            true,
+        ),
+    ] {
+        let serve = buckets.command(io, &["--cache-size", "1GiB"]);
+        let mut command = Command::new("unshare");
+        command.args(isolate).args(["sh", "-c"]);
+        command
+            .arg(format!("{mount} && exec \"$@\""))
+            .arg(buckets.cache());
+        command.arg(serve.get_program()).args(serve.get_args());
+        command.envs(
+            serve
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let server = Server::launch(command).expect("it starts");
+        for (object, key) in keys.iter().enumerate() {
+            whole(&server, &format!("/{key}"), &content(object));
+        }
+        let first = content(0);
+        together(4, |_| whole(&server, "/object-0", &first));
+        let said = server.log().contains("the cache can't be written");
+        assert_eq!(said, is_given_up, "{mount}: {}", server.log());
+    }
 }
 
 fn without_a_cache_objects_are_served_from_memory(io: Backend) {

@@ -15,12 +15,12 @@ use std::time::Instant;
 
 use lru::LruCache;
 use penstock_remote::Entry;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create, statvfs};
 use sha2::{Digest, Sha256};
 
 use super::origin::Origin;
 use super::share::{CachedShare, tells_holes};
-use crate::memory::limits::{CACHE_BROKEN, CACHE_FILES_MAX, CACHE_MEMORY_BYTES};
+use crate::memory::limits::{CACHE_BROKEN, CACHE_FILES_MAX, CACHE_MEMORY_BYTES, REMOTE_UNIT_BYTES};
 
 /// The file whose lock says that the directory is in use.
 const LOCK: &str = "lock";
@@ -28,6 +28,8 @@ const LOCK: &str = "lock";
 const EXTENSION: &str = "share";
 /// How often it is tried whether another server is gone.
 const ALONE_TRY_EVERY_MS: u64 = 1000;
+/// Who wanted bytes of a share within so long reads it.
+const LATELY_MS: u64 = 1000;
 /// What is left of the size when room was made, in parts of 16.
 const LOW_WATER: u64 = 15;
 
@@ -61,7 +63,10 @@ pub enum Place {
 
 /// How full a place is.
 struct Fill {
+    /// Bytes that it may hold.
     size: u64,
+    /// Bytes that there is room for: fewer where the disk has less than that free.
+    limit: AtomicU64,
     /// Bytes, as far as they are known: counted up as they come, and anew when room is made.
     used: AtomicU64,
     is_making_room: AtomicBool,
@@ -71,6 +76,7 @@ impl Fill {
     fn new(size: u64, used: u64) -> Fill {
         Fill {
             size,
+            limit: AtomicU64::new(size),
             used: AtomicU64::new(used),
             is_making_room: AtomicBool::new(false),
         }
@@ -78,6 +84,10 @@ impl Fill {
 
     fn used(&self) -> u64 {
         self.used.load(Relaxed)
+    }
+
+    fn limit(&self) -> u64 {
+        self.limit.load(Relaxed)
     }
 
     /// Takes off what is not there any more. Returns what is left.
@@ -95,6 +105,8 @@ pub struct Cache {
     memory: Fill,
     /// Until when the disk is left alone, by [`Cache::clock`]; 0 if it did not fail.
     broken_until: AtomicU64,
+    /// Whether its file system was seen to tell holes. One that is full can't be asked.
+    is_probed: AtomicBool,
     opened: Instant,
     files: Mutex<Files>,
     lock: File,
@@ -107,7 +119,8 @@ pub struct Cache {
 }
 
 struct Files {
-    open: HashMap<PathBuf, Weak<CachedShare>>,
+    /// By their path on the disk, whether they are there or in memory.
+    open: HashMap<PathBuf, (Place, Weak<CachedShare>)>,
     /// Bytes on the disk of those that nobody has open, the longest unused first to go.
     closed: LruCache<PathBuf, u64>,
 }
@@ -143,13 +156,6 @@ impl Cache {
             Err(TryLockError::WouldBlock) => return Err(CacheError::InUse(dir.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
         };
-        let probe = dir.join("probe");
-        let tells = create(&probe).and_then(|file| tells_holes(&file));
-        // It is overwritten the next time if it can't be removed.
-        let _ = fs::remove_file(&probe);
-        if !tells.map_err(failed(&probe))? {
-            return Err(CacheError::NoHoles(dir.to_owned()));
-        }
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).map_err(failed(dir))? {
             let entry = entry.map_err(failed(dir))?;
@@ -172,6 +178,7 @@ impl Cache {
             disk: Fill::new(size, used),
             memory: Fill::new(CACHE_MEMORY_BYTES, 0),
             broken_until: AtomicU64::new(0),
+            is_probed: AtomicBool::new(false),
             opened: Instant::now(),
             files: Mutex::new(Files {
                 open: HashMap::new(),
@@ -183,7 +190,36 @@ impl Cache {
             dropping: Mutex::new(()),
         };
         cache.make_room(Place::Disk, 0);
+        let mut probed = cache.probe();
+        if probed.as_ref().is_err_and(is_full) && cache.make_room(Place::Disk, REMOTE_UNIT_BYTES) {
+            probed = cache.probe();
+        }
+        match probed {
+            Ok(()) => {}
+            // Others have the disk. They may make room some time, and objects are served meanwhile.
+            Err(error) if is_full(&error) => cache.note_broken(&error),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                return Err(CacheError::NoHoles(dir.to_owned()));
+            }
+            Err(error) => return Err(failed(dir)(error)),
+        }
         Ok(Arc::new(cache))
+    }
+
+    /// Finds out whether its file system tells what was written from what was not, unless that is known.
+    fn probe(&self) -> io::Result<()> {
+        if self.is_probed.load(Relaxed) {
+            return Ok(());
+        }
+        let path = self.dir.join("probe");
+        let tells = create(&path).and_then(|file| tells_holes(&file));
+        // It is overwritten the next time if it can't be removed.
+        let _ = fs::remove_file(&path);
+        match tells? {
+            true => self.is_probed.store(true, Relaxed),
+            false => return Err(io::ErrorKind::Unsupported.into()),
+        }
+        Ok(())
     }
 
     /// Another server takes over, and has the cache too from now on: both fill it, and nothing is dropped until one of them
@@ -244,13 +280,15 @@ impl Cache {
     /// is kept in memory for a while.
     pub(super) fn note_broken(&self, error: &io::Error) {
         let until = self.clock() + CACHE_BROKEN.as_millis() as u64;
-        if self.broken_until.swap(until, Relaxed) < self.clock() {
+        if self.broken_until.swap(until, Relaxed) <= self.clock() {
             tracing::error!(
                 cache = %self.dir.display(), %error,
                 "the cache can't be written: remote shares are served without it, slower"
             );
         }
-        self.files().open.clear();
+        // Those in memory stay known: they are what has to make room there.
+        let in_memory = |_: &PathBuf, open: &mut (Place, _)| open.0 == Place::Memory;
+        self.files().open.retain(in_memory);
     }
 
     fn fill(&self, place: Place) -> &Fill {
@@ -268,7 +306,7 @@ impl Cache {
     /// Whether it is so full that open files may have to give something up.
     pub(super) fn is_crowded(&self, place: Place) -> bool {
         let fill = self.fill(place);
-        fill.used() > fill.size / 2
+        fill.used() > fill.limit() / 2
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
@@ -286,12 +324,16 @@ impl Cache {
     ) -> io::Result<Arc<CachedShare>> {
         let path = self.dir.join(file_name(origin, entry));
         let mut files = self.files();
-        if let Some(open) = files.open.get(&path).and_then(Weak::upgrade) {
+        let open = files.open.get(&path);
+        if let Some(open) = open.and_then(|(_, open)| open.upgrade()) {
             return Ok(open);
         }
         let on_disk = match self.is_broken() {
             true => None,
-            false => match sized(create(&path), entry.bytes) {
+            false => match self
+                .probe()
+                .and_then(|()| sized(create(&path), entry.bytes))
+            {
                 Ok(file) => Some(file),
                 Err(error) => {
                     drop(files);
@@ -320,7 +362,7 @@ impl Cache {
             Arc::clone(self),
             place,
         ));
-        files.open.insert(path, Arc::downgrade(&share));
+        files.open.insert(path, (place, Arc::downgrade(&share)));
         Ok(share)
     }
 
@@ -330,15 +372,17 @@ impl Cache {
         if place == Place::Memory {
             self.memory.take_off(bytes);
         }
-        // It may have been opened again.
-        if files
-            .open
-            .get(path)
-            .is_some_and(|open| open.strong_count() > 0)
-        {
-            return;
+        if let Some((again, open)) = files.open.get(path) {
+            match open.strong_count() > 0 {
+                // It was opened again.
+                true if *again == place => return,
+                // It is kept elsewhere now.
+                true => {}
+                false => {
+                    files.open.remove(path);
+                }
+            }
         }
-        files.open.remove(path);
         if place == Place::Disk && files.closed.len() < CACHE_FILES_MAX {
             files.closed.put(path.to_owned(), bytes);
         }
@@ -353,7 +397,7 @@ impl Cache {
     pub(super) fn note_filled(&self, place: Place, bytes: u64) {
         let fill = self.fill(place);
         let used = fill.used.fetch_add(bytes, Relaxed) + bytes;
-        if used > fill.size && !fill.is_making_room.swap(true, Relaxed) {
+        if used > fill.limit() && !fill.is_making_room.swap(true, Relaxed) {
             self.make_room(place, 0);
             fill.is_making_room.store(false, Relaxed);
         }
@@ -367,8 +411,16 @@ impl Cache {
 
     fn drop_until(&self, place: Place, more: u64) -> bool {
         let fill = self.fill(place);
-        let low_water = (fill.size / 16 * LOW_WATER).saturating_sub(more);
         let mut used = fill.used();
+        if place == Place::Disk
+            && let Ok(disk) = statvfs(&self.dir)
+        {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            fill.limit
+                .store(fill.size.min(used.saturating_add(free)), Relaxed);
+        }
+        let limit = fill.limit();
+        let low_water = (limit / 16 * LOW_WATER).saturating_sub(more);
         while place == Place::Disk && used > low_water {
             let Some((path, bytes)) = self.files().closed.pop_lru() else {
                 break;
@@ -384,29 +436,45 @@ impl Cache {
         if used > low_water {
             used = self.sweep(place, low_water);
         }
-        used.saturating_add(more) <= fill.size
+        used.saturating_add(more) <= limit
     }
 
     /// Has open shares give up what nobody wanted lately, the longest unwanted one first. Returns what is used then.
     fn sweep(&self, place: Place, low_water: u64) -> u64 {
         let open: Vec<Arc<CachedShare>> = {
             let files = self.files();
-            files.open.values().filter_map(Weak::upgrade).collect()
+            let open = files.open.values();
+            open.filter_map(|(_, open)| open.upgrade()).collect()
         };
         let here = open.into_iter().filter(|share| share.place() == place);
         let mut here: Vec<_> = here.map(|share| (share.last_wanted(), share)).collect();
         here.sort_by_key(|(wanted, _)| *wanted);
         let fill = self.fill(place);
         let mut used = fill.used();
-        for (_, share) in here {
+        for (_, share) in &here {
             let before = share.disk_bytes();
             used = fill.take_off(before.saturating_sub(share.sweep()));
+            if used <= low_water {
+                return used;
+            }
+        }
+        // Their beginnings and ends, too, of those that nobody reads.
+        let lately = self.clock().saturating_sub(LATELY_MS);
+        for (_, share) in here.iter().take_while(|(wanted, _)| *wanted < lately) {
+            let before = share.disk_bytes();
+            used = fill.take_off(before.saturating_sub(share.clear()));
             if used <= low_water {
                 break;
             }
         }
         used
     }
+}
+
+/// Whether a disk has no room, or none for this user.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// A file of this length: another length was made by something else.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use penstock_remote::{RemoteError, RemoteErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::cache::Place;
+use super::cache::{Place, is_full};
 use super::fetch::{Fetch, Outcome};
 use super::share::CachedShare;
 use crate::memory::limits::{
@@ -264,9 +264,4 @@ fn keep(share: &CachedShare, bytes: &[u8], at: u64) -> io::Result<()> {
         Err(_) => {}
     }
     result
-}
-
-fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
 }

@@ -406,26 +406,33 @@ impl CachedShare {
 
     /// Drops what nobody wanted since the last time. Returns how many bytes it takes on the disk now.
     pub(super) fn sweep(&self) -> u64 {
-        let (wanted, under_way) = {
-            let mut fetches = self.fetches();
-            let under_way: Vec<Range<u64>> = fetches
-                .under_way
-                .iter()
-                .map(|fetch| fetch.range.clone())
-                .collect();
-            (std::mem::take(&mut fetches.wanted), under_way)
-        };
-        let length = self.extent_bytes();
-        let last = self.bytes.saturating_sub(1) / length;
+        let wanted = std::mem::take(&mut self.fetches().wanted);
+        let last = self.bytes.saturating_sub(1) / self.extent_bytes();
         let extents = match self.place {
             // The beginning has the header, and the end the checksums: they are wanted by whoever goes on.
             Place::Disk => 1..last,
             Place::Memory => 0..last + 1,
         };
+        self.drop_extents(extents.filter(|extent| !wanted.contains(extent)))
+    }
+
+    /// Drops all of it. Returns how many bytes it takes on the disk now.
+    pub(super) fn clear(&self) -> u64 {
+        self.drop_extents(0..self.bytes.div_ceil(self.extent_bytes()))
+    }
+
+    /// Drops some extents, as far as they are neither on their way nor being sent.
+    fn drop_extents(&self, extents: impl Iterator<Item = u64>) -> u64 {
+        let under_way: Vec<Range<u64>> = {
+            let fetches = self.fetches();
+            let all = fetches.under_way.iter();
+            all.map(|fetch| fetch.range.clone()).collect()
+        };
+        let length = self.extent_bytes();
         for extent in extents {
             let range = extent * length..(extent + 1) * length;
             let busy = |fetch: &Range<u64>| fetch.start < range.end && range.start < fetch.end;
-            if wanted.contains(&extent) || under_way.iter().any(busy) {
+            if under_way.iter().any(busy) {
                 continue;
             }
             if seek(&self.file, SeekFrom::Data(range.start)).is_ok_and(|data| data < range.end)
