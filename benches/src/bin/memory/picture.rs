@@ -10,8 +10,8 @@ use plotters::style::{BLACK, RGBColor};
 
 const MEMORY: i32 = 220;
 const RATES: i32 = 110;
-/// The time over which a rate is taken: that of the samples of memory.
-const WINDOW: f64 = 0.25;
+/// The time over which a rate is taken: that between two looks at a measurement of the fast clients.
+const WINDOW: f64 = 0.2;
 
 /// What the fast clients received in one measurement, and when.
 pub(super) struct Fast {
