@@ -28,8 +28,6 @@ const LOCK: &str = "lock";
 const EXTENSION: &str = "share";
 /// How often it is tried whether another server is gone.
 const ALONE_TRY_EVERY_MS: u64 = 1000;
-/// Who wanted bytes of a share within so long reads it.
-const LATELY_MS: u64 = 1000;
 /// What is left of the size when room was made, in parts of 16.
 const LOW_WATER: u64 = 15;
 
@@ -458,9 +456,8 @@ impl Cache {
                 return used;
             }
         }
-        // Their beginnings and ends, too, of those that nobody reads.
-        let lately = self.clock().saturating_sub(LATELY_MS);
-        for (_, share) in here.iter().take_while(|(wanted, _)| *wanted < lately) {
+        // Their beginnings and ends, too, of those that nothing is fetched of.
+        for (_, share) in here.iter().filter(|(_, share)| !share.is_coming()) {
             let before = share.disk_bytes();
             used = fill.take_off(before.saturating_sub(share.clear()));
             if used <= low_water {

@@ -266,6 +266,11 @@ impl CachedShare {
         fetches.under_way.iter().find(covers).map(Arc::clone)
     }
 
+    /// Whether any of it is on its way.
+    pub(super) fn is_coming(&self) -> bool {
+        !self.fetches().under_way.is_empty()
+    }
+
     /// Whether some of a range is neither there nor on its way.
     pub fn lacks_a_fetch(&self, range: &Range<u64>) -> bool {
         self.next_fetch(&self.fetches(), range, 1).is_some()
@@ -355,18 +360,16 @@ impl CachedShare {
     /// What did not match its checksum is fetched again, if that was not done before. Returns whether it will be.
     pub fn refetch(&self, range: &Range<u64>) -> bool {
         let units = range.start / UNIT_BYTES..range.end.div_ceil(UNIT_BYTES);
-        let mut fetches = self.fetches();
-        if fetches
-            .under_way
-            .iter()
-            .any(|fetch| fetch.range.start < range.end && range.start < fetch.range.end)
-        {
-            // It is on its way.
-            return !self.has(range);
-        }
         if !self.has(range) {
-            // It was dropped meanwhile.
+            // It was dropped meanwhile, or is on its way.
             return true;
+        }
+        let mut fetches = self.fetches();
+        let touches =
+            |fetch: &Arc<Fetch>| fetch.range.start < range.end && range.start < fetch.range.end;
+        if fetches.under_way.iter().any(touches) {
+            // It has just come.
+            return false;
         }
         let is_old = units.clone().any(|unit| fetches.refetched.contains(&unit));
         if is_old || fetches.refetched.len() >= REFETCHED_MAX {
