@@ -88,6 +88,12 @@ impl Fill {
         self.limit.load(Relaxed)
     }
 
+    /// Its disk has so many bytes free.
+    fn has_free(&self, bytes: u64) {
+        let room = self.used().saturating_add(bytes);
+        self.limit.store(self.size.min(room), Relaxed);
+    }
+
     /// Takes off what is not there any more. Returns what is left.
     fn take_off(&self, bytes: u64) -> u64 {
         let less = |used: u64| Some(used.saturating_sub(bytes));
@@ -189,7 +195,7 @@ impl Cache {
         };
         cache.make_room(Place::Disk, 0);
         let mut probed = cache.probe();
-        if probed.as_ref().is_err_and(is_full) && cache.make_room(Place::Disk, REMOTE_UNIT_BYTES) {
+        if probed.as_ref().is_err_and(is_full) && cache.make_room_on_full_disk(REMOTE_UNIT_BYTES) {
             probed = cache.probe();
         }
         match probed {
@@ -328,16 +334,22 @@ impl Cache {
         }
         let on_disk = match self.is_broken() {
             true => None,
-            false => match self
-                .probe()
-                .and_then(|()| sized(create(&path), entry.bytes))
-            {
+            false => match self.open_file(&path, entry.bytes) {
                 Ok(file) => Some(file),
                 Err(error) => {
                     drop(files);
-                    self.note_broken(&error);
+                    let again = match is_full(&error) && self.make_room_on_full_disk(0) {
+                        true => self.open_file(&path, entry.bytes),
+                        false => Err(error),
+                    };
+                    let file = again.map_err(|error| self.note_broken(&error)).ok();
                     files = self.files();
-                    None
+                    // Somebody else may have opened it meanwhile.
+                    let open = files.open.get(&path);
+                    if let Some(open) = open.and_then(|(_, open)| open.upgrade()) {
+                        return Ok(open);
+                    }
+                    file
                 }
             },
         };
@@ -362,6 +374,11 @@ impl Cache {
         ));
         files.open.insert(path, (place, Arc::downgrade(&share)));
         Ok(share)
+    }
+
+    fn open_file(&self, path: &Path, bytes: u64) -> io::Result<File> {
+        self.probe()?;
+        sized(create(path), bytes)
     }
 
     /// Nobody has it open any more.
@@ -403,20 +420,30 @@ impl Cache {
 
     /// Makes room until a part of the size is free, and `more` bytes beside it. Returns whether there is room for those.
     pub(super) fn make_room(&self, place: Place, more: u64) -> bool {
-        self.drop_with(|| self.drop_until(place, more))
-            .unwrap_or(false)
+        let make = || {
+            if place == Place::Disk
+                && let Ok(disk) = statvfs(&self.dir)
+            {
+                self.disk
+                    .has_free(disk.f_bavail.saturating_mul(disk.f_frsize));
+            }
+            self.drop_until(place, more)
+        };
+        self.drop_with(make).unwrap_or(false)
+    }
+
+    /// The same on a disk that was full just now, whatever it says it has free.
+    pub(super) fn make_room_on_full_disk(&self, more: u64) -> bool {
+        let make = || {
+            self.disk.has_free(0);
+            self.drop_until(Place::Disk, more)
+        };
+        self.drop_with(make).unwrap_or(false)
     }
 
     fn drop_until(&self, place: Place, more: u64) -> bool {
         let fill = self.fill(place);
         let mut used = fill.used();
-        if place == Place::Disk
-            && let Ok(disk) = statvfs(&self.dir)
-        {
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            fill.limit
-                .store(fill.size.min(used.saturating_add(free)), Relaxed);
-        }
         let limit = fill.limit();
         let low_water = (limit / 16 * LOW_WATER).saturating_sub(more);
         while place == Place::Disk && used > low_water {

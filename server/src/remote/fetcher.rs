@@ -255,7 +255,10 @@ fn keep(share: &CachedShare, bytes: &[u8], at: u64) -> io::Result<()> {
         return Err(io::ErrorKind::StorageFull.into());
     }
     let mut result = share.fill(bytes, at);
-    if result.as_ref().is_err_and(is_full) && cache.make_room(place, length) {
+    if place == Place::Disk
+        && result.as_ref().is_err_and(is_full)
+        && cache.make_room_on_full_disk(length)
+    {
         result = share.fill(bytes, at);
     }
     match &result {
