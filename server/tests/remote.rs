@@ -10,6 +10,7 @@ use std::process::Command;
 
 use common::{Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, together};
 use decode_kernel::share::{Key, object_dir};
+use penstock_faultfs::{Errno, Op, mount};
 use penstock_faultproxy::{Chance, DirectoryBuckets, FaultProxy, Faults, Seen};
 
 on_both_backends! {
@@ -22,6 +23,7 @@ on_both_backends! {
     the_cache_outlives_its_server
     what_rots_in_the_cache_is_fetched_again
     a_cache_disk_that_fills_up_costs_no_byte
+    a_cache_disk_that_dies_breaks_no_download
     without_a_cache_objects_are_served_from_memory
     a_server_that_takes_over_has_the_cache
     a_new_put_is_seen_when_its_listing_is_old
@@ -392,8 +394,43 @@ fn a_cache_disk_that_fills_up_costs_no_byte(io: Backend) {
         }
         let first = content(0);
         together(4, |_| whole(&server, "/object-0", &first));
-        let said = server.log().contains("the cache can't be written");
+        let said = server.log().contains("the cache's disk failed");
         assert_eq!(said, is_given_up, "{mount}: {}", server.log());
+    }
+}
+
+fn a_cache_disk_that_dies_breaks_no_download(io: Backend) {
+    let buckets = Buckets::new();
+    let content = content(21);
+    buckets.stores.put(KEY, &mut &content[..], 4, BLOCK);
+    for failing in [&[Op::Read, Op::Write, Op::Create][..], &[Op::Read]] {
+        let disk = buckets.stores.file("disk");
+        let _ = fs::remove_dir_all(&disk);
+        let _ = fs::remove_dir_all(buckets.cache());
+        fs::create_dir(&disk).unwrap();
+        fs::create_dir(buckets.cache()).unwrap();
+        let disk = match mount(&disk, &buckets.cache()) {
+            Ok(disk) => disk,
+            Err(why) => return common::skip(&why),
+        };
+        disk.bypass_page_cache(true);
+        let server = buckets.serve(io, &[]);
+        whole(&server, PATH, &content);
+        let mut client = Client::connect_plain(server.plain);
+        client.ask("GET", PATH, &[]);
+        assert_eq!(client.head().status, 200, "{}", server.log());
+        let mut body = client.body(1 << 20);
+        disk.fail(failing, Errno::EIO);
+        let (rest, end) = client.rest(content.len() - body.len());
+        assert_eq!(end, None, "{}", server.log());
+        body.extend(rest);
+        assert_same(&body, &content, "under way");
+        assert!(
+            server.log().contains("the cache's disk failed"),
+            "{}",
+            server.log()
+        );
+        whole(&server, PATH, &content);
     }
 }
 
@@ -408,7 +445,7 @@ fn without_a_cache_objects_are_served_from_memory(io: Backend) {
     // Nothing can be created there any more.
     fs::remove_dir_all(buckets.cache()).unwrap();
     together(4, |_| whole(&server, "/after", &content));
-    server.wait_for_log("the cache can't be written");
+    server.wait_for_log("the cache's disk failed");
     whole(&server, "/before", &content);
 }
 

@@ -90,9 +90,11 @@ impl Engine {
     /// otherwise for all of it.
     pub fn give_up_range(&self, object: &Object, read: &plan::Read, error: &io::Error) {
         let share = object.share(read.share, read.copy);
-        let is_spot = error.raw_os_error() == Some(libc::EIO);
+        // What is cached is elsewhere, too.
+        let is_cached = share.is_some_and(|share| share.cached().is_some());
+        let is_spot = error.raw_os_error() == Some(libc::EIO) && !is_cached;
         if !is_spot || !share.is_some_and(Share::note_spot) {
-            return self.give_up(object, read.share, read.copy, error);
+            return self.give_up_file(object, read.share, read.copy, error);
         }
         let mut news = false;
         for leaf in object.layout().leaves(&read.window) {
@@ -105,6 +107,22 @@ impl Engine {
                 "a spot can't be read: {error}"
             );
         }
+    }
+
+    /// Gives a copy of a share of an object up, since its file can't be read. That of a remote share is the cache's.
+    pub fn give_up_file(
+        &self,
+        object: &Object,
+        number: ShareNumber,
+        copy: CopyNumber,
+        error: &io::Error,
+    ) {
+        if !read::is_hung(error)
+            && let Some(cached) = object.share(number, copy).and_then(Share::cached)
+        {
+            cached.note_unreadable(error);
+        }
+        self.give_up(object, number, copy, error);
     }
 
     /// Gives a copy of a share of an object up, since it can't be read: from now on others take its place. One whose store hangs is

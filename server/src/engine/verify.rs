@@ -106,7 +106,7 @@ impl Engine {
             (Ok(()), Some(window)) => window,
             (Ok(()), None) => return Ok((false, None)),
             (Err(error), window) => {
-                self.give_up(object, number, copy, &error);
+                self.give_up_file(object, number, copy, &error);
                 return Ok((false, window));
             }
         };

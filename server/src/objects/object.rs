@@ -273,11 +273,13 @@ impl Object {
         self.copies(number).any(|share| share.is_usable(true))
     }
 
-    /// Shares of it that were not given up, and can't be read since their stores are suspended now; and stores that were
-    /// away when it was looked up.
+    /// Shares of it that were not given up, and can't be read since their stores are suspended now, or that the cache lost;
+    /// and stores that were away when it was looked up.
     pub fn stores_away(&self) -> usize {
+        let of_cache = |share: &Share| share.cached().is_some_and(|cached| cached.is_unreadable());
         let suspended = self.numbers().filter(|&number| {
-            !self.is_live(number) && self.copies(number).any(|share| !share.is_lost())
+            let mut copies = self.copies(number);
+            !self.is_live(number) && copies.any(|share| !share.is_lost() || of_cache(share))
         });
         let away = self.fingerprints.iter().filter(|said| said.is_none());
         suspended.count() + away.count()

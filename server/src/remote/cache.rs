@@ -280,14 +280,14 @@ impl Cache {
         self.clock() < self.broken_until.load(Relaxed)
     }
 
-    /// Its disk can't be written, or is full beyond help. What is open goes on as far as it is there; what is opened from now on
+    /// Its disk can't be read or written, or is full beyond help. What is open goes on as far as it is there; what is opened from now on
     /// is kept in memory for a while.
     pub(super) fn note_broken(&self, error: &io::Error) {
         let until = self.clock() + CACHE_BROKEN.as_millis() as u64;
         if self.broken_until.swap(until, Relaxed) <= self.clock() {
             tracing::error!(
                 cache = %self.dir.display(), %error,
-                "the cache can't be written: remote shares are served without it, slower"
+                "the cache's disk failed: remote shares are served without it, slower"
             );
         }
         // Those in memory stay known: they are what has to make room there.

@@ -41,6 +41,8 @@ pub struct CachedShare {
     cache: Arc<Cache>,
     /// Set once no byte is missing.
     is_whole: AtomicBool,
+    /// Set once its file could not be read.
+    is_unreadable: AtomicBool,
     /// What is known to be there. The file system knows more, but to ask it may wait for a write to the same file.
     known: Mutex<Known>,
     /// Counts what was dropped again. What was verified before says nothing of what takes its place.
@@ -118,6 +120,7 @@ impl CachedShare {
             path,
             cache,
             is_whole: AtomicBool::new(false),
+            is_unreadable: AtomicBool::new(false),
             known: Mutex::default(),
             version: AtomicU32::new(0),
             fetches: Mutex::default(),
@@ -264,6 +267,19 @@ impl CachedShare {
         let fetches = self.fetches();
         let covers = |fetch: &&Arc<Fetch>| fetch.range.contains(&at);
         fetches.under_way.iter().find(covers).map(Arc::clone)
+    }
+
+    /// Its file can't be read. Its store has it still: whoever opens it from now on has it in memory.
+    pub fn note_unreadable(&self, error: &io::Error) {
+        self.is_unreadable.store(true, Relaxed);
+        if self.place == Place::Disk {
+            self.cache.note_broken(error);
+        }
+    }
+
+    /// Whether its file can't be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.is_unreadable.load(Relaxed)
     }
 
     /// Whether any of it is on its way.

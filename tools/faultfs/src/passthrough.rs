@@ -12,15 +12,21 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, fallocate, seek,
+};
 
 use super::shared::{Fault, Held, Node, Op, Shared, descriptor, open_path};
 
 /// Nothing is believed for longer than one call.
 const TTL: Duration = Duration::ZERO;
+
+/// What FUSE passes on of lseek(2).
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
 
 /// The file system that the kernel calls.
 pub(super) struct Passthrough(pub(super) Arc<Shared>);
@@ -361,6 +367,56 @@ impl Filesystem for Passthrough {
                 Ok(()) => reply.written(data.len() as u32),
                 Err(error) => reply.error(error.into()),
             }
+        });
+    }
+
+    // Where data and holes are; the kernel knows the other offsets itself.
+    fn lseek(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let file = self.0.file(handle);
+        let known = file.as_ref().ok().map(Arc::clone);
+        self.call(request, Op::Read, known.as_deref(), move |_, outcome| {
+            let found = outcome.map_err(error_of).and_then(|()| {
+                let from = u64::try_from(offset).map_err(|_| Errno::EINVAL);
+                let to = match (from.map_err(error_of)?, whence) {
+                    (from, SEEK_DATA) => SeekFrom::Data(from),
+                    (from, SEEK_HOLE) => SeekFrom::Hole(from),
+                    _ => return Err(error_of(Errno::EINVAL)),
+                };
+                Ok(seek(&*file?, to)?)
+            });
+            match found {
+                Ok(found) => reply.offset(found as i64),
+                Err(error) => reply.error(error.into()),
+            }
+        });
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let file = self.0.file(handle);
+        let known = file.as_ref().ok().map(Arc::clone);
+        self.call(request, Op::Write, known.as_deref(), move |_, outcome| {
+            let mode = FallocateFlags::from_bits_retain(mode as u32);
+            let done = outcome
+                .map_err(error_of)
+                .and_then(|()| Ok(fallocate(&*file?, mode, offset, length)?));
+            answer(reply, done);
         });
     }
 
