@@ -559,7 +559,7 @@ pub const LISTING_NAMES_MOST: usize = 1000;
 pub const LISTING_NAMES_LEAST: usize = 250;
 /// What each takes: in the answer, while that is read, and until its object was looked at.
 pub const LISTING_NAME_BYTES: u64 = 1200;
-/// Requests for names that one look at all objects makes at most, times the remote stores: two million files in each.
+/// Requests for as many names that one look at all objects makes at most, times the remote stores: two million files in each.
 pub const LISTING_PARTS_MAX: u64 = 2000;
 /// Objects that a listing looks at together where stores are remote: their headers come side by side.
 pub const LISTING_REMOTE_BATCH: usize = 64;

@@ -5,12 +5,12 @@
 //! suffice, what nobody wanted lately of the open ones is dropped.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError as TryFileLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::Instant;
 
 use lru::LruCache;
@@ -51,7 +51,7 @@ pub enum CacheError {
 }
 
 /// Where a share is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// In a file of the cache.
     Disk,
@@ -120,13 +120,23 @@ pub struct Cache {
     tried: AtomicU64,
     /// Held while something is dropped.
     dropping: Mutex<()>,
+    /// How often room was made on a full disk.
+    rooms_made: AtomicU64,
 }
 
 struct Files {
-    /// By their path on the disk, whether they are there or in memory.
-    open: HashMap<PathBuf, (Place, Weak<CachedShare>)>,
+    /// By their path on the disk, and whether they are kept there. So nobody has one and the same file open twice.
+    open: HashMap<(PathBuf, Place), Weak<CachedShare>>,
     /// Bytes on the disk of those that nobody has open, the longest unused first to go.
     closed: LruCache<PathBuf, u64>,
+}
+
+impl Files {
+    /// What is open of this path in a place. It must not end while the files are locked, as that locks them.
+    fn open_at(&self, path: &Path, place: Place) -> Option<Arc<CachedShare>> {
+        let open = self.open.get(&(path.to_owned(), place));
+        open.and_then(Weak::upgrade)
+    }
 }
 
 impl Cache {
@@ -156,9 +166,11 @@ impl Cache {
             .map_err(failed(&path))?;
         let is_alone = match lock.try_lock() {
             Ok(()) => true,
-            Err(TryLockError::WouldBlock) if takes_over && lock.try_lock_shared().is_ok() => false,
-            Err(TryLockError::WouldBlock) => return Err(CacheError::InUse(dir.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
+            Err(TryFileLockError::WouldBlock) if takes_over && lock.try_lock_shared().is_ok() => {
+                false
+            }
+            Err(TryFileLockError::WouldBlock) => return Err(CacheError::InUse(dir.to_owned())),
+            Err(TryFileLockError::Error(error)) => return Err(failed(&path)(error)),
         };
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).map_err(failed(dir))? {
@@ -192,6 +204,7 @@ impl Cache {
             is_alone: AtomicBool::new(is_alone),
             tried: AtomicU64::new(0),
             dropping: Mutex::new(()),
+            rooms_made: AtomicU64::new(0),
         };
         cache.make_room(Place::Disk, 0);
         let mut probed = cache.probe();
@@ -243,6 +256,16 @@ impl Cache {
         self.becomes_alone().then(drop)
     }
 
+    /// The same at once, or not at all: a core waits for no disk.
+    pub(super) fn try_drop_with<T>(&self, drop: impl FnOnce() -> T) -> Option<T> {
+        let _dropping = match self.dropping.try_lock() {
+            Ok(dropping) => dropping,
+            Err(TryLockError::Poisoned(dropping)) => dropping.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        self.becomes_alone().then(drop)
+    }
+
     fn becomes_alone(&self) -> bool {
         if self.is_alone.load(Relaxed) {
             return true;
@@ -290,9 +313,6 @@ impl Cache {
                 "the cache's disk failed: remote shares are served without it, slower"
             );
         }
-        // Those in memory stay known: they are what has to make room there.
-        let in_memory = |_: &PathBuf, open: &mut (Place, _)| open.0 == Place::Memory;
-        self.files().open.retain(in_memory);
     }
 
     fn fill(&self, place: Place) -> &Fill {
@@ -327,12 +347,19 @@ impl Cache {
         entry: &Entry,
     ) -> io::Result<Arc<CachedShare>> {
         let path = self.dir.join(file_name(origin, entry));
+        // Before the lock, so that what it holds ends after that.
+        let on_disk;
         let mut files = self.files();
-        let open = files.open.get(&path);
-        if let Some(open) = open.and_then(|(_, open)| open.upgrade()) {
+        on_disk = files.open_at(&path, Place::Disk);
+        let is_lost = on_disk.as_ref().is_some_and(|open| open.is_unreadable());
+        let is_broken = self.is_broken() || is_lost;
+        if let Some(open) = on_disk.as_ref().filter(|_| !is_broken) {
+            return Ok(Arc::clone(open));
+        }
+        if let Some(open) = files.open_at(&path, Place::Memory) {
             return Ok(open);
         }
-        let on_disk = match self.is_broken() {
+        let file = match is_broken {
             true => None,
             false => match self.open_file(&path, entry.bytes) {
                 Ok(file) => Some(file),
@@ -345,15 +372,15 @@ impl Cache {
                     let file = again.map_err(|error| self.note_broken(&error)).ok();
                     files = self.files();
                     // Somebody else may have opened it meanwhile.
-                    let open = files.open.get(&path);
-                    if let Some(open) = open.and_then(|(_, open)| open.upgrade()) {
+                    let place = file.as_ref().map_or(Place::Memory, |_| Place::Disk);
+                    if let Some(open) = files.open_at(&path, place) {
                         return Ok(open);
                     }
                     file
                 }
             },
         };
-        let (file, place) = match on_disk {
+        let (file, place) = match file {
             Some(file) => {
                 files.closed.pop(&path);
                 (file, Place::Disk)
@@ -372,7 +399,7 @@ impl Cache {
             Arc::clone(self),
             place,
         ));
-        files.open.insert(path, (place, Arc::downgrade(&share)));
+        files.open.insert((path, place), Arc::downgrade(&share));
         Ok(share)
     }
 
@@ -387,17 +414,16 @@ impl Cache {
         if place == Place::Memory {
             self.memory.take_off(bytes);
         }
-        if let Some((again, open)) = files.open.get(path) {
-            match open.strong_count() > 0 {
-                // It was opened again.
-                true if *again == place => return,
-                // It is kept elsewhere now.
-                true => {}
-                false => {
-                    files.open.remove(path);
-                }
-            }
+        let at = (path.to_owned(), place);
+        // It may have been opened again.
+        if files
+            .open
+            .get(&at)
+            .is_some_and(|open| open.strong_count() > 0)
+        {
+            return;
         }
+        files.open.remove(&at);
         if place == Place::Disk && files.closed.len() < CACHE_FILES_MAX {
             files.closed.put(path.to_owned(), bytes);
         }
@@ -432,11 +458,17 @@ impl Cache {
         self.drop_with(make).unwrap_or(false)
     }
 
-    /// The same on a disk that was full just now, whatever it says it has free.
+    /// The same on a disk that was full just now, whatever it says it has free. What others made room for meanwhile does.
     pub(super) fn make_room_on_full_disk(&self, more: u64) -> bool {
+        let before = self.rooms_made.load(Relaxed);
         let make = || {
+            if self.rooms_made.load(Relaxed) != before {
+                return true;
+            }
             self.disk.has_free(0);
-            self.drop_until(Place::Disk, more)
+            let has_room = self.drop_until(Place::Disk, more);
+            self.rooms_made.fetch_add(1, Relaxed);
+            has_room
         };
         self.drop_with(make).unwrap_or(false)
     }
@@ -468,8 +500,7 @@ impl Cache {
     fn sweep(&self, place: Place, low_water: u64) -> u64 {
         let open: Vec<Arc<CachedShare>> = {
             let files = self.files();
-            let open = files.open.values();
-            open.filter_map(|(_, open)| open.upgrade()).collect()
+            files.open.values().filter_map(Weak::upgrade).collect()
         };
         let here = open.into_iter().filter(|share| share.place() == place);
         let mut here: Vec<_> = here.map(|share| (share.last_wanted(), share)).collect();

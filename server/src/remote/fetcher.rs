@@ -248,15 +248,20 @@ async fn fill(share: &CachedShare, fetch: &Fetch) -> Outcome {
     Outcome::Done
 }
 
-/// Writes to the cache. Where the disk is full, room is made, once.
+/// How often room is made for one unit: the first time others may take it.
+const ROOM_TRIES: usize = 2;
+
+/// Writes to the cache. Where the disk is full, room is made.
 fn keep(share: &CachedShare, bytes: &[u8], at: u64) -> io::Result<()> {
     let (cache, place, length) = (share.cache(), share.place(), bytes.len() as u64);
     if place == Place::Memory && !cache.has_memory_for(length) {
         return Err(io::ErrorKind::StorageFull.into());
     }
     let mut result = share.fill(bytes, at);
-    if place == Place::Disk
+    let mut tries = 0..ROOM_TRIES;
+    while place == Place::Disk
         && result.as_ref().is_err_and(is_full)
+        && tries.next().is_some()
         && cache.make_room_on_full_disk(length)
     {
         result = share.fill(bytes, at);

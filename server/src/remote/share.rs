@@ -402,7 +402,7 @@ impl CachedShare {
             let _pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
             self.punch(&dropped)
         };
-        self.cache.drop_with(drop).unwrap_or(false)
+        self.cache.try_drop_with(drop).unwrap_or(false)
     }
 
     /// Makes a hole of whole units. Returns whether it is one.

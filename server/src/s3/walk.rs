@@ -21,8 +21,8 @@ use penstock_store::{BucketStore, Listed, Presence, RejectReason};
 use super::ahead::{Merge, Place, Seen, Told};
 use super::window::{Entry, Known, Window};
 use crate::memory::limits::{
-    LISTING_BATCH, LISTING_PARTS_MAX, LISTING_REMOTE_BATCH, REMOTE_ANSWER_WITHIN,
-    REMOTE_CALL_WITHIN, STORE_PATIENCE, SURVEY_NAMES_MAX,
+    LISTING_BATCH, LISTING_NAMES_MOST, LISTING_PARTS_MAX, LISTING_REMOTE_BATCH,
+    REMOTE_ANSWER_WITHIN, REMOTE_CALL_WITHIN, STORE_PATIENCE, SURVEY_NAMES_MAX,
 };
 use crate::remote::{Fetcher, Origin};
 use crate::stores::{Store, Stores};
@@ -112,6 +112,12 @@ impl Bucket {
         })
     }
 
+    /// What it has of one object, with the memory of a fetch.
+    fn glance(&self, dir: &str) -> Glance {
+        let _slot = self.origin.client().run(self.fetcher.slot());
+        survey::glance_in(&self.store, dir)
+    }
+
     fn names(&self, after: &str, names_max: usize) -> Result<Told, String> {
         let part = self.origin.part(&self.fetcher, after, names_max);
         let part = part.map_err(|error| error.to_string())?;
@@ -177,6 +183,8 @@ impl<'a> Walk<'a> {
                 after: String::new(),
             },
         };
+        // With fewer names to each request it takes more of them.
+        let parts = (LISTING_NAMES_MOST / names_max.max(1)).max(1) as u64;
         let mut walk = Walk {
             calls: Calls {
                 stores,
@@ -184,7 +192,7 @@ impl<'a> Walk<'a> {
             },
             least_shares: None,
             ahead: Merge::new(buckets.iter().map(begin)),
-            lists_left: LISTING_PARTS_MAX * buckets.iter().flatten().count() as u64,
+            lists_left: LISTING_PARTS_MAX * parts * buckets.iter().flatten().count() as u64,
             buckets,
             known,
             names_max,
@@ -433,7 +441,7 @@ impl<'a> Walk<'a> {
                 |index| self.buckets[index].is_some(),
                 |index, _| {
                     let (bucket, all) = (self.buckets[index].clone(), Arc::clone(dirs));
-                    move || bucket.map(|bucket| survey::glance_in(&bucket.store, &all[at]))
+                    move || bucket.map(|bucket| bucket.glance(&all[at]))
                 },
             )?;
             glances[at].extend(found.into_iter().filter_map(|(_, glance)| glance));
