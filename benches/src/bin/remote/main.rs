@@ -340,6 +340,7 @@ fn sequential(options: &Options, stores: &Stores, results: &mut Results) -> anyh
         plain.push(rate(start.elapsed()));
         let server = stores.serve(options, "")?;
         let path = format!("/{LARGE}");
+        machine::back_free_memory(2 * bytes);
         cold.push(rate(download(server.address, &path)?.whole));
         download(server.address, &path)?;
         warm.push(rate(download(server.address, &path)?.whole));
