@@ -90,6 +90,7 @@ fn cases() -> Vec<Case> {
         case("9110 2.5 another major version", &[505], false, Agrees, &["GET /dir/object.bin HTTP/3.0", "Host: h"]),
         case("9112 2.3 lower case", &[400], false, Agrees, &["GET /dir/object.bin http/1.1", "Host: h"]),
         case("9112 2.3 no version", &[400], false, Agrees, &["GET /dir/object.bin"]),
+        case("9112 2.3 a version that is none", &[400], false, Agrees, &["GET /dir/object.bin HTTP/01.1", "Host: h"]),
         // Request line.
         case("9112 3 two spaces", &[400], false, Agrees, &["GET  /dir/object.bin HTTP/1.1", "Host: h"]),
         case("9112 3 a tab", &[400], false, Agrees, &["GET\t/dir/object.bin HTTP/1.1", "Host: h"]),
@@ -107,7 +108,8 @@ fn cases() -> Vec<Case> {
         case("9112 3.2 a fragment", &[400], false, Stricter("what judges the path before us may read on"), &["GET /dir/object.bin#x HTTP/1.1", "Host: h"]),
         case("3986 2.2 a dot segment behind an escaped slash", &[400], false, Stricter("what judges the path before us sees no dots"), &["GET /x/..%2fdir/object.bin HTTP/1.1", "Host: h"]),
         case("3986 2.1 an escape that is no UTF-8", &[400], false, Stricter("keys are UTF-8"), &["GET /dir/%ff HTTP/1.1", "Host: h"]),
-        case("3986 2.1 a broken escape is a key", &[404], true, Agrees, &["GET /dir/%zz HTTP/1.1", "Host: h"]),
+        case("3986 2.1 a broken escape", &[400], false, Stricter(ONE_READING), &["GET /dir/%zz HTTP/1.1", "Host: h"]),
+        case("3986 2.1 an escape that ends early", &[400], false, Stricter(ONE_READING), &["GET /dir/object.bin%4 HTTP/1.1", "Host: h"]),
         // Host.
         case("9112 3.2 none", &[400], false, Stricter("hyper leaves it to the application"), &[GET]),
         case("9112 3.2 none in HTTP/1.0", &[200], false, Agrees, &[GET10]),

@@ -34,6 +34,11 @@ pub fn parse(bytes: &[u8]) -> Said {
         Some(b'P') => LINE_BYTES_MAX,
         _ => PREAMBLE_BYTES_MAX,
     };
+    if let Some(line) = line(bytes)
+        && !is_right(line)
+    {
+        return Said::Malformed;
+    }
     // What goes into its checksum isn't needed here: nobody but a trusted proxy sends it.
     match ProxyHeader::parse(bytes, ParseConfig::default()) {
         Ok((_, length)) if length > most => Said::Malformed,
@@ -59,6 +64,29 @@ fn is_begun(bytes: &[u8]) -> bool {
     })
 }
 
+/// The whole line of version 1, behind `PROXY ` and without its end.
+fn line(bytes: &[u8]) -> Option<&[u8]> {
+    let rest = bytes.strip_prefix(b"PROXY ")?;
+    let end = rest.windows(2).position(|two| two == b"\r\n")?;
+    Some(&rest[..end])
+}
+
+/// Whether a line is as version 1 has it, in what the parser takes otherwise: it reads signs and leading zeros, and takes
+/// whatever begins with `UNKNOWN`.
+fn is_right(line: &[u8]) -> bool {
+    let mut words = line.split(|&b| b == b' ');
+    if words.next() == Some(b"UNKNOWN") {
+        return true;
+    }
+    let is_port = |word: &[u8]| match word {
+        [b'0'] => true,
+        [b'0', ..] => false,
+        word => word.iter().all(u8::is_ascii_digit),
+    };
+    // Two addresses, and two ports.
+    !line.starts_with(b"UNKNOWN") && words.skip(2).all(is_port)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +104,8 @@ mod tests {
             let all = [header, b"GET / HTTP/1.1\r\n"].concat();
             assert_eq!(parse(&all), Said::Client(client, header.len()));
         }
+        let no_port = b"PROXY TCP4 192.0.2.1 10.0.0.1 0 80\r\n";
+        assert_eq!(parse(no_port), Said::Client(client, no_port.len()));
         let v6 = b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n";
         let client = Some("2001:db8::1".parse().unwrap());
         assert_eq!(parse(v6), Said::Client(client, v6.len()));
@@ -103,6 +133,9 @@ mod tests {
             b"PROXY\xa0UNKNOWN\r\n",
             b"PROXY TCP4 192.0.2.1 10.0.0.1 99999 80\r\n",
             b"PROXY UDP4 192.0.2.1 10.0.0.1 1 80\r\n",
+            b"PROXY TCP4 192.0.2.1 10.0.0.1 +1 80\r\n",
+            b"PROXY TCP4 192.0.2.1 10.0.0.1 1 080\r\n",
+            b"PROXY UNKNOWNS\r\n",
             b"\r\n\r\n\0\r\nQUIT\n\x31\x11\x00\x0c\xc0\x00\x02\x01\x0a\x00\x00\x01\x12\x34\x00\x50",
             &long,
             &long_line,

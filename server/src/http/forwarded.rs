@@ -26,26 +26,20 @@ impl Forwarded {
         told: ClientAddress,
         is_trusted: impl Fn(IpAddr) -> bool,
     ) -> Option<IpAddr> {
-        let nodes: Vec<Option<IpAddr>> = match told {
+        match told {
             ClientAddress::XForwardedFor => {
-                let list = self.x_forwarded_for.as_deref()?;
-                field::list(list).map(node).collect()
+                let nodes = self
+                    .x_forwarded_for
+                    .as_deref()?
+                    .rsplit(',')
+                    .map(field::trim);
+                first_outside(nodes.filter(|node| !node.is_empty()).map(node), is_trusted)
             }
             ClientAddress::Forwarded => {
-                let list = self.forwarded.as_deref()?;
-                split(list, b',').map(for_node).collect()
-            }
-        };
-        let mut client = None;
-        for node in nodes.into_iter().rev() {
-            // A proxy that hides its peer (`unknown`, `_name`) ends what is known.
-            let address = node?;
-            client = Some(address);
-            if !is_trusted(address) {
-                break;
+                let elements = split_back(self.forwarded.as_deref()?, b',');
+                first_outside(elements.map(for_node), is_trusted)
             }
         }
-        client
     }
 
     /// Gives back what the lists have room for beyond what they hold.
@@ -63,9 +57,26 @@ impl Forwarded {
     }
 }
 
+/// The first of these that is no trusted proxy, or else the last. A proxy that hides its peer (`unknown`, `_name`) ends what
+/// is known.
+fn first_outside(
+    nodes: impl Iterator<Item = Option<IpAddr>>,
+    is_trusted: impl Fn(IpAddr) -> bool,
+) -> Option<IpAddr> {
+    let mut client = None;
+    for node in nodes {
+        let address = node?;
+        client = Some(address);
+        if !is_trusted(address) {
+            break;
+        }
+    }
+    client
+}
+
 /// The node of the `for` pair of one element (RFC 7239 section 4).
 fn for_node(element: &str) -> Option<IpAddr> {
-    let mut pairs = split(element, b';').map(|pair| pair.split_once('='));
+    let mut pairs = split_back(element, b';').map(|pair| pair.split_once('='));
     let value = pairs.find_map(|pair| {
         let (name, value) = pair?;
         name.eq_ignore_ascii_case("for").then_some(value)
@@ -77,8 +88,18 @@ fn for_node(element: &str) -> Option<IpAddr> {
     node(quoted.unwrap_or(value))
 }
 
-/// An address, perhaps with a port; an IPv6 address with a port is in brackets (RFC 7239 section 6).
+/// An address, perhaps with a port; an IPv6 address with a port is in brackets (RFC 7239 section 6). A proxy may say another
+/// word for the port.
 fn node(text: &str) -> Option<IpAddr> {
+    let is_word = |port: &str| {
+        let word = port.strip_prefix('_').unwrap_or_default();
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        !word.is_empty() && word.bytes().all(is_allowed)
+    };
+    let text = match text.rsplit_once(':') {
+        Some((address, port)) if is_word(port) => address,
+        _ => text,
+    };
     let bare = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'))
@@ -90,27 +111,30 @@ fn node(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The parts between separators that are in no quoted string, trimmed, without empty ones.
-fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
-    let mut rest = text;
+/// The parts between separators that are in no quoted string, trimmed, without empty ones, from the last to the first.
+/// What a client sent stands in front of what the proxies added, and may open a quoted string that it doesn't close: read
+/// from the end, it can't swallow what follows.
+fn split_back(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
     let next = move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (mut quoted, mut escaped) = (false, false);
-        let end = rest.bytes().position(|b| {
-            let ends = b == separator && !quoted;
-            match b {
-                _ if escaped => escaped = false,
-                b'\\' if quoted => escaped = true,
-                b'"' => quoted = !quoted,
-                _ => {}
+        let text = rest?;
+        let mut quoted = false;
+        let start = text.bytes().enumerate().rev().find(|&(at, b)| {
+            // In a string a quote behind an odd number of backslashes is a part of it. The one that ends it always ends it.
+            let escapes = || {
+                text.as_bytes()[..at]
+                    .iter()
+                    .rev()
+                    .take_while(|&&b| b == b'\\')
+            };
+            if b == b'"' && !(quoted && escapes().count() % 2 == 1) {
+                quoted = !quoted;
             }
-            ends
+            b == separator && !quoted
         });
-        let part = &rest[..end.unwrap_or(rest.len())];
-        rest = end.map_or("", |end| &rest[end + 1..]);
-        Some(field::trim(part))
+        let start = start.map(|(at, _)| at);
+        rest = start.map(|start| &text[..start]);
+        Some(field::trim(&text[start.map_or(0, |start| start + 1)..]))
     };
     std::iter::from_fn(next).filter(|part| !part.is_empty())
 }
@@ -189,6 +213,10 @@ mod tests {
                 "host=\"a\\\",for=6.6.6.6\";for=192.0.2.1",
                 Some("192.0.2.1"),
             ),
+            ("for=\"192.0.2.1:_port\"", Some("192.0.2.1")),
+            ("for=\"[2001:db8::1]:_p.1-\"", Some("2001:db8::1")),
+            ("for=\"192.0.2.1:_\"", None),
+            ("for=\"192.0.2.1:_a b\"", None),
             ("for=_hidden", None),
             ("for=unknown", None),
             ("for=192.0.2.1, for=_hidden, for=10.0.0.1", None),
@@ -197,6 +225,33 @@ mod tests {
             ("for", None),
         ] {
             assert_eq!(by_pairs(list).as_deref(), client, "{list}");
+        }
+    }
+
+    /// A client sent `for=6.6.6.6;a="`, and the string that it opened swallowed what the proxy added: it could have any
+    /// address.
+    #[test]
+    fn what_a_client_sent_does_not_reach_into_what_the_proxy_added() {
+        for sent in [
+            "for=6.6.6.6;a=\"",
+            "for=6.6.6.6;a=\"\\",
+            "for=6.6.6.6;a=\"b\\\"",
+            "for=\"",
+            "for=\"6.6.6.6\"\"",
+            "\"\\\\\"\"\\",
+            "for=6.6.6.6;",
+            "=;,\\",
+            "",
+        ] {
+            for added in [
+                "for=192.0.2.1",
+                "for=\"192.0.2.1:80\";host=\"a,b;\\\"c\"",
+                "host=\"\\\\\";for=192.0.2.1",
+                "for=192.0.2.1, for=10.0.0.1",
+            ] {
+                let list = format!("{sent}, {added}");
+                assert_eq!(by_pairs(&list).as_deref(), Some("192.0.2.1"), "{list}");
+            }
         }
     }
 }

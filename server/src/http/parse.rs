@@ -62,7 +62,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// The path of a head that is complete or not, right or wrong, as [`Request::path`].
+/// The path of a head that is complete or not, right or wrong, as [`Request::path`] if it can be understood.
 pub fn path(bytes: &[u8]) -> Option<String> {
     let line = bytes[leading_lines(bytes)..]
         .split(|&b| b == b'\n')
@@ -70,7 +70,11 @@ pub fn path(bytes: &[u8]) -> Option<String> {
     let target = line.split(|&b| b == b' ').nth(1)?;
     let target = str::from_utf8(target).ok()?;
     let target = target.get(..target.len().min(TARGET_BYTES_MAX))?;
-    target::parse(target).map(|target| target.path)
+    target::parse(target).map(|target| target.path).or_else(|| {
+        // One that is not understood is shown as it came.
+        let path = target.strip_prefix('/')?.split('?').next()?;
+        Some(path.to_owned())
+    })
 }
 
 /// Whether a head that is complete or not, right or wrong, begins with the method HEAD.
@@ -170,7 +174,7 @@ fn other_version(bytes: &[u8]) -> Result<Option<(Box<Request>, usize)>, Fault> {
     // What names a version of HTTP in its place has one that is unknown.
     let version = line.split(|&b| b == b' ').nth(2);
     Err(
-        match version.is_some_and(|version| version.starts_with(b"HTTP/")) {
+        match version.is_some_and(|version| is_version(version, end.is_some())) {
             true => (
                 Status::VersionNotSupported,
                 "only HTTP/1.1 and HTTP/1.0 are supported",
@@ -178,6 +182,17 @@ fn other_version(bytes: &[u8]) -> Result<Option<(Box<Request>, usize)>, Fault> {
             false => (Status::BadRequest, "this is not an HTTP request"),
         },
     )
+}
+
+/// Whether this is a version of HTTP (RFC 9112 section 2.3), or may become one if it is not `complete`.
+fn is_version(text: &[u8], complete: bool) -> bool {
+    const PATTERN: &[u8] = b"HTTP/0.0";
+    let fits = |(&b, &like): (&u8, &u8)| b == like || (like == b'0' && b.is_ascii_digit());
+    text.iter().zip(PATTERN).all(fits)
+        && match complete {
+            true => text.len() == PATTERN.len(),
+            false => text.len() <= PATTERN.len(),
+        }
 }
 
 fn method(name: &str) -> Result<Method, Fault> {
@@ -210,7 +225,7 @@ fn request(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Box<Request
     };
     let target = target.ok_or((
         Status::BadRequest,
-        "the request target must be an absolute path (or an http URL) that decodes to UTF-8",
+        "the request target must be an absolute path (or an http URL) without broken escapes that decodes to UTF-8",
     ))?;
     let http10 = head.version == Some(0);
     let mut request = Box::new(Request {
@@ -258,7 +273,7 @@ fn request(head: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Box<Request
         forwarded.shrink();
     }
     if let Some(cross_origin) = &request.cross_origin
-        && cross_origin.origin.is_empty()
+        && (fields.origins > 1 || cross_origin.origin.is_empty())
     {
         request.cross_origin = None;
     }
@@ -273,6 +288,7 @@ struct Fields {
     if_ranges: u32,
     if_modified_sinces: u32,
     if_unmodified_sinces: u32,
+    origins: u32,
     close: bool,
     keep_alive: bool,
     content_length: Option<u64>,
@@ -318,17 +334,26 @@ impl Fields {
             self.if_unmodified_sinces += 1;
             conditions.if_unmodified_since = httpdate::parse_http_date(text()).ok();
         } else if is("x-forwarded-for") {
+            // What a client sent in front may be no text, and hides nothing of what a proxy added.
             let forwarded = request.forwarded.get_or_insert_default();
-            append(&mut forwarded.x_forwarded_for, text());
+            append(
+                &mut forwarded.x_forwarded_for,
+                &String::from_utf8_lossy(value),
+            );
         } else if is("forwarded") {
             let forwarded = request.forwarded.get_or_insert_default();
-            append(&mut forwarded.forwarded, text());
+            append(&mut forwarded.forwarded, &String::from_utf8_lossy(value));
         } else if is("origin") {
+            self.origins += 1;
             cross_origin(request).origin = text().to_owned();
         } else if is("access-control-request-method") {
             cross_origin(request).preflight = request.method == Method::Options;
         } else if is("access-control-request-headers") {
-            cross_origin(request).names = text().to_owned();
+            let names = &mut cross_origin(request).names;
+            if !names.is_empty() {
+                names.push_str(", ");
+            }
+            names.push_str(text());
         } else if is("want-repr-digest") {
             request.integrity.digest.take(text());
         } else if is("x-amz-checksum-mode") {
@@ -497,6 +522,8 @@ mod tests {
         let twice = with(&["Range: bytes=0-1", "If-Range: \"a\"", "If-Range: \"b\""]);
         assert_eq!(twice.ranges, None);
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let twice = with(&["Origin: https://a", "Origin: https://b"]);
+        assert_eq!(twice.cross_origin, None);
         for name in ["If-Modified-Since", "If-Unmodified-Since"] {
             let line = format!("{name}: {date}");
             let conditions = |lines: &[&str]| with(lines).conditions;
@@ -556,6 +583,22 @@ mod tests {
         }
         let none = ["Host: h", "Content-Length: 0", "Content-Length: 0, 00"];
         assert!(request(&head("HTTP/1.1", &none)).keep_alive);
+    }
+
+    /// A client behind a trusted proxy hid its address: what was no text anywhere in the field was as if it were empty.
+    #[test]
+    fn what_proxies_added_is_read_whatever_stands_in_front() {
+        let mut head =
+            b"GET /k HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: \xff, 192.0.2.1\r\n".to_vec();
+        head.extend_from_slice(b"Forwarded: for=\xff, for=192.0.2.2\r\n\r\n");
+        let Parsed::Request(request, _) = parse(&head) else {
+            panic!("refused");
+        };
+        let forwarded = request.forwarded.unwrap();
+        let list = forwarded.x_forwarded_for.unwrap();
+        assert!(list.ends_with(", 192.0.2.1"), "{list}");
+        let list = forwarded.forwarded.unwrap();
+        assert!(list.ends_with(", for=192.0.2.2"), "{list}");
     }
 
     #[test]
@@ -619,9 +662,25 @@ mod tests {
             let later = request(&head(version, &lines));
             assert_eq!(later, request(&head("HTTP/1.1", &lines)), "{version}");
         }
-        for version in ["HTTP/2.0", "HTTP/0.9", "HTTP/1.", "HTTP/1.a"] {
+        for version in ["HTTP/2.0", "HTTP/0.9", "HTTP/9.9"] {
             let status = refused(&head(version, &lines));
             assert_eq!(status, Status::VersionNotSupported, "{version}");
+        }
+        // The rest of it may still come.
+        assert_eq!(refused("GET /k HTTP/2"), Status::VersionNotSupported);
+        for version in [
+            "HTTP/1.",
+            "HTTP/1.a",
+            "HTTP/2",
+            "HTTP/11",
+            "HTTP/01.1",
+            "HTTP/-1.1",
+            "HTTP/2.00",
+            "HTTP/2.0x",
+            "http/2.0",
+        ] {
+            let status = refused(&head(version, &lines));
+            assert_eq!(status, Status::BadRequest, "{version}");
         }
     }
 
@@ -631,13 +690,13 @@ mod tests {
         assert_eq!(request(text).method, Method::Options);
         assert_eq!(request(text).cross_origin, None);
         let lines = "Host: h\r\nOrigin: https://a\r\nAccess-Control-Request-Method: GET\r\n\
-                     Access-Control-Request-Headers: range";
+                     Access-Control-Request-Headers: range\r\nAccess-Control-Request-Headers: x-a";
         for (method, preflight) in [("OPTIONS", true), ("GET", false)] {
             let asked = request(&format!("{method} /k HTTP/1.1\r\n{lines}\r\n\r\n"));
             let expected = CrossOrigin {
                 origin: "https://a".into(),
                 preflight,
-                names: "range".into(),
+                names: "range, x-a".into(),
             };
             assert_eq!(asked.cross_origin.as_deref(), Some(&expected));
         }

@@ -16,7 +16,8 @@ pub struct Target {
     pub query: String,
 }
 
-/// Reads a target in origin form or absolute form. `None`: it is neither, or doesn't decode to UTF-8.
+/// Reads a target in origin form or absolute form. `None`: it is neither, has broken escapes, or doesn't
+/// decode to UTF-8.
 pub fn parse(target: &str) -> Option<Target> {
     let target = if target.starts_with('/') {
         target
@@ -56,6 +57,9 @@ fn decode(path: &str) -> Option<String> {
     {
         return Some(path.to_owned());
     }
+    if has_broken_escape(bytes) {
+        return None;
+    }
     let mut kept: Vec<Cow<'_, str>> = Vec::new();
     let mut segments = path.split('/').peekable();
     while let Some(segment) = segments.next() {
@@ -78,6 +82,14 @@ fn decode(path: &str) -> Option<String> {
         }
     }
     Some(kept.join("/"))
+}
+
+/// Whether there is a `%` without two hex digits behind it (RFC 3986 section 2.1). Some take it for itself, others don't.
+fn has_broken_escape(path: &[u8]) -> bool {
+    path.iter().enumerate().any(|(at, &b)| {
+        let digits = path.get(at + 1..at + 3);
+        b == b'%' && !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 /// Whether a decoded path has segments `.` or `..`.
@@ -201,6 +213,11 @@ mod tests {
             "http://u@h/x",
             "http://:80x/",
             "/%ff",
+            "/%",
+            "/a%4",
+            "/a%zz/b",
+            "/a%u0041",
+            "/a%+1",
             "/x#f",
             "http://h#/x",
             "/a/..%2fb",
