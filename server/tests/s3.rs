@@ -311,6 +311,15 @@ fn a_wrong_signature_is_refused_where_none_is_needed(io: Backend) {
     assert_eq!(answer.text(), "other");
     let answer = get_signed(&server, ID, "wrong", "/media", "list-type=2");
     expect_error(&answer, 403, "SignatureDoesNotMatch");
+    // One that was cut off is no malformed request, but a wrong signature.
+    let good = link(ID, SECRET, "GET", "/media/z", &time(0), 60);
+    for bad in [
+        &good[..good.len() - 1],
+        &format!("{good}0"),
+        &good.replace("Signature=", "Signature=z"),
+    ] {
+        expect_error(&get(server.objects, bad, &[]), 403, "SignatureDoesNotMatch");
+    }
     let answer = get_signed(&server, "NOBODY", SECRET, "/media", "list-type=2");
     expect_error(&answer, 403, "InvalidAccessKeyId");
     let answer = get_signed(&server, ID, SECRET, "/nobucket", "list-type=2");
@@ -512,6 +521,26 @@ fn objects_of_a_bucket(io: Backend) {
     assert_eq!(said.field("Cache-Control"), Some("no-store"));
     let unsigned = client.request("GET", &format!("/old/big?{query}"), &[]);
     expect_error(&unsigned, 400, "InvalidRequest");
+    let query = "response-expires=Sun%2C%2001%20Dec%202030%2000%3A00%3A00%20GMT";
+    let said = get_signed(&server, ID, SECRET, "/old/big", query);
+    let date = Some("Sun, 01 Dec 2030 00:00:00 GMT");
+    assert_eq!((said.status(), said.field("Expires")), (200, date));
+    let bad = get_signed(&server, ID, SECRET, "/old/big", "response-expires=%0A");
+    expect_error(&bad, 400, "InvalidArgument");
+    // Some clients ask for the first part, to learn how many there are.
+    for method in ["GET", "HEAD"] {
+        let part = client.request(method, "/old/big?partNumber=1", &[]);
+        assert_eq!(part.status(), 206);
+        let range = Some("bytes 0-1048575/1048576");
+        assert_eq!(part.field("Content-Range"), range);
+        assert_eq!(part.field("Content-Length"), Some("1048576"));
+    }
+    let part = client.request("GET", "/old/big?partNumber=2", &[]);
+    expect_error(&part, 416, "InvalidPartNumber");
+    let part = client.request("GET", "/old/big?partNumber=0", &[]);
+    expect_error(&part, 400, "InvalidArgument");
+    let both = client.request("GET", "/old/big?partNumber=1", &["Range: bytes=0-1"]);
+    expect_error(&both, 400, "InvalidRequest");
     // Outside of the buckets nothing has changed.
     let answer = client.request("GET", "/nothing", &[]);
     assert_eq!(answer.text(), "404 Not Found: no such object\n");
@@ -539,6 +568,17 @@ fn what_is_not_reading_is_refused_in_the_form_of_s3(io: Backend) {
         answer.field("Content-Type"),
         Some("text/plain; charset=utf-8")
     );
+    // What can't be understood is nobody's path, unless all are S3's.
+    let bad = ["/media/%ff", "/media/%zz", "/media/..%2fz"];
+    for target in bad {
+        expect_error(&get(server.objects, target, &[]), 400, "InvalidRequest");
+    }
+    let plain = get(server.objects, "/other/%ff", &[]);
+    assert!(plain.text().starts_with("400 Bad Request"));
+    let server = serve(&stores, io, &["--require-signature"]);
+    for target in [bad[0], bad[1], bad[2], "/other/%ff", "other"] {
+        expect_error(&get(server.objects, target, &[]), 400, "InvalidRequest");
+    }
 }
 
 fn keys_are_changed_without_a_restart(io: Backend) {

@@ -106,7 +106,7 @@ pub async fn open(
     let grant = access::check(core, request, site, matches!(route, Route::Cap { .. }))?;
     let opened = match route {
         Route::Key(key) if !grant.opens(&key) => return Err(access::NOT_OPENED.into()),
-        Route::Key(key) => match open_object(core, &key, request, context).await {
+        Route::Key(key) => match open_object(core, &key, false, request, context).await {
             // Signed in its fields, it is a request of S3's, and whoever made it took this for a bucket.
             Err(Refused::Answer((Status::NotFound, _)))
                 if grant.of_client && !site.buckets.all().is_empty() =>
@@ -128,10 +128,14 @@ pub async fn open(
 async fn open_object(
     core: &Core,
     key: &str,
+    is_part: bool,
     request: &Request,
     context: &Context,
 ) -> Result<Opened, Refused> {
-    let overrides = access::overrides(request, &context.site)?;
+    let mut overrides = access::overrides(request, &context.site)?;
+    if is_part {
+        overrides.get_or_insert_default().is_part = true;
+    }
     let opened = core
         .sources
         .resources
@@ -167,8 +171,16 @@ async fn open_s3(
         .operation(is_head, &request.path, &request.query);
     let refused = || Refused::S3(access::NOT_OPENED);
     let document = match operation.ok_or_else(refused)?? {
-        Operation::Object(key) if !grant.opens(&key) => return Err(refused()),
-        Operation::Object(key) => return open_object(core, &key, request, context).await,
+        Operation::Object { key, .. } if !grant.opens(&key) => return Err(refused()),
+        Operation::Object { is_part: true, .. } if request.ranges.is_some() => {
+            return Err(Refused::S3(s3::error::Error::new(
+                Code::InvalidRequest,
+                "a request asks for a Range or for a partNumber, not for both",
+            )));
+        }
+        Operation::Object { key, is_part } => {
+            return open_object(core, &key, is_part, request, context).await;
+        }
         Operation::ListBuckets => {
             let all = site.buckets.all().iter();
             xml::buckets(all.filter(|bucket| grant.opens_some(&bucket.prefix)))
@@ -276,9 +288,15 @@ impl Representation for Description {
     }
     fn fields(&self) -> &str {
         match self {
-            Description::Object(_) | Description::Overridden { .. } => "",
+            Description::Object(_) => "",
+            Description::Overridden { overrides, .. } => {
+                overrides.expires.as_deref().unwrap_or_default()
+            }
             Description::Named { fields, .. } => fields,
         }
+    }
+    fn is_part(&self) -> bool {
+        matches!(self, Description::Overridden { overrides, .. } if overrides.is_part)
     }
     fn content_fields(&self) -> &str {
         match self {

@@ -41,7 +41,12 @@ pub fn respond(request: &Request, object: &impl Representation, context: &Contex
     // Range handling is defined for GET only; elsewhere the field must be ignored (RFC 9110 section 14.2).
     let counts = request.method == Method::Get && request.conditions.range_counts(&validators);
     let ranges = request.ranges.as_ref().filter(|_| counts);
-    let selected = ranges.map_or(Selected::Whole, |ranges| ranges.select(size));
+    // No range has the nothing that an empty object is.
+    let whole = match object.is_part() && size > 0 {
+        true => Selected::One(0..size),
+        false => Selected::Whole,
+    };
+    let selected = ranges.map_or(whole, |ranges| ranges.select(size));
     let status = match selected {
         Selected::Whole => Status::Ok,
         Selected::One(_) | Selected::Several(_) => Status::PartialContent,
@@ -186,9 +191,11 @@ pub fn refuse(refusal: &Refusal, context: &Context) -> Response {
         keep_alive: false,
         http10: false,
     };
-    let path = refusal.path.as_deref();
     let site = &context.site;
-    let s3 = path.filter(|path| site.errors_are_s3(site.buckets.own(path)));
+    let s3 = match refusal.path.as_deref() {
+        Some(path) => site.errors_are_s3(site.buckets.own(path)).then_some(path),
+        None => site.errors_are_s3(false).then_some(""),
+    };
     head.text(&about(refusal.status, refusal.reason), s3, recipient)
 }
 
@@ -289,6 +296,44 @@ mod tests {
         fn expires(&self) -> Option<u64> {
             Some(NOW + 7)
         }
+    }
+
+    /// An object of this size that was asked for as its only part.
+    struct Part(u64);
+    impl Representation for Part {
+        fn size(&self) -> u64 {
+            self.0
+        }
+        fn etag(&self) -> &str {
+            "\"abc\""
+        }
+        fn content_type(&self) -> &str {
+            "video/mp4"
+        }
+        fn modified(&self) -> Option<u64> {
+            None
+        }
+        fn is_part(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn the_only_part_is_a_range() {
+        let to = |size: u64, request: &Request| {
+            let response = respond(request, &Part(size), &context(NOW, Site::default()));
+            let text = String::from_utf8(response.head).unwrap();
+            let range = text.contains(&format!("Content-Range: bytes 0-999/{size}\r\n"));
+            (response.status, range, response.body)
+        };
+        let head = Request {
+            method: Method::Head,
+            ..get()
+        };
+        assert_eq!(to(1000, &get()), (Status::PartialContent, true, 0..1000));
+        assert_eq!(to(1000, &head), (Status::PartialContent, true, 0..0));
+        // Of nothing there is no range.
+        assert_eq!(to(0, &get()), (Status::Ok, false, 0..0));
     }
 
     #[test]

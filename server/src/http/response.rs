@@ -18,6 +18,10 @@ pub trait Representation {
     fn content_type(&self) -> &str;
     /// When the object was put, in seconds since 1970, if that is known.
     fn modified(&self) -> Option<u64>;
+    /// Whether all of it was asked for as a part, which is answered as a range is.
+    fn is_part(&self) -> bool {
+        false
+    }
     /// More header fields: whole lines, each with its CRLF.
     fn fields(&self) -> &str {
         ""

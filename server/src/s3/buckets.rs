@@ -28,7 +28,12 @@ pub enum Operation<'a> {
     /// ListObjectsV2, or ListObjects.
     List(&'a Bucket, Box<ListQuery>),
     /// GetObject or HeadObject of the object with this key.
-    Object(String),
+    Object {
+        /// The key.
+        key: String,
+        /// Whether it is asked for as a part: every object has one.
+        is_part: bool,
+    },
 }
 
 /// What a listing is to show.
@@ -50,6 +55,8 @@ pub struct ListQuery {
     pub max_keys: usize,
     /// Whether keys are to be encoded (`encoding-type=url`).
     pub url: bool,
+    /// Whether the owner of each object is named (`fetch-owner`).
+    pub owner: bool,
 }
 
 impl ListQuery {
@@ -83,13 +90,11 @@ const ELSEWHERE: &[&str] = &[
     "notification",
     "object-lock",
     "ownershipControls",
-    "partNumber",
     "policy",
     "policyStatus",
     "publicAccessBlock",
     "replication",
     "requestPayment",
-    "response-expires",
     "restore",
     "retention",
     "select",
@@ -159,8 +164,7 @@ impl Buckets {
             },
             Some((bucket, "")) if is_head => Ok(Operation::HeadBucket(bucket)),
             Some((bucket, "")) => bucket_operation(bucket, query),
-            Some((bucket, key)) => refuse_elsewhere(query)
-                .map(|()| Operation::Object(format!("{}{key}", bucket.prefix))),
+            Some((bucket, key)) => object_operation(bucket, key, query),
         })
     }
 }
@@ -187,8 +191,34 @@ fn refuse_elsewhere(query: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// The highest number of a part.
+const PARTS_MAX: u64 = 10_000;
+
+fn object_operation<'a>(bucket: &Bucket, key: &str, query: &str) -> Result<Operation<'a>, Error> {
+    refuse_elsewhere(query)?;
+    let mut numbers = parameters(query).filter(|(name, _)| name == "partNumber");
+    let number = numbers.next().map(|(_, value)| match numbers.next() {
+        None if value.bytes().all(|b| b.is_ascii_digit()) => value.parse().unwrap_or(0),
+        _ => 0,
+    });
+    match number {
+        None | Some(1) => Ok(Operation::Object {
+            key: format!("{}{key}", bucket.prefix),
+            is_part: number.is_some(),
+        }),
+        Some(2..=PARTS_MAX) => Err(Error::new(
+            Code::InvalidPartNumber,
+            "every object here was put as one part",
+        )),
+        Some(_) => Err(Error::new(
+            Code::InvalidArgument,
+            "partNumber must be a number from 1 to 10000",
+        )),
+    }
+}
+
 /// What a listing hears of its query.
-const LIST_PARAMETERS: [&str; 8] = [
+const LIST_PARAMETERS: [&str; 9] = [
     "list-type",
     "prefix",
     "delimiter",
@@ -197,6 +227,7 @@ const LIST_PARAMETERS: [&str; 8] = [
     "marker",
     "max-keys",
     "encoding-type",
+    "fetch-owner",
 ];
 
 fn bucket_operation<'a>(bucket: &'a Bucket, query: &str) -> Result<Operation<'a>, Error> {
@@ -232,6 +263,7 @@ fn bucket_operation<'a>(bucket: &'a Bucket, query: &str) -> Result<Operation<'a>
                 let number = number.ok_or(wrong("max-keys must be a number from 0 on"))?;
                 list.max_keys = usize::try_from(number).unwrap_or(MAX_KEYS).min(MAX_KEYS);
             }
+            "fetch-owner" => list.owner = value == "true",
             "encoding-type" if value == "url" => list.url = true,
             "encoding-type" => return Err(wrong("encoding-type can only be url")),
             _ => {}
@@ -242,6 +274,8 @@ fn bucket_operation<'a>(bucket: &'a Bucket, query: &str) -> Result<Operation<'a>
         Some("2") => true,
         Some(_) => return Err(wrong("list-type can only be 2")),
     };
+    // ListObjects names it always.
+    list.owner |= !list.v2;
     list.after = if !list.v2 {
         marker.unwrap_or_default()
     } else if let Some(token) = &list.token {
@@ -297,7 +331,7 @@ mod tests {
                 Operation::Location(bucket) => format!("location of {}", bucket.name),
                 Operation::HeadBucket(bucket) => format!("head of {}", bucket.name),
                 Operation::List(bucket, _) => format!("list of {}", bucket.name),
-                Operation::Object(key) => key,
+                Operation::Object { key, is_part } => key + if is_part { " as a part" } else { "" },
             })
             .map_err(|error| error.code)
     }
@@ -325,6 +359,8 @@ mod tests {
             ("media/", "list-type=2&prefix=a", "list of media"),
             ("media/a/b", "x-id=GetObject", "media/a/b"),
             ("media/a/b", "versionId=null", "media/a/b"),
+            ("media/a/b", "partNumber=1", "media/a/b as a part"),
+            ("media/a/b", "response-expires=x", "media/a/b"),
             ("logs/2026.txt", "", "archive/logs/2026.txt"),
             ("all/media/x", "", "media/x"),
         ] {
@@ -360,6 +396,19 @@ mod tests {
                 "{query}"
             );
         }
+        for (number, code) in [
+            ("2", Code::InvalidPartNumber),
+            ("10000", Code::InvalidPartNumber),
+            ("0", Code::InvalidArgument),
+            ("10001", Code::InvalidArgument),
+            ("+1", Code::InvalidArgument),
+            ("", Code::InvalidArgument),
+            ("99999999999999999999", Code::InvalidArgument),
+            ("1&partNumber=1", Code::InvalidArgument),
+        ] {
+            let query = format!("partNumber={number}");
+            assert_eq!(operation("media/x", &query), Err(code), "{query}");
+        }
         for path in ["medi", "other/x", "Media/x"] {
             assert_eq!(buckets().operation(false, path, ""), None, "{path}");
         }
@@ -394,6 +443,9 @@ mod tests {
         assert_eq!(next.after, "b/ü");
         let first = list("marker=x&max-keys=7");
         assert_eq!((first.v2, &*first.after, first.max_keys), (false, "x", 7));
+        let with_owner = |query: &str| list(query).owner;
+        assert!(with_owner("") && with_owner("list-type=2&fetch-owner=true"));
+        assert!(!with_owner("list-type=2") && !with_owner("list-type=2&fetch-owner=false"));
     }
 
     proptest! {

@@ -38,6 +38,7 @@ codes! {
     InternalError = 500,
     InvalidAccessKeyId = 403,
     InvalidArgument = 400,
+    InvalidPartNumber = 416,
     InvalidRange = 416,
     InvalidRequest = 400,
     InvalidToken = 400,

@@ -12,6 +12,10 @@ pub struct Overrides {
     pub content_type: Option<String>,
     /// The value of `Cache-Control`.
     pub cache_control: Option<String>,
+    /// `Expires`, as a whole line.
+    pub expires: Option<String>,
+    /// Whether the object is asked for as its only part: that is answered as a range is.
+    pub is_part: bool,
     /// Names and values of other fields.
     fields: Vec<(&'static str, String)>,
 }
@@ -30,6 +34,8 @@ impl Overrides {
             return Ok(None);
         }
         let mut overrides = Overrides::default();
+        // Of a date that is none clients know that it is past (RFC 9111 section 5.3).
+        let mut expires = None;
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let field = match &*name {
                 "response-content-disposition" => "Content-Disposition",
@@ -43,6 +49,10 @@ impl Overrides {
                     put(&mut overrides.cache_control, &value)?;
                     continue;
                 }
+                "response-expires" => {
+                    put(&mut expires, &value)?;
+                    continue;
+                }
                 _ => continue,
             };
             if overrides.fields.iter().any(|(other, _)| *other == field) {
@@ -52,6 +62,7 @@ impl Overrides {
             put(&mut slot, &value)?;
             overrides.fields.extend(slot.map(|value| (field, value)));
         }
+        overrides.expires = expires.map(|date| format!("Expires: {date}\r\n"));
         Ok((overrides != Overrides::default()).then_some(overrides))
     }
 
@@ -101,7 +112,14 @@ mod tests {
     fn they_take_the_place_of_what_was_put() {
         let read = |query: &str| Overrides::read(query).unwrap();
         assert_eq!(read("a=b&X-Amz-Signature=c"), None);
-        assert_eq!(read("response-expires=x"), None);
+        let date = "Sun%2C%2006%20Nov%201994%2008%3A49%3A37%20GMT";
+        let expires = read(&format!("response-expires={date}")).unwrap().expires;
+        assert_eq!(
+            expires.as_deref(),
+            Some("Expires: Sun, 06 Nov 1994 08:49:37 GMT\r\n")
+        );
+        let twice = format!("response-expires={date}&response-expires={date}");
+        assert_eq!(Overrides::read(&twice), Err(WRONG));
         let some = read(
             "response-content-type=a%2Fb&response-cache-control=no-store\
              &response-content-disposition=attachment%3B+filename%3D%22a+b%22",
@@ -128,7 +146,12 @@ mod tests {
             "a&response-content-type=b",
             &long,
         ] {
-            for name in ["content-type", "cache-control", "content-language"] {
+            for name in [
+                "content-type",
+                "cache-control",
+                "content-language",
+                "expires",
+            ] {
                 let query = format!("response-{name}={value}&response-{name}=c");
                 assert_eq!(Overrides::read(&query), Err(WRONG), "{query}");
             }

@@ -30,6 +30,8 @@ struct Item<'a> {
 
 /// What an item takes in a document beside its name: its elements, a date, a digest, a size.
 const ITEM_BYTES: usize = 280;
+/// What its owner adds.
+const OWNER_BYTES: usize = 70;
 /// What a document takes beside its items, and beside what it repeats of the request.
 const DOCUMENT_BYTES: usize = 1024;
 /// What the longest request has repeated, each byte escaped.
@@ -37,7 +39,9 @@ const REPEATED_BYTES: usize = 6 * crate::memory::limits::TARGET_BYTES_MAX;
 /// The least that a document with one item takes.
 pub const PAGE_BYTES_LEAST: usize = 64 << 10;
 
-const _: () = assert!(DOCUMENT_BYTES + REPEATED_BYTES + ITEM_BYTES + 6 * 1024 <= PAGE_BYTES_LEAST);
+const _: () = assert!(
+    DOCUMENT_BYTES + REPEATED_BYTES + ITEM_BYTES + OWNER_BYTES + 6 * 1024 <= PAGE_BYTES_LEAST
+);
 
 /// Makes a page, of `bytes_max` at most. It may have fewer keys than were asked for, and then says so.
 pub fn page(window: &Window, bucket: &Bucket, query: &ListQuery, bytes_max: usize) -> Outcome {
@@ -157,7 +161,8 @@ fn collect<'a>(
         let shown = common.map_or(name, |common| &common[bucket.prefix.len()..]);
         let written = encoded(shown, query.url);
         let escapes = written.bytes().filter(|byte| b"<>&'\"".contains(byte));
-        let bytes = ITEM_BYTES + written.len() + 5 * escapes.count();
+        let owner_bytes = if query.owner { OWNER_BYTES } else { 0 };
+        let bytes = ITEM_BYTES + owner_bytes + written.len() + 5 * escapes.count();
         if items.len() == query.max_keys || bytes > *room {
             return End::Truncated(last.unwrap_or_default().to_owned());
         }
@@ -235,6 +240,9 @@ fn document(
             );
             document.text("ETag", &format!("\"{}\"", entry.digest));
             document.text("Size", &entry.size.to_string());
+            if query.owner {
+                document.owner();
+            }
             document.text("StorageClass", "STANDARD").close("Contents");
         }
     }
@@ -369,12 +377,28 @@ mod tests {
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(values(&text, "Key"), ["a%26b%20c"]);
         assert_eq!(values(&text, "EncodingType"), ["url"]);
+        let owner = ListQuery { owner: true, ..url };
+        let Outcome::Page(bytes) = page(&window, &bucket("media"), &owner, ALL) else {
+            panic!()
+        };
+        let text = String::from_utf8(bytes).unwrap();
+        let contents = &values(&text, "Contents")[0];
+        assert_eq!(
+            values(contents, "Owner"),
+            ["<ID>penstock</ID><DisplayName>penstock</DisplayName>"]
+        );
     }
 
     #[test]
     fn a_page_is_never_longer_than_it_may_be() {
+        for (name_bytes, owner) in [(1000, false), (1000, true), (0, false), (0, true)] {
+            no_page_is_longer_than_it_may_be(name_bytes, owner);
+        }
+    }
+
+    fn no_page_is_longer_than_it_may_be(name_bytes: usize, owner: bool) {
         let keys: Vec<String> = (0..1000)
-            .map(|i| format!("media/{i:04}{}", "&".repeat(1000)))
+            .map(|i| format!("media/{i:04}{}", "&".repeat(name_bytes)))
             .collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let window = window(&keys, 8 << 20);
@@ -382,6 +406,7 @@ mod tests {
         loop {
             let query = ListQuery {
                 after,
+                owner,
                 ..query("", "", 1000)
             };
             let Outcome::Page(bytes) = page(&window, &bucket("media"), &query, PAGE_BYTES_LEAST)

@@ -56,6 +56,12 @@ impl Document {
         self.close(name)
     }
 
+    /// Who owns all buckets and objects.
+    pub(super) fn owner(&mut self) -> &mut Document {
+        self.open("Owner").text("ID", "penstock");
+        self.text("DisplayName", "penstock").close("Owner")
+    }
+
     fn put(&mut self, text: &str) -> std::io::Result<()> {
         self.0.write_event(Event::Text(BytesText::new(text)))
     }
@@ -89,9 +95,7 @@ pub fn error(error: &Error, resource: &str) -> Vec<u8> {
 pub fn buckets<'a>(buckets: impl Iterator<Item = &'a Bucket>) -> Vec<u8> {
     const ROOT: &str = "ListAllMyBucketsResult";
     let mut document = Document::new(ROOT, true, 4096);
-    document.open("Owner").text("ID", "penstock");
-    document.text("DisplayName", "penstock").close("Owner");
-    document.open("Buckets");
+    document.owner().open("Buckets");
     for bucket in buckets {
         document.open("Bucket").text("Name", &bucket.name);
         document.text("CreationDate", "1970-01-01T00:00:00.000Z");
