@@ -81,7 +81,12 @@ fn check_host<B>(request: &Request<B>, address: &Address, names: &[String]) -> R
 
 /// The secret of a request: a bearer token (RFC 6750), or the password of any user (RFC 7617), which browsers can send.
 fn secret<B>(request: &Request<B>) -> Option<Vec<u8>> {
-    let value = request.headers().get(AUTHORIZATION)?.as_bytes();
+    let mut fields = request.headers().get_all(AUTHORIZATION).iter();
+    let value = fields.next()?.as_bytes();
+    // Which of two counts, whoever stands in front may see otherwise.
+    if fields.next().is_some() {
+        return None;
+    }
     let (scheme, credentials) = value.split_at_checked(value.iter().position(|b| *b == b' ')?)?;
     let credentials = credentials.trim_ascii();
     if scheme.eq_ignore_ascii_case(b"bearer") {
@@ -196,6 +201,9 @@ mod tests {
         ] {
             assert_eq!(asked(bad), Err(Refusal::Token), "{bad}");
         }
+        let good = ("authorization", "Bearer 0123456789abcdef");
+        let twice = request(&[good, ("authorization", "Bearer x")]);
+        assert_eq!(check(&twice, &admin, &live), Err(Refusal::Token));
         assert_eq!(check(&request(&[]), &admin, &live), Err(Refusal::Token));
         for path in OPEN {
             let mut open = request(&[]);

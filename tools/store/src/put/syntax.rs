@@ -33,7 +33,7 @@ pub(super) fn check_fields(fields: &Fields) -> Result<(), PutError> {
                 "attachment; filename=\"report.pdf\"",
             ),
             "Cache-Control" => (rest.list(Rest::directive), "public, max-age=86400"),
-            "Content-Encoding" => (rest.list(Rest::token), "gzip"),
+            "Content-Encoding" => (rest.list(Rest::token) && !is_no_coding(value), "gzip"),
             "Content-Language" => (rest.list(Rest::language), "de, en-GB"),
             _ => continue,
         };
@@ -42,6 +42,16 @@ pub(super) fn check_fields(fields: &Fields) -> Result<(), PutError> {
         }
     }
     Ok(())
+}
+
+/// Whether a list names what is no coding of the content: `identity` says that there is none, and must not be said (RFC 9110
+/// section 8.4.1), `chunked` is a coding of the transfer.
+fn is_no_coding(list: &str) -> bool {
+    let mut codings = list.split(',').map(str::trim);
+    codings.any(|coding| {
+        let is = |other| coding.eq_ignore_ascii_case(other);
+        is("identity") || is("chunked")
+    })
 }
 
 fn wrong(what: &str, text: &str, example: &'static str) -> PutError {
@@ -207,6 +217,8 @@ mod tests {
             ("Cache-Control", "max-age="),
             ("Content-Encoding", "gzip br"),
             ("Content-Encoding", "a=b"),
+            ("Content-Encoding", "identity"),
+            ("Content-Encoding", "gzip, Chunked"),
             ("Content-Language", "germanlanguage"),
             ("Content-Language", "en_GB"),
         ] {
