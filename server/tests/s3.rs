@@ -568,6 +568,10 @@ fn what_is_not_reading_is_refused_in_the_form_of_s3(io: Backend) {
         answer.field("Content-Type"),
         Some("text/plain; charset=utf-8")
     );
+    // `aws s3 mb` asks for a bucket that is none.
+    let authorization = ["Authorization: AWS4-HMAC-SHA256 Credential=x"];
+    let answer = Client::connect(server.objects).request("PUT", "/new", &authorization);
+    expect_error(&answer, 405, "MethodNotAllowed");
     // What can't be understood is nobody's path, unless all are S3's.
     let bad = ["/media/%ff", "/media/%zz", "/media/..%2fz"];
     for target in bad {

@@ -76,6 +76,7 @@ pub fn no_seat(core: &Core, full: Full) -> Response {
         // Nobody knows what the client would have asked.
         head_only: false,
         path: None,
+        signed: false,
     };
     respond::refuse(&refusal, &core.context())
 }

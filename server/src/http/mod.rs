@@ -9,6 +9,7 @@ mod date;
 pub mod digest;
 pub mod field;
 pub mod forwarded;
+mod glimpse;
 mod head;
 pub mod method;
 pub mod multipart;

@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use super::conditions::{Conditions, IfRange};
 use super::cors::CrossOrigin;
 use super::digest::Integrity;
+use super::glimpse::{self, leading_lines};
 use super::method::Method;
 use super::range;
 use super::record::{Noted, Span};
@@ -56,36 +57,11 @@ pub fn parse(bytes: &[u8]) -> Parsed {
         Err((status, reason)) => Parsed::Refused(Refusal {
             status,
             reason,
-            head_only: is_head(bytes),
-            path: path(bytes),
+            head_only: glimpse::is_head(bytes),
+            path: glimpse::path(bytes),
+            signed: glimpse::is_signed(bytes),
         }),
     }
-}
-
-/// The path of a head that is complete or not, right or wrong, as [`Request::path`] if it can be understood.
-pub fn path(bytes: &[u8]) -> Option<String> {
-    let line = bytes[leading_lines(bytes)..]
-        .split(|&b| b == b'\n')
-        .next()?;
-    let target = line.split(|&b| b == b' ').nth(1)?;
-    let target = str::from_utf8(target).ok()?;
-    let target = target.get(..target.len().min(TARGET_BYTES_MAX))?;
-    target::parse(target).map(|target| target.path).or_else(|| {
-        // One that is not understood is shown as it came.
-        let path = target.strip_prefix('/')?.split('?').next()?;
-        Some(path.to_owned())
-    })
-}
-
-/// Whether a head that is complete or not, right or wrong, begins with the method HEAD.
-pub fn is_head(bytes: &[u8]) -> bool {
-    bytes[leading_lines(bytes)..].starts_with(b"HEAD ")
-}
-
-/// Bytes of the empty lines that may come before a request line (RFC 9112 section 2.2).
-fn leading_lines(bytes: &[u8]) -> usize {
-    let start = bytes.iter().position(|&b| b != b'\r' && b != b'\n');
-    start.unwrap_or(bytes.len())
 }
 
 fn understand(bytes: &[u8]) -> Result<Option<(Box<Request>, usize)>, Fault> {

@@ -14,6 +14,7 @@
 //! - `Sending`: the unsent rest of a head, and a handle on the object.
 //! - `Lingering`: nothing.
 
+use super::glimpse;
 use super::method::Method;
 use super::outgoing::{Current, Finished, Outgoing};
 use super::parse::{self, Parsed};
@@ -258,8 +259,9 @@ impl<O> Protocol<O> {
             let refusal = Refusal {
                 status: Status::RequestTimeout,
                 reason: "the request head did not arrive in time",
-                head_only: parse::is_head(&pending),
-                path: parse::path(&pending),
+                head_only: glimpse::is_head(&pending),
+                path: glimpse::path(&pending),
+                signed: glimpse::is_signed(&pending),
             };
             self.refuse(&refusal, context);
         } else {
@@ -285,7 +287,7 @@ impl<O> Protocol<O> {
             State::Opening(request) => request.method == Method::Head,
             State::Reading => {
                 self.note(None, &pending, context);
-                parse::is_head(&pending)
+                glimpse::is_head(&pending)
             }
             State::Sending(out) if !out.begun => {
                 self.current = std::mem::take(&mut out.current);
@@ -299,6 +301,7 @@ impl<O> Protocol<O> {
             head_only,
             // As short as can be, whoever asked.
             path: None,
+            signed: false,
         };
         self.refuse(&refusal, context);
         true

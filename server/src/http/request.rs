@@ -69,4 +69,6 @@ pub struct Refusal {
     pub head_only: bool,
     /// The path, if it can be told.
     pub path: Option<String>,
+    /// Whether it claims to be signed as S3 clients sign.
+    pub signed: bool,
 }

@@ -193,7 +193,12 @@ pub fn refuse(refusal: &Refusal, context: &Context) -> Response {
     };
     let site = &context.site;
     let s3 = match refusal.path.as_deref() {
-        Some(path) => site.errors_are_s3(site.buckets.own(path)).then_some(path),
+        Some(path) => {
+            // Who signs may ask for a bucket that is none, for instance to have it made.
+            let signed = refusal.signed && !site.buckets.all().is_empty();
+            site.errors_are_s3(signed || site.buckets.own(path))
+                .then_some(path)
+        }
         None => site.errors_are_s3(false).then_some(""),
     };
     head.text(&about(refusal.status, refusal.reason), s3, recipient)
@@ -511,6 +516,7 @@ mod tests {
         let context = context(NOW, Site::default());
         let refusal = |head_only| Refusal {
             path: None,
+            signed: false,
             status: Status::BadRequest,
             reason: "no",
             head_only,
