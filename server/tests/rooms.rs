@@ -100,6 +100,19 @@ fn a_room_imports_only_rooms_below_it() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// It lacked three of them, which came later than the list.
+#[test]
+fn contributors_are_told_of_all_rooms() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let list = ROOMS.map(|room| format!("`{room}`")).join(", ");
+    assert!(
+        words.join(" ").contains(&list),
+        "CONTRIBUTING.md does not have this list: {list}"
+    );
+}
+
 #[test]
 fn what_a_file_names_is_seen() {
     let text =
