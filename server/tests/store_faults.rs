@@ -502,6 +502,10 @@ fn all_hang(io: Backend) {
         });
     }
     assert_eq!(get(scene.server.admin, "/readyz", &[]).status(), 503);
+    // It said that the server was ready.
+    let status = scene.server.status();
+    assert_eq!(status["ready"], false);
+    assert_eq!(status["why_not_ready"], "no store can be reached");
     scene.heal();
     for store in 0..6 {
         scene.wait_for(store, true);

@@ -20,7 +20,10 @@ use crate::stats::{CoreStats, Phase, SCALARS, STATUS_CODES};
 #[derive(Debug, Serialize)]
 pub(super) struct StatusReport {
     version: &'static str,
+    /// As `/readyz` has it.
     ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not_ready: Option<String>,
     io_backend: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     why_not_uring: Option<String>,
@@ -83,9 +86,11 @@ pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> 
     let sum = |get: &dyn Fn(&CoreStats) -> u64| -> u64 {
         server.cores.iter().map(|stats| get(stats)).sum()
     };
+    let why_not_ready = super::not_ready(server);
     StatusReport {
         version: env!("CARGO_PKG_VERSION"),
-        ready: server.is_ready(),
+        ready: why_not_ready.is_none(),
+        why_not_ready,
         io_backend: server.backends.io.to_string(),
         why_not_uring: server.backends.why_not_uring.clone(),
         zero_copy: server.backends.zero_copy.to_string(),

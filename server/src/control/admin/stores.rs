@@ -78,7 +78,7 @@ macro_rules! numbers {
 numbers! {
     Counter looks "Look-ups in a store, and questions whether an object changed",
     Counter reads "Reads from a store that the page cache did not answer",
-    Counter read_bytes "Bytes that they brought",
+    Counter read_bytes "Bytes that reads from a store brought which the page cache did not answer",
     Counter errors "Calls on a store that failed",
     Counter timeouts "Calls on a store that were given up",
     Counter suspensions "Times that a store was suspended",

@@ -17,7 +17,7 @@ function began(history, at) {
 
 // A series is [name, colour, value at a place of the history]. Those of a stack are drawn on each other.
 const CHARTS = [
-  { title: "Sent", format: rate, binary: true, mean: true, stack: true,
+  { title: "Sent", format: rate, binary: true, mean: true, stack: true, least: 4096,
     series: [["sent", 1, each((history, at) => history.sent_bytes[at])]] },
   { title: "Time to the first byte", format: time, log: true, none: "No responses in this time",
     series: [["half within", 1, (history, at) => history.first_byte_ms.p50[at]],

@@ -74,7 +74,7 @@ function showStores(status) {
   const ms = (value) => value === null || value === undefined ? "–" : time(value);
   const clockNow = view.history ? view.history.now : Date.now() / 1000;
   table(element("stores"), [["store"], ["state", "text"], ["last 15 minutes", "text wide"], ["half within"], ["99% within"],
-    ["read"], ["failed"], ["given up"], ["free"], ["last error", "text wide"]],
+    ["read, uncached"], ["failed"], ["given up"], ["free"], ["last error", "text wide"]],
     status.stores.map((store) => {
       const { remote } = store, bad = store.state !== "serving";
       const failed = store.errors + (remote ? remote.fetches_failed : 0);
@@ -170,7 +170,7 @@ function showAlarms() {
   else if (historyTrouble) alarms.push(historyTrouble + (view.history ? " The charts are as of " + clock(view.historyAt / 1000) + "." : " There are no charts."));
   if (status) {
     const away = status.stores.filter((store) => store.state !== "serving");
-    if (!status.ready) alarms.push("The server is not ready: it is starting or stopping.");
+    if (!status.ready) alarms.push("The server is not ready: " + status.why_not_ready + ".");
     if (away.length) alarms.push(plural(away.length, "store") + " of " + status.stores.length + " not serving: " + away.map((store) => store.path + " (" + store.state + ")").join(", ") + ".");
     if (status.survey.unreadable) alarms.push(plural(status.survey.unreadable, "object") + " can't be read: fewer than k shares are left.");
     if (status.last_reload && status.last_reload.error) alarms.push("The configuration could not be loaded again: " + status.last_reload.error);
