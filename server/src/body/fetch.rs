@@ -339,6 +339,7 @@ impl<'a> Fetching<'a> {
             self.fetcher.note_refusal(HedgeRefusal::Budget);
             return false;
         }
+        late.replace();
         self.fetcher.note_hedge();
         true
     }
@@ -428,7 +429,7 @@ impl<'a> Fetching<'a> {
     fn settle(&mut self) {
         self.draw_conclusions();
         for (.., fetch) in &self.waited_for {
-            if fetch.is_hedged() && fetch.lose() {
+            if fetch.lose() {
                 self.fetcher.note_won();
             }
         }

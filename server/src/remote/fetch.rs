@@ -34,7 +34,10 @@ pub struct Fetch {
     /// Nanoseconds from its beginning until the first byte came, and one; 0 before.
     first_byte: AtomicU64,
     received: AtomicU64,
+    /// It was late, and it was asked whether others can be fetched in its place.
     hedged: AtomicBool,
+    /// They are.
+    replaced: AtomicBool,
     /// Others came first.
     lost: AtomicBool,
     cancel: Notify,
@@ -51,6 +54,7 @@ impl Fetch {
             first_byte: AtomicU64::new(0),
             received: AtomicU64::new(0),
             hedged: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             cancel: Notify::new(),
             reported: AtomicBool::new(false),
@@ -85,12 +89,12 @@ impl Fetch {
         self.received.fetch_add(bytes, Relaxed);
     }
 
-    /// Says that others are fetched in its place. Returns whether this is the first to say so.
+    /// Says that it is late, and that others are to be fetched in its place. Returns whether this is the first to say so.
     pub fn hedge(&self) -> bool {
         !self.hedged.swap(true, Relaxed)
     }
 
-    /// Whether others are fetched in its place.
+    /// Whether it was late, and is not to be asked about again.
     pub fn is_hedged(&self) -> bool {
         self.hedged.load(Relaxed)
     }
@@ -100,8 +104,17 @@ impl Fetch {
         self.hedged.store(false, Relaxed);
     }
 
-    /// What was fetched in its place came first. It ends, unless most of it has come. Returns whether that is news.
+    /// Says that others are fetched in its place.
+    pub fn replace(&self) {
+        self.replaced.store(true, Relaxed);
+    }
+
+    /// A client has its bytes. If others were fetched in its place, they came first, and it ends, unless most of it has come.
+    /// Returns whether that is so, and news.
     pub fn lose(&self) -> bool {
+        if !self.replaced.load(Relaxed) {
+            return false;
+        }
         let is_news = !self.lost.swap(true, Relaxed);
         let bytes = self.range.end - self.range.start;
         if is_news && self.received.load(Relaxed) < bytes / 2 {
@@ -133,3 +146,19 @@ impl Fetch {
 
 /// How long a body must have come before its rate is told.
 const RATE_AFTER: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With as many stores left as it takes, a late fetch that nothing could take the place of was counted as beaten when its
+    /// client went on, and ended.
+    #[test]
+    fn only_what_others_were_fetched_for_loses() {
+        let fetch = Fetch::new(0..100, Instant::now());
+        assert!(fetch.hedge() && !fetch.hedge());
+        assert!(!fetch.lose());
+        fetch.replace();
+        assert!(fetch.lose() && !fetch.lose());
+    }
+}

@@ -139,7 +139,12 @@ fn options_and_metrics_in_the_text_exist() {
 /// The sources' text, with strings that go over lines put together.
 fn sources() -> String {
     let mut text = String::new();
-    for dir in ["server/src", "tools/store/src", "decode-kernel/src"] {
+    for dir in [
+        "server/src",
+        "tools/store/src",
+        "tools/remote/src",
+        "decode-kernel/src",
+    ] {
         for entry in walkdir::WalkDir::new(root().join(dir)) {
             let entry = entry.unwrap();
             if entry.path().extension().is_some_and(|ext| ext == "rs") {

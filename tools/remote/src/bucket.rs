@@ -130,7 +130,7 @@ impl Bucket {
     /// machine's role otherwise. Asks nothing of the store.
     ///
     /// # Errors
-    /// If the profile that is named can't be used.
+    /// If the profile that is named can't be used, or there are no keys for a service that is not AWS's.
     pub fn open(url: &RemoteUrl, client: &Client) -> Result<Bucket, RemoteError> {
         Bucket::open_as(url, client, None)
     }
@@ -171,6 +171,7 @@ impl Bucket {
             None if credentials::in_environment() => credentials::Profile::default(),
             None => credentials::profile().map_err(wrong)?,
         };
+        let has_key = profile.key.is_some();
         if let Some((id, secret)) = profile.key {
             builder = builder
                 .with_access_key_id(id)
@@ -181,6 +182,10 @@ impl Bucket {
         }
         let endpoint = url.endpoint().map(str::to_owned).or(profile.endpoint);
         if let Some(endpoint) = endpoint {
+            // Elsewhere there are no roles: who was asked for one would give an answer that says nothing of keys.
+            if !has_key && !credentials::in_environment() && !endpoint.contains(".amazonaws.com") {
+                return Err(wrong(credentials::NONE.to_owned()));
+            }
             // http only if the operator has written it.
             builder = builder
                 .with_allow_http(endpoint.starts_with("http://"))

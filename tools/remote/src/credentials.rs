@@ -18,10 +18,15 @@ fn set(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether the environment has keys itself, or says how to get some: then profiles are not asked.
+/// That there are no keys.
+pub(crate) const NONE: &str = "there are none: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile \
+    (AWS_PROFILE) of the files of the AWS tools";
+
+/// Whether the environment has keys itself, or says how to get some or to do without: then profiles are not asked.
 pub(crate) fn in_environment() -> bool {
     [
         "AWS_ACCESS_KEY_ID",
+        "AWS_SKIP_SIGNATURE",
         "AWS_WEB_IDENTITY_TOKEN_FILE",
         "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
