@@ -43,6 +43,22 @@ fn comment(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Both listeners had one address, a disk that hangs had 30 seconds, and who took less than 1 MiB a second was closed.
+    #[test]
+    fn a_line_without_its_mark_changes_nothing_or_little() {
+        let file = commented();
+        for line in [
+            "#listen = \"127.0.0.1:8080\"",
+            "#admin = \"127.0.0.1:9090\"",
+            "#store_timeout = \"500ms\"",
+            "#fetches = 32",
+            "#min_rate = \"1KiB\"",
+            "#drain_delay = \"0s\"",
+        ] {
+            assert!(file.lines().any(|other| other == line), "no {line}");
+        }
+    }
+
     #[test]
     fn long_texts_are_broken_between_words() {
         assert_eq!(comment("a  b\n c"), "# a b c\n");

@@ -283,7 +283,7 @@ mod tests {
             ),
             (
                 "head_timeout = 5",
-                "FILE, line 1: head_timeout = 5: not a time; for example: head_timeout = \"30s\"",
+                "FILE, line 1: head_timeout = 5: not a time; for example: head_timeout = \"10s\"",
             ),
             (
                 "store = [1]",

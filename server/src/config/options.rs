@@ -37,7 +37,7 @@ pub struct Options {
     /// $CACHE_DIRECTORY, $XDG_CACHE_HOME or ~/.cache]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// How much of that disk it may take [default: 10GiB]
+    /// How much of its disk the cache may take [default: 10GiB]
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
     pub cache_size: Option<ByteSize>,
@@ -416,7 +416,15 @@ pub(super) fn words(name: &str) -> Option<Vec<String>> {
     Some(words.collect()).filter(|words: &Vec<String>| !words.is_empty())
 }
 
-/// A value that this key of the TOML file may have.
+/// The default that a help names, if it is a value and not a description.
+fn default_in(help: &str) -> Option<&str> {
+    let (_, rest) = help.split_once("[default: ")?;
+    let (default, _) = rest.split_once(']')?;
+    (!default.contains(char::is_whitespace)).then_some(default)
+}
+
+/// A value that this key of the TOML file may have: the default where there is one, so that whoever takes the `#` off a line
+/// of the file that shows all has not changed anything yet.
 pub(super) fn example(name: &str) -> Option<String> {
     let command = arguments();
     let mut arguments = command.get_arguments();
@@ -428,6 +436,13 @@ pub(super) fn example(name: &str) -> Option<String> {
         return Some(format!("\"{}\"", words[0]));
     }
     let kind = argument.get_value_names()?.first()?.as_str();
+    let help = argument.get_long_help().or(argument.get_help());
+    let help = help.map(ToString::to_string).unwrap_or_default();
+    match (default_in(&help), kind) {
+        (Some(default), "N") => return Some(default.to_owned()),
+        (Some(default), "TIME" | "SIZE" | "ADDR") => return Some(format!("\"{default}\"")),
+        _ => {}
+    }
     let value = match (kind, name) {
         ("DIR", "cache") => "\"/var/cache/penstock\"",
         ("DIR", _) => "[\"/srv/disk0\", \"/srv/disk1\"]",
@@ -438,7 +453,6 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("NAME[=PREFIX]", _) => "[\"media\", \"logs=archive/logs/\"]",
         ("FILE", "keys_file") => "\"/etc/penstock/keys.toml\"",
         ("ADDR", "tls_listen") => "\":443\"",
-        ("ADDR", _) => "\"127.0.0.1:8080\"",
         ("FILE", "tls_cert") => "[\"/etc/penstock/edge.example.org.pem\"]",
         ("FILE", "admin_client_ca") => "\"/etc/penstock/operators.pem\"",
         ("FILE", "tls_key") => "[\"/etc/penstock/edge.example.org.key\"]",
@@ -450,11 +464,11 @@ pub(super) fn example(name: &str) -> Option<String> {
         ("SOCKET", _) => "\"/run/penstock/hand-over\"",
         ("FILTER", _) => "\"info\"",
         ("TIME", _) => "\"30s\"",
-        ("SIZE", "memory") => "\"512MiB\"",
-        ("SIZE", "cache_size") => "\"200GiB\"",
-        ("SIZE", _) => "\"1MiB\"",
+        ("SIZE", "min_rate") => "\"1KiB\"",
+        ("SIZE", _) => "\"64MiB\"",
         ("COUNT", _) => "\"unlimited\"",
-        ("N", "cores" | "pool_buffers") => "4",
+        ("N", "cores") => "4",
+        ("N", "share_files") => "4096",
         ("N", _) => "1000",
         _ => return None,
     };
