@@ -17,10 +17,23 @@ use super::traffic;
 pub enum TlsError {
     /// A certificate can't be used.
     #[error("TLS: {0}")]
-    Certificates(#[from] CertificatesError),
+    Certificates(CertificatesError),
     /// The library refuses its own settings.
     #[error("TLS: {0}")]
-    Library(#[from] rustls::Error),
+    Library(rustls::Error),
+}
+
+// Not by `#[from]`: what is said already would be a source, and be said again.
+impl From<CertificatesError> for TlsError {
+    fn from(error: CertificatesError) -> TlsError {
+        TlsError::Certificates(error)
+    }
+}
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> TlsError {
+        TlsError::Library(error)
+    }
 }
 
 /// Certificates that are to take the place of others.
