@@ -52,7 +52,8 @@ fn options(stores: &Stores) -> PutOptions {
 
 fn put_bytes(bytes: &[u8], options: &PutOptions) -> Result<Vec<String>, PutError> {
     let mut source = bytes;
-    put(&mut source, options, &Progress::hidden()).map(|report| report.warnings)
+    put(&mut source, options, &Progress::hidden())
+        .map(|report| [report.passed_over, report.warnings].concat())
 }
 
 fn read(stores: &Stores) -> Option<Vec<u8>> {

@@ -284,7 +284,7 @@ fn ls_is_sorted_and_tells_what_it_could_not_see() {
     expect(
         on(&stores, "verify", &[]),
         2,
-        &["1 directories cannot be listed"],
+        &["1 directory cannot be listed"],
     );
     expect(on(&stores, "repair", &[]), 1, &["CANNOT be listed"]);
 }
@@ -483,7 +483,7 @@ fn verify_is_not_content_while_a_store_is_away() {
     penstock_store::put::put(&mut &text[..], &put, &penstock_store::Progress::hidden()).unwrap();
     expect(on(&stores, "verify", &[]), 0, &["1 healthy"]);
     stores.remove_store(5);
-    let words = ["1 healthy", "1 stores are away", "the store is missing"];
+    let words = ["1 healthy", "1 store is away", "the store is missing"];
     expect(on(&stores, "verify", &[]), 1, &words);
     expect(on(&stores, "verify", &[KEY]), 1, &words);
     fs::create_dir(&stores.paths[5]).unwrap();

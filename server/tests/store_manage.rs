@@ -139,9 +139,29 @@ fn shares_are_moved_to_a_new_store() {
         &["20 objects", "0 not moved"],
     );
     expect(on(&stores, "verify", &[]), 0, &["20 healthy"]);
+    expect(on(&stores, "df", &[]), 0, &["draining"]);
     expect(
         on(&stores, "rebalance", &["--drain", "/"]),
         1,
         &["not one of the stores"],
     );
+}
+
+/// Nothing was said where enough others were there, as if a disk that is not mounted were in use.
+#[test]
+fn a_put_says_once_which_stores_it_passes_over() {
+    let stores = Stores::new(4);
+    let gone = &stores.paths[3];
+    fs::remove_dir_all(gone).unwrap();
+    let files = ["one", "two"].map(|name| {
+        let file = stores.file(name);
+        fs::write(&file, name).unwrap();
+        file.to_str().unwrap().to_owned()
+    });
+    let options = ["--data", "2", "--parity", "1", &files[0], &files[1]];
+    let (status, text) = said(on(&stores, "put", &options));
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("2 objects stored"), "{text}");
+    let told = text.matches("a store is passed over").count();
+    assert_eq!(told, 1, "{text}");
 }

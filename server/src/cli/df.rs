@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use penstock_store::df::{self, StoreState, StoreUsage};
+use penstock_store::df::{self, StoreUsage};
 
 use super::output::{json_line, write_all};
 use super::stores::Stores;
@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     let well = |usage: &StoreUsage| {
-        usage.state == StoreState::Ok && usage.shares.is_none_or(|shares| shares.unread == 0)
+        usage.is_well() && usage.shares.is_none_or(|shares| shares.unread == 0)
     };
     let status = u8::from(!usages.iter().all(well));
     write_all(status, |out| {

@@ -1,7 +1,7 @@
 //! The result of a run in the Prometheus text format, in a file that node_exporter's textfile collector reads.
 
 use std::fs::Permissions;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -12,6 +12,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tempfile::NamedTempFile;
 
 /// The metrics of one run. All are gauges: each run replaces the last one's.
 pub(super) struct MetricsFile {
@@ -26,6 +27,13 @@ impl MetricsFile {
             registry: Registry::with_prefix(format!("penstock_{command}")),
             started: Instant::now(),
         }
+    }
+
+    /// Whether the file can be written, which is better known before a run of some hours than after it.
+    pub(super) fn try_out(path: Option<&Path>) -> anyhow::Result<()> {
+        path.map_or(Ok(()), |path| {
+            temporary(path).map(drop).with_context(|| unwritten(path))
+        })
     }
 
     /// Adds a number.
@@ -64,26 +72,35 @@ impl MetricsFile {
         self.add("exit_status", help, exit_status.into());
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("a string takes everything");
-        replace(path, &text)
-            .with_context(|| format!("cannot write the metrics file {}", path.display()))
+        replace(path, &text).with_context(|| unwritten(path))
     }
+}
+
+fn unwritten(path: &Path) -> String {
+    format!("cannot write the metrics file {}", path.display())
 }
 
 /// A collector that reads meanwhile sees the old file or the new one. The temporary name is none that it reads.
 fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let mut file = temporary(path)?;
+    file.as_file_mut().write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// A file that may take the place of this one.
+fn temporary(path: &Path) -> io::Result<NamedTempFile> {
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
+    tempfile::Builder::new()
         .prefix(".penstock-metrics-")
         .suffix(".part")
         // The collector runs as another user.
         .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(dir)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
+        .tempfile_in(dir)
+        .map_err(penstock_store::without_temporary_name)
 }
 
 #[cfg(test)]
@@ -115,5 +132,9 @@ mod tests {
         assert_eq!(mode & 0o444, 0o444);
         let nowhere = dir.path().join("no/verify.prom");
         assert!(MetricsFile::start("verify").write(&nowhere, 0).is_err());
+        // After a scrub of hours nobody wants to hear of it.
+        assert!(MetricsFile::try_out(Some(&nowhere)).is_err());
+        MetricsFile::try_out(Some(&path)).unwrap();
+        MetricsFile::try_out(None).unwrap();
     }
 }

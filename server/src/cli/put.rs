@@ -1,5 +1,6 @@
 //! `penstock put`: stores files or standard input as shares.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroU64;
@@ -13,7 +14,7 @@ use decode_kernel::code::CodeKind;
 use decode_kernel::share::{Fields, Key};
 use penstock::config::bounds::SizeBounds;
 use penstock_store::put::{self, Content, Placement, PutOptions, PutReport, Puts, SourceFile};
-use penstock_store::{Progress, Store};
+use penstock_store::{Count, Progress, Store};
 use serde::Serialize;
 use walkdir::WalkDir;
 
@@ -195,6 +196,7 @@ pub(super) fn run(arguments: Arguments, talk: Talk) -> anyhow::Result<ExitCode> 
         talk,
         lines: Lines::default(),
         report: Report::default(),
+        passed_over: BTreeSet::new(),
         block_size,
         arguments,
     };
@@ -234,6 +236,8 @@ struct Work {
     talk: Talk,
     lines: Lines,
     report: Report,
+    /// Stores that were said to be passed over: it is said once.
+    passed_over: BTreeSet<String>,
     block_size: u32,
 }
 
@@ -294,6 +298,11 @@ impl Work {
                 }),
                 false => self.talk.say(report),
             }
+            for passed in &report.passed_over {
+                if self.passed_over.insert(passed.clone()) {
+                    warn(passed);
+                }
+            }
             for warning in &report.warnings {
                 warn(format_args!("{key}: {warning}"));
             }
@@ -336,7 +345,8 @@ impl Work {
         } else if stored + failed > 1 {
             let size = ByteSize(bytes).display().iec();
             self.talk.say(format_args!(
-                "{stored} objects stored, {failed} not stored; {size}"
+                "{} stored, {failed} not stored; {size}",
+                Count(stored, "object")
             ));
         }
         self.lines.finish()?;

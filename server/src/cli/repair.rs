@@ -29,6 +29,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments, talk: Talk) -> anyhow::Result<ExitCode> {
     let metrics_file = arguments.walk.metrics_file.clone();
     let mut metrics = MetricsFile::start("repair");
+    MetricsFile::try_out(metrics_file.as_deref())?;
     let result = repair(arguments, talk);
     let status = match &result {
         Ok(report) => {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use decode_kernel::share::Key;
-use penstock_store::{Store, rm};
+use penstock_store::{Count, Store, rm};
 use serde::Serialize;
 
 use super::output::{About, Line, Lines};
@@ -73,7 +73,7 @@ impl Removal {
             Removal::Removed { files: None, .. } => format!("would remove {key}"),
             Removal::Removed {
                 files: Some(files), ..
-            } => format!("removed {key}: {files} files"),
+            } => format!("removed {key}: {}", Count(*files, "file")),
             Removal::Failed { reason } => reason.clone(),
         }
     }
@@ -158,7 +158,9 @@ pub(super) fn run(arguments: Arguments, talk: Talk) -> anyhow::Result<ExitCode> 
         });
     } else if keys.len() > 1 && !dry_run {
         talk.say(format_args!(
-            "{removed} objects removed, {failed} not removed; {files} files"
+            "{} removed, {failed} not removed; {}",
+            Count(removed, "object"),
+            Count(files, "file")
         ));
     }
     lines.finish()?;

@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use decode_kernel::share::Key;
 use decode_kernel::tahoe::{CAP_TEXT_MAX, Cap};
 use penstock_store::Store;
-use penstock_store::tahoe::{Limits, SEGMENT_MAX_DEFAULT};
+use penstock_store::tahoe::Limits;
 
 use super::stores;
 
@@ -45,7 +45,7 @@ pub(super) struct Sources {
     )]
     cap_file: Option<PathBuf>,
     /// Refuse Tahoe-LAFS files with longer segments
-    #[arg(long, value_name = "SIZE", requires = "nodes", conflicts_with_all = ["stores", "config"], default_value_t = ByteSize(SEGMENT_MAX_DEFAULT))]
+    #[arg(long, value_name = "SIZE", requires = "nodes", conflicts_with_all = ["stores", "config"], default_value = "1GiB")]
     tahoe_segment_max: ByteSize,
 }
 
@@ -101,4 +101,15 @@ fn read_cap(path: &Path) -> anyhow::Result<String> {
     };
     read.with_context(|| format!("cannot read a cap from {}", path.display()))?;
     Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_the_one_of_the_library() {
+        let said: ByteSize = "1GiB".parse().unwrap();
+        assert_eq!(said.as_u64(), Limits::default().segment_max);
+    }
 }

@@ -65,6 +65,9 @@ pub(super) fn run(arguments: Arguments, talk: Talk) -> ExitCode {
         warn(format_args!("{error:#}"));
         Health::Unreadable
     };
+    if let Err(error) = MetricsFile::try_out(metrics_file.as_deref()) {
+        return ExitCode::from(failed(error).exit_code());
+    }
     let mut health = verify(arguments, talk, &mut metrics).unwrap_or_else(failed);
     if let Some(path) = metrics_file
         && let Err(error) = metrics.write(&path, health.exit_code())

@@ -5,8 +5,8 @@
 pub enum PlanRefusal {
     /// The fixed parts alone are too much.
     #[error(
-        "--memory {}MiB is too little: {}MiB are needed for {cores} cores with {pool_buffers} pool \
-         buffers each and a few connections; raise it, or lower --cores or --pool-buffers",
+        "--memory {}MiB is too little: {}MiB are needed for --cores {cores} with {pool_buffers} pool \
+         buffers each and a few connections; raise it, or lower --cores, --pool-buffers or (of remote stores) --fetches",
         .memory_bytes >> 20, .least_bytes.div_ceil(1 << 20)
     )]
     TooLittle {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use decode_kernel::share::{BLOCKS_OFFSET, Generation, Header, Key, PAGE_BYTES};
 use serde::Serialize;
 
+use crate::count::Count;
 use crate::date::{now, rfc3339};
 use crate::json;
 use crate::progress::Progress;
@@ -222,13 +223,17 @@ impl fmt::Display for Finding {
                 )
             }
             Finding::Older { generation, shares } => {
-                write!(f, "note: {shares} shares of an older put, {generation}")
+                let shares = Count(*shares, "share");
+                write!(f, "note: {shares} of an older put, {generation}")
             }
             Finding::Undecided { generation, shares } => write!(
                 f,
-                "note: {shares} shares of a put that runs or was interrupted, {generation}"
+                "note: {} of a put that runs or was interrupted, {generation}",
+                Count(*shares, "share")
             ),
-            Finding::Removed { files } => write!(f, "note: {files} files of a removed object"),
+            Finding::Removed { files } => {
+                write!(f, "note: {} of a removed object", Count(*files, "file"))
+            }
             Finding::Expired { at } => write!(
                 f,
                 "note: it expired at {}, and the next repair removes it",
@@ -239,7 +244,9 @@ impl fmt::Display for Finding {
                 "note: an older put, {generation}, can be read with --allow-stale"
             ),
             Finding::TooFewShares { have, need } => {
-                write!(f, "UNREADABLE: {have} shares are left, {need} are needed")
+                let verb = if *have == 1 { "is" } else { "are" };
+                let have = Count(*have, "share");
+                write!(f, "UNREADABLE: {have} {verb} left, {need} are needed")
             }
             Finding::LostRows { leaves, range } => write!(
                 f,

@@ -23,6 +23,8 @@ const COUNTED_TOGETHER: usize = 16;
 pub enum StoreState {
     /// It can be read and written.
     Ok,
+    /// So it can, and it is being emptied: nothing is put there.
+    Draining,
     /// Its file system is read-only.
     ReadOnly,
     /// It has objects and no marker, or one that can't be read: it is not written.
@@ -39,6 +41,7 @@ impl fmt::Display for StoreState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             StoreState::Ok => "ok",
+            StoreState::Draining => "draining",
             StoreState::ReadOnly => "read-only",
             StoreState::NoMarker => "no marker",
             StoreState::NotAStore => "not a store",
@@ -74,8 +77,12 @@ pub struct StoreUsage {
 
 impl StoreUsage {
     fn is_here(&self) -> bool {
-        let here = [StoreState::Ok, StoreState::ReadOnly, StoreState::NoMarker];
-        here.contains(&self.state)
+        self.is_well() || [StoreState::ReadOnly, StoreState::NoMarker].contains(&self.state)
+    }
+
+    /// Whether it can be read and written.
+    pub fn is_well(&self) -> bool {
+        matches!(self.state, StoreState::Ok | StoreState::Draining)
     }
 }
 
@@ -156,6 +163,9 @@ fn look_at(store: &Store) -> (StoreUsage, Option<u64>) {
         Presence::Marked(marker) => {
             usage.id = Some(marker.store);
             usage.domain = marker.domain;
+            if marker.drain {
+                usage.state = StoreState::Draining;
+            }
             false
         }
         Presence::Unmarked(error) => {
@@ -194,7 +204,7 @@ fn look_at(store: &Store) -> (StoreUsage, Option<u64>) {
                 stores_on_it: 1,
             });
             let read_only = found.f_flag.contains(StatVfsMountFlags::RDONLY);
-            if read_only && usage.state == StoreState::Ok {
+            if read_only && usage.is_well() {
                 usage.state = StoreState::ReadOnly;
                 usage.reason = Some(StoreError::ReadOnly(path.to_owned()).to_string());
             }

@@ -6,6 +6,7 @@
 //! reads shares and verifies leaves itself.
 
 mod check;
+mod count;
 mod date;
 pub mod df;
 mod error;
@@ -37,6 +38,7 @@ mod walk;
 mod write;
 
 pub use check::{Finding, Subject};
+pub use count::Count;
 pub use error::FileError;
 pub use progress::Progress;
 pub use rows::{ReadStats, RowError};
@@ -46,4 +48,5 @@ pub use store::{
     StoreError, check_stores, fingerprint, init, look, open_object, presence, read_header,
     refuse_duplicates,
 };
+pub use temp::without_temporary_name;
 pub use walk::Walk;

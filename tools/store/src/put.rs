@@ -123,7 +123,7 @@ impl Puts {
                 Err(Failure::Stores(failed)) => {
                     let passes_over_some = !failed.is_empty();
                     for (index, error) in failed {
-                        tracing::warn!(store = index, "a store is passed over: {error}");
+                        tracing::debug!(store = index, "a store is passed over: {error}");
                         places.pass_over(index, error.to_string());
                     }
                     // Where too few stores are left, the next try says so.

@@ -13,6 +13,7 @@ use decode_kernel::share::{Header, PAGE_BYTES, object_dir};
 use serde::Serialize;
 
 use crate::check::Subject;
+use crate::count::Count;
 use crate::error::{During, FileError};
 use crate::json;
 use crate::new_file::NewFile;
@@ -109,11 +110,11 @@ impl fmt::Display for RebalanceReport {
         let part = 100.0 * self.moved_bytes as f64 / self.bytes.max(1) as f64;
         write!(
             f,
-            "{} shares moved, {} not moved; {}, {part:.1}% of all bytes; {} objects",
-            self.moved,
+            "{} moved, {} not moved; {}, {part:.1}% of all bytes; {}",
+            Count(self.moved, "share"),
             self.failed,
             ByteSize(self.moved_bytes).display().iec(),
-            self.objects
+            Count(self.objects, "object")
         )
     }
 }

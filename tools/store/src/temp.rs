@@ -6,8 +6,11 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::error::{During, FileError};
 
@@ -221,11 +224,22 @@ pub(crate) fn replace_file<T, E: From<FileError>>(
         .unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".penstock-get-").suffix(".part");
-    // The permissions of any new file, less the process's umask.
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    if let Some(mut file) = unnamed(dir) {
+        let done = write(&mut file)?;
+        file.sync_all().during("sync", &path)?;
+        let named = builder.make_in(dir, |name| give_name(&file, name));
+        let named = named.map_err(without_temporary_name);
+        let named = named.during("name the complete file in", dir)?;
+        named
+            .persist(&path)
+            .map_err(|error| error.error)
+            .during("rename the complete file to", &path)?;
+        return Ok(done);
+    }
     let mut file = builder
-        .permissions(permissions)
+        .permissions(fs::Permissions::from_mode(NEW_FILE))
         .tempfile_in(dir)
+        .map_err(without_temporary_name)
         .during("create a file in", dir)?;
     let done = write(file.as_file_mut())?;
     file.as_file().sync_all().during("sync", &path)?;
@@ -233,6 +247,37 @@ pub(crate) fn replace_file<T, E: From<FileError>>(
         .map_err(|error| error.error)
         .during("rename the complete file to", &path)?;
     Ok(done)
+}
+
+/// The permissions of any new file, of which the process's umask takes some.
+const NEW_FILE: u32 = 0o666;
+
+/// A new file without a name, where there are such: of a process that is interrupted nothing stays behind.
+fn unnamed(dir: &Path) -> Option<File> {
+    if !Path::new(OPEN_FILES).is_dir() {
+        return None;
+    }
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::open(dir, flags, Mode::from_raw_mode(NEW_FILE));
+    file.ok().map(File::from)
+}
+
+/// Where a process finds its own open files.
+const OPEN_FILES: &str = "/proc/self/fd";
+
+/// Gives a file its first name.
+fn give_name(file: &File, path: &Path) -> io::Result<()> {
+    let own = Path::new(OPEN_FILES).join(file.as_raw_fd().to_string());
+    rustix::fs::linkat(CWD, own, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+    Ok(())
+}
+
+/// The error without the name of the temporary file, which says nothing to whoever named another.
+pub fn without_temporary_name(error: io::Error) -> io::Error {
+    match error.to_string().rsplit_once(" at path ") {
+        Some((system, _)) => io::Error::new(error.kind(), system),
+        None => error,
+    }
 }
 
 /// Writes all `parts` in order with as few calls as possible.
@@ -270,6 +315,27 @@ mod tests {
         temp.keep();
         assert!(place.exists() && is_abandoned(&place));
         assert_eq!(fs::read_dir(store.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    /// An interrupted `get` left a part of the object under a name of its own.
+    #[test]
+    fn what_is_not_complete_has_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        if unnamed(dir.path()).is_none() {
+            return eprintln!("skipped: this file system has no files without a name");
+        }
+        let path = dir.path().join("object");
+        for content in ["first", "second"] {
+            replace_file(&path, |file| {
+                file.write_all(content.as_bytes()).during("write", &path)?;
+                let names = fs::read_dir(dir.path()).unwrap();
+                assert_eq!(names.count(), usize::from(content == "second"));
+                Ok::<_, FileError>(())
+            })
+            .unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use decode_kernel::share::Key;
 use serde::Serialize;
 
 use crate::check::{Finding, Subject, check_leaves, report_scan};
+use crate::count::Count;
 use crate::error::FileError;
 use crate::get::read_object;
 use crate::pace::Pace;
@@ -130,14 +131,16 @@ impl fmt::Display for VerifyReport {
         )?;
         write!(
             f,
-            "read {}, {bad_leaves} bad leaves",
-            ByteSize(*bytes).display().iec()
+            "read {}, {}",
+            ByteSize(*bytes).display().iec(),
+            Count(*bad_leaves, "bad leaf")
         )?;
         if *stores_away > 0 {
-            write!(f, "; {stores_away} stores are away")?;
+            let verb = if *stores_away == 1 { "is" } else { "are" };
+            write!(f, "; {} {verb} away", Count(*stores_away, "store"))?;
         }
         if *unlisted > 0 {
-            write!(f, "; {unlisted} directories cannot be listed")?;
+            write!(f, "; {} cannot be listed", Count(*unlisted, "directory"))?;
         }
         if *stopped {
             write!(f, "; the other objects are left for the next run")?;

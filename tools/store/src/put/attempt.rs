@@ -33,6 +33,8 @@ pub(super) struct Attempt<'a> {
     targets: Vec<(usize, Store)>,
     /// The header of an empty object; size, digest and checksum are filled in once they are known.
     empty: Header,
+    /// Stores that can't be written.
+    passed_over: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -84,10 +86,8 @@ impl<'a> Attempt<'a> {
             .iter()
             .map(|place| (place.index, place.store.clone()))
             .collect();
-        if targets.len() < n {
-            let passed = places.passed_over.iter().map(ToString::to_string);
-            warnings.extend(passed);
-        }
+        let passed_over = places.out_of_use(share_bytes).into_iter();
+        let passed_over = passed_over.map(|reason| format!("a store is passed over: {reason}"));
 
         let scan = store::scan(&options.stores, key);
         refuse_clobber(options, &scan)?;
@@ -118,6 +118,7 @@ impl<'a> Attempt<'a> {
             encoding,
             targets,
             empty,
+            passed_over: passed_over.collect(),
             warnings,
         })
     }
@@ -153,6 +154,7 @@ impl<'a> Attempt<'a> {
             paths: paths.collect(),
             missing,
             replaced,
+            passed_over: self.passed_over,
             warnings,
         })
     }

@@ -67,17 +67,11 @@ impl Encoding {
 
     /// The error where only `have` stores can take a share of so many bytes.
     pub(super) fn too_few(&self, places: &Places, have: usize, share_bytes: u64) -> PutError {
-        let passed = places.passed_over.iter().map(ToString::to_string);
-        let full = places
-            .open
-            .iter()
-            .filter(|place| !place.has_room(share_bytes));
-        let full = full.map(|place| format!("{}: no room", place.store.path().display()));
         PutError::TooFewStores {
             need: self.least,
             have,
             data: self.geometry.k(),
-            reasons: passed.chain(full).collect(),
+            reasons: places.out_of_use(share_bytes),
         }
     }
 

@@ -21,7 +21,9 @@ pub struct PutReport {
     pub missing: Vec<u16>,
     /// Files of older puts that were removed.
     pub replaced: usize,
-    /// What did not go as it should: stores that failed, domains with too many shares.
+    /// Stores that could not be written or have no room, and why: mostly the same for all puts of a run.
+    pub passed_over: Vec<String>,
+    /// What else did not go as it should: stores that failed, domains with too many shares.
     pub warnings: Vec<String>,
 }
 
@@ -61,6 +63,7 @@ impl Serialize for PutReport {
             paths,
             missing,
             replaced,
+            passed_over,
             warnings,
         } = self;
         let document = Document {
@@ -80,7 +83,7 @@ impl Serialize for PutReport {
                 .map(|path| path.display().to_string())
                 .collect(),
             replaced: *replaced,
-            warnings,
+            warnings: passed_over.iter().chain(warnings).collect(),
         };
         document.serialize(serializer)
     }
@@ -108,5 +111,5 @@ struct Document<'a> {
     missing: &'a [u16],
     paths: Vec<String>,
     replaced: usize,
-    warnings: &'a [String],
+    warnings: Vec<&'a String>,
 }

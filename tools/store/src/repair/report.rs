@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::count::Count;
 use crate::json;
 use crate::store::{PassedOver, Rejected};
 
@@ -87,15 +88,29 @@ impl fmt::Display for Repaired {
             Repaired::Share { number, path } => {
                 write!(f, "rebuilt share {number}: {}", path.display())
             }
-            Repaired::Older { shares } => write!(f, "removed {shares} shares of older puts"),
+            Repaired::Older { shares } => {
+                write!(f, "removed {} of older puts", Count(*shares, "share"))
+            }
             Repaired::Settled { shares } => {
-                write!(f, "completed an interrupted put: {shares} shares")
+                write!(
+                    f,
+                    "completed an interrupted put: {}",
+                    Count(*shares, "share")
+                )
             }
             Repaired::Undecided { shares } => {
-                write!(f, "removed {shares} shares of an interrupted put")
+                write!(
+                    f,
+                    "removed {} of an interrupted put",
+                    Count(*shares, "share")
+                )
             }
-            Repaired::Removed { files } => write!(f, "removed {files} files of a removed object"),
-            Repaired::Expired { files } => write!(f, "removed an expired object: {files} files"),
+            Repaired::Removed { files } => {
+                write!(f, "removed {} of a removed object", Count(*files, "file"))
+            }
+            Repaired::Expired { files } => {
+                write!(f, "removed an expired object: {}", Count(*files, "file"))
+            }
             Repaired::PassedOver(store) => write!(f, "a store is passed over: {store}"),
             Repaired::Unlisted(directory) => write!(f, "CANNOT be listed: {directory}"),
             Repaired::Failed { number, reason } => {
@@ -156,13 +171,14 @@ impl fmt::Display for RepairReport {
         } = self;
         write!(
             f,
-            "{healthy} healthy, {repaired} repaired, {failed} not repaired; {shares} shares rebuilt"
+            "{healthy} healthy, {repaired} repaired, {failed} not repaired; {} rebuilt",
+            Count(*shares, "share")
         )?;
         if *expired > 0 {
-            write!(f, "; {expired} expired ones removed")?;
+            write!(f, "; {} removed", Count(*expired, "expired object"))?;
         }
         if *unlisted > 0 {
-            write!(f, "; {unlisted} directories cannot be listed")?;
+            write!(f, "; {} cannot be listed", Count(*unlisted, "directory"))?;
         }
         if *stopped {
             write!(f, "; the other objects are left for the next run")?;

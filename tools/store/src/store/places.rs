@@ -182,6 +182,14 @@ impl Places {
         }
     }
 
+    /// Why stores can't take a share of so many bytes, each with its path.
+    pub(crate) fn out_of_use(&self, bytes: u64) -> Vec<String> {
+        let passed = self.passed_over.iter().map(ToString::to_string);
+        let full = self.open.iter().filter(|place| !place.has_room(bytes));
+        let full = full.map(|place| format!("{}: no room", place.store.path().display()));
+        passed.chain(full).collect()
+    }
+
     /// Takes a store out that failed.
     pub(crate) fn pass_over(&mut self, index: usize, reason: String) {
         if let Some(at) = self.open.iter().position(|place| place.index == index) {
