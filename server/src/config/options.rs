@@ -124,7 +124,8 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
     pub pool_buffer_size: Option<ByteSize>,
-    /// Limit on the memory of the process and the kernel memory of its sockets together [default: 512MiB]
+    /// Limit on the memory of the process and the kernel memory of its sockets together. With more than 16 cores the
+    /// default is 32MiB for each [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     #[serde(deserialize_with = "values::size_key")]
     pub memory: Option<ByteSize>,

@@ -200,7 +200,7 @@ impl Settings {
             per_network: rate("rate-per-network", options.rate_per_network)?,
         };
         let verify_age = time("verify-age", options.verify_age, limits::VERIFY_AGE_DEFAULT)?;
-        let memory = options.memory.unwrap_or(ByteSize(limits::MEMORY_DEFAULT));
+        let memory = options.memory.unwrap_or(ByteSize(default_memory(cores)));
         let store_timeout: humantime::Duration = options
             .store_timeout
             .unwrap_or(limits::STORE_TIMEOUT_DEFAULT.into());
@@ -366,6 +366,11 @@ impl Settings {
 }
 
 /// Each certificate with its key.
+/// Memory where nothing is said of it, for so many cores.
+fn default_memory(cores: usize) -> u64 {
+    limits::MEMORY_DEFAULT.max(limits::MEMORY_DEFAULT_PER_CORE * cores as u64)
+}
+
 fn certificates(
     listen: Option<&Address>,
     certificates: Vec<PathBuf>,

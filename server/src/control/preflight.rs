@@ -12,6 +12,7 @@ use crate::io::{self as kernel, Resource};
 use crate::memory::costs;
 use crate::memory::limits;
 use crate::memory::plan::{Declared, MemoryPlan};
+use crate::memory::refusal::PlanRefusal;
 use crate::remote::{Remote, RemoteOptions};
 use crate::stores::Stores;
 
@@ -62,12 +63,17 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
     let descriptors = kernel::raise_resource_limit(Resource::Descriptors)
         .map_err(ServeError::system("RLIMIT_NOFILE"))?;
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    Ok(plan_within(settings, descriptors)?)
+}
+
+/// The same with so many descriptors, whatever the machine allows.
+fn plan_within(settings: &Settings, descriptors: usize) -> Result<MemoryPlan, PlanRefusal> {
     let gateway = !settings.tahoe_nodes.is_empty();
     let share_files = settings
         .share_files
         .unwrap_or_else(|| limits::share_files(settings.cores, descriptors));
     let own = limits::descriptors_own(settings.cores, share_files);
-    Ok(MemoryPlan::new(Declared {
+    MemoryPlan::new(Declared {
         memory_bytes: settings.memory_bytes,
         cores: settings.cores,
         stores: settings.stores.len() + settings.tahoe_nodes.len(),
@@ -86,7 +92,7 @@ pub fn memory_plan(settings: &Settings) -> Result<MemoryPlan, ServeError> {
         connections: settings.connections_max,
         descriptors_allow: descriptors.saturating_sub(own),
         descriptors_own: own,
-    })?)
+    })
 }
 
 /// Something that the operator may want to change.
@@ -203,4 +209,24 @@ pub(super) fn send_buffer_max(wanted: u32) -> u32 {
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .map_or(wanted, |most: u32| most.min(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Options;
+
+    /// A server with 64 cores did not start by `penstock serve --store DIR`: 512 MiB were too little.
+    #[test]
+    fn a_machine_of_any_size_starts_by_default() {
+        for cores in [1, 2, 16, 17, 64, 192, 1024] {
+            let mut settings = Settings::new(Options::default(), cores).unwrap();
+            for tls in [false, true] {
+                settings.tls_listen = tls.then(|| settings.listen.clone());
+                let plan = plan_within(&settings, 1 << 20);
+                let plan = plan.unwrap_or_else(|refusal| panic!("{cores} cores: {refusal}"));
+                assert!(plan.connections >= 100 * cores, "{}", plan.connections);
+            }
+        }
+    }
 }

@@ -635,8 +635,11 @@ const _: () = {
     assert!(RESIDENT_FOR.as_millis() < CONFIRMED_FOR.as_millis());
 };
 
-/// Memory when the operator does not say.
+/// Memory when the operator does not say: so much, or so much per core if that is more. What each core has before its first
+/// connection takes a third of that, so that a machine of any size starts.
 pub const MEMORY_DEFAULT: u64 = 512 << 20;
+/// The same for each core.
+pub const MEMORY_DEFAULT_PER_CORE: u64 = 32 << 20;
 
 /// Descriptors that the server needs beside its connections': those of the admin listener, and per core a listener, ring
 /// or epoll instance, the runtime's own, refusals being sent, share files, some of them twice.
