@@ -1,7 +1,8 @@
 //! A bucket that is a directory, by as much of S3's interface as a store takes: GET with a range, HEAD, PUT with conditions,
-//! DELETE, uploads in parts, ListObjectsV2.
+//! DELETE, uploads in parts, ListObjectsV2. With the conditions of Google Cloud Storage it is that too, and who asks as for
+//! Azure Blob Storage is answered so ([`crate::blob`]).
 //!
-//! For tests. It believes every signature.
+//! For tests. It believes every signature but those in which it reads `refused`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,19 +18,23 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
-    RANGE,
+    ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, IF_NONE_MATCH,
+    LAST_MODIFIED, RANGE,
 };
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 use tokio::sync::oneshot;
 
-use crate::parse_range;
+use crate::{blob, parse_range};
 
 /// The directory, beside the buckets, of uploads that are not completed.
-const UPLOADS: &str = ".uploads";
+pub(crate) const UPLOADS: &str = ".uploads";
+/// Google's version of a file, and the condition on it.
+const GENERATION: &str = "x-goog-generation";
+const IF_GENERATION: &str = "x-goog-if-generation-match";
 /// A longer body is refused.
 const BODY_BYTES_MAX: usize = 64 << 20;
 
@@ -114,7 +119,7 @@ async fn accept(listener: TcpListener, root: Arc<Path>) {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 
 fn failed(error: &io::Error) -> Answer {
     let (status, code) = match error.kind() {
@@ -123,6 +128,7 @@ fn failed(error: &io::Error) -> Answer {
         }
         io::ErrorKind::InvalidInput => (StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange"),
         io::ErrorKind::AlreadyExists => (StatusCode::PRECONDITION_FAILED, "PreconditionFailed"),
+        io::ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "AccessDenied"),
         io::ErrorKind::Unsupported => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
     };
@@ -133,9 +139,17 @@ fn failed(error: &io::Error) -> Answer {
 }
 
 fn answer(root: &Path, request: &Parts, body: &[u8]) -> io::Result<Answer> {
-    let path = request.uri.path().trim_start_matches('/');
+    let path = decoded(request.uri.path().trim_start_matches('/'))?;
+    let path = path.as_str();
+    let authorized = request.headers.get(AUTHORIZATION);
+    if authorized.is_some_and(|value| value.to_str().is_ok_and(|value| value.contains("refused"))) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
     if path.split('/').any(|part| part == ".." || part == UPLOADS) {
         return Err(io::ErrorKind::NotFound.into());
+    }
+    if request.headers.contains_key("x-ms-version") {
+        return blob::answer(root, path, request, body);
     }
     let file = root.join(path);
     let query = Query(request.uri.query().unwrap_or_default());
@@ -166,23 +180,28 @@ fn answer(root: &Path, request: &Parts, body: &[u8]) -> io::Result<Answer> {
     }
 }
 
-fn empty(status: StatusCode) -> io::Result<Answer> {
+pub(crate) fn decoded(text: &str) -> io::Result<String> {
+    let text = percent_decode_str(text).decode_utf8();
+    Ok(text.map_err(io::Error::other)?.into_owned())
+}
+
+pub(crate) fn empty(status: StatusCode) -> io::Result<Answer> {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
     Ok(answer)
 }
 
 /// The pairs of a query.
-struct Query<'a>(&'a str);
+pub(crate) struct Query<'a>(pub(crate) &'a str);
 
 impl Query<'_> {
-    fn value(&self, name: &str) -> Option<String> {
+    pub(crate) fn value(&self, name: &str) -> Option<String> {
         let mut pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
         let (_, value) = pairs.find(|(key, _)| *key == name)?;
-        Some(value.replace("%2F", "/"))
+        decoded(&value.replace('+', " ")).ok()
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.0
             .split('&')
             .any(|pair| pair.split('=').next() == Some(name))
@@ -190,7 +209,10 @@ impl Query<'_> {
 }
 
 /// Writes a file beside its place, and gives it its name in one step.
-fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn replace(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let dir = path.parent().unwrap_or(path);
     fs::create_dir_all(dir)?;
     let new = dir.join(format!(".new-{:016x}", fastrand::u64(..)));
@@ -202,7 +224,7 @@ fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::
     named
 }
 
-fn put(root: &Path, path: &Path, request: &Parts, body: &[u8]) -> io::Result<Answer> {
+pub(crate) fn put(root: &Path, path: &Path, request: &Parts, body: &[u8]) -> io::Result<Answer> {
     // No bucket is made by a file in it.
     let bucket = path
         .strip_prefix(root)
@@ -221,18 +243,25 @@ fn put(root: &Path, path: &Path, request: &Parts, body: &[u8]) -> io::Result<Ans
     let refused = match (header(IF_NONE_MATCH), header(IF_MATCH)) {
         (Some(_), _) => there.is_some(),
         (None, Some(tag)) => there.as_deref() != Some(tag),
-        (None, None) => false,
+        (None, None) => {
+            header(hyper::header::HeaderName::from_static(IF_GENERATION)).is_some_and(|wanted| {
+                let there = generation(path).unwrap_or(0);
+                wanted != there.to_string()
+            })
+        }
     };
     if refused {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     replace(path, |file| file.write_all(body))?;
-    let answer = Response::builder().header(ETAG, tag(path)?);
+    let answer = Response::builder()
+        .header(ETAG, tag(path)?)
+        .header(GENERATION, generation(path)?);
     answer.body(Full::default()).map_err(io::Error::other)
 }
 
 /// Removes a file, and the directories that it leaves empty.
-fn delete(root: &Path, path: &Path) -> io::Result<Answer> {
+pub(crate) fn delete(root: &Path, path: &Path) -> io::Result<Answer> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -251,7 +280,7 @@ fn upload(root: &Path, id: &str) -> io::Result<PathBuf> {
     let parts = root.join(UPLOADS).join(id);
     match id.bytes().all(|byte| byte.is_ascii_hexdigit()) && parts.is_dir() {
         true => Ok(parts),
-        false => Err(io::ErrorKind::NotFound.into()),
+        false => Err(io::Error::new(io::ErrorKind::NotFound, "NoSuchUpload")),
     }
 }
 
@@ -284,12 +313,18 @@ fn complete(path: &Path, parts: &Path) -> io::Result<Answer> {
     Ok(Response::new(Full::from(body)))
 }
 
-fn tag(path: &Path) -> io::Result<String> {
+pub(crate) fn tag(path: &Path) -> io::Result<String> {
     let found = fs::metadata(path)?;
     Ok(format!("\"{:x}-{:x}\"", found.ino(), found.mtime_nsec()))
 }
 
-fn object(path: &Path, request: &Parts) -> io::Result<Answer> {
+/// Of a file that is there; none has 0.
+fn generation(path: &Path) -> io::Result<u64> {
+    let found = fs::metadata(path)?;
+    Ok(found.ino() << 30 | found.mtime_nsec().unsigned_abs())
+}
+
+pub(crate) fn object(path: &Path, request: &Parts) -> io::Result<Answer> {
     let mut file = File::open(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
@@ -311,6 +346,7 @@ fn object(path: &Path, request: &Parts) -> io::Result<Answer> {
     let mut answer = Response::builder()
         .header(CONTENT_LENGTH, length)
         .header(ETAG, tag(path)?)
+        .header(GENERATION, generation(path)?)
         .header(ACCEPT_RANGES, "bytes")
         .header(LAST_MODIFIED, httpdate::fmt_http_date(found.modified()?));
     if wanted.is_some() {
@@ -322,14 +358,22 @@ fn object(path: &Path, request: &Parts) -> io::Result<Answer> {
     answer.body(Full::from(body)).map_err(io::Error::other)
 }
 
-/// Files under a prefix, up to a delimiter if there is one: a page of them.
-fn list(bucket: &Path, query: &Query<'_>) -> io::Result<Answer> {
+/// A page of a listing.
+pub(crate) struct Listed {
+    /// Names, and the files of those that are files.
+    pub(crate) names: Vec<(String, Option<PathBuf>)>,
+    /// The last of them, if there are more.
+    pub(crate) next: Option<String>,
+}
+
+/// Files under a prefix, up to a delimiter if there is one: as many as a page has, behind a name.
+pub(crate) fn listed(
+    bucket: &Path,
+    query: &Query<'_>,
+    after: &str,
+    most: usize,
+) -> io::Result<Listed> {
     let prefix = query.value("prefix").unwrap_or_default();
-    let most = query.value("max-keys").and_then(|most| most.parse().ok());
-    let most: usize = most.unwrap_or(1000);
-    let after = ["continuation-token", "start-after"];
-    let after = after.into_iter().find_map(|name| query.value(name));
-    let after = after.unwrap_or_default();
     let mut files = Vec::new();
     // The directory that the prefix names, or the one that it begins in.
     let dir = match prefix.rsplit_once('/') {
@@ -348,36 +392,57 @@ fn list(bucket: &Path, query: &Query<'_>) -> io::Result<Answer> {
             None => found.insert(name, Some(path)),
         };
     }
+    let mut found = found.into_iter().filter(|(name, _)| name.as_str() > after);
+    let names: Vec<_> = found.by_ref().take(most).collect();
+    let is_cut = found.next().is_some();
+    let last = names.last().map(|(name, _)| name.clone());
+    Ok(Listed {
+        next: last.filter(|_| is_cut),
+        names,
+    })
+}
+
+/// How many names a page may have.
+pub(crate) fn most(query: &Query<'_>, key: &str) -> usize {
+    let most = query.value(key).and_then(|most| most.parse().ok());
+    most.unwrap_or(1000)
+}
+
+fn list(bucket: &Path, query: &Query<'_>) -> io::Result<Answer> {
+    let after = ["continuation-token", "start-after"];
+    let after = after.into_iter().find_map(|name| query.value(name));
+    let page = listed(
+        bucket,
+        query,
+        &after.unwrap_or_default(),
+        most(query, "max-keys"),
+    )?;
+    let (is_cut, count) = (page.next.is_some(), page.names.len());
     let mut body = String::new();
-    let mut listed = found.into_iter().filter(|(name, _)| *name > after);
-    let (mut last, mut count) = (String::new(), 0);
-    for (name, path) in listed.by_ref().take(most) {
-        count += 1;
-        match path {
-            None => body.push_str(&format!(
+    for (name, path) in page.names {
+        let Some(path) = path else {
+            body.push_str(&format!(
                 "<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"
-            )),
-            Some(path) => {
-                // Removed meanwhile.
-                let (Ok(tag), Ok(found)) = (tag(&path), fs::metadata(&path)) else {
-                    continue;
-                };
-                let modified = humantime::format_rfc3339_millis(found.modified()?);
-                body.push_str(&format!(
-                    "<Contents><Key>{name}</Key><LastModified>{modified}</LastModified><ETag>{}</ETag><Size>{}</Size>\
-                     <StorageClass>STANDARD</StorageClass></Contents>",
-                    tag.replace('"', "&quot;"),
-                    found.len()
-                ));
-            }
-        }
-        last = name;
+            ));
+            continue;
+        };
+        // Removed meanwhile.
+        let (Ok(tag), Ok(found)) = (tag(&path), fs::metadata(&path)) else {
+            continue;
+        };
+        let modified = humantime::format_rfc3339_millis(found.modified()?);
+        body.push_str(&format!(
+            "<Contents><Key>{name}</Key><LastModified>{modified}</LastModified><ETag>{}</ETag><Size>{}</Size>\
+             <StorageClass>STANDARD</StorageClass></Contents>",
+            tag.replace('"', "&quot;"),
+            found.len()
+        ));
     }
-    let is_cut = listed.next().is_some();
-    let next = match is_cut {
-        true => format!("<NextContinuationToken>{last}</NextContinuationToken>"),
-        false => String::new(),
-    };
+    let prefix = query.value("prefix").unwrap_or_default();
+    let next = page
+        .next
+        .map(|last| format!("<NextContinuationToken>{last}</NextContinuationToken>"));
+    let next = next.unwrap_or_default();
     let body = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListBucketResult><IsTruncated>{is_cut}</IsTruncated>{next}\
          <Prefix>{prefix}</Prefix><KeyCount>{count}</KeyCount>{body}</ListBucketResult>"
