@@ -9,22 +9,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
-use object_store::list::{PaginatedListOptions, PaginatedListStore as _};
-use object_store::multipart::{MultipartStore as _, PartId};
+use object_store::list::PaginatedListOptions;
+use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, MultipartId, ObjectStore as _, ObjectStoreExt as _,
-    PutMode as StorePutMode, PutPayload, RetryConfig, UpdateVersion,
+    GetOptions, GetRange, MultipartId, ObjectMeta, ObjectStoreExt as _, PutMode as StorePutMode,
+    PutPayload, UpdateVersion,
 };
 use tokio::time::sleep;
 
 use crate::client::Client;
 use crate::counts::Requests;
-use crate::credentials;
 use crate::error::{RemoteError, RemoteErrorKind};
+use crate::provider::{self, Keys, Objects};
 use crate::transport::Service;
-use crate::url::RemoteUrl;
+use crate::url::{Provider, RemoteUrl};
 
 /// How often a call that is not a GET is made again where the store has too much to do or can't be reached.
 const TRIES: u32 = 4;
@@ -34,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const READ_BYTES_MAX: u64 = 1 << 20;
 /// Pages of one listing that may have no file: a store that gives more would be asked for ever.
 const EMPTY_PAGES_MAX: usize = 32;
+/// Pages that may have only names before the one behind which they should begin.
+const SKIPPED_PAGES_MAX: usize = 1000;
 /// Names in one page of a listing.
 const PAGE: usize = 1000;
 
@@ -103,8 +104,36 @@ pub enum PutMode {
     Overwrite,
     /// It stays, and writing fails with [`RemoteErrorKind::AlreadyExists`].
     Create,
-    /// It is replaced if this is its entity tag. Otherwise it stays, and writing fails in the same way.
-    Replace(String),
+    /// It is replaced if this is its version. Otherwise it stays, and writing fails in the same way.
+    Replace(Version),
+}
+
+/// Which of the files that had a name over time one is, as its store wants to be told: Google counts generations, others
+/// have entity tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version(UpdateVersion);
+
+impl Version {
+    /// The version of a file, if the store tells it.
+    fn of(provider: Provider, file: &ObjectMeta) -> Option<Version> {
+        let version = UpdateVersion {
+            e_tag: file.e_tag.clone(),
+            version: file.version.clone(),
+        };
+        let told = match provider {
+            Provider::Gs => &version.version,
+            Provider::S3 | Provider::Az => &version.e_tag,
+        };
+        told.is_some().then_some(Version(version))
+    }
+}
+
+/// An entity tag in one form, that of the header. Azure and some others leave the quotes out in listings.
+fn quoted(tag: String) -> String {
+    match tag.ends_with('"') {
+        true => tag,
+        false => format!("\"{tag}\""),
+    }
 }
 
 /// A store that is a bucket. Clones are the same one.
@@ -112,7 +141,8 @@ pub enum PutMode {
 pub struct Bucket(Arc<Inner>);
 
 struct Inner {
-    store: AmazonS3,
+    store: Box<dyn Objects>,
+    provider: Provider,
     /// What messages call it.
     name: String,
     prefix: String,
@@ -126,81 +156,31 @@ impl fmt::Debug for Bucket {
 }
 
 impl Bucket {
-    /// A store by its URL. Keys come from the environment of the AWS tools or from their profile files, and from the
-    /// machine's role otherwise. Asks nothing of the store.
+    /// A store by its URL. Credentials are those that its provider's own tools would find: in the environment or in files,
+    /// and the machine's role or identity otherwise. Asks nothing of the store.
     ///
     /// # Errors
-    /// If the profile that is named can't be used, or there are no keys for a service that is not AWS's.
+    /// If the credentials can't be used, or there are no keys for a service of S3 that is not AWS's.
     pub fn open(url: &RemoteUrl, client: &Client) -> Result<Bucket, RemoteError> {
         Bucket::open_as(url, client, None)
     }
 
-    /// The same, with these keys where there are some: id and secret.
+    /// The same, with these keys where there are some.
     ///
     /// # Errors
     /// As [`Bucket::open`].
     pub fn open_as(
         url: &RemoteUrl,
         client: &Client,
-        keys: Option<(String, String)>,
+        keys: Option<Keys>,
     ) -> Result<Bucket, RemoteError> {
-        let name = url.to_string();
-        let wrong =
-            |reason: String| RemoteError::new(RemoteErrorKind::Other, &name, "credentials", reason);
         let requests = Arc::new(Requests::default());
-        let service = Service {
-            transport: client.transport.clone(),
-            requests: Arc::clone(&requests),
-        };
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(url.bucket())
-            .with_virtual_hosted_style_request(url.is_virtual_hosted())
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            // One by one: not every store knows the call that removes several.
-            .with_disable_bulk_delete(true)
-            .with_retry(RetryConfig {
-                max_retries: 0,
-                ..RetryConfig::default()
-            })
-            .with_http_connector(service);
-        let profile = match keys {
-            Some(keys) => credentials::Profile {
-                key: Some(keys),
-                ..credentials::Profile::default()
-            },
-            None if credentials::in_environment() => credentials::Profile::default(),
-            None => credentials::profile().map_err(wrong)?,
-        };
-        let has_key = profile.key.is_some();
-        if let Some((id, secret)) = profile.key {
-            builder = builder
-                .with_access_key_id(id)
-                .with_secret_access_key(secret);
-        }
-        if let Some(token) = profile.token {
-            builder = builder.with_token(token);
-        }
-        let endpoint = url.endpoint().map(str::to_owned).or(profile.endpoint);
-        if let Some(endpoint) = endpoint {
-            // Elsewhere there are no roles: who was asked for one would give an answer that says nothing of keys.
-            if !has_key && !credentials::in_environment() && !endpoint.contains(".amazonaws.com") {
-                return Err(wrong(credentials::NONE.to_owned()));
-            }
-            // http only if the operator has written it.
-            builder = builder
-                .with_allow_http(endpoint.starts_with("http://"))
-                .with_endpoint(endpoint);
-        }
-        if let Some(region) = url.region().map(str::to_owned).or(profile.region) {
-            builder = builder.with_region(region);
-        }
-        let store = builder
-            .build()
-            .map_err(|error| RemoteError::of(&name, "its settings", &error))?;
+        let service = Service::new(client.transport.clone(), Arc::clone(&requests));
         Ok(Bucket(Arc::new(Inner {
-            store,
+            store: provider::open(url, service, keys)?,
+            provider: url.provider(),
             prefix: url.prefix(),
-            name,
+            name: url.to_string(),
             requests,
         })))
     }
@@ -240,6 +220,36 @@ impl Bucket {
         next: Option<String>,
         at_most: usize,
     ) -> Result<Page, RemoteError> {
+        let mut next = next;
+        for _ in 0..SKIPPED_PAGES_MAX {
+            let begin = after.filter(|_| next.is_none());
+            let mut page = self.told(prefix, dirs, begin, next, at_most).await?;
+            let Some(after) = after else {
+                return Ok(page);
+            };
+            // Emulators of Azure begin with the first name, whatever was asked for.
+            page.files.retain(|file| file.name.as_str() > after);
+            page.dirs.retain(|dir| dir.as_str() > after);
+            if !page.files.is_empty() || !page.dirs.is_empty() || page.next.is_none() {
+                return Ok(page);
+            }
+            next = page.next;
+        }
+        Err(self.wrong_answer(
+            format!("list {prefix}"),
+            "page after page without a name behind the one that was told".to_owned(),
+        ))
+    }
+
+    /// A page as the store tells it.
+    async fn told(
+        &self,
+        prefix: &str,
+        dirs: bool,
+        after: Option<&str>,
+        next: Option<String>,
+        at_most: usize,
+    ) -> Result<Page, RemoteError> {
         let full = format!("{}{prefix}", self.0.prefix);
         let listed = again!(self, &format!("list {prefix}"), {
             let options = PaginatedListOptions {
@@ -259,7 +269,7 @@ impl Bucket {
             Some(Entry {
                 name: short(&file.location)?,
                 bytes: file.size,
-                etag: file.e_tag.clone(),
+                etag: file.e_tag.clone().map(quoted),
                 modified: file.last_modified.into(),
             })
         });
@@ -335,7 +345,7 @@ impl Bucket {
         Ok(Body {
             left: range.end - range.start,
             total_bytes: result.meta.size,
-            etag: result.meta.e_tag.clone(),
+            etag: result.meta.e_tag.clone().map(quoted),
             stream: result.into_stream(),
             store: self.0.name.clone(),
             what,
@@ -368,14 +378,14 @@ impl Bucket {
     /// # Errors
     /// The store's, or that it is too long.
     pub async fn read(&self, name: &str) -> Result<Bytes, RemoteError> {
-        self.read_tagged(name).await.map(|(bytes, _)| bytes)
+        self.read_version(name).await.map(|(bytes, _)| bytes)
     }
 
-    /// The same, with its entity tag.
+    /// The same, with its version.
     ///
     /// # Errors
     /// As [`Bucket::read`].
-    pub async fn read_tagged(&self, name: &str) -> Result<(Bytes, Option<String>), RemoteError> {
+    pub async fn read_version(&self, name: &str) -> Result<(Bytes, Option<Version>), RemoteError> {
         let path = self.path(name)?;
         let what = format!("get {name}");
         let result = again!(self, &what, self.0.store.get(&path))?;
@@ -390,10 +400,10 @@ impl Bucket {
                 ),
             ));
         }
-        let tag = result.meta.e_tag.clone();
+        let version = Version::of(self.0.provider, &result.meta);
         let bytes = result.bytes().await;
         let bytes = bytes.map_err(|error| RemoteError::of(&self.0.name, what, &error))?;
-        Ok((bytes, tag))
+        Ok((bytes, version))
     }
 
     /// What is known of a file.
@@ -407,7 +417,7 @@ impl Bucket {
         Ok(Entry {
             name: name.to_owned(),
             bytes: found.size,
-            etag: found.e_tag,
+            etag: found.e_tag.map(quoted),
             modified: found.last_modified.into(),
         })
     }
@@ -422,10 +432,7 @@ impl Bucket {
         let mode = match mode {
             PutMode::Overwrite => StorePutMode::Overwrite,
             PutMode::Create => StorePutMode::Create,
-            PutMode::Replace(etag) => StorePutMode::Update(UpdateVersion {
-                e_tag: Some(etag),
-                version: None,
-            }),
+            PutMode::Replace(Version(version)) => StorePutMode::Update(version),
         };
         let put = again!(self, &format!("put {name}"), {
             let payload = PutPayload::from_bytes(bytes.clone());
@@ -466,7 +473,7 @@ impl Bucket {
 }
 
 /// A file that is being written in parts. One that is neither completed nor aborted stays at the store, until its rules
-/// remove it.
+/// remove it; at Azure it is gone after a week, and nothing can be aborted.
 #[derive(Debug)]
 pub struct Upload {
     bucket: Bucket,
@@ -521,9 +528,14 @@ impl Upload {
         let completed = again!(self.bucket, &what, {
             store.complete_multipart(&self.path, &self.id, parts.clone())
         });
+        // How Google and Azure say that they know no such upload. Azure counts blocks, which are the file's now.
+        let no_more = ["NoSuchUpload", "InvalidBlockList"];
         match completed {
             // The first of several tries was heard, and its answer was not.
-            Err(error) if error.kind() == RemoteErrorKind::NotFound => {
+            Err(error)
+                if error.kind() == RemoteErrorKind::NotFound
+                    || no_more.iter().any(|code| error.reason().contains(code)) =>
+            {
                 let found = self.bucket.head(&self.name).await;
                 found.map(drop).map_err(|_| error)
             }

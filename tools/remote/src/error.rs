@@ -27,6 +27,9 @@ pub enum RemoteErrorKind {
     Other,
 }
 
+/// What the reason begins with where it was not the store that failed, but who gives credentials for it.
+pub(crate) const FOR_CREDENTIALS: &str = "credentials: ";
+
 /// A request that failed. It tells neither secrets nor signatures.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{store}: {what}: {reason}")]
@@ -130,7 +133,19 @@ fn kind_of_source(error: &object_store::Error) -> RemoteErrorKind {
     if matches!(status(error), Some(429 | 503)) || text.contains("SlowDown") {
         return RemoteErrorKind::SlowDown;
     }
-    let lies = ["non-partial", "Requested", "Content-Range", "CONTENT_RANGE"];
+    // Who gives credentials says 400 too, if it gives none. Not every error that is one of these is told as one.
+    match status(error) {
+        Some(401 | 403) => return RemoteErrorKind::Denied,
+        Some(400..=499) if text.contains(FOR_CREDENTIALS) => return RemoteErrorKind::Denied,
+        _ => {}
+    }
+    let lies = [
+        "non-partial",
+        "Requested",
+        "Wanted range",
+        "Content-Range",
+        "CONTENT_RANGE",
+    ];
     let lies = lies.iter().any(|lie| text.contains(lie));
     // 416: the file ends before the bytes that its own header promises.
     match lies || status(error) == Some(416) {
@@ -142,7 +157,11 @@ fn kind_of_source(error: &object_store::Error) -> RemoteErrorKind {
 /// The status of an answer that is an error. The crate tells it in words only.
 fn status(error: &object_store::Error) -> Option<u16> {
     let text = innermost(error);
-    let (_, rest) = text.split_once("status code: ")?;
+    let rest = match text.split_once("status code: ") {
+        Some((_, rest)) => rest,
+        // One of several files that Azure was to remove.
+        None => text.rsplit_once("(code: ")?.1,
+    };
     rest.get(..3)?.parse().ok()
 }
 

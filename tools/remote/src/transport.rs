@@ -25,6 +25,7 @@ use object_store::client::{
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::counts::{Kind, Requests};
+use crate::error::FOR_CREDENTIALS;
 use crate::options::ClientOptions;
 
 /// Bytes per second at which a store takes what it is sent, at least.
@@ -84,11 +85,72 @@ impl Transport {
     }
 }
 
+/// Where a store is. Requests to elsewhere ask for credentials, with which the store is asked then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At this host and port, or at hosts within its domain.
+    At(String, u16),
+    /// At AWS, whose services are many: everywhere but where credentials come from.
+    Aws,
+}
+
+impl Place {
+    /// Where an endpoint is.
+    pub(crate) fn at(endpoint: &str) -> Option<Place> {
+        let (host, port) = host_port(&endpoint.parse().ok()?)?;
+        Some(Place::At(host, port))
+    }
+
+    fn has(&self, uri: &Uri) -> bool {
+        let Some((host, port)) = host_port(uri) else {
+            return true;
+        };
+        match self {
+            Place::At(at, at_port) => {
+                let within = host.strip_suffix(at.as_str());
+                port == *at_port
+                    && within.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            }
+            Place::Aws => {
+                let gives = ["169.254.", "[fd00:ec2:", "sts."];
+                !gives.iter().any(|start| host.starts_with(start))
+            }
+        }
+    }
+}
+
+fn host_port(uri: &Uri) -> Option<(String, u16)> {
+    let usual = match uri.scheme_str()? {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let host = uri.host()?.to_ascii_lowercase();
+    Some((host, uri.port_u16().unwrap_or(usual)))
+}
+
 /// One store's requests.
 #[derive(Clone)]
 pub(crate) struct Service {
-    pub(crate) transport: Transport,
-    pub(crate) requests: Arc<Requests>,
+    transport: Transport,
+    requests: Arc<Requests>,
+    place: Place,
+}
+
+impl Service {
+    /// Those of a store that is not placed yet.
+    pub(crate) fn new(transport: Transport, requests: Arc<Requests>) -> Service {
+        Service {
+            transport,
+            requests,
+            place: Place::Aws,
+        }
+    }
+
+    /// Those of the store there.
+    pub(crate) fn at(self, place: Place) -> Service {
+        Service { place, ..self }
+    }
 }
 
 impl std::fmt::Debug for Service {
@@ -105,9 +167,37 @@ impl HttpConnector for Service {
 
 #[async_trait]
 impl HttpService for Service {
-    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let kind = Kind::of(&request);
-        self.requests.note(kind);
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if self.place.has(request.uri()) {
+            let kind = Kind::of(&request);
+            self.requests.note(kind);
+            return self.ask(request, Some(kind)).await;
+        }
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let answer = self.ask(request, None).await;
+        answer.map_err(|error| {
+            let mut why: &dyn std::error::Error = &error;
+            while let Some(source) = why.source() {
+                why = source;
+            }
+            let unasked = Unasked(host, why.to_string());
+            HttpError::new(error.kind(), unasked)
+        })
+    }
+}
+
+/// Who gives credentials could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{FOR_CREDENTIALS}{0} can't be asked: {1}")]
+struct Unasked(String, String);
+
+impl Service {
+    /// Makes a request, of the store if it is of a kind.
+    async fn ask(
+        &self,
+        mut request: HttpRequest,
+        kind: Option<Kind>,
+    ) -> Result<HttpResponse, HttpError> {
         let Transport {
             connections,
             options,
@@ -131,7 +221,7 @@ impl HttpService for Service {
         };
         let (mut head, body) = answer.into_parts();
         let left = match kind {
-            Kind::Get if head.status.is_success() => u64::MAX,
+            Some(Kind::Get) if head.status.is_success() => u64::MAX,
             _ => ANSWER_BYTES_MAX,
         };
         let body = Bounded {
@@ -145,7 +235,11 @@ impl HttpService for Service {
             let told = Limited::new(body, ERROR_BYTES_MAX).collect().await;
             // Where it can't be read the status says enough.
             let told = told.map_or_else(|_| Bytes::new(), |told| told.to_bytes());
-            return Ok(HttpResponse::from_parts(head, said(&told).into()));
+            let said = match kind {
+                Some(_) => said(&head.headers, &told),
+                None => format!("{FOR_CREDENTIALS}{}", said(&head.headers, &told)),
+            };
+            return Ok(HttpResponse::from_parts(head, said.into()));
         }
         // object_store wants a length, which a chunked answer has not.
         if head.status == StatusCode::PARTIAL_CONTENT
@@ -158,17 +252,42 @@ impl HttpService for Service {
     }
 }
 
-/// What an error's body says: its code and message. The rest repeats the request, down to what was signed.
-fn said(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let element = |name: &str| {
-        let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        let (value, _) = rest.split_once(&format!("</{name}>"))?;
-        let plain = value.chars().map(|c| if c.is_control() { ' ' } else { c });
-        Some(plain.take(SAID_CHARS_MAX).collect::<String>())
+/// What an error says: its code and message. The rest of its body repeats the request, down to what was signed.
+fn said(headers: &HeaderMap, body: &[u8]) -> String {
+    let parts = match body.first() {
+        Some(b'{') => in_json(body),
+        _ => {
+            let text = String::from_utf8_lossy(body);
+            ["Code", "Message"].map(|name| Some(element(&text, name)?.to_owned()))
+        }
     };
-    let parts = [element("Code"), element("Message")];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+    let [code, message] = parts;
+    // Azure's answers to HEAD.
+    let code = code.or_else(|| {
+        let code = headers.get("x-ms-error-code")?.to_str().ok()?;
+        Some(code.to_owned())
+    });
+    let parts = [code, message].into_iter().flatten().map(|part| {
+        let plain = part.chars().map(|c| if c.is_control() { ' ' } else { c });
+        plain.take(SAID_CHARS_MAX).collect::<String>()
+    });
+    parts.collect::<Vec<_>>().join(": ")
+}
+
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0)
+}
+
+/// The code and message of `{"error": {"status": …, "message": …}}`, as Google's services say it, or of
+/// `{"error": …, "error_description": …}`, as those who give tokens do.
+fn in_json(body: &[u8]) -> [Option<String>; 2] {
+    let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    match &said["error"] {
+        code @ serde_json::Value::String(_) => [text(code), text(&said["error_description"])],
+        error => [text(&error["status"]), text(&error["message"])],
+    }
 }
 
 /// Whether the connection ended before the body did.
@@ -248,5 +367,66 @@ impl Body for Bounded {
             }
         }
         Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_the_stores_or_ask_for_credentials() {
+        let at = |endpoint| Place::at(endpoint).unwrap();
+        for (place, uri, is_store) in [
+            (at("http://h:1/p"), "http://h:1/x", true),
+            (at("http://h:1"), "http://h:2/x", false),
+            (at("https://H.example"), "https://h.example:443/x", true),
+            (at("https://h.example"), "https://b.h.example/x", true),
+            (at("https://h.example"), "https://evilh.example/x", false),
+            (at("https://h.example"), "http://169.254.169.254/x", false),
+            (Place::Aws, "https://b.s3.eu-1.amazonaws.com/x", true),
+            (Place::Aws, "https://sts.eu-1.amazonaws.com/", false),
+            (Place::Aws, "http://169.254.169.254/latest", false),
+        ] {
+            assert_eq!(
+                place.has(&uri.parse().unwrap()),
+                is_store,
+                "{place:?} {uri}"
+            );
+        }
+        assert_eq!(Place::at("ftp://h"), None);
+    }
+
+    #[test]
+    fn errors_are_told_by_code_and_message() {
+        let none = HeaderMap::new();
+        for (body, told) in [
+            (
+                "<Error><Code>A</Code><Message>b\nc</Message><Signed>secret</Signed></Error>",
+                "A: b c",
+            ),
+            ("\u{feff}<?xml?><Error><Code>A</Code></Error>", "A"),
+            (
+                r#"{"error":{"code":401,"message":"No.","status":"UNAUTHENTICATED"}}"#,
+                "UNAUTHENTICATED: No.",
+            ),
+            (
+                r#"{"error":{"code":404,"message":"No.","errors":[{"secret":1}]}}"#,
+                "No.",
+            ),
+            (
+                r#"{"error":"invalid_grant","error_description":"Expired","x":"secret"}"#,
+                "invalid_grant: Expired",
+            ),
+            (r#"{"error":["secret"]}"#, ""),
+            (r#"{"secret""#, ""),
+            ("[]", ""),
+            ("", ""),
+        ] {
+            assert_eq!(said(&none, body.as_bytes()), told, "{body}");
+        }
+        let mut of_head = HeaderMap::new();
+        of_head.insert("x-ms-error-code", "BlobNotFound".parse().unwrap());
+        assert_eq!(said(&of_head, b""), "BlobNotFound");
     }
 }

@@ -17,12 +17,69 @@ const VALUE: &AsciiSet = &CONTROLS
     .add(b'<')
     .add(b'>');
 
-/// The URL of a store: `s3://BUCKET[/PREFIX][?endpoint=URL][&region=NAME]`. It never holds a secret.
+/// Whose interface a bucket is spoken to by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provider {
+    /// S3, AWS's and that of all who speak it.
+    S3,
+    /// Google Cloud Storage.
+    Gs,
+    /// Azure Blob Storage, whose buckets are called containers.
+    Az,
+}
+
+impl Provider {
+    /// All of them.
+    pub const ALL: [Provider; 3] = [Provider::S3, Provider::Gs, Provider::Az];
+
+    /// The scheme of its URLs.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Provider::S3 => "s3",
+            Provider::Gs => "gs",
+            Provider::Az => "az",
+        }
+    }
+
+    /// What its URLs look like.
+    fn form(self) -> &'static str {
+        match self {
+            Provider::S3 => "s3://BUCKET/PREFIX?endpoint=URL&region=NAME",
+            Provider::Gs => "gs://BUCKET/PREFIX",
+            Provider::Az => "az://CONTAINER/PREFIX?account=NAME",
+        }
+    }
+
+    /// The keys that the query may have.
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Provider::S3 => &["endpoint", "region", "style"],
+            Provider::Gs => &["endpoint"],
+            Provider::Az => &["account", "endpoint"],
+        }
+    }
+
+    /// Where its credentials belong.
+    fn credentials(self) -> &'static str {
+        match self {
+            Provider::S3 => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in a profile",
+            Provider::Gs => "GOOGLE_APPLICATION_CREDENTIALS, the path of a key file",
+            Provider::Az => "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+        }
+    }
+}
+
+/// The URL of a store. It never holds a secret. One of
+/// - `s3://BUCKET[/PREFIX][?endpoint=URL][&region=NAME][&style=virtual]`,
+/// - `gs://BUCKET[/PREFIX][?endpoint=URL]`,
+/// - `az://CONTAINER[/PREFIX]?account=NAME[&endpoint=URL]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RemoteUrl {
+    provider: Provider,
     bucket: String,
     /// Without slashes at its ends; empty for none.
     prefix: String,
+    account: Option<String>,
     endpoint: Option<String>,
     region: Option<String>,
     is_virtual_hosted: bool,
@@ -36,9 +93,6 @@ pub struct UrlError {
     reason: String,
 }
 
-/// The keys of the query.
-const KEYS: &str = "endpoint, region and style";
-
 impl RemoteUrl {
     /// Whether a store's name is a URL, and not the path of a directory.
     pub fn is_one(text: &str) -> bool {
@@ -48,7 +102,12 @@ impl RemoteUrl {
         })
     }
 
-    /// The bucket's name.
+    /// Whose interface it is spoken to by.
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// The name of the bucket, or the container.
     pub fn bucket(&self) -> &str {
         &self.bucket
     }
@@ -61,7 +120,12 @@ impl RemoteUrl {
         }
     }
 
-    /// Where the bucket's service is, if not at AWS.
+    /// The account that a container belongs to. Every URL of Azure's has one, and no other has.
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
+    }
+
+    /// Where the bucket's service is, if not where the provider's own is.
     pub fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref()
     }
@@ -93,18 +157,18 @@ impl FromStr for RemoteUrl {
             reason: reason.to_owned(),
         };
         let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
-        if url.scheme() != "s3" {
-            return Err(wrong("the scheme must be s3"));
-        }
+        let mut providers = Provider::ALL.into_iter();
+        let provider = providers.find(|provider| provider.scheme() == url.scheme());
+        let provider = provider.ok_or_else(|| wrong("the scheme must be s3, gs or az"))?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong(
-                "keys don't belong there: give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in a profile",
-            ));
+            return Err(wrong(&format!(
+                "keys don't belong there: give them as {}; it must be {}",
+                provider.credentials(),
+                provider.form()
+            )));
         }
         if url.port().is_some() || url.fragment().is_some() {
-            return Err(wrong(
-                "it must be s3://BUCKET/PREFIX?endpoint=URL&region=NAME",
-            ));
+            return Err(wrong(&format!("it must be {}", provider.form())));
         }
         let bucket = url.host_str().unwrap_or_default();
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -129,13 +193,19 @@ impl FromStr for RemoteUrl {
                 "a prefix has letters, digits, -._!()' and single slashes",
             ));
         }
-        let (mut endpoint, mut region, mut style) = (None, None, None);
+        let (mut account, mut endpoint, mut region, mut style) = (None, None, None, None);
         for (key, value) in url.query_pairs() {
+            let allowed = provider.keys().contains(&&*key);
             let place = match &*key {
-                "endpoint" => &mut endpoint,
-                "region" => &mut region,
-                "style" => &mut style,
-                other => return Err(wrong(&format!("{other:?} is none of {KEYS}"))),
+                "account" if allowed => &mut account,
+                "endpoint" if allowed => &mut endpoint,
+                "region" if allowed => &mut region,
+                "style" if allowed => &mut style,
+                other => {
+                    let (scheme, keys) = (provider.scheme(), provider.keys().join(", "));
+                    let reason = format!("{other:?} is no key of {scheme}://, which are: {keys}");
+                    return Err(wrong(&reason));
+                }
             };
             if place.replace(value.into_owned()).is_some() {
                 return Err(wrong(&format!("{key} is given twice")));
@@ -156,6 +226,13 @@ impl FromStr for RemoteUrl {
                 ));
             }
         }
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let is_account = |name: &String| !name.is_empty() && name.chars().all(plain);
+        if provider == Provider::Az && !account.as_ref().is_some_and(is_account) {
+            return Err(wrong(
+                "it must say ?account=NAME, in lowercase letters and digits",
+            ));
+        }
         let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if region
             .as_ref()
@@ -169,6 +246,8 @@ impl FromStr for RemoteUrl {
             Some(_) => return Err(wrong("its style must be path or virtual")),
         };
         Ok(RemoteUrl {
+            provider,
+            account,
             bucket: bucket.to_owned(),
             prefix: prefix.into_owned(),
             endpoint: endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()),
@@ -180,12 +259,13 @@ impl FromStr for RemoteUrl {
 
 impl fmt::Display for RemoteUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}", self.bucket)?;
+        write!(f, "{}://{}", self.provider.scheme(), self.bucket)?;
         if !self.prefix.is_empty() {
             write!(f, "/{}", self.prefix)?;
         }
         let style = self.is_virtual_hosted.then_some("virtual");
         let pairs = [
+            ("account", self.account()),
             ("endpoint", self.endpoint()),
             ("region", self.region()),
             ("style", style),
@@ -213,6 +293,11 @@ mod tests {
             "s3://bucket?endpoint=http://127.0.0.1:8333",
             "s3://bucket/p?endpoint=https://s3.example.org&region=eu-central-1",
             "s3://bucket?region=us-east-1&style=virtual",
+            "gs://bucket",
+            "gs://some.bucket_of/p/q",
+            "gs://bucket?endpoint=http://127.0.0.1:4443",
+            "az://container?account=name",
+            "az://container/p?account=name0&endpoint=http://127.0.0.1:10000/name0",
         ] {
             let url: RemoteUrl = text.parse().unwrap();
             assert_eq!(url.to_string(), text);
@@ -223,6 +308,9 @@ mod tests {
         assert_eq!(url.prefix(), "p/q/");
         assert_eq!(url.endpoint(), Some("http://h:1"));
         assert_eq!("s3://b".parse::<RemoteUrl>().unwrap().prefix(), "");
+        let url: RemoteUrl = "az://c/p?endpoint=http://h:1/a/&account=a".parse().unwrap();
+        assert_eq!((url.provider(), url.account()), (Provider::Az, Some("a")));
+        assert_eq!(url.to_string(), "az://c/p?account=a&endpoint=http://h:1/a");
     }
 
     #[test]
@@ -241,6 +329,18 @@ mod tests {
             "s3://bucket?region=a&region=b",
             "s3://bucket?secret=x",
             "s3://bucket?style=round",
+            "s3://bucket?account=name",
+            "gs://",
+            "gs://bucket?region=us-east-1",
+            "gs://bucket?style=virtual",
+            "gs://bucket?account=name",
+            "gcs://bucket",
+            "az://container",
+            "az://container?account=",
+            "az://container?account=Name",
+            "az://container?account=a.b",
+            "az://container?account=name&region=west",
+            "az://container@name.blob.core.windows.net/p",
         ] {
             assert!(text.parse::<RemoteUrl>().is_err(), "{text}");
         }
@@ -249,6 +349,9 @@ mod tests {
             "s3://bucket?secret_access_key=topsecret",
             "s3://bucket?region=a&token=topsecret",
             "s3://bucket?endpoint=http://AKIA:topsecret@host",
+            "gs://bucket?access_token=topsecret",
+            "az://container?account=name&sv=2023-11-03&sig=topsecret",
+            "az://name:topsecret@container",
         ] {
             let error = text.parse::<RemoteUrl>().unwrap_err();
             assert!(!error.to_string().contains("topsecret"), "{error}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use penstock_faultproxy::{DirectoryBuckets, FaultProxy, Faults};
-use penstock_remote::{Bucket, Client, ClientOptions, Kind, RemoteErrorKind, RemoteUrl};
+use penstock_remote::{Bucket, Client, ClientOptions, Keys, Kind, RemoteErrorKind, RemoteUrl};
 
 struct Store {
     _dir: tempfile::TempDir,
@@ -16,8 +16,8 @@ struct Store {
 
 const BYTES: usize = 300_000;
 
-fn keys() -> Option<(String, String)> {
-    Some(("key".into(), "secret".into()))
+fn keys() -> Option<Keys> {
+    Some(Keys::Pair("key".into(), "secret".into()))
 }
 
 fn content() -> Vec<u8> {

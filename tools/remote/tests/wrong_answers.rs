@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use penstock_remote::{
-    Bucket, Client, ClientOptions, Kind, PutMode, RemoteError, RemoteErrorKind, RemoteUrl,
+    Bucket, Client, ClientOptions, Keys, Kind, PutMode, RemoteError, RemoteErrorKind, RemoteUrl,
 };
 
 /// What a store does with a request: its head and body, the number of requests before it, the connection.
@@ -81,7 +81,7 @@ impl Store {
         };
         let client = Client::new(options).unwrap();
         let url: RemoteUrl = self.url.parse().unwrap();
-        let keys = Some(("id".to_owned(), "hunter2".to_owned()));
+        let keys = Some(Keys::Pair("id".to_owned(), "hunter2".to_owned()));
         let bucket = Bucket::open_as(&url, &client, keys).unwrap();
         (client, bucket)
     }

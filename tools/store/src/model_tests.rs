@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use decode_kernel::share::{Generation, Key};
 use penstock_faultproxy::DirectoryBuckets;
-use penstock_remote::{Bucket, Client, ClientOptions};
+use penstock_remote::{Bucket, Client, ClientOptions, Keys};
 
 use crate::get::{GetError, GetOptions, get};
 use crate::progress::Progress;
@@ -147,7 +147,7 @@ impl History {
         };
         let open = |number: usize| {
             let url = format!("s3://{number}?endpoint=http://{}", server.address());
-            let keys = Some(("id".to_owned(), "secret".to_owned()));
+            let keys = Some(Keys::Pair("id".to_owned(), "secret".to_owned()));
             let bucket = Bucket::open_as(&url.parse().unwrap(), client, keys).unwrap();
             Store::Bucket(BucketStore::of(bucket, url, client))
         };

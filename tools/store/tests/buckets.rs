@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use decode_kernel::share::{Key, object_dir};
 use penstock_faultproxy::DirectoryBuckets;
-use penstock_remote::{Bucket, Client, ClientOptions, Kind};
+use penstock_remote::{Bucket, Client, ClientOptions, Keys, Kind};
 use penstock_store::df::df;
 use penstock_store::get::{GetError, GetOptions, get};
 use penstock_store::ls::{Health as Left, Listed, LsOptions, ls};
@@ -68,7 +68,7 @@ impl Buckets {
     /// A store, by way of somebody who forwards.
     fn at(&self, number: usize, address: SocketAddr) -> Store {
         let url = format!("s3://bucket-{number}?endpoint=http://{address}");
-        let keys = Some(("id".to_owned(), "secret".to_owned()));
+        let keys = Some(Keys::Pair("id".to_owned(), "secret".to_owned()));
         let bucket = Bucket::open_as(&url.parse().unwrap(), &self.client, keys).unwrap();
         Store::Bucket(BucketStore::of(bucket, url, &self.client))
     }
@@ -438,7 +438,7 @@ fn parts_of_a_listing_have_every_object_whole() {
         fs::write(path, "").unwrap();
     }
     let url = format!("s3://bucket-0?endpoint=http://{}", buckets.server.address());
-    let keys = Some(("id".to_owned(), "secret".to_owned()));
+    let keys = Some(Keys::Pair("id".to_owned(), "secret".to_owned()));
     let bucket = Bucket::open_as(&url.parse().unwrap(), &buckets.client, keys).unwrap();
     for names_max in 1..=20 {
         let (mut objects, mut strays) = (Vec::new(), Vec::new());

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use decode_kernel::share::{Header, PAGE_BYTES};
-use penstock_remote::{Bucket, Client, PutMode, RemoteError, RemoteErrorKind, RemoteUrl, Upload};
+use penstock_remote::{
+    Bucket, Client, PutMode, RemoteError, RemoteErrorKind, RemoteUrl, Upload, Version,
+};
 use tokio::task::JoinHandle;
 
 use super::marker::{MARKER, Marker};
@@ -39,8 +41,8 @@ struct Inner {
     client: Client,
     /// Its URL, as it is told in paths and messages.
     path: PathBuf,
-    /// Its marker and the marker's entity tag, once they were read.
-    marker: Mutex<Option<(Marker, Option<String>)>>,
+    /// Its marker and the marker's version, once they were read.
+    marker: Mutex<Option<(Marker, Option<Version>)>>,
     /// When it failed last, if it has not answered since.
     failed: Mutex<Option<(Instant, RemoteError)>>,
 }
@@ -154,29 +156,29 @@ impl BucketStore {
     }
 
     fn read_marker(&self) -> io::Result<Option<Result<Marker, String>>> {
-        let (bytes, tag) = match self.run(self.0.bucket.read_tagged(MARKER)) {
+        let (bytes, version) = match self.run(self.0.bucket.read_version(MARKER)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read?,
         };
         let text = str::from_utf8(&bytes).map_err(|error| error.to_string());
         let marker = text.and_then(Marker::parse);
         if let Ok(marker) = &marker {
-            *self.known() = Some((marker.clone(), tag));
+            *self.known() = Some((marker.clone(), version));
         }
         Ok(Some(marker))
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<(Marker, Option<String>)>> {
+    fn known(&self) -> MutexGuard<'_, Option<(Marker, Option<Version>)>> {
         self.0.marker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a marker where none is, or in place of the one that was read. If another writer came first it is left as it is,
     /// and that is an error.
     pub(super) fn write_marker(&self, text: String) -> io::Result<()> {
-        let tag = self.known().take();
-        let (mode, bytes) = match tag {
+        let known = self.known().take();
+        let (mode, bytes) = match known {
             None => (PutMode::Create, Bytes::from(text)),
-            Some((_, Some(tag))) => (PutMode::Replace(tag), Bytes::from(text)),
+            Some((_, Some(version))) => (PutMode::Replace(version), Bytes::from(text)),
             Some((_, None)) => (PutMode::Overwrite, Bytes::from(text)),
         };
         let write = |mode| self.run(self.0.bucket.put(MARKER, bytes.clone(), mode));
