@@ -13,8 +13,8 @@ use super::talk::Talk;
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// An empty directory on a disk of its own, a store of an older release, or the URL of a bucket, as in
-    /// `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`; repeat it for each. `,domain=NAME` after it says what it fails
-    /// together with (a host, a provider): of no object does a domain get more shares than may be lost
+    /// `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX?account=NAME`;
+    /// repeat it for each. `,domain=NAME` after it says what it fails together with (a host, a provider): of no object does a domain get more shares than may be lost
     #[arg(long = "store", value_name = "STORE[,domain=NAME]", required = true, value_parser = new_store)]
     stores: Vec<Named>,
     /// Join stores of different sets to the set of the first

@@ -12,8 +12,9 @@ use penstock_store::{BucketStore, Store};
 /// The stores that a command works on.
 #[derive(Debug, clap::Args)]
 pub(super) struct Stores {
-    /// A store: a directory, or the URL of a bucket as in `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`; repeat it for
-    /// each. Keys of buckets come from the environment or the profiles of the AWS tools
+    /// A store: a directory, or the URL of a bucket as in `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`,
+    /// `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX?account=NAME`; repeat it for each. Keys of buckets come from the
+    /// environment or the files of the provider's own tools
     #[arg(
         long = "store",
         value_name = "STORE",

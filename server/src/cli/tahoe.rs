@@ -21,7 +21,8 @@ use super::stores;
 // itself conflicts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Sources {
-    /// A store: a directory, or the URL of a bucket as in `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`; repeat it for each
+    /// A store: a directory, or the URL of a bucket as in `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`,
+    /// `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX?account=NAME`; repeat it for each
     #[arg(
         long = "store",
         value_name = "STORE",

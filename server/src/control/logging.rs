@@ -60,12 +60,17 @@ pub fn set_filter(filter: Option<&str>) {
     }
 }
 
-/// What RUST_LOG says. Unset, empty or wrong it is `info`.
+/// What RUST_LOG says. Unset, empty or wrong it is `info`, but for the crate that makes requests to stores, which tells of
+/// every token that it asks for.
 fn from_environment() -> Targets {
     let said = std::env::var("RUST_LOG").unwrap_or_default();
     let levels = Some(said).filter(|said| !said.is_empty());
     let levels = levels.and_then(|said| said.parse().ok());
-    levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
+    levels.unwrap_or_else(|| {
+        Targets::new()
+            .with_default(LevelFilter::INFO)
+            .with_target("object_store", LevelFilter::WARN)
+    })
 }
 
 /// Starts the log of a server, whose thread lives as long as the returned guard.

@@ -140,6 +140,8 @@ impl Shell {
             let is_proxy = text.to_ascii_lowercase().ends_with("_proxy");
             let is_ours = [
                 "AWS_",
+                "AZURE_",
+                "GOOGLE_",
                 "XDG_",
                 "PENSTOCK_",
                 "RUST_LOG",
