@@ -10,8 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lru::LruCache;
 use penstock_remote::Entry;
@@ -20,14 +19,13 @@ use sha2::{Digest, Sha256};
 
 use super::origin::Origin;
 use super::share::{CachedShare, tells_holes};
-use crate::memory::limits::{CACHE_BROKEN, CACHE_FILES_MAX, CACHE_MEMORY_BYTES, REMOTE_UNIT_BYTES};
+use super::space::{Place, Space, is_full};
+use crate::memory::limits::{CACHE_FILES_MAX, REMOTE_UNIT_BYTES};
 
 /// The file whose lock says that the directory is in use.
 const LOCK: &str = "lock";
 /// The end of a cached share's file name.
 const EXTENSION: &str = "share";
-/// How often it is tried whether another server is gone.
-const ALONE_TRY_EVERY_MS: u64 = 1000;
 /// What is left of the size when room was made, in parts of 16.
 const LOW_WATER: u64 = 15;
 
@@ -50,76 +48,12 @@ pub enum CacheError {
     },
 }
 
-/// Where a share is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// In a file of the cache.
-    Disk,
-    /// In a file in memory, of which there is little: while the cache's disk can't be written.
-    Memory,
-}
-
-/// How full a place is.
-struct Fill {
-    /// Bytes that it may hold.
-    size: u64,
-    /// Bytes that there is room for: fewer where the disk has less than that free.
-    limit: AtomicU64,
-    /// Bytes, as far as they are known: counted up as they come, and anew when room is made.
-    used: AtomicU64,
-    is_making_room: AtomicBool,
-}
-
-impl Fill {
-    fn new(size: u64, used: u64) -> Fill {
-        Fill {
-            size,
-            limit: AtomicU64::new(size),
-            used: AtomicU64::new(used),
-            is_making_room: AtomicBool::new(false),
-        }
-    }
-
-    fn used(&self) -> u64 {
-        self.used.load(Relaxed)
-    }
-
-    fn limit(&self) -> u64 {
-        self.limit.load(Relaxed)
-    }
-
-    /// Its disk has so many bytes free.
-    fn has_free(&self, bytes: u64) {
-        let room = self.used().saturating_add(bytes);
-        self.limit.store(self.size.min(room), Relaxed);
-    }
-
-    /// Takes off what is not there any more. Returns what is left.
-    fn take_off(&self, bytes: u64) -> u64 {
-        let less = |used: u64| Some(used.saturating_sub(bytes));
-        let before = self.used.fetch_update(Relaxed, Relaxed, less);
-        before.unwrap_or_default().saturating_sub(bytes)
-    }
-}
-
 /// A directory of cached shares.
 pub struct Cache {
-    dir: PathBuf,
-    disk: Fill,
-    memory: Fill,
-    /// Until when the disk is left alone, by [`Cache::clock`]; 0 if it did not fail.
-    broken_until: AtomicU64,
+    space: Arc<Space>,
     /// Whether its file system was seen to tell holes. One that is full can't be asked.
     is_probed: AtomicBool,
-    opened: Instant,
     files: Mutex<Files>,
-    lock: File,
-    /// Whether no other server has it, so that something of it may be dropped.
-    is_alone: AtomicBool,
-    /// When it was tried last whether the other server is gone, by [`Cache::clock`].
-    tried: AtomicU64,
-    /// Held while something is dropped.
-    dropping: Mutex<()>,
     /// How often room was made on a full disk.
     rooms_made: AtomicU64,
 }
@@ -190,20 +124,12 @@ impl Cache {
             closed.put(path, bytes);
         }
         let cache = Cache {
-            dir: dir.to_owned(),
-            disk: Fill::new(size, used),
-            memory: Fill::new(CACHE_MEMORY_BYTES, 0),
-            broken_until: AtomicU64::new(0),
+            space: Arc::new(Space::new(dir, size, used, lock, is_alone)),
             is_probed: AtomicBool::new(false),
-            opened: Instant::now(),
             files: Mutex::new(Files {
                 open: HashMap::new(),
                 closed,
             }),
-            lock,
-            is_alone: AtomicBool::new(is_alone),
-            tried: AtomicU64::new(0),
-            dropping: Mutex::new(()),
             rooms_made: AtomicU64::new(0),
         };
         cache.make_room(Place::Disk, 0);
@@ -214,7 +140,7 @@ impl Cache {
         match probed {
             Ok(()) => {}
             // Others have the disk. They may make room some time, and objects are served meanwhile.
-            Err(error) if is_full(&error) => cache.note_broken(&error),
+            Err(error) if is_full(&error) => cache.space.note_broken(&error),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 return Err(CacheError::NoHoles(dir.to_owned()));
             }
@@ -228,7 +154,7 @@ impl Cache {
         if self.is_probed.load(Relaxed) {
             return Ok(());
         }
-        let path = self.dir.join("probe");
+        let path = self.dir().join("probe");
         let tells = create(&path).and_then(|file| tells_holes(&file));
         // It is overwritten the next time if it can't be removed.
         let _ = fs::remove_file(&path);
@@ -245,92 +171,33 @@ impl Cache {
     /// # Errors
     /// The system's.
     pub fn share_with_successor(&self) -> io::Result<()> {
-        let _dropping = self.dropping.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_alone.store(false, Relaxed);
-        self.lock.lock_shared()
-    }
-
-    /// Has something dropped, unless another server may send of it.
-    pub(super) fn drop_with<T>(&self, drop: impl FnOnce() -> T) -> Option<T> {
-        let _dropping = self.dropping.lock().unwrap_or_else(PoisonError::into_inner);
-        self.becomes_alone().then(drop)
-    }
-
-    /// The same at once, or not at all: a core waits for no disk.
-    pub(super) fn try_drop_with<T>(&self, drop: impl FnOnce() -> T) -> Option<T> {
-        let _dropping = match self.dropping.try_lock() {
-            Ok(dropping) => dropping,
-            Err(TryLockError::Poisoned(dropping)) => dropping.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        self.becomes_alone().then(drop)
-    }
-
-    fn becomes_alone(&self) -> bool {
-        if self.is_alone.load(Relaxed) {
-            return true;
-        }
-        let now = self.clock();
-        if now.saturating_sub(self.tried.swap(now, Relaxed)) < ALONE_TRY_EVERY_MS {
-            return false;
-        }
-        let is_alone = self.lock.try_lock().is_ok();
-        if !is_alone {
-            // A lock that can't be changed is lost (flock(2)).
-            let _ = self.lock.try_lock_shared();
-        }
-        self.is_alone.store(is_alone, Relaxed);
-        is_alone
+        self.space.share_with_successor()
     }
 
     /// Its directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.space.dir()
     }
 
     /// Bytes that it may hold.
     pub fn size(&self) -> u64 {
-        self.disk.size
+        self.space.fill(Place::Disk).size
     }
 
     /// Bytes that it holds.
     pub fn used(&self) -> u64 {
-        self.disk.used()
+        self.space.fill(Place::Disk).used()
     }
 
     /// Whether its disk failed just now, so that shares are kept in memory, of which there is little.
     pub fn is_broken(&self) -> bool {
-        self.clock() < self.broken_until.load(Relaxed)
+        self.space.is_broken()
     }
 
-    /// Its disk can't be read or written, or is full beyond help. What is open goes on as far as it is there; what is opened from now on
-    /// is kept in memory for a while.
+    /// Its disk can't be read or written, or is full beyond help. What is open goes on as far as it is there; what is
+    /// opened from now on is kept in memory for a while.
     pub(super) fn note_broken(&self, error: &io::Error) {
-        let until = self.clock() + CACHE_BROKEN.as_millis() as u64;
-        if self.broken_until.swap(until, Relaxed) <= self.clock() {
-            tracing::error!(
-                cache = %self.dir.display(), %error,
-                "the cache's disk failed: remote shares are served without it, slower"
-            );
-        }
-    }
-
-    fn fill(&self, place: Place) -> &Fill {
-        match place {
-            Place::Disk => &self.disk,
-            Place::Memory => &self.memory,
-        }
-    }
-
-    /// Milliseconds since it was opened.
-    pub(super) fn clock(&self) -> u64 {
-        self.opened.elapsed().as_millis() as u64
-    }
-
-    /// Whether it is so full that open files may have to give something up.
-    pub(super) fn is_crowded(&self, place: Place) -> bool {
-        let fill = self.fill(place);
-        fill.used() > fill.limit() / 2
+        self.space.note_broken(error);
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
@@ -346,7 +213,7 @@ impl Cache {
         origin: &Arc<Origin>,
         entry: &Entry,
     ) -> io::Result<Arc<CachedShare>> {
-        let path = self.dir.join(file_name(origin, entry));
+        let path = self.dir().join(file_name(origin, entry));
         // Before the lock, so that what it holds ends after that.
         let on_disk;
         let mut files = self.files();
@@ -369,7 +236,7 @@ impl Cache {
                         true => self.open_file(&path, entry.bytes),
                         false => Err(error),
                     };
-                    let file = again.map_err(|error| self.note_broken(&error)).ok();
+                    let file = again.map_err(|error| self.space.note_broken(&error)).ok();
                     files = self.files();
                     // Somebody else may have opened it meanwhile.
                     let place = file.as_ref().map_or(Place::Memory, |_| Place::Disk);
@@ -390,14 +257,15 @@ impl Cache {
                 (sized(Ok(file.into()), entry.bytes)?, Place::Memory)
             }
         };
+        let cache = Arc::clone(self);
         let share = Arc::new(CachedShare::new(
             Arc::clone(origin),
-            entry.name.clone(),
-            entry.bytes,
+            entry,
             file,
             path.clone(),
-            Arc::clone(self),
             place,
+            Arc::clone(&self.space),
+            Box::new(move |share| cache.closed(share)),
         ));
         files.open.insert((path, place), Arc::downgrade(&share));
         Ok(share)
@@ -409,10 +277,11 @@ impl Cache {
     }
 
     /// Nobody has it open any more.
-    pub(super) fn closed(&self, path: &Path, place: Place, bytes: u64) {
+    fn closed(&self, share: &CachedShare) {
+        let (path, place, bytes) = (share.path(), share.place(), share.disk_bytes());
         let mut files = self.files();
         if place == Place::Memory {
-            self.memory.take_off(bytes);
+            self.space.fill(place).take_off(bytes);
         }
         let at = (path.to_owned(), place);
         // It may have been opened again.
@@ -431,12 +300,13 @@ impl Cache {
 
     /// Whether so many more bytes may be kept in memory. Makes room for them.
     pub(super) fn has_memory_for(&self, bytes: u64) -> bool {
-        self.memory.used() + bytes <= self.memory.size || self.make_room(Place::Memory, bytes)
+        let memory = self.space.fill(Place::Memory);
+        memory.used() + bytes <= memory.size || self.make_room(Place::Memory, bytes)
     }
 
     /// Bytes came. Makes room if that is due.
     pub(super) fn note_filled(&self, place: Place, bytes: u64) {
-        let fill = self.fill(place);
+        let fill = self.space.fill(place);
         let used = fill.used.fetch_add(bytes, Relaxed) + bytes;
         if used > fill.limit() && !fill.is_making_room.swap(true, Relaxed) {
             self.make_room(place, 0);
@@ -448,14 +318,15 @@ impl Cache {
     pub(super) fn make_room(&self, place: Place, more: u64) -> bool {
         let make = || {
             if place == Place::Disk
-                && let Ok(disk) = statvfs(&self.dir)
+                && let Ok(disk) = statvfs(self.dir())
             {
-                self.disk
+                self.space
+                    .fill(place)
                     .has_free(disk.f_bavail.saturating_mul(disk.f_frsize));
             }
             self.drop_until(place, more)
         };
-        self.drop_with(make).unwrap_or(false)
+        self.space.drop_with(make).unwrap_or(false)
     }
 
     /// The same on a disk that was full just now, whatever it says it has free. What others made room for meanwhile does.
@@ -465,16 +336,16 @@ impl Cache {
             if self.rooms_made.load(Relaxed) != before {
                 return true;
             }
-            self.disk.has_free(0);
+            self.space.fill(Place::Disk).has_free(0);
             let has_room = self.drop_until(Place::Disk, more);
             self.rooms_made.fetch_add(1, Relaxed);
             has_room
         };
-        self.drop_with(make).unwrap_or(false)
+        self.space.drop_with(make).unwrap_or(false)
     }
 
     fn drop_until(&self, place: Place, more: u64) -> bool {
-        let fill = self.fill(place);
+        let fill = self.space.fill(place);
         let mut used = fill.used();
         let limit = fill.limit();
         let low_water = (limit / 16 * LOW_WATER).saturating_sub(more);
@@ -505,7 +376,7 @@ impl Cache {
         let here = open.into_iter().filter(|share| share.place() == place);
         let mut here: Vec<_> = here.map(|share| (share.last_wanted(), share)).collect();
         here.sort_by_key(|(wanted, _)| *wanted);
-        let fill = self.fill(place);
+        let fill = self.space.fill(place);
         let mut used = fill.used();
         for (_, share) in &here {
             let before = share.disk_bytes();
@@ -524,12 +395,6 @@ impl Cache {
         }
         used
     }
-}
-
-/// Whether a disk has no room, or none for this user.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// A file of this length: another length was made by something else.

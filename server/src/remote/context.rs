@@ -64,10 +64,11 @@ impl Remote {
             receive_buffer_bytes: Some(REMOTE_RECEIVE_BUFFER_BYTES),
             connections_per_store: options.fetches,
         })?;
+        let cache = Cache::open(cache, cache_size, options.takes_over)?;
         Ok(Arc::new(Remote {
             client,
-            cache: Cache::open(cache, cache_size, options.takes_over)?,
-            fetcher: Fetcher::new(options.fetches, options.hedges),
+            fetcher: Fetcher::new(Arc::clone(&cache), options.fetches, options.hedges),
+            cache,
             options,
         }))
     }

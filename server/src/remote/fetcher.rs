@@ -9,9 +9,10 @@ use std::time::Instant;
 use penstock_remote::{RemoteError, RemoteErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::cache::{Place, is_full};
+use super::cache::Cache;
 use super::fetch::{Fetch, Outcome};
 use super::share::CachedShare;
+use super::space::{Place, is_full};
 use crate::memory::limits::{
     HEDGE_EVERY, HEDGES_SAVED_MAX, REMOTE_FETCHES_OF_STORE_MAX, REMOTE_TOLD_EVERY,
     REMOTE_UNIT_BYTES,
@@ -45,6 +46,8 @@ pub struct FetchCounts {
 
 /// Starts fetches. All cores share it.
 pub struct Fetcher {
+    /// Where what they bring is kept.
+    cache: Arc<Cache>,
     slots: Arc<Semaphore>,
     fetches_max: usize,
     /// Tokens for hedges, in parts of [`HEDGE_EVERY`]: each fetch that ends adds a part.
@@ -55,9 +58,10 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// So many fetches at one time; `hedges` has others asked where one is late.
-    pub fn new(fetches_max: usize, hedges: bool) -> Arc<Fetcher> {
+    /// So many fetches into a cache at one time; `hedges` has others asked where one is late.
+    pub fn new(cache: Arc<Cache>, fetches_max: usize, hedges: bool) -> Arc<Fetcher> {
         Arc::new(Fetcher {
+            cache,
             slots: Arc::new(Semaphore::new(fetches_max)),
             fetches_max,
             tokens: AtomicU64::new(HEDGES_SAVED_MAX * HEDGE_EVERY / 4),
@@ -133,7 +137,7 @@ impl Fetcher {
         client.handle().spawn(async move {
             share.origin().under_way.fetch_add(1, Relaxed);
             let outcome = tokio::select! {
-                outcome = fill(&share, &started) => outcome,
+                outcome = fill(&fetcher.cache, &share, &started) => outcome,
                 () = started.cancelled() => {
                     // It took at least so long.
                     if !started.has_begun_to_come() {
@@ -183,7 +187,7 @@ impl Fetcher {
 
 /// Fetches a range and writes it to the cache as it comes, unit by unit. The writes are plain ones, to the page cache; a
 /// disk that is behind slows down all fetches alike.
-async fn fill(share: &CachedShare, fetch: &Fetch) -> Outcome {
+async fn fill(cache: &Cache, share: &CachedShare, fetch: &Fetch) -> Outcome {
     let failed = |error: RemoteError| match error.kind() {
         RemoteErrorKind::NotFound => Outcome::Gone(error.to_string()),
         RemoteErrorKind::Timeout => Outcome::Hung,
@@ -225,7 +229,7 @@ async fn fill(share: &CachedShare, fetch: &Fetch) -> Outcome {
             unit.extend_from_slice(&part);
             let is_last = at + unit.len() as u64 == fetch.range.end;
             if unit.len() == REMOTE_UNIT_BYTES as usize || is_last {
-                if let Err(error) = keep(share, &unit, at) {
+                if let Err(error) = keep(cache, share, &unit, at) {
                     return Outcome::NotKept(error.to_string());
                 }
                 at += unit.len() as u64;
@@ -252,8 +256,8 @@ async fn fill(share: &CachedShare, fetch: &Fetch) -> Outcome {
 const ROOM_TRIES: usize = 2;
 
 /// Writes to the cache. Where the disk is full, room is made.
-fn keep(share: &CachedShare, bytes: &[u8], at: u64) -> io::Result<()> {
-    let (cache, place, length) = (share.cache(), share.place(), bytes.len() as u64);
+fn keep(cache: &Cache, share: &CachedShare, bytes: &[u8], at: u64) -> io::Result<()> {
+    let (place, length) = (share.place(), bytes.len() as u64);
     if place == Place::Memory && !cache.has_memory_for(length) {
         return Err(io::ErrorKind::StorageFull.into());
     }

@@ -17,11 +17,13 @@ mod listing;
 mod origin;
 mod pace;
 mod share;
+mod space;
 
-pub use cache::{Cache, CacheError, Place};
+pub use cache::{Cache, CacheError};
 pub use context::{Remote, RemoteOptions, StartError};
 pub use fetch::{Fetch, Outcome};
 pub use fetcher::{FetchCounts, Fetcher, HedgeRefusal};
 pub use origin::{Counts, Origin};
 pub use pace::Pace;
 pub use share::CachedShare;
+pub use space::Place;

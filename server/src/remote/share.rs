@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
+use penstock_remote::Entry;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-use super::cache::{Cache, Place};
 use super::fetch::Fetch;
 use super::origin::Origin;
+use super::space::{Place, Space};
 use crate::memory::limits::{
     MEMORY_EXTENT_BYTES, REMOTE_EXTENT_BYTES, REMOTE_UNIT_BYTES as UNIT_BYTES,
 };
@@ -38,7 +39,10 @@ pub struct CachedShare {
     bytes: u64,
     file: File,
     path: PathBuf,
-    cache: Arc<Cache>,
+    /// The room of its cache.
+    space: Arc<Space>,
+    /// Its cache's, called when nobody has it open any more.
+    closed: Box<dyn Fn(&CachedShare) + Send + Sync>,
     /// Set once no byte is missing.
     is_whole: AtomicBool,
     /// Set once its file could not be read.
@@ -105,20 +109,21 @@ impl Known {
 impl CachedShare {
     pub(super) fn new(
         origin: Arc<Origin>,
-        name: String,
-        bytes: u64,
+        entry: &Entry,
         file: File,
         path: PathBuf,
-        cache: Arc<Cache>,
         place: Place,
+        space: Arc<Space>,
+        closed: Box<dyn Fn(&CachedShare) + Send + Sync>,
     ) -> CachedShare {
         CachedShare {
             origin,
-            name,
-            bytes,
+            name: entry.name.clone(),
+            bytes: entry.bytes,
             file,
             path,
-            cache,
+            space,
+            closed,
             is_whole: AtomicBool::new(false),
             is_unreadable: AtomicBool::new(false),
             known: Mutex::default(),
@@ -171,10 +176,6 @@ impl CachedShare {
 
     pub(super) fn path(&self) -> &PathBuf {
         &self.path
-    }
-
-    pub(super) fn cache(&self) -> &Cache {
-        &self.cache
     }
 
     /// Told whenever bytes have come or a fetch has ended.
@@ -238,8 +239,8 @@ impl CachedShare {
 
     /// Notes that bytes of it are wanted now, so that they stay.
     pub fn want(&self, range: &Range<u64>) {
-        self.wanted.store(self.cache.clock(), Relaxed);
-        if !self.cache.is_crowded(self.place) {
+        self.wanted.store(self.space.clock(), Relaxed);
+        if !self.space.is_crowded(self.place) {
             return;
         }
         let extent = self.extent_bytes();
@@ -247,7 +248,7 @@ impl CachedShare {
         self.fetches().wanted.extend(extents);
     }
 
-    /// When it was wanted last, by [`Cache::clock`].
+    /// When it was wanted last, by [`Space::clock`].
     pub(super) fn last_wanted(&self) -> u64 {
         self.wanted.load(Relaxed)
     }
@@ -273,7 +274,7 @@ impl CachedShare {
     pub fn note_unreadable(&self, error: &io::Error) {
         self.is_unreadable.store(true, Relaxed);
         if self.place == Place::Disk {
-            self.cache.note_broken(error);
+            self.space.note_broken(error);
         }
     }
 
@@ -402,7 +403,7 @@ impl CachedShare {
             let _pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
             self.punch(&dropped)
         };
-        self.cache.try_drop_with(drop).unwrap_or(false)
+        self.space.try_drop_with(drop).unwrap_or(false)
     }
 
     /// Makes a hole of whole units. Returns whether it is one.
@@ -472,7 +473,7 @@ impl CachedShare {
 
 impl Drop for CachedShare {
     fn drop(&mut self) {
-        self.cache.closed(&self.path, self.place, self.disk_bytes());
+        (self.closed)(self);
     }
 }
 
