@@ -12,10 +12,10 @@ use penstock_store::get::{self, GetOptions};
 use penstock_store::tahoe::get as tahoe;
 use serde::Serialize;
 
-use super::output::{json_document, write_all};
+use super::output::{READER_GONE, json_document, write_all};
 use super::tahoe::{Source, Sources};
 use super::talk::Talk;
-use super::{READER_GONE, WrongUsage};
+use super::usage::WrongUsage;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

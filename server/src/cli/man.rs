@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
@@ -19,10 +19,11 @@ pub(super) struct Arguments {
     directory: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+/// Writes the pages of the whole command.
+pub(super) fn run(arguments: &Arguments, whole: Command) -> anyhow::Result<()> {
     let directory = &arguments.directory;
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
-    let mut whole = super::Arguments::command().disable_help_subcommand(true);
+    let mut whole = whole.disable_help_subcommand(true);
     // Gives subcommands their whole names, and what they have from the command above them.
     whole.build();
     let subcommands: Vec<&Command> = whole.get_subcommands().collect();

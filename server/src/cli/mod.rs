@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use decode_kernel::share::Key;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use penstock::control::logging::{self, LogThread};
 
 use talk::Talk;
+
+pub(crate) use usage::status_of;
 
 /// Prints a line on standard output. A reader that went away (`| head`) doesn't end the command, which may have more to
 /// do than print.
@@ -40,6 +42,7 @@ mod stat;
 mod stores;
 mod tahoe;
 mod talk;
+mod usage;
 mod verify;
 mod walk;
 
@@ -155,20 +158,14 @@ enum Command {
     Man(man::Arguments),
 }
 
-/// The exit status where the reader of what is written went away, as in `get … | head`: that of a program that the
-/// kernel ends with SIGPIPE, which shells and `set -o pipefail` expect. Nothing is said about it.
-const READER_GONE: u8 = 128 + 13;
-
-/// Reads a key from the command line.
-fn key(text: &str) -> Result<Key, String> {
-    Key::new(text).map_err(|error| error.to_string())
-}
-
 impl Arguments {
     /// Writes log lines to standard error: `info` and above, unless `--quiet`, `--verbose` or RUST_LOG say otherwise. A
     /// server's lines are written by a thread, which the returned guard ends.
     pub(crate) fn start_logging(&self) -> Option<LogThread> {
-        self.talk.check();
+        if let Some(text) = self.talk.conflict() {
+            let mut command = Arguments::command();
+            command.error(ErrorKind::ArgumentConflict, text).exit();
+        }
         match self.command {
             Command::Serve(_) | Command::Demo(_) => Some(logging::start_server()),
             _ => {
@@ -176,19 +173,6 @@ impl Arguments {
                 None
             }
         }
-    }
-}
-
-/// Options that make no sense together, or without one that is missing, where clap can't tell.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct WrongUsage(&'static str);
-
-/// The exit status for an error: that of a wrong command line, or 1.
-pub(crate) fn status_of(error: &anyhow::Error) -> ExitCode {
-    match error.is::<WrongUsage>() {
-        true => ExitCode::from(2),
-        false => ExitCode::FAILURE,
     }
 }
 
@@ -212,8 +196,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Plan(arguments) => return plan::run(arguments),
         Command::Doctor(arguments) => return doctor::run(arguments),
         Command::DefaultConfig => return default_config::run(),
-        Command::Completions(arguments) => return completions::run(&arguments),
-        Command::Man(arguments) => man::run(&arguments)?,
+        Command::Completions(arguments) => {
+            return completions::run(&arguments, Arguments::command());
+        }
+        Command::Man(arguments) => man::run(&arguments, Arguments::command())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use penstock_store::Subject;
 use serde::Serialize;
 
-use super::READER_GONE;
+/// The exit status where the reader of what is written went away, as in `get … | head`: that of a program that the
+/// kernel ends with SIGPIPE, which shells and `set -o pipefail` expect. Nothing is said about it.
+pub(super) const READER_GONE: u8 = 128 + 13;
 
 /// Writes all output of a command. Its status is `READER_GONE` if the reader went away, else `status`.
 pub(super) fn write_all(

@@ -18,10 +18,10 @@ use penstock_store::{Count, Progress, Store};
 use serde::Serialize;
 use walkdir::WalkDir;
 
-use super::WrongUsage;
 use super::output::{About, Line, Lines};
 use super::stores::Stores;
 use super::talk::{Talk, warn};
+use super::usage::WrongUsage;
 
 /// What the share format allows.
 const BLOCK_BOUNDS: SizeBounds = SizeBounds {
@@ -51,7 +51,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     no_clobber: bool,
     /// The object's name, for one file [default: the file's name]
-    #[arg(long, value_parser = super::key)]
+    #[arg(long, value_parser = super::usage::key)]
     key: Option<Key>,
     /// Put this before every name, for instance `photos/`
     #[arg(long, value_name = "TEXT", conflicts_with = "key")]

@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     /// The object [default: all of them]
-    #[arg(id = "name", value_name = "KEY", value_parser = super::key)]
+    #[arg(id = "name", value_name = "KEY", value_parser = super::usage::key)]
     key: Option<Key>,
 }
 

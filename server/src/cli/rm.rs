@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     /// The objects
-    #[arg(value_name = "KEY", value_parser = super::key)]
+    #[arg(value_name = "KEY", value_parser = super::usage::key)]
     keys: Vec<Key>,
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     stores: Stores,
     /// The object
-    #[arg(value_parser = super::key)]
+    #[arg(value_parser = super::usage::key)]
     key: Key,
     /// Print a JSON document
     #[arg(long)]

@@ -4,8 +4,6 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
-use clap::CommandFactory as _;
-use clap::error::ErrorKind;
 use penstock::control::logging;
 use penstock_store::Progress;
 
@@ -22,14 +20,11 @@ pub(super) struct Talk {
 }
 
 impl Talk {
-    /// Ends the program where both were given. An option may stand before the command and the other behind it, which
+    /// What is wrong if both were given. An option may stand before the command and the other behind it, which
     /// `conflicts_with` does not see.
-    pub(super) fn check(self) {
-        if self.quiet && self.verbose {
-            let text = "the argument '--quiet' cannot be used with '--verbose'";
-            let mut command = super::Arguments::command();
-            command.error(ErrorKind::ArgumentConflict, text).exit();
-        }
+    pub(super) fn conflict(self) -> Option<&'static str> {
+        (self.quiet && self.verbose)
+            .then_some("the argument '--quiet' cannot be used with '--verbose'")
     }
 
     /// What is logged, as the option `--log` of a server has it. `None` leaves it to RUST_LOG, or is `info`.

@@ -9,8 +9,8 @@ use penstock::config::settings::is_remote;
 use penstock_store::{Presence, presence};
 use rustix::fs::{StatVfsMountFlags, major, minor, statvfs};
 
+use super::check::{Check, Level, quoted};
 use super::machine::Machine;
-use super::{Check, Level, quoted};
 
 /// A store that is there.
 pub(super) struct StoreAt {

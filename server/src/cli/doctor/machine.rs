@@ -8,7 +8,7 @@ use penstock::config::Settings;
 use penstock::control::memory_limit::{LimitSource, memory_limit};
 use penstock::memory::limits::LISTEN_BACKLOG;
 
-use super::{Check, Level};
+use super::check::{Check, Level};
 
 /// What is to be left beside the declared memory, so that what clients ask for again is still in the page cache: this much
 /// at least,

@@ -15,8 +15,10 @@ use serde::Serialize;
 
 use super::output::{json_document, write_finding};
 use super::serve::Reported;
+use check::{Check, Level, quoted};
 use machine::Machine;
 
+mod check;
 mod disks;
 mod machine;
 
@@ -27,69 +29,6 @@ struct Document {
     ok: bool,
     /// What is amiss first, by what it costs; then notes; then what is well.
     checks: Vec<Check>,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Check {
-    /// What was looked at: `io_uring`, `zero_copy`, `kernel`, `memory`, `machine`, `page_cache`, `network`, `huge_pages`,
-    /// `disk`, `shared_disk`, `read_only`, `store` or `node`.
-    check: &'static str,
-    /// Whether it is not amiss.
-    ok: bool,
-    /// What it is.
-    level: Level,
-    text: String,
-    /// The line that fixes it: a command, for root where it is about the machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fix: Option<String>,
-}
-
-/// How a check came out: first what costs most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Level {
-    /// A server with these options doesn't start.
-    Stops,
-    /// Objects are away, or one failure can take more of them than their code allows.
-    EndangersData,
-    /// Clients are served slower, or the machine does more for each byte.
-    Slows,
-    /// Not amiss, but good to know.
-    Note,
-    /// As it should be.
-    Good,
-}
-
-impl Level {
-    /// How a line of it begins.
-    fn words(self) -> &'static str {
-        match self {
-            Level::Stops => "amiss   no server: ",
-            Level::EndangersData => "amiss   data: ",
-            Level::Slows => "amiss   speed: ",
-            Level::Note => "note    ",
-            Level::Good => "ok      ",
-        }
-    }
-}
-
-impl Check {
-    fn new(check: &'static str, level: Level, text: impl Into<String>) -> Check {
-        Check {
-            check,
-            ok: level >= Level::Note,
-            level,
-            text: text.into(),
-            fix: None,
-        }
-    }
-
-    /// The same with the line that fixes it.
-    fn fixed_by(mut self, line: impl Into<String>) -> Check {
-        self.fix = Some(line.into());
-        self
-    }
 }
 
 /// Exits with 0 if nothing is amiss.
@@ -232,30 +171,9 @@ fn store(dir: &Path) -> Check {
     }
 }
 
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    match text.chars().all(plain) && !text.is_empty() {
-        true => text,
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_can_be_pasted() {
-        for (path, shown) in [
-            ("/srv/disk-0", "/srv/disk-0"),
-            ("/srv/my disk", "'/srv/my disk'"),
-            ("/srv/it's;", r"'/srv/it'\''s;'"),
-        ] {
-            assert_eq!(quoted(Path::new(path)), shown);
-        }
-    }
 
     #[test]
     fn what_costs_most_comes_first() {
