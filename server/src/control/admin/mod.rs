@@ -252,7 +252,7 @@ async fn answer(request: &Request<Incoming>, guest: &Arc<Guest>, desk: &Desk) ->
     }
     match request.uri().path() {
         "/healthz" => short(StatusCode::OK, "ok\n"),
-        "/readyz" => match not_ready(server) {
+        "/readyz" => match status::not_ready(server) {
             None => short(StatusCode::OK, "ready\n"),
             Some(reason) => short(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -370,12 +370,4 @@ fn page_part(guest: &Arc<Guest>, media_type: &'static str, text: &'static str) -
     let mut reply = reply(StatusCode::OK, media_type, guest.body(text, None));
     set(&mut reply, header::REFERRER_POLICY, "no-referrer");
     reply
-}
-
-/// Why the server is not ready: it is starting or stopping, or so many stores are away that nothing can be served.
-fn not_ready(server: &ServerState) -> Option<String> {
-    match server.is_ready() {
-        true => server.stores().outage(),
-        false => Some("starting or stopping".to_owned()),
-    }
 }

@@ -81,12 +81,20 @@ pub(super) async fn ask_cores(server: &ServerState) -> Vec<Listed> {
     listed
 }
 
+/// Why the server is not ready: it is starting or stopping, or so many stores are away that nothing can be served.
+pub(super) fn not_ready(server: &ServerState) -> Option<String> {
+    match server.is_ready() {
+        true => server.stores().outage(),
+        false => Some("starting or stopping".to_owned()),
+    }
+}
+
 /// Sums over all cores.
 pub(super) fn status(server: &ServerState, largest_and_slowest: Vec<Listed>) -> StatusReport {
     let sum = |get: &dyn Fn(&CoreStats) -> u64| -> u64 {
         server.cores.iter().map(|stats| get(stats)).sum()
     };
-    let why_not_ready = super::not_ready(server);
+    let why_not_ready = not_ready(server);
     StatusReport {
         version: env!("CARGO_PKG_VERSION"),
         ready: why_not_ready.is_none(),
