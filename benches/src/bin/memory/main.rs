@@ -7,8 +7,14 @@
 //! The fast clients are measured alone and beside the others in turns, within one run of one server, so that both see
 //! the same machine.
 
+mod attempts;
+mod cases;
+mod crowd;
+mod networks;
 mod picture;
-mod runs;
+mod soak;
+mod stalled_first;
+mod subject;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +27,10 @@ use penstock_benches::common::object::{self, Coded};
 use penstock_benches::common::record::Record;
 use penstock_benches::common::{launch, machine, scratch};
 
-use runs::{Case, Subject, Verdict};
+use cases::Case;
+use crowd::SMALL_KEY;
+use soak::{OTHER_KEY, OTHERS};
+use subject::{KEY, Subject, Verdict};
 
 #[derive(Parser)]
 #[command(
@@ -80,14 +89,8 @@ fn humantime_seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(count * factor))
 }
 
-/// The object, of four data shares and two parity shares; two data shares are lost.
-const KEY: &str = "object.bin";
-/// A small one for new requests.
-const SMALL_KEY: &str = "small.bin";
+/// Bytes of a small object.
 const SMALL_BYTES: u64 = 10_000;
-/// More small objects for the soak, named this and a number.
-const OTHER_KEY: &str = "other-";
-const OTHERS: usize = 300;
 
 fn main() -> anyhow::Result<()> {
     launch::launch_if_started_as_launcher()?;
@@ -118,11 +121,11 @@ fn main() -> anyhow::Result<()> {
             io,
             seed: options.seed,
             scale: if options.quick { 10 } else { 1 },
-            rounds: if options.quick { 1 } else { runs::ROUNDS },
+            rounds: if options.quick { 1 } else { subject::ROUNDS },
             stretch: if options.quick {
                 Duration::from_secs(1)
             } else {
-                runs::STRETCH
+                subject::STRETCH
             },
             certificate: certificate.as_ref(),
             options: &options.server,
