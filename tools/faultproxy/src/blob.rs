@@ -11,7 +11,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
-use crate::bucket::{
+use crate::files::{
     Answer, Query, UPLOADS, decoded, delete, empty, listed, most, object, put, replace, tag,
 };
 

@@ -27,6 +27,7 @@ use tokio::time::{Sleep, sleep};
 mod blob;
 mod bucket;
 mod faults;
+mod files;
 
 pub use bucket::DirectoryBuckets;
 pub use faults::{Chance, FORMS, Fault, Faults};
