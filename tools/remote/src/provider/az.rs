@@ -2,7 +2,7 @@
 
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
-use super::{Keys, Objects, not_built, once, unusable};
+use super::parts::{Keys, Objects, not_built, once, unusable};
 use crate::error::RemoteError;
 use crate::transport::{Place, Service};
 use crate::url::RemoteUrl;

@@ -2,7 +2,7 @@
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
-use super::{Keys, Objects, not_built, once, unusable};
+use super::parts::{Keys, Objects, not_built, once, unusable};
 use crate::credentials;
 use crate::error::RemoteError;
 use crate::transport::{Place, Service};
