@@ -10,6 +10,7 @@ mod credentials;
 mod error;
 mod options;
 mod provider;
+mod strays;
 mod transport;
 mod url;
 

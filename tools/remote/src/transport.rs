@@ -3,6 +3,7 @@
 //! A body as a whole has no limit of time: it comes as fast as its reader takes it. There is no queue between hyper's buffer
 //! and the reader.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -27,6 +28,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::counts::{Kind, Requests};
 use crate::error::FOR_CREDENTIALS;
 use crate::options::ClientOptions;
+use crate::strays::without_strays;
 
 /// Bytes per second at which a store takes what it is sent, at least.
 const UPLOAD_RATE_LEAST: u64 = 64 << 10;
@@ -240,6 +242,16 @@ impl Service {
                 None => format!("{FOR_CREDENTIALS}{}", said(&head.headers, &told)),
             };
             return Ok(HttpResponse::from_parts(head, said.into()));
+        }
+        if kind == Some(Kind::List) {
+            let listing = body.collect().await?.to_bytes();
+            head.headers.remove(CONTENT_LENGTH);
+            let clean = std::str::from_utf8(&listing).map(without_strays);
+            let listing = match clean {
+                Ok(Cow::Owned(clean)) => clean.into(),
+                _ => listing,
+            };
+            return Ok(HttpResponse::from_parts(head, listing.into()));
         }
         // object_store wants a length, which a chunked answer has not.
         if head.status == StatusCode::PARTIAL_CONTENT

@@ -371,3 +371,34 @@ fn an_answer_that_never_ends_is_cut() {
     assert_eq!(error.kind(), RemoteErrorKind::Protocol, "{error}");
     assert!(error.to_string().contains("too long"), "{error}");
 }
+
+/// One key that is no path would have kept all the others of its page out of the listing.
+#[test]
+fn stray_keys_keep_nothing_out_of_a_listing() {
+    let page = store(|_, _, _, stream| {
+        let file = |key: &str| {
+            format!(
+                "<Contents><Key>{key}</Key><Size>1</Size>\
+                 <LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+            )
+        };
+        let keys = ["p/a", "p//x", "p/../x", "p/b/", "p/c&#1;", "p/d&amp;"];
+        let files: String = keys.map(file).concat();
+        let dirs = ["p//", "p/e/"]
+            .map(|dir| format!("<CommonPrefixes><Prefix>{dir}</Prefix></CommonPrefixes>"));
+        let text = format!(
+            "<ListBucketResult>{files}{}</ListBucketResult>",
+            dirs.concat()
+        );
+        let length = text.len();
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{text}"
+        );
+    });
+    let (client, bucket) = page.open();
+    let page = client.run(bucket.page("", true, None, None, 1000)).unwrap();
+    let names: Vec<_> = page.files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["a", "d&"]);
+    assert_eq!(page.dirs, ["e/"]);
+}
