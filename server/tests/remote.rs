@@ -5,13 +5,13 @@ mod common;
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::process::Command;
 
-use common::{Backend, Client, KEY, Noise, PATH, Server, Stores, assert_same, get, together};
+use common::buckets::{BLOCK, Buckets, ONCE, SIZE, all_serve, content, fetched, whole};
+use common::{Backend, Client, KEY, PATH, Server, assert_same, get, together};
 use decode_kernel::share::{Key, object_dir};
 use penstock_faultfs::{Errno, Op, mount};
-use penstock_faultproxy::{Chance, DirectoryBuckets, FaultProxy, Faults, Seen};
+use penstock_faultproxy::Seen;
 
 on_both_backends! {
     objects_of_buckets_are_served_whole_and_in_ranges
@@ -32,118 +32,6 @@ on_both_backends! {
     buckets_are_listed_for_clients_of_s3
     what_a_listing_of_buckets_costs
     a_listing_of_buckets_says_if_objects_may_be_lacking
-}
-
-const BLOCK: u32 = 64 << 10;
-/// Some extents of each share, and an end that fills no block.
-const SIZE: usize = 4 * (3 << 20) + 12_345;
-
-/// For tests that count: on a busy machine others may be asked in place of a store that is late.
-const ONCE: [&str; 1] = ["--no-hedging"];
-
-/// Six stores, each behind a proxy of its own.
-struct Buckets {
-    stores: Stores,
-    _server: DirectoryBuckets,
-    proxies: Vec<FaultProxy>,
-}
-
-impl Buckets {
-    fn new() -> Buckets {
-        let stores = Stores::new(6);
-        let root = stores.file("buckets");
-        fs::create_dir(&root).unwrap();
-        for (number, path) in stores.paths.iter().enumerate() {
-            std::os::unix::fs::symlink(path, root.join(format!("store-{number}"))).unwrap();
-        }
-        let server = DirectoryBuckets::start(&root).unwrap();
-        let any = "127.0.0.1:0".parse().unwrap();
-        let proxy = |seed| FaultProxy::start(any, server.address(), Faults::default(), seed);
-        let proxies: Vec<FaultProxy> = (0..6).map(|seed| proxy(seed).unwrap()).collect();
-        for proxy in &proxies {
-            proxy.keep_seen();
-        }
-        Buckets {
-            stores,
-            _server: server,
-            proxies,
-        }
-    }
-
-    fn url(&self, store: usize) -> String {
-        format!(
-            "s3://store-{store}?endpoint=http://{}&region=us-east-1",
-            self.proxies[store].address()
-        )
-    }
-
-    fn cache(&self) -> PathBuf {
-        self.stores.file("cache")
-    }
-
-    fn command(&self, io: Backend, options: &[&str]) -> Command {
-        let stores: Vec<String> = (0..6).map(|store| self.url(store)).collect();
-        self.command_of(io, &stores, options)
-    }
-
-    fn command_of(&self, io: Backend, stores: &[String], options: &[&str]) -> Command {
-        let mut command = common::penstock();
-        command.arg("serve");
-        for store in stores {
-            command.args(["--store", store]);
-        }
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        command.args(["--cores", "2"]);
-        if !options.contains(&"--survey-every") {
-            command.args(["--survey-every", "0s"]);
-        }
-        command.args(["--io", &io.to_string()]);
-        command.arg("--cache").arg(self.cache());
-        command.args(options);
-        command
-            .env("AWS_ACCESS_KEY_ID", "key")
-            .env("AWS_SECRET_ACCESS_KEY", "secret");
-        command
-    }
-
-    fn serve(&self, io: Backend, options: &[&str]) -> Server {
-        Server::launch(self.command(io, options)).expect("it starts")
-    }
-
-    /// Stores that do this, the others do nothing wrong.
-    fn set(&self, stores: &[usize], faults: &[&str]) {
-        for (number, proxy) in self.proxies.iter().enumerate() {
-            let struck = stores.contains(&number);
-            let chances = faults.iter().filter(|_| struck);
-            proxy.set(Faults {
-                chances: chances
-                    .map(|fault| fault.parse::<Chance>().unwrap())
-                    .collect(),
-                ..Faults::default()
-            });
-        }
-    }
-
-    /// What was asked of each store since the last time.
-    fn seen(&self) -> Vec<Vec<Seen>> {
-        self.proxies.iter().map(FaultProxy::take_seen).collect()
-    }
-}
-
-/// The bytes of shares that were asked for.
-fn fetched(seen: &[Seen]) -> Vec<Range<u64>> {
-    let ranges = seen.iter().filter(|seen| seen.target.contains(".share"));
-    ranges.filter_map(|seen| seen.range.clone()).collect()
-}
-
-fn content(seed: u64) -> Vec<u8> {
-    Noise::new(seed).bytes(SIZE)
-}
-
-fn whole(server: &Server, path: &str, content: &[u8]) {
-    let response = get(server.plain, path, &[]);
-    assert_eq!(response.status(), 200, "{}", server.log());
-    assert_same(&response.body, content, path);
 }
 
 fn objects_of_buckets_are_served_whole_and_in_ranges(io: Backend) {
@@ -216,13 +104,6 @@ fn any_two_of_six_stores_may_be_gone(io: Backend) {
 }
 
 /// Waits until no store is suspended any more.
-fn all_serve(server: &Server) {
-    server.wait_for_status("six stores that serve", |status| {
-        let stores = status["stores"].as_array().unwrap();
-        stores.iter().all(|store| store["state"] == "serving")
-    });
-}
-
 fn a_store_that_lies_costs_no_byte(io: Backend) {
     let buckets = Buckets::new();
     let content = content(4);

@@ -333,8 +333,12 @@ impl Sources {
         tokio::time::sleep(patience.pause).await;
         patience.pause = (2 * patience.pause).min(REMOTE_PAUSE_MOST);
         if let Resource::Object(handle) = &body.resource {
-            // If that fails, what is known of it may do.
-            let _ = self.resources.catalogue.look_again(handle).await;
+            match self.resources.catalogue.look_again(handle).await {
+                // Its shares don't come back.
+                Err(LookupError::Replaced | LookupError::NotFound) => return None,
+                // If that fails, what is known of it may do.
+                Ok(()) | Err(_) => {}
+            }
         }
         match body.resource.open(Instant::now()) {
             Some(resource) => Some(resource),

@@ -378,6 +378,8 @@ pub const REMOTE_FILES_OF_OBJECT_MAX: usize = 256;
 pub const STORE_TTL_DEFAULT: Duration = Duration::from_secs(60);
 /// The most that may be set.
 pub const STORE_TTL_MOST: Duration = Duration::from_secs(24 * 3600);
+/// Listings of one object by several stores are of one time if they were asked for within this.
+pub const LISTED_TOGETHER: Duration = Duration::from_millis(500);
 /// How often a remote store that serves is tried: each time is a request.
 pub const REMOTE_TRY_EVERY: Duration = Duration::from_secs(30);
 /// Bytes of the cache when the operator does not say.

@@ -218,8 +218,10 @@ impl Catalogue {
         let (handle, object) = self.known(path, now)?;
         handle.ask(now);
         let age = now.saturating_duration_since(object.checked.get());
+        // With --store-ttl 0 remote stores are asked every time.
+        let remote = self.stores.borrow().remote().map(|remote| remote.ttl());
         let most = match can_be_read(&object) {
-            true => OBJECT_RECHECK,
+            true => OBJECT_RECHECK.min(remote.unwrap_or(OBJECT_RECHECK)),
             false => UNREADABLE_RECHECK,
         };
         (age < most && !object.changed.get()).then_some((handle, object))
@@ -390,6 +392,10 @@ impl Catalogue {
                 Ok(opened) => return Ok((opened, fingerprints)),
                 // Too few others are left to do without stores that have much to do.
                 Err(error) if error.is_temporary() && late && asked < STORE_PATIENCE => {}
+                // Once: those that are asked anew are of one time.
+                Err(error)
+                    if !matches!(error, OpenError::NotFound { .. })
+                        && stores.forget_older_listings(key) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -326,7 +326,7 @@ impl Cache {
             }
             self.drop_until(place, more)
         };
-        self.space.drop_with(make).unwrap_or(false)
+        self.space.make_with(make).unwrap_or(false)
     }
 
     /// The same on a disk that was full just now, whatever it says it has free. What others made room for meanwhile does.
@@ -341,7 +341,7 @@ impl Cache {
             self.rooms_made.fetch_add(1, Relaxed);
             has_room
         };
-        self.space.drop_with(make).unwrap_or(false)
+        self.space.make_with(make).unwrap_or(false)
     }
 
     fn drop_until(&self, place: Place, more: u64) -> bool {

@@ -81,6 +81,11 @@ impl Remote {
         Origin::open(url, &self.client, self.options.ttl)
     }
 
+    /// How long a listing of an object counts.
+    pub fn ttl(&self) -> Duration {
+        self.options.ttl
+    }
+
     /// Where shares are kept.
     pub fn cache(&self) -> &Arc<Cache> {
         &self.cache

@@ -381,7 +381,7 @@ impl CachedShare {
             // It was dropped meanwhile, or is on its way.
             return true;
         }
-        let mut fetches = self.fetches();
+        let fetches = self.fetches();
         let touches =
             |fetch: &Arc<Fetch>| fetch.range.start < range.end && range.start < fetch.range.end;
         if fetches.under_way.iter().any(touches) {
@@ -392,18 +392,21 @@ impl CachedShare {
         if is_old || fetches.refetched.len() >= REFETCHED_MAX {
             return false;
         }
-        fetches.refetched.extend(units.clone());
         drop(fetches);
-        tracing::warn!(
-            share = self.name, store = %self.origin, offset = range.start,
-            "cached bytes don't match their checksum: they are fetched again"
-        );
         let dropped = units.start * UNIT_BYTES..(units.end * UNIT_BYTES).min(self.bytes);
         let drop = || {
             let _pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
             self.punch(&dropped)
         };
-        self.space.try_drop_with(drop).unwrap_or(false)
+        let is_dropped = self.space.try_drop_with(drop).unwrap_or(false);
+        if is_dropped {
+            self.fetches().refetched.extend(units);
+            tracing::warn!(
+                share = self.name, store = %self.origin, offset = range.start,
+                "cached bytes don't match their checksum: they are fetched again"
+            );
+        }
+        is_dropped
     }
 
     /// Makes a hole of whole units. Returns whether it is one.

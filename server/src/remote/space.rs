@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Mutex, PoisonError, RwLock, TryLockError};
 use std::time::Instant;
 
 use crate::memory::limits::{CACHE_BROKEN, CACHE_MEMORY_BYTES};
@@ -81,8 +81,10 @@ pub(super) struct Space {
     is_alone: AtomicBool,
     /// When it was tried last whether the other server is gone, by [`Space::clock`].
     tried: AtomicU64,
-    /// Held while something is dropped.
-    dropping: Mutex<()>,
+    /// Read while something is dropped, so that nobody shares the cache meanwhile.
+    dropping: RwLock<()>,
+    /// Held while room is made.
+    room: Mutex<()>,
 }
 
 impl Space {
@@ -97,7 +99,8 @@ impl Space {
             lock,
             is_alone: AtomicBool::new(is_alone),
             tried: AtomicU64::new(0),
-            dropping: Mutex::new(()),
+            dropping: RwLock::new(()),
+            room: Mutex::new(()),
         }
     }
 
@@ -112,20 +115,24 @@ impl Space {
     /// # Errors
     /// The system's.
     pub(super) fn share_with_successor(&self) -> io::Result<()> {
-        let _dropping = self.dropping.lock().unwrap_or_else(PoisonError::into_inner);
+        let _dropping = self
+            .dropping
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         self.is_alone.store(false, Relaxed);
         self.lock.lock_shared()
     }
 
-    /// Has something dropped, unless another server may send of it.
-    pub(super) fn drop_with<T>(&self, drop: impl FnOnce() -> T) -> Option<T> {
-        let _dropping = self.dropping.lock().unwrap_or_else(PoisonError::into_inner);
-        self.becomes_alone().then(drop)
+    /// Has room made, by one at a time, unless another server may send of what would be dropped.
+    pub(super) fn make_with<T>(&self, make: impl FnOnce() -> T) -> Option<T> {
+        let _room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        self.try_drop_with(make)
     }
 
-    /// The same at once, or not at all: a core waits for no disk.
+    /// Has something dropped, unless another server may send of it. Waits for nobody: a core waits for no disk, and one that
+    /// drops a page does not keep others from it.
     pub(super) fn try_drop_with<T>(&self, drop: impl FnOnce() -> T) -> Option<T> {
-        let _dropping = match self.dropping.try_lock() {
+        let _dropping = match self.dropping.try_read() {
             Ok(dropping) => dropping,
             Err(TryLockError::Poisoned(dropping)) => dropping.into_inner(),
             Err(TryLockError::WouldBlock) => return None,

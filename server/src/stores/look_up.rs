@@ -18,7 +18,8 @@ use super::all::Stores;
 use super::ask::{Asked, wait};
 use super::health::Cause;
 use super::store::{Store, object_number};
-use crate::memory::limits::RECHECK_GRACE;
+use crate::memory::limits::{LISTED_TOGETHER, RECHECK_GRACE};
+use crate::remote::Origin;
 
 /// What a look-up waits for.
 const LOOK_UP: &str = "answer to a look-up";
@@ -77,6 +78,10 @@ impl Stores {
                         }
                         let look = store.answered(answer);
                         store.judge_look(&look, object);
+                        // Also the first object that is looked up has no late store waited for.
+                        if let Some(k) = look.least_k() {
+                            self.note_object(k);
+                        }
                         look
                     }
                     Err(_) => away(*number, "the look-up failed".to_owned()),
@@ -127,6 +132,19 @@ impl Stores {
             looks[number] = Some(away(number, why));
         }
         looks.into_iter().flatten().collect()
+    }
+
+    /// What remote stores have of an object was asked at several times, and a put between them looks as if it lacked shares.
+    /// What is older than the newest answer counts no more. Returns whether there was something.
+    pub fn forget_older_listings(&self, key: &Key) -> bool {
+        let dir = Origin::dir_of(key);
+        let origins = || self.stores().iter().filter_map(|store| store.origin());
+        let newest = origins().filter_map(|origin| origin.listed_at(&dir)).max();
+        let Some(before) = newest.and_then(|newest| newest.checked_sub(LISTED_TOGETHER)) else {
+            return false;
+        };
+        let forgotten = origins().map(|origin| origin.forget_listed_before(&dir, before));
+        forgotten.filter(|is_forgotten| *is_forgotten).count() > 0
     }
 
     /// Looks for a Tahoe-LAFS file in all nodes that serve, as [`Stores::look`] does.
@@ -242,8 +260,13 @@ impl Store {
         for problem in look.problems() {
             match &problem.reason {
                 RejectReason::Away(reason) => self.suspend(Cause::Missing, reason),
-                // A file that was replaced meanwhile is no fault of the store.
-                RejectReason::Io(error) if error.kind() != io::ErrorKind::NotFound => {
+                // A file that was replaced meanwhile is no fault of the store, nor is a cache without room.
+                RejectReason::Io(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::StorageFull
+                    ) =>
+                {
                     self.note_failure(error, object);
                 }
                 _ => {}

@@ -7,14 +7,36 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use decode_kernel::share::{Key, object_dir};
+use decode_kernel::share::{Header, Key, PAGE_BYTES};
 use penstock_remote::{Entry, RemoteError, RemoteErrorKind};
 use penstock_store::{Listed, Look, MARKER, Marker, OpenFile, RejectReason, read_header};
 
 use super::health::Cause;
 use super::probe::{Disk, Found, is_local};
-use crate::memory::limits::{REMOTE_FIRST_BYTES, REMOTE_UNIT_BYTES};
+use crate::memory::limits::{FETCH_ATTEMPTS_MAX, REMOTE_FIRST_BYTES, REMOTE_UNIT_BYTES};
 use crate::remote::{CachedShare, Origin, Outcome, Remote};
+
+/// How often a share's header is fetched and read while the cache fails, or does not have what was written to it.
+const HEADER_TRIES_MAX: usize = 3;
+
+/// Why a share could not be opened.
+enum NotOpened {
+    /// For what the store has, or says.
+    Rejected(RejectReason),
+    /// For what the cache's disk does, which is no fault of the store.
+    Local(io::Error),
+}
+
+impl From<RejectReason> for NotOpened {
+    fn from(reason: RejectReason) -> NotOpened {
+        NotOpened::Rejected(reason)
+    }
+}
+
+/// What the cache could not keep. No store fails in this way, and none is suspended for it.
+fn not_kept(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, error)
+}
 
 /// A remote store.
 pub(super) struct Bucket {
@@ -31,19 +53,63 @@ impl Bucket {
     }
 
     fn files_of(&self, key: &Key) -> Result<Arc<[Entry]>, RemoteError> {
-        self.origin
-            .files_of(&format!("objects/{}", object_dir(key)))
+        self.origin.files_of(&Origin::dir_of(key))
+    }
+
+    /// Opens a share by its local file. Where the cache's disk fails it is kept in memory from then on. A header that does
+    /// not match is fetched again: it may have rotted there.
+    fn open(&self, entry: &Entry) -> Result<(Header, OpenFile), RejectReason> {
+        let mut tries = 0..HEADER_TRIES_MAX;
+        loop {
+            let share = self.remote.cache().share(&self.origin, entry)?;
+            let opened = self.fetch_header(&share).and_then(|()| {
+                let file = share.file().try_clone().map_err(NotOpened::Local)?;
+                let header = match read_header(&file) {
+                    Err(RejectReason::Io(error)) => {
+                        share.note_unreadable(&error);
+                        return Err(NotOpened::Local(error));
+                    }
+                    read => read?,
+                };
+                let cached: Arc<CachedShare> = Arc::clone(&share);
+                Ok((header, OpenFile::Cached(file, cached)))
+            });
+            let may_try = tries.next().is_some();
+            match opened {
+                Ok(opened) => return Ok(opened),
+                Err(NotOpened::Local(_)) if may_try => {}
+                Err(NotOpened::Local(error)) => return Err(not_kept(error).into()),
+                Err(NotOpened::Rejected(reason)) => {
+                    let may_be_rot = matches!(
+                        reason,
+                        RejectReason::Header(_) | RejectReason::Length { .. }
+                    );
+                    let again = may_try
+                        && may_be_rot
+                        && self.origin.may_fetch_again(&entry.name)
+                        && share.refetch(&(0..PAGE_BYTES as u64));
+                    if !again {
+                        return Err(reason);
+                    }
+                }
+            }
+        }
     }
 
     /// Has a share's header fetched, if it is not there. A short share is fetched whole.
-    fn fetch_header(&self, share: &Arc<CachedShare>) -> Result<(), RejectReason> {
+    fn fetch_header(&self, share: &Arc<CachedShare>) -> Result<(), NotOpened> {
         let first = match share.bytes() <= REMOTE_FIRST_BYTES {
             true => share.bytes(),
             false => REMOTE_UNIT_BYTES,
         };
         let range: Range<u64> = 0..first;
         let (fetcher, waited) = (Arc::clone(self.remote.fetcher()), Arc::clone(share));
+        let mut fetches = 0..FETCH_ATTEMPTS_MAX;
         while !share.has(&range) {
+            // What comes is dropped again and again: there is no room for it.
+            if fetches.next().is_none() {
+                return Err(NotOpened::Local(io::ErrorKind::StorageFull.into()));
+            }
             let (fetcher, waited, range) =
                 (Arc::clone(&fetcher), Arc::clone(&waited), range.clone());
             let outcome = self.origin.client().run(async move {
@@ -66,21 +132,21 @@ impl Bucket {
                     progress.await;
                 }
             });
-            match outcome {
-                None | Some(Outcome::Done | Outcome::Cancelled) => {}
+            return Err(NotOpened::Rejected(match outcome {
+                None | Some(Outcome::Done | Outcome::Cancelled) => continue,
                 Some(Outcome::Gone(why)) => {
                     self.origin.forget(share.name());
-                    return Err(io::Error::new(io::ErrorKind::NotFound, why).into());
+                    io::Error::new(io::ErrorKind::NotFound, why).into()
                 }
                 Some(Outcome::Hung) => {
-                    let error = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-                    return Err(error.into());
+                    io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into()
                 }
-                Some(Outcome::Away(why)) => return Err(RejectReason::Away(why)),
-                Some(Outcome::Failed(why) | Outcome::NotKept(why)) => {
-                    return Err(io::Error::other(why).into());
+                Some(Outcome::Away(why)) => RejectReason::Away(why),
+                Some(Outcome::Failed(why)) => io::Error::other(why).into(),
+                Some(Outcome::NotKept(why)) => {
+                    return Err(NotOpened::Local(io::Error::other(why)));
                 }
-            }
+            }));
         }
         Ok(())
     }
@@ -96,11 +162,7 @@ impl Disk for Bucket {
         Look::of_listing(store, root, &listing, key, |listed| {
             let entry = files.iter().find(|file| file.name == listed.name);
             let entry = entry.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            let share = self.remote.cache().share(&self.origin, entry)?;
-            self.fetch_header(&share)?;
-            let file = share.file().try_clone()?;
-            let header = read_header(&file)?;
-            Ok((header, OpenFile::Cached(file, share)))
+            self.open(entry)
         })
     }
 

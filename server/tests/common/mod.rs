@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)] // each test binary uses some of it
 
+pub mod buckets;
 pub mod cli;
 pub mod client;
 pub mod crowd;

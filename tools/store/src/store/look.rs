@@ -147,6 +147,12 @@ impl Look {
         self.here
     }
 
+    /// The fewest shares that a put takes of which it has one; `None` if it has none.
+    pub fn least_k(&self) -> Option<u16> {
+        let all = self.shares.iter().map(|(header, ..)| header.geometry.k());
+        all.min()
+    }
+
     /// What could not be used.
     pub fn problems(&self) -> &[Rejected] {
         &self.rejected
