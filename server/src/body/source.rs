@@ -333,11 +333,10 @@ impl Sources {
         tokio::time::sleep(patience.pause).await;
         patience.pause = (2 * patience.pause).min(REMOTE_PAUSE_MOST);
         if let Resource::Object(handle) = &body.resource {
-            match self.resources.catalogue.look_again(handle).await {
-                // Its shares don't come back.
-                Err(LookupError::Replaced | LookupError::NotFound) => return None,
-                // If that fails, what is known of it may do.
-                Ok(()) | Err(_) => {}
+            let looked = self.resources.catalogue.look_again(handle).await;
+            // Its shares don't come back. If that failed otherwise, what is known of it may do.
+            if let Err(LookupError::Replaced | LookupError::NotFound) = looked {
+                return None;
             }
         }
         match body.resource.open(Instant::now()) {

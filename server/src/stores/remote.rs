@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use decode_kernel::share::{Header, Key, PAGE_BYTES};
 use penstock_remote::{Entry, RemoteError, RemoteErrorKind};
-use penstock_store::{Listed, Look, MARKER, Marker, OpenFile, RejectReason, read_header};
+use penstock_store::{Listed, Look, MARKER, Marker, OpenFile, RejectReason, Rejected, read_header};
 
 use super::health::Cause;
 use super::probe::{Disk, Found, is_local};
@@ -54,6 +54,19 @@ impl Bucket {
 
     fn files_of(&self, key: &Key) -> Result<Arc<[Entry]>, RemoteError> {
         self.origin.files_of(&Origin::dir_of(key))
+    }
+
+    fn look_once(&self, store: usize, root: &Path, key: &Key) -> Look {
+        let files = match self.files_of(key) {
+            Ok(files) => files,
+            Err(error) => return Look::away(store, root, error.to_string()),
+        };
+        let listing = listed(&files);
+        Look::of_listing(store, root, &listing, key, |listed| {
+            let entry = files.iter().find(|file| file.name == listed.name);
+            let entry = entry.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            self.open(entry)
+        })
     }
 
     /// Opens a share by its local file. Where the cache's disk fails it is kept in memory from then on. A header that does
@@ -154,16 +167,16 @@ impl Bucket {
 
 impl Disk for Bucket {
     fn look(&self, store: usize, root: &Path, key: &Key) -> Look {
-        let files = match self.files_of(key) {
-            Ok(files) => files,
-            Err(error) => return Look::away(store, root, error.to_string()),
+        let look = self.look_once(store, root, key);
+        // What was listed is gone, as it was replaced since: it counts no more, and the store is asked what it has now.
+        let gone = |rejected: &Rejected| match &rejected.reason {
+            RejectReason::Io(error) => error.kind() == io::ErrorKind::NotFound,
+            _ => false,
         };
-        let listing = listed(&files);
-        Look::of_listing(store, root, &listing, key, |listed| {
-            let entry = files.iter().find(|file| file.name == listed.name);
-            let entry = entry.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            self.open(entry)
-        })
+        match look.problems().iter().any(gone) {
+            true => self.look_once(store, root, key),
+            false => look,
+        }
     }
 
     fn fingerprint(&self, _: &Path, key: &Key) -> io::Result<u64> {
