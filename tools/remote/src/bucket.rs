@@ -13,8 +13,8 @@ use object_store::list::PaginatedListOptions;
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, MultipartId, ObjectMeta, ObjectStoreExt as _, PutMode as StorePutMode,
-    PutPayload, UpdateVersion,
+    GetOptions, GetRange, MultipartId, ObjectMeta, PutMode as StorePutMode, PutPayload,
+    UpdateVersion,
 };
 use tokio::time::sleep;
 
@@ -259,7 +259,7 @@ impl Bucket {
                 page_token: next.clone(),
                 ..PaginatedListOptions::default()
             };
-            self.0.store.list_paginated(Some(&full), options)
+            self.0.store.list(&full, options)
         })?;
         let short = |path: &Path| {
             let name = path.as_ref().strip_prefix(&self.0.prefix)?;
@@ -332,7 +332,7 @@ impl Bucket {
         let failed =
             |error: &object_store::Error| RemoteError::of(&self.0.name, what.clone(), error);
         let path = self.path(name)?;
-        let result = self.0.store.get_opts(&path, options).await;
+        let result = self.0.store.get(&path, options).await;
         let result = result.map_err(|error| failed(&error))?;
         if result.range != range {
             return Err(RemoteError::new(
@@ -388,7 +388,9 @@ impl Bucket {
     pub async fn read_version(&self, name: &str) -> Result<(Bytes, Option<Version>), RemoteError> {
         let path = self.path(name)?;
         let what = format!("get {name}");
-        let result = again!(self, &what, self.0.store.get(&path))?;
+        let result = again!(self, &what, {
+            self.0.store.get(&path, GetOptions::default())
+        })?;
         if result.meta.size > READ_BYTES_MAX {
             return Err(RemoteError::new(
                 RemoteErrorKind::Protocol,
@@ -413,7 +415,14 @@ impl Bucket {
     pub async fn head(&self, name: &str) -> Result<Entry, RemoteError> {
         let path = self.path(name)?;
         let what = format!("head {name}");
-        let found = again!(self, &what, self.0.store.head(&path))?;
+        let found = again!(self, &what, {
+            let options = GetOptions {
+                head: true,
+                ..GetOptions::default()
+            };
+            self.0.store.get(&path, options)
+        })?
+        .meta;
         Ok(Entry {
             name: name.to_owned(),
             bytes: found.size,
@@ -436,7 +445,7 @@ impl Bucket {
         };
         let put = again!(self, &format!("put {name}"), {
             let payload = PutPayload::from_bytes(bytes.clone());
-            self.0.store.put_opts(&path, payload, mode.clone().into())
+            self.0.store.put(&path, payload, mode.clone().into())
         });
         put.map(drop)
     }
@@ -461,7 +470,7 @@ impl Bucket {
     pub async fn upload(&self, name: &str) -> Result<Upload, RemoteError> {
         let path = self.path(name)?;
         let what = format!("begin to write {name}");
-        let id = again!(self, &what, self.0.store.create_multipart(&path))?;
+        let id = again!(self, &what, self.0.store.begin(&path))?;
         Ok(Upload {
             bucket: self.clone(),
             name: name.to_owned(),
@@ -499,7 +508,7 @@ impl Upload {
         let what = format!("write part {number} of {}", self.name);
         let part = again!(self.bucket, &what, {
             let payload = PutPayload::from_bytes(bytes.clone());
-            store.put_part(&self.path, &self.id, number, payload)
+            store.part(&self.path, &self.id, number, payload)
         })?;
         self.parts.insert(number, part);
         Ok(())
@@ -526,7 +535,7 @@ impl Upload {
         }
         let parts: Vec<PartId> = self.parts.values().cloned().collect();
         let completed = again!(self.bucket, &what, {
-            store.complete_multipart(&self.path, &self.id, parts.clone())
+            store.complete(&self.path, &self.id, parts.clone())
         });
         // How Google and Azure say that they know no such upload. Azure counts blocks, which are the file's now.
         let no_more = ["NoSuchUpload", "InvalidBlockList"];
@@ -550,11 +559,7 @@ impl Upload {
     pub async fn abort(&self) -> Result<(), RemoteError> {
         let store = &self.bucket.0.store;
         let what = format!("give up {}", self.name);
-        let aborted = again!(
-            self.bucket,
-            &what,
-            store.abort_multipart(&self.path, &self.id)
-        );
+        let aborted = again!(self.bucket, &what, store.abort(&self.path, &self.id));
         match aborted {
             Err(error) if error.kind() == RemoteErrorKind::NotFound => Ok(()),
             aborted => aborted,

@@ -1,8 +1,14 @@
 //! What the providers have in common.
 
-use object_store::list::PaginatedListStore;
-use object_store::multipart::MultipartStore;
-use object_store::{ObjectStore, RetryConfig};
+use std::pin::Pin;
+
+use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedListStore};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetResult, MultipartId, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
+    PutResult, RetryConfig,
+};
 
 use crate::error::{RemoteError, RemoteErrorKind};
 use crate::url::RemoteUrl;
@@ -22,10 +28,110 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// What a bucket's service does for us, whosever it is.
-pub(crate) trait Objects: ObjectStore + PaginatedListStore + MultipartStore {}
+/// What a service says, in time.
+pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = object_store::Result<T>> + Send + 'a>>;
 
-impl<T: ObjectStore + PaginatedListStore + MultipartStore> Objects for T {}
+/// What a bucket's service does for us, whosever it is. No more than that: what a trait object can do is in the program,
+/// called or not, and all that the three services can do would be 0.2 MB.
+pub(crate) trait Objects: Send + Sync {
+    /// A page of a listing.
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        options: PaginatedListOptions,
+    ) -> Reply<'a, PaginatedListResult>;
+
+    /// A file, a part of one, or what is known of it.
+    fn get<'a>(&'a self, path: &'a Path, options: GetOptions) -> Reply<'a, GetResult>;
+
+    /// Writes a file in one request.
+    fn put<'a>(
+        &'a self,
+        path: &'a Path,
+        bytes: PutPayload,
+        options: PutOptions,
+    ) -> Reply<'a, PutResult>;
+
+    /// Removes a file.
+    fn delete<'a>(&'a self, path: &'a Path) -> Reply<'a, ()>;
+
+    /// Begins to write a file in parts.
+    fn begin<'a>(&'a self, path: &'a Path) -> Reply<'a, MultipartId>;
+
+    /// Writes a part of it.
+    fn part<'a>(
+        &'a self,
+        path: &'a Path,
+        id: &'a MultipartId,
+        number: usize,
+        bytes: PutPayload,
+    ) -> Reply<'a, PartId>;
+
+    /// Makes a file of its parts.
+    fn complete<'a>(
+        &'a self,
+        path: &'a Path,
+        id: &'a MultipartId,
+        parts: Vec<PartId>,
+    ) -> Reply<'a, PutResult>;
+
+    /// Gives it up.
+    fn abort<'a>(&'a self, path: &'a Path, id: &'a MultipartId) -> Reply<'a, ()>;
+}
+
+impl<T: ObjectStore + PaginatedListStore + MultipartStore> Objects for T {
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        options: PaginatedListOptions,
+    ) -> Reply<'a, PaginatedListResult> {
+        self.list_paginated(Some(prefix), options)
+    }
+
+    fn get<'a>(&'a self, path: &'a Path, options: GetOptions) -> Reply<'a, GetResult> {
+        self.get_opts(path, options)
+    }
+
+    fn put<'a>(
+        &'a self,
+        path: &'a Path,
+        bytes: PutPayload,
+        options: PutOptions,
+    ) -> Reply<'a, PutResult> {
+        self.put_opts(path, bytes, options)
+    }
+
+    fn delete<'a>(&'a self, path: &'a Path) -> Reply<'a, ()> {
+        Box::pin(ObjectStoreExt::delete(self, path))
+    }
+
+    fn begin<'a>(&'a self, path: &'a Path) -> Reply<'a, MultipartId> {
+        self.create_multipart(path)
+    }
+
+    fn part<'a>(
+        &'a self,
+        path: &'a Path,
+        id: &'a MultipartId,
+        number: usize,
+        bytes: PutPayload,
+    ) -> Reply<'a, PartId> {
+        self.put_part(path, id, number, bytes)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        path: &'a Path,
+        id: &'a MultipartId,
+        parts: Vec<PartId>,
+    ) -> Reply<'a, PutResult> {
+        self.complete_multipart(path, id, parts)
+    }
+
+    fn abort<'a>(&'a self, path: &'a Path, id: &'a MultipartId) -> Reply<'a, ()> {
+        self.abort_multipart(path, id)
+    }
+}
 
 /// Requests are made once: whether again is decided where more is known of them.
 pub(super) fn once() -> RetryConfig {
