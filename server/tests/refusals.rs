@@ -25,7 +25,7 @@ fn refused() -> Vec<(Vec<u8>, u16)> {
         (line("GET * HTTP/1.1"), 400),
         (line("GET ftp://test/x HTTP/1.1"), 400),
         (line("GET /%ff HTTP/1.1"), 400),
-        (line("GET /x HTTP/x"), 505),
+        (line("GET /x HTTP/x"), 400),
         (line("G\x01T /x HTTP/1.1"), 400),
         (
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(),

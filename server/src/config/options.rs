@@ -18,8 +18,9 @@ use super::values::{
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// A store: a directory, or the URL of a bucket, as s3://bucket/prefix?endpoint=http://127.0.0.1:8333, gs://bucket/prefix or
-    /// az://container/prefix?account=name; repeat the option for each. A store holds at most one share of an object
+    /// A store: a directory, or the URL of a bucket: s3://bucket/prefix (perhaps with ?endpoint=URL&region=NAME),
+    /// gs://bucket/prefix or az://container/prefix?account=NAME. Repeat the option for each. A store holds at most one share
+    /// of an object
     #[arg(long, value_name = "DIR")]
     #[serde(deserialize_with = "values::directories_key")]
     pub store: Vec<PathBuf>,
